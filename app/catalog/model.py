@@ -1,0 +1,160 @@
+"""What can be run: agents and pipelines as values. Reading and checking the files is `loader`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Isolation = Literal["thread", "process"]
+InputType = Literal["any", "string", "integer", "number", "boolean", "array", "object"]
+
+
+class Missing:
+    """The type of `MISSING`: "no default", which is something else than the default `None`."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __reduce__(self) -> str:
+        return "MISSING"  # one object, in every process
+
+
+MISSING = Missing()
+
+
+@dataclass(frozen=True, slots=True)
+class InputField:
+    """One declared input of a target."""
+
+    name: str
+    type: InputType = "any"
+    required: bool = False
+    default: Any = MISSING
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParser:
+    """How a model's answer is read: `none` (text), `json`, or `list`."""
+
+    type: Literal["none", "json", "list"] = "none"
+    schema: Mapping[str, Any] | None = None
+    retry_on_error: bool = False
+    max_retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFlow:
+    """A flow that renders two templates and asks a model. It waits rather than computes: a thread will do."""
+
+    name: str
+    user_template: str
+    system_prompt: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    output_parser: OutputParser = OutputParser()
+    isolation: Isolation = "thread"
+
+
+@dataclass(frozen=True, slots=True)
+class PythonFlow:
+    """A flow that is code: `entrypoint` is `file.py:attribute` in `folder`, or `package.module:attribute`."""
+
+    name: str
+    entrypoint: str
+    folder: Path
+    isolation: Isolation = "process"
+
+
+Flow = PromptFlow | PythonFlow
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent with its flows. `inputs` is None where none are declared: then every input is accepted."""
+
+    id: str
+    flows: Mapping[str, Flow]
+    default_flow: str
+    inputs: tuple[InputField, ...] | None = None
+    name: str = ""
+    description: str = ""
+    version: str = ""
+
+    def flow(self, flow_id: str | None = None) -> Flow | None:
+        """The flow of that name; `None` and `default` mean the default flow; None where there is none."""
+        if flow_id in self.flows:
+            return self.flows[flow_id]
+        return self.flows[self.default_flow] if flow_id in (None, "default") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a pipeline. `depends_on` is complete: what it names and the steps whose output it reads.
+
+    `type` is `agent_flow` or `batch_aggregator`; `input_mapping` maps the agent's input names to pipeline
+    inputs or earlier output keys. `timeout_seconds` is None where the run's own is the only limit.
+    """
+
+    id: str
+    output_key: str
+    type: Literal["agent_flow", "batch_aggregator"] = "agent_flow"
+    agent: str | None = None
+    flow: str | None = None
+    input_mapping: Mapping[str, str] = field(default_factory=dict)
+    depends_on: frozenset[str] = frozenset()
+    required: bool = True
+    timeout_seconds: float | None = None
+    retries: int = 0
+    when: str | None = None
+    model_override: str | None = None
+    batch_mode: bool = False
+    concurrent: bool = True
+    max_workers: int | None = None
+    aggregation: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One declared result of a pipeline: the `output_key` it returns, and a label for people."""
+
+    key: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline whose graph has been checked: ids unique, no cycle, every key has a producer.
+
+    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is.
+    """
+
+    id: str
+    steps: tuple[Step, ...]
+    outputs: tuple[Output, ...]
+    isolation: Isolation
+    inputs: tuple[InputField, ...] | None = None
+    variants: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    name: str = ""
+    description: str = ""
+    version: str = ""
+
+
+Target = Agent | Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Everything that can be run, by id. An agent and a pipeline never share an id."""
+
+    agents: Mapping[str, Agent]
+    pipelines: Mapping[str, Pipeline]
+
+    def __iter__(self) -> Iterator[Target]:
+        yield from self.agents.values()
+        yield from self.pipelines.values()

@@ -1,0 +1,66 @@
+"""The few errors that cross rooms. What an HTTP answer looks like is decided in `app.api`, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one field of a request.
+
+    `field` is in dotted form (`config.max_workers`, `inputs.text`), `""` where the body as a whole is
+    wrong; `code` is snake_case and stable; `message` is one sentence for a person.
+    """
+
+    field: str
+    message: str
+    code: str
+
+
+class ServiceError(Exception):
+    """The base of what this service raises on purpose; `str(error)` is one clear sentence."""
+
+
+class ConfigurationError(ServiceError):
+    """A setting, an agent or a pipeline is wrong: the process must not start. Names where and why."""
+
+
+class InvalidRequest(ServiceError):
+    """The request does not fit; `errors` has one entry for each field."""
+
+    def __init__(self, errors: Sequence[FieldError], detail: str = "The request is not valid."):
+        super().__init__(detail)
+        self.errors = tuple(errors)
+
+
+class NotFound(ServiceError):
+    """No such execution, or no such target."""
+
+
+class AlreadyEnded(ServiceError):
+    """A cancel came after the end; `status` is the final status (`completed` or `failed`)."""
+
+    def __init__(self, execution_id: str, status: str):
+        super().__init__(f"Execution {execution_id} is already {status}, so it can not be cancelled.")
+        self.status = status
+
+
+class StoreUnavailable(ServiceError):
+    """The store can not be reached, or refuses to work for now: try again after `retry_after_seconds`."""
+
+    code = "store_unavailable"
+
+    def __init__(self, detail: str = "The store can not be reached.", retry_after_seconds: int = 2):
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no memory or disk left for new executions; reading and cancelling still work."""
+
+    code = "store_full"
+
+    def __init__(self, detail: str = "The store is full: nothing new can be started.", retry_after_seconds: int = 10):
+        super().__init__(detail, retry_after_seconds)

@@ -1,0 +1,140 @@
+"""What an execution is: values and the words of the documented API. No library, no store, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """The five documented states. A final state never changes."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class Phase(StrEnum):
+    """The finer truth beside `pending` and `running`."""
+
+    QUEUED = "queued"
+    RETRY_WAIT = "retry_wait"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+
+
+class TargetType(StrEnum):
+    AGENT = "agent"
+    PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `finished` of `total` steps; `step_name` is the running step that started first."""
+
+    finished: int
+    total: int
+    step_name: str | None = None
+
+    @property
+    def percentage(self) -> float:
+        """0.0 to 100.0, one decimal."""
+        return round(100 * self.finished / self.total, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an execution failed. `type` is an exception's name or one of the service's own words."""
+
+    type: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """`config.retries`: how often a flow that failed is started again, and how long to wait before each."""
+
+    max: int = 0
+    backoff_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """An accepted request to start, on its way to the store.
+
+    `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was sent;
+    what the service itself acts on stands beside it.
+    """
+
+    id: str
+    tenant: str
+    type: TargetType
+    target_id: str
+    inputs: dict[str, Any]
+    config: dict[str, Any]
+    queue: str
+    total_steps: int
+    timeout_seconds: float
+    max_attempts: int
+    retries: Retries = Retries()
+    expires_in_seconds: float | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of an execution by one worker; `outcome` is `running`, a final status, `lost`, `failed`, ..."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """An execution as the store has it at one instant. Times are aware and in UTC.
+
+    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on unparsed.
+    """
+
+    id: str
+    type: TargetType
+    target_id: str
+    status: Status
+    phase: Phase | None
+    created_at: datetime
+    attempt: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    progress: Progress | None = None
+    outputs: bytes | None = None
+    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list with exact totals, both from the same instant."""
+
+    executions: tuple[Execution, ...]
+    page: int
+    page_size: int
+    total_items: int
+
+    @property
+    def total_pages(self) -> int:
+        return -(-self.total_items // self.page_size)

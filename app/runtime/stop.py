@@ -1,0 +1,48 @@
+"""The stop signal of a run: set from outside, seen by the flow, by its model calls and by its steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class StopSignal:
+    """Set once, never cleared. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._next = 0
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Asks the run to end: every subscriber is called, once, in the caller's thread."""
+        with self._lock:
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, {}
+        for callback in callbacks.values():
+            callback()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Sleeps until the stop is requested or the time is over; True when it was requested."""
+        return self._event.wait(timeout_seconds)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls `callback` when the stop is requested, at once if it was already. Returns the un-subscribe."""
+        with self._lock:
+            key, self._next = self._next, self._next + 1
+            now = self.requested
+            if not now:
+                self._callbacks[key] = callback
+        if now:
+            callback()
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._callbacks.pop(key, None)
+
+        return unsubscribe

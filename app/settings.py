@@ -1,0 +1,203 @@
+"""All settings: one frozen object, read from the environment and checked once.
+
+A wrong value stops the start with the variable's name, what is wrong and what is allowed; all mistakes
+are reported at once. `python -m app.settings` prints every setting with its value and its default.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import environs
+from marshmallow import ValidationError
+from marshmallow.validate import OneOf, Range
+
+from app.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _setting(default: Any, env: str, help: str, **check: Any) -> Any:
+    """A field of `Settings`: the variable it is read from, its meaning for people, and its limits."""
+    return field(default=default, metadata={"env": env, "help": help, **check})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Durations are in seconds, sizes in bytes."""
+
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0", "REDIS_URL", "The store. `redis://`, `rediss://` or `unix://`.", secret=True
+    )
+    redis_tls_verify: bool = _setting(
+        True, "REDIS_TLS_VERIFY", "`0` accepts a self-signed certificate on `rediss://` (Heroku)."
+    )
+    agents_path: tuple[Path, ...] = _setting(
+        (ROOT / "agents",), "AGENTS_PATH", "Folders of agents, separated like `PATH`."
+    )
+    pipelines_path: tuple[Path, ...] = _setting(
+        (ROOT / "pipelines",), "PIPELINES_PATH", "Folders of pipelines, separated like `PATH`."
+    )
+    max_content_length: int = _setting(
+        1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024
+    )
+    max_result_bytes: int = _setting(
+        16 * 1024 * 1024,
+        "MAX_RESULT_BYTES",
+        "Largest outputs of one execution, in bytes.",
+        min=1024,
+        max=256 * 1024 * 1024,
+    )
+    default_timeout: float = _setting(
+        600.0, "DEFAULT_TIMEOUT", "Seconds a run may take where `config.timeout` says nothing.", min=1, max=86_400
+    )
+    worker_threads: int = _setting(
+        100,
+        "WORKER_THREADS",
+        "Executions that wait on models, at once, in one worker's thread process. `0`: none.",
+        min=0,
+        max=5000,
+    )
+    worker_processes: int = _setting(
+        os.cpu_count() or 1,
+        "WORKER_PROCESSES",
+        "Executions that compute, at once: one warm process each. `0`: none.",
+        min=0,
+        max=256,
+    )
+    runs_per_process: int = _setting(
+        1000, "RUNS_PER_PROCESS", "A warm process is replaced after so many executions.", min=1, max=1_000_000
+    )
+    process_memory_limit: int = _setting(
+        1024 * 1024 * 1024,
+        "PROCESS_MEMORY_LIMIT",
+        "A warm process that holds more bytes than this after a run is replaced.",
+        min=64 * 1024 * 1024,
+        max=1 << 40,
+    )
+    lease: float = _setting(
+        12.0,
+        "LEASE",
+        "Seconds without a heartbeat after which a worker counts as lost; it beats three times in that.",
+        min=1,
+        max=600,
+    )
+    cancel_grace: float = _setting(
+        2.0, "CANCEL_GRACE", "Seconds a running flow has to react to a cancel before it is killed.", min=0, max=60
+    )
+    shutdown_grace: float = _setting(
+        20.0,
+        "SHUTDOWN_GRACE",
+        "Seconds running executions have to end after SIGTERM before they are handed back.",
+        min=0,
+        max=3600,
+    )
+    retention: float = _setting(
+        7 * 86_400.0, "RETENTION", "Seconds an ended execution is kept.", min=1, max=10 * 365 * 86_400
+    )
+    retention_completed: float | None = _setting(
+        None,
+        "RETENTION_COMPLETED",
+        "The same for completed ones alone; default RETENTION.",
+        min=1,
+        max=10 * 365 * 86_400,
+    )
+    retention_failed: float | None = _setting(
+        None, "RETENTION_FAILED", "The same for failed ones alone; default RETENTION.", min=1, max=10 * 365 * 86_400
+    )
+    retention_cancelled: float | None = _setting(
+        None,
+        "RETENTION_CANCELLED",
+        "The same for cancelled ones alone; default RETENTION.",
+        min=1,
+        max=10 * 365 * 86_400,
+    )
+    openai_base_url: str | None = _setting(
+        None, "OPENAI_BASE_URL", "An OpenAI-compatible endpoint; default OpenAI's own."
+    )
+    openai_api_key: str | None = _setting(None, "OPENAI_API_KEY", "Its key.", secret=True)
+    openai_model_name: str = _setting("gpt-4o-mini", "OPENAI_MODEL_NAME", "The model of flows that name none.")
+    model_timeout: float = _setting(120.0, "MODEL_TIMEOUT", "Seconds one model call may take.", min=0.1, max=3600)
+    model_max_retries: int = _setting(
+        2, "MODEL_MAX_RETRIES", "How often a model call that met 429 or 5xx is repeated.", min=0, max=10
+    )
+    log_level: str = _setting(
+        "INFO", "LOG_LEVEL", "`DEBUG`, `INFO`, `WARNING` or `ERROR`.", one_of=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+
+    def retention_for(self, status: str) -> float:
+        """Seconds an execution that ended in `status` is kept."""
+        own: float | None = getattr(self, f"retention_{status}")
+        return self.retention if own is None else own
+
+
+def _store_url(text: str) -> None:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+
+
+def _read(env: environs.Env, each: Field[Any]) -> Any:
+    """One setting from the environment; an empty variable counts as not set."""
+    name, checks = each.metadata["env"], []
+    if not os.environ.get(name):
+        return each.default
+    if "min" in each.metadata:
+        checks.append(Range(each.metadata["min"], each.metadata["max"]))
+    if "one_of" in each.metadata:
+        checks.append(OneOf(each.metadata["one_of"]))
+    if name == "REDIS_URL":
+        checks.append(_store_url)
+    kind = str(each.type).removesuffix(" | None")
+    if kind.startswith("tuple"):
+        return tuple(env.list(name, subcast=Path, delimiter=os.pathsep))
+    return getattr(env, kind)(name, validate=checks)
+
+
+def load() -> Settings:
+    """Reads and checks the environment. Raises `ConfigurationError` with a line for each wrong variable."""
+    env = environs.Env(eager=False)
+    values = {each.name: _read(env, each) for each in fields(Settings)}
+    try:
+        env.seal()
+    except environs.EnvValidationError as error:
+        meta = {each.metadata["env"]: each.metadata for each in fields(Settings)}
+        lines = [
+            f"{name}: {' '.join(reasons)} It means: {meta[name]['help']}"
+            for name, reasons in sorted(error.error_messages.items())
+        ]
+        raise ConfigurationError("\n".join(lines)) from None
+    return Settings(**values)
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """Name, value (secrets masked), default and meaning of every setting, for people."""
+    defaults = Settings()
+    return [
+        (
+            each.metadata["env"],
+            "********"
+            if each.metadata.get("secret") and getattr(settings, each.name)
+            else _show(getattr(settings, each.name)),
+            _show(getattr(defaults, each.name)),
+            each.metadata["help"],
+        )
+        for each in fields(Settings)
+    ]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return os.pathsep.join(
+            str(part.relative_to(ROOT)) if part.is_relative_to(ROOT) else str(part) for part in value
+        )
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    for row in describe(load()):
+        print("{:22} {:32} (default {}) {}".format(*row))
