@@ -7,9 +7,10 @@ are reported at once. `python -m app.settings` prints every setting with its val
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import environs
 from marshmallow import ValidationError
@@ -141,7 +142,8 @@ def _store_url(text: str) -> None:
 
 def _read(env: environs.Env, each: Field[Any]) -> Any:
     """One setting from the environment; an empty variable counts as not set."""
-    name, checks = each.metadata["env"], []
+    name = each.metadata["env"]
+    checks: list[Callable[[Any], Any]] = []
     if not os.environ.get(name):
         return each.default
     if "min" in each.metadata:
@@ -166,7 +168,7 @@ def load() -> Settings:
         meta = {each.metadata["env"]: each.metadata for each in fields(Settings)}
         lines = [
             f"{name}: {' '.join(reasons)} It means: {meta[name]['help']}"
-            for name, reasons in sorted(error.error_messages.items())
+            for name, reasons in sorted(cast(dict[str, list[str]], error.error_messages).items())
         ]
         raise ConfigurationError("\n".join(lines)) from None
     return Settings(**values)

@@ -87,9 +87,9 @@ class Agent:
 
     def flow(self, flow_id: str | None = None) -> Flow | None:
         """The flow of that name; `None` and `default` mean the default flow; None where there is none."""
-        if flow_id in self.flows:
-            return self.flows[flow_id]
-        return self.flows[self.default_flow] if flow_id in (None, "default") else None
+        if flow_id is None or (flow_id == "default" and flow_id not in self.flows):
+            flow_id = self.default_flow
+        return self.flows.get(flow_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
-from app.catalog.model import Catalog
-from app.executions.model import Execution, Page, Status, TargetType
+from app.catalog.inputs import check_inputs
+from app.catalog.model import Catalog, Isolation, Pipeline, Target
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound
+from app.executions.identifiers import new_id
+from app.executions.model import Execution, NewExecution, Page, Retries, Status, TargetType
+from app.executions.store import QUEUES, ExecutionStore, index_key
 from app.settings import Settings
 
 DEFAULT_TENANT = "default"
+DEFAULT_MAX_ATTEMPTS = 3
+CANCEL_WAIT_SECONDS = 5.0
+CANCEL_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +60,45 @@ class Started:
 class ExecutionService:
     """Raises `StoreUnavailable` from every method when the store does not answer in time."""
 
-    def __init__(self, store: Any, catalog: Catalog, settings: Settings):
-        self._store, self._catalog, self._settings = store, catalog, settings
+    def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
+        self.store, self.catalog, self._settings = store, catalog, settings
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step. Raises `NotFound` (target) and `InvalidRequest`."""
-        raise NotImplementedError
+        target = self._target(command.type, command.target_id)
+        isolation, total_steps = self._plan(target, command.config)
+        errors = check_inputs(target.inputs, command.inputs)
+        if errors:
+            raise InvalidRequest(errors)
+        config = command.config
+        retries = config.get("retries") or {}
+        new = NewExecution(
+            id=new_id(),
+            tenant=command.tenant,
+            type=command.type,
+            target_id=command.target_id,
+            inputs=command.inputs,
+            config=config,
+            queue=QUEUES[isolation],
+            total_steps=total_steps,
+            timeout_seconds=config.get("timeout", self._settings.default_timeout),
+            max_attempts=config.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
+            retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
+            expires_in_seconds=command.expires_in_seconds,
+            request_id=command.request_id,
+        )
+        return Started(new.id, new.type, self.store.submit(new))
 
     def get(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
         """One execution, in one round trip. Raises `NotFound`."""
-        raise NotImplementedError
+        return self.store.get(execution_id, tenant) or self._unknown(execution_id)
 
     def list(self, query: ListQuery) -> Page:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
-        raise NotImplementedError
+        keys = [index_key(query.tenant, query.status, type, query.target_id) for type in self._types(query)]
+        offset = (query.page - 1) * query.page_size
+        found, total = self.store.page(query.tenant, keys, offset, query.page_size, query.descending)
+        return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
         """Cancels and waits up to 5 s for the end.
@@ -72,4 +106,43 @@ class ExecutionService:
         The answer is `cancelled` only when that is true, else `running` with `phase` `cancelling`.
         Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
         """
-        raise NotImplementedError
+        if self.store.cancel(execution_id, tenant) is None:
+            self._unknown(execution_id)
+        deadline = time.monotonic() + CANCEL_WAIT_SECONDS
+        while True:
+            execution = self.get(execution_id, tenant)
+            if execution.status in (Status.COMPLETED, Status.FAILED):
+                raise AlreadyEnded(execution_id, execution.status)
+            if execution.status is Status.CANCELLED or time.monotonic() >= deadline:
+                return execution
+            time.sleep(CANCEL_POLL_SECONDS)
+
+    def _target(self, type: TargetType, target_id: str) -> Target:
+        known = self.catalog.agents if type is TargetType.AGENT else self.catalog.pipelines
+        if target_id not in known:
+            raise NotFound(f"There is no {type} with the id {target_id!r}.")
+        return known[target_id]
+
+    def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, int]:
+        """Where it is to run and in how many steps. Raises `InvalidRequest` for an unknown flow or variant."""
+        if isinstance(target, Pipeline):
+            variant = config.get("variant")
+            if variant is not None and variant not in target.variants:
+                raise InvalidRequest([_unknown_name("variant", variant, target.id, target.variants)])
+            return target.isolation, len(target.steps)
+        flow = target.flow(config.get("flow_id"))
+        if flow is None:
+            raise InvalidRequest([_unknown_name("flow_id", config["flow_id"], target.id, target.flows)])
+        return flow.isolation, 1
+
+    def _types(self, query: ListQuery) -> Sequence[TargetType | None]:
+        """The index of one target is kept under its type, which the query may leave open."""
+        return tuple(TargetType) if query.target_id is not None and query.type is None else (query.type,)
+
+    def _unknown(self, execution_id: str) -> NoReturn:
+        raise NotFound(f"There is no execution with the id {execution_id}.")
+
+
+def _unknown_name(field: str, name: str, target_id: str, known: Iterable[str]) -> FieldError:
+    choices = ", ".join(sorted(known)) or "none"
+    return FieldError(f"config.{field}", f"{target_id} has no {name!r}; it has: {choices}.", f"unknown_{field}")

@@ -1,0 +1,60 @@
+"""How the store is reached, and what its errors mean here. One client a process; none crosses a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.errors import StoreFull, StoreUnavailable
+from app.settings import Settings
+
+CALL_TIMEOUT_SECONDS = 0.8
+"""For each try of a call; with one repeat, a request is answered within 2 s whatever the store does."""
+
+_FULL = ("OOM ", "MISCONF", "OutOfMemory")
+_AWAY = ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
+
+
+def connect(settings: Settings, **options: Any) -> redis.Redis:
+    """A client for calls that are answered at once. A call whose answer is lost is repeated once."""
+    retry = Retry(NoBackoff(), 1)
+    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options(settings), **options)
+
+
+def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
+    """The same for an event loop, without a repeat: its callers are loops, which repeat by themselves."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    return redis.asyncio.Redis.from_url(settings.redis_url, **{"retry": retry, **_options(settings), **options})
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": CALL_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CALL_TIMEOUT_SECONDS,
+    }
+    if urlsplit(settings.redis_url).scheme == "rediss" and not settings.redis_tls_verify:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return options
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns the client's errors into `StoreUnavailable` and `StoreFull`; any other is a bug and passes."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise StoreUnavailable from error
+    except redis.ResponseError as error:
+        text = f"{type(error).__name__}: {error}"
+        if any(word in text for word in _FULL):
+            raise StoreFull from error
+        if any(word in text for word in _AWAY) or isinstance(error, (redis.ReadOnlyError, redis.BusyLoadingError)):
+            raise StoreUnavailable from error
+        raise

@@ -1,0 +1,40 @@
+"""What an execution was asked to do, as bytes in its job. Knows no RQ, so that child processes need not either."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+FUNCTION = "app.executions.payload.execution"
+"""The one function that an execution's job names, and that is accepted."""
+
+COMPRESS_FROM_BYTES = 1024
+
+
+def execution(**_: Any) -> None:
+    """It is a name for RQ's tools, not the work: that is done by `app.work`."""
+    raise RuntimeError("Executions are run by `python worker.py`, not by `rq worker`.")
+
+
+def write_call(**call: Any) -> bytes:
+    """RQ's form of a call, in JSON: function, instance, arguments, keyword arguments."""
+    return pack(json.dumps([FUNCTION, None, [], call], separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def read_call(data: bytes) -> dict[str, Any]:
+    """The keyword arguments: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` for another function."""
+    function, _, _, call = json.loads(unpack(data))
+    if function != FUNCTION:
+        raise ValueError(f"The job names the function {function!r}; only {FUNCTION} is run.")
+    return dict(call)
+
+
+def pack(text: bytes) -> bytes:
+    """Compresses JSON that is long enough for that to pay. JSON never begins like a zlib stream (`x`)."""
+    return zlib.compress(text) if len(text) >= COMPRESS_FROM_BYTES else text
+
+
+def unpack(packed: bytes) -> bytes:
+    """Undoes `pack`."""
+    return zlib.decompress(packed) if packed[:1] == b"x" else packed

@@ -1,0 +1,30 @@
+-- pending -> running. Takes up to `count` executions from the head of a queue and starts an attempt of
+-- each, with a new fencing token and a lease. There is no moment between leaving the queue and running.
+-- What is in the queue but is not pending (delivered twice, cancelled, unreadable) is dropped in silence;
+-- what expired while it waited ends here.
+-- ARGV: queue, worker, count, lease in microseconds.
+-- Answers a list of {id, token, attempt, retried, timeout, retries, steps, tenant, request_id, data}.
+work_when_full()
+local at, claimed = now(), {}
+while #claimed < tonumber(ARGV[3]) do
+  local id = redis.call('LPOP', queue_key(ARGV[1]))
+  if not id then break end
+  local record = load(id)
+  redis.call('ZREM', WAITING, id)
+  if record and record.status == 'queued' then
+    if tonumber(record.expires or 'inf') <= at then
+      end_as(record, 'failed', at, failure(record, 'Expired', 'It was not started within its expires_in.'))
+    else
+      local token = redis.call('INCR', TOKEN)
+      redis.call('ZADD', LEASES, whole(at + ARGV[4]), id)
+      set_status(record, 'running')
+      redis.call('HSET', job_key(id), 'attempt', record.attempt + 1, 'token', token, 'worker', ARGV[2],
+        'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
+      if record.expires then redis.call('HDEL', job_key(id), 'expires') end
+      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data')
+      claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
+        record.steps or '1', record.tenant, more[3] or '', more[4] or ''}
+    end
+  end
+end
+return claimed

@@ -1,0 +1,127 @@
+"""The executions in the store, as the web side sees them: calls the scripts, reads records and pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import redis
+
+from app.errors import StoreUnavailable
+from app.executions import connection, scripts
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_row, to_datetime
+from app.executions.model import Execution, NewExecution, Status, TargetType
+from app.settings import Settings
+
+QUEUES = {"thread": "threads", "process": "processes"}
+"""The RQ queue for each way to run; one worker listens on one."""
+
+BREAK_SECONDS = 1.0
+
+
+class ExecutionStore:
+    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
+
+    After a call that failed, calls fail at once for a second, so that no pile of threads waits for a
+    store that does not answer.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings):
+        self._client, self._settings = client, settings
+        self._script: dict[str, Callable[..., Any]] = {
+            name: client.register_script(scripts.source(name)) for name in ("submit", "cancel", "reap", "page")
+        }
+        self._broken_until = 0.0
+
+    @classmethod
+    def connect(cls, settings: Settings) -> ExecutionStore:
+        """Opens no connection yet: the first call does."""
+        return cls(connection.connect(settings), settings)
+
+    def submit(self, new: NewExecution) -> datetime:
+        """Stores and queues an execution in one step; returns its time of creation."""
+        expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+        with self._calling():
+            return to_datetime(self._script["submit"](args=[new.id, expires, *new_fields(new)]))
+
+    def get(self, execution_id: str, tenant: str) -> Execution | None:
+        """The execution with its outputs; None where the tenant has none of that id."""
+        with self._calling(), self._client.pipeline(transaction=False) as pipe:
+            pipe.hmget(f"rq:job:{execution_id}", RECORD_FIELDS)
+            pipe.get(f"rq:job:{execution_id}:outputs")
+            values, outputs = pipe.execute(raise_on_error=False)
+        if isinstance(values, redis.ResponseError):
+            return None  # the key holds something else than a record
+        return self._read(execution_id, tenant, RECORD_FIELDS, values, outputs)
+
+    def page(
+        self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
+    ) -> tuple[list[Execution], int]:
+        """One page of what these index keys hold, and their exact total."""
+        order = "desc" if descending else "asc"
+        with self._calling():
+            total, rows = self._script["page"](args=[offset, count, order, len(keys), *keys, *SUMMARY_FIELDS])
+        found = {row[0].decode(): self._read(row[0].decode(), tenant, SUMMARY_FIELDS, row[1:]) for row in rows}
+        gone = [each for each, execution in found.items() if execution is None]
+        if gone:
+            self._heal(tenant, keys, gone)
+        return [each for each in found.values() if each is not None], total - len(gone)
+
+    def cancel(self, execution_id: str, tenant: str) -> Status | None:
+        """Asks for the end; the status right after, None where the tenant has no such execution."""
+        with self._calling():
+            status = self._script["cancel"](args=[execution_id, tenant])
+        return Status(status.decode()) if status else None
+
+    def reap(self) -> float | None:
+        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
+        with self._calling():
+            next_due = self._script["reap"](args=reap_arguments(self._settings))
+        return next_due / 1_000_000 if next_due >= 0 else None
+
+    def _read(
+        self, execution_id: str, tenant: str, fields: Sequence[str], values: Sequence[Any], outputs: Any = None
+    ) -> Execution | None:
+        """None where there is no record, where it is another tenant's, and where it makes no sense."""
+        if len(values) != len(fields) or values[fields.index("tenant")] != tenant.encode():
+            return None
+        try:
+            return read_row(execution_id, fields, [v if v else None for v in values], outputs)
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    def _heal(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
+        """Takes ids whose record has vanished (deleted by hand) out of the lists they were found in."""
+        with self._calling(), self._client.pipeline(transaction=False) as pipe:
+            for key in {*keys, index_key(tenant)}:
+                pipe.zrem(key, *gone)
+            pipe.execute()
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        if time.monotonic() < self._broken_until:
+            raise StoreUnavailable
+        try:
+            with connection.translated():
+                yield
+        except StoreUnavailable as error:
+            if type(error) is StoreUnavailable:
+                self._broken_until = time.monotonic() + BREAK_SECONDS
+            raise
+
+
+def index_key(
+    tenant: str, status: Status | None = None, type: TargetType | None = None, target_id: str | None = None
+) -> str:
+    """The sorted set that holds the ids of exactly these executions. A target is named with its type."""
+    scope = "all" if type is None else type.value if target_id is None else f"{type.value}:{target_id}"
+    return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
+
+
+def reap_arguments(settings: Settings) -> list[str | int]:
+    """The arguments of `reap.lua`."""
+    retention = [int(settings.retention_for(status) * 1_000_000) for status in ("completed", "failed", "cancelled")]
+    return [int(settings.lease * 1_000_000), *retention, *QUEUES.values()]

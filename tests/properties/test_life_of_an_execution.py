@@ -1,0 +1,188 @@
+"""Any sequence of transitions, by the web side and two workers, keeps every promise about states.
+
+The model is small: what state each execution is in, and who holds which token. After every step the real
+store is held against it, and the index, the leases, the queue and the records against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from app.executions.model import Status
+from tests.store.driver import FINAL, Driver
+
+MAX_ATTEMPTS = 2
+WORKERS = st.sampled_from(["w1", "w2"])
+
+
+@dataclass
+class Known:
+    """What the model knows of one execution. `tokens` are all that were ever given out, the last is current."""
+
+    state: str = "pending"
+    cancel_asked: bool = False
+    lost: int = 0
+    attempt: int = 0
+    tokens: list[str] = field(default_factory=list)
+
+
+class LifeOfAnExecution(RuleBasedStateMachine):
+    client: redis.Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushdb()
+        self.driver = Driver(self.client)
+        self.known: dict[str, Known] = {}
+        self.removed: set[str] = set()
+
+    def some(self, data: st.DataObject, *states: str) -> str:
+        return data.draw(st.sampled_from([id for id, each in self.known.items() if each.state in states]))
+
+    def any_in(self, *states: str) -> bool:
+        return any(each.state in states for each in self.known.values())
+
+    @rule()
+    def submit(self) -> None:
+        self.known[self.driver.submit(max_attempts=MAX_ATTEMPTS)] = Known()
+
+    @rule(worker=WORKERS, count=st.integers(1, 3))
+    def claim(self, worker: str, count: int) -> None:
+        waiting = sum(each.state == "pending" for each in self.known.values())
+        claimed = self.driver.claim(worker, count)
+        assert len(claimed) == min(count, waiting)
+        for id, token in claimed:
+            known = self.known[id]
+            assert known.state == "pending"
+            assert all(int(token) > int(old) for old in known.tokens)
+            known.state, known.attempt = "running", known.attempt + 1
+            known.tokens.append(token)
+
+    @precondition(lambda self: self.any_in("running"))
+    @rule(data=st.data(), progress=st.sampled_from(["", '[0,1,"a"]']))
+    def beat(self, data: st.DataObject, progress: str) -> None:
+        id = self.some(data, "running")
+        known = self.known[id]
+        assert self.driver.beat(id, known.tokens[-1], progress) == ("cancel" if known.cancel_asked else "ok")
+
+    @precondition(lambda self: self.any_in("running"))
+    @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed"]), times=st.integers(1, 2))
+    def finish(self, data: st.DataObject, outcome: str, times: int) -> None:
+        id = self.some(data, "running")
+        known = self.known[id]
+        known.state = "cancelled" if known.cancel_asked else outcome
+        for _ in range(times):  # an answer that was lost makes the caller repeat itself
+            assert self.driver.finish(id, known.tokens[-1], outcome) == known.state
+
+    @precondition(lambda self: self.any_in("running"))
+    @rule(data=st.data(), how=st.sampled_from(["handed_back", "failed", "lost"]))
+    def release(self, data: st.DataObject, how: str) -> None:
+        id = self.some(data, "running")
+        known = self.known[id]
+        self._expect_release(known, how)
+        assert self.driver.release(id, known.tokens[-1], how) == known.state
+
+    @precondition(lambda self: self.any_in("running"))
+    @rule()
+    def leases_run_out(self) -> None:
+        for known in self.known.values():
+            if known.state == "running":
+                self._expect_release(known, "lost")
+        self.driver.let_leases_run_out()
+
+    @precondition(lambda self: any(each.tokens for each in self.known.values()))
+    @rule(data=st.data(), call=st.sampled_from(["finish", "beat", "release"]))
+    def somebody_with_a_stale_token_writes(self, data: st.DataObject, call: str) -> None:
+        stale = [
+            (id, token)
+            for id, known in self.known.items()
+            for token in known.tokens
+            if token != known.tokens[-1] or known.state == "pending"
+        ]
+        if stale:
+            id, token = data.draw(st.sampled_from(stale))
+            assert getattr(self.driver, call)(id, token) == "lost"
+
+    @precondition(lambda self: bool(self.known))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.known)))
+        known = self.known[id]
+        if known.state == "pending":
+            known.state = "cancelled"
+        elif known.state == "running":
+            known.cancel_asked = True
+        assert self.driver.store.cancel(id, "default") == known.state
+
+    @rule()
+    def reap(self) -> None:
+        self.driver.store.reap()
+
+    @rule()
+    def the_queue_is_lost(self) -> None:
+        self.client.delete("rq:queue:processes")
+        self.driver.store.reap()
+
+    @rule()
+    def retention_is_over(self) -> None:
+        self.driver.let_retention_be_over()
+        gone = {id for id, known in self.known.items() if known.state in FINAL}
+        self.removed |= gone
+        for id in gone:
+            del self.known[id]
+
+    def _expect_release(self, known: Known, how: str) -> None:
+        if known.cancel_asked:
+            known.state = "cancelled"
+            return
+        known.state = "pending"
+        if how == "handed_back":
+            known.attempt -= 1
+        if how == "lost":
+            known.lost += 1
+            if known.lost >= MAX_ATTEMPTS:
+                known.state = "failed"
+
+    @invariant()
+    def the_record_is_what_the_model_says(self) -> None:
+        for id, known in self.known.items():
+            execution = self.driver.store.get(id, "default")
+            assert execution is not None
+            assert (execution.status.value, execution.attempt) == (known.state, known.attempt)
+            assert (execution.ended_at is not None) == (known.state in FINAL)
+            if known.state in ("pending", "running"):
+                assert (execution.started_at is not None) == (known.state == "running")
+        for id in self.removed:
+            assert self.driver.status(id) is None
+
+    @invariant()
+    def the_lists_are_what_the_records_say(self) -> None:
+        assert self.driver.listed() == set(self.known)
+        for status in Status:
+            assert self.driver.listed(status) == {id for id, each in self.known.items() if each.state == status}
+
+    @invariant()
+    def each_living_execution_is_held_in_exactly_one_place(self) -> None:
+        queued = [id.decode() for id in self.client.lrange("rq:queue:processes", 0, -1)]
+        delayed = [id.decode() for id in self.client.zrange("exec:delayed", 0, -1)]
+        leased = [id.decode() for id in self.client.zrange("exec:leases", 0, -1)]
+        waiting = {id.decode() for id in self.client.zrange("exec:waiting", 0, -1)}
+        pending = {id for id, each in self.known.items() if each.state == "pending"}
+        assert sorted(queued + delayed) == sorted(pending)
+        assert waiting == pending
+        assert sorted(leased) == sorted(id for id, each in self.known.items() if each.state == "running")
+
+
+def test_every_promise_holds_after_any_sequence_of_transitions(redis_client: redis.Redis) -> None:
+    LifeOfAnExecution.client = redis_client
+    run_state_machine_as_test(
+        LifeOfAnExecution,
+        settings=settings(
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,91 @@
+"""Drives the transitions directly, as the web side and as two workers would, against a real store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import redis
+
+from app.executions import scripts
+from app.executions.identifiers import new_id
+from app.executions.model import NewExecution, Status, TargetType
+from app.executions.store import ExecutionStore, index_key
+from app.settings import Settings
+
+LEASE_MICROSECONDS = 12_000_000
+FINAL = ("completed", "failed", "cancelled")
+
+
+def new_execution(**changes: Any) -> NewExecution:
+    plain = NewExecution(
+        id=new_id(),
+        tenant="default",
+        type=TargetType.AGENT,
+        target_id="echo",
+        inputs={"text": "hello"},
+        config={},
+        queue="processes",
+        total_steps=1,
+        timeout_seconds=600,
+        max_attempts=3,
+    )
+    return replace(plain, **changes)
+
+
+class Driver:
+    def __init__(self, client: redis.Redis, settings: Settings | None = None):
+        self.client = client
+        self.store = ExecutionStore(client, settings or Settings())
+        self._scripts = {
+            name: client.register_script(scripts.source(name)) for name in ("claim", "beat", "finish", "release")
+        }
+
+    def submit(self, **changes: Any) -> str:
+        new = new_execution(**changes)
+        self.store.submit(new)
+        return new.id
+
+    def claim(self, worker: str = "w1", count: int = 1, queue: str = "processes") -> list[tuple[str, str]]:
+        """Id and token of each claimed execution."""
+        rows = self._scripts["claim"](args=[queue, worker, count, LEASE_MICROSECONDS])
+        return [(row[0].decode(), row[1].decode()) for row in rows]
+
+    def beat(self, id: str, token: str, progress: str = "") -> str:
+        return self._scripts["beat"](args=[LEASE_MICROSECONDS, id, token, progress])[0].decode()
+
+    def finish(self, id: str, token: str, status: str = "completed") -> str:
+        outputs = '{"output":"done"}' if status == "completed" else ""
+        error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
+        progress = "[1,1,null]" if status == "completed" else ""
+        return self._scripts["finish"](args=[id, token, status, progress, outputs, error]).decode()
+
+    def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
+        return self._scripts["release"](args=[id, token, how, delay, reason]).decode()
+
+    def let_leases_run_out(self) -> None:
+        """Every running execution's lease is over, in the eyes of a reaper that was never away."""
+        self.store.reap()
+        for id in self.client.zrange("exec:leases", 0, -1):
+            self.client.zadd("exec:leases", {id: 1})
+        self.store.reap()
+
+    def let_delays_be_over(self) -> None:
+        for id in self.client.zrange("exec:delayed", 0, -1):
+            self.client.zadd("exec:delayed", {id: 1})
+        self.store.reap()
+
+    def let_retention_be_over(self) -> None:
+        for status in FINAL:
+            for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
+                self.client.zadd(f"exec:ended:{status}", {id: 1})
+        self.store.reap()
+
+    def status(self, id: str) -> str | None:
+        execution = self.store.get(id, "default")
+        return execution.status.value if execution else None
+
+    def listed(self, status: Status | None = None) -> set[str]:
+        executions, total = self.store.page("default", [index_key("default", status)], 0, 1000, descending=True)
+        assert total == len(executions)
+        return {each.id for each in executions}

@@ -1,0 +1,391 @@
+"""Each transition, what it does and what it refuses, on a real store."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from app.errors import StoreFull
+from app.executions.job import STATUS_OF_RQ, ExecutionJob
+from app.executions.model import Phase, Progress, Retries, Status
+from app.executions.store import ExecutionStore, index_key
+from app.settings import Settings
+from tests.store.driver import Driver, new_execution
+
+
+@pytest.fixture
+def driver(redis_client: redis.Redis) -> Driver:
+    return Driver(redis_client)
+
+
+def test_a_submitted_execution_is_pending_queued_and_listed(driver: Driver) -> None:
+    id = driver.submit()
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert (execution.status, execution.phase, execution.attempt) == (Status.PENDING, Phase.QUEUED, 0)
+    assert execution.started_at is None
+    assert driver.listed() == driver.listed(Status.PENDING) == {id}
+    assert driver.client.lrange("rq:queue:processes", 0, -1) == [id.encode()]
+
+
+def test_submitting_again_changes_nothing_and_answers_the_same(driver: Driver) -> None:
+    new = new_execution()
+    assert driver.store.submit(new) == driver.store.submit(new)
+    assert driver.client.llen("rq:queue:processes") == 1
+
+
+def test_claiming_takes_the_oldest_first_and_several_at_once(driver: Driver) -> None:
+    ids = [driver.submit() for _ in range(5)]
+    assert [id for id, _ in driver.claim(count=3)] == ids[:3]
+    assert [id for id, _ in driver.claim(count=3)] == ids[3:]
+
+
+def test_every_attempt_has_a_new_and_higher_token(driver: Driver) -> None:
+    id = driver.submit()
+    tokens = []
+    for _ in range(3):
+        [(_, token)] = driver.claim()
+        tokens.append(int(token))
+        driver.release(id, token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_an_execution_that_is_delivered_twice_is_claimed_once(driver: Driver) -> None:
+    id = driver.submit()
+    driver.client.rpush("rq:queue:processes", id, id)
+    assert len(driver.claim(count=10)) == 1
+    assert driver.client.llen("rq:queue:processes") == 0
+
+
+def test_a_cancelled_pending_execution_is_never_claimed_even_if_it_is_still_in_the_queue(driver: Driver) -> None:
+    id = driver.submit()
+    assert driver.store.cancel(id, "default") is Status.CANCELLED
+    driver.client.rpush("rq:queue:processes", id)
+    assert driver.claim() == []
+    assert driver.status(id) == "cancelled"
+
+
+def test_cancelling_a_running_execution_marks_it_and_tells_its_worker(driver: Driver) -> None:
+    id = driver.submit()
+    listener = driver.client.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe("rq:pubsub:w1")
+    listener.get_message(timeout=1)
+    [(_, token)] = driver.claim("w1")
+    assert driver.store.cancel(id, "default") is Status.RUNNING
+    message = listener.get_message(timeout=1)
+    listener.close()
+    assert message is not None
+    assert id in message["data"].decode()
+    assert driver.beat(id, token) == "cancel"
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert execution.phase is Phase.CANCELLING
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
+def test_after_a_cancel_request_the_only_end_is_cancelled(driver: Driver, outcome: str) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.store.cancel(id, "default")
+    assert driver.finish(id, token, outcome) == "cancelled"
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert (execution.status, execution.outputs, execution.failure) == (Status.CANCELLED, None, None)
+
+
+@pytest.mark.parametrize("how", ["handed_back", "failed", "lost"])
+def test_a_run_that_was_to_be_cancelled_does_not_go_back_to_the_queue(driver: Driver, how: str) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.store.cancel(id, "default")
+    assert driver.release(id, token, how) == "cancelled"
+    assert driver.claim() == []
+
+
+def test_a_run_that_was_to_be_cancelled_and_whose_lease_runs_out_is_cancelled(driver: Driver) -> None:
+    id = driver.submit()
+    driver.claim()
+    driver.store.cancel(id, "default")
+    driver.let_leases_run_out()
+    assert driver.status(id) == "cancelled"
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed"])
+def test_a_final_state_stays_whatever_comes_after_it(driver: Driver, outcome: str) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    assert driver.finish(id, token, outcome) == outcome
+    before = driver.store.get(id, "default")
+    assert driver.finish(id, token, outcome) == outcome  # the answer was lost: the same again
+    assert driver.finish(id, "999", "failed") == "lost"
+    assert driver.release(id, token, "lost") == "lost"
+    assert driver.beat(id, token) == "lost"
+    assert driver.store.cancel(id, "default") == outcome
+    driver.let_leases_run_out()
+    assert driver.store.get(id, "default") == before
+
+
+def test_a_stale_token_writes_nothing(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, old)] = driver.claim("w1")
+    driver.let_leases_run_out()
+    [(_, new)] = driver.claim("w2")
+    assert driver.finish(id, old) == "lost"
+    assert driver.beat(id, old, "[1,1,null]") == "lost"
+    assert driver.release(id, old) == "lost"
+    assert driver.finish(id, new) == "completed"
+
+
+def test_a_result_that_is_late_counts_while_its_token_is_current(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.client.zadd("exec:leases", {id: 1})
+    assert driver.finish(id, token) == "completed"
+
+
+def test_a_beat_stores_progress_and_extends_the_lease(driver: Driver) -> None:
+    id = driver.submit(total_steps=5)
+    [(_, token)] = driver.claim()
+    driver.client.zadd("exec:leases", {id: 1})
+    assert driver.beat(id, token, '[2,5,"reading"]') == "ok"
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert execution.progress == Progress(2, 5, "reading")
+    assert execution.progress.percentage == 40.0
+    assert driver.client.zscore("exec:leases", id) > 1_000_000
+
+
+def test_a_lost_run_is_the_next_attempt_until_none_is_left(driver: Driver) -> None:
+    id = driver.submit(max_attempts=2)
+    for number in (1, 2):
+        driver.claim(f"w{number}")
+        driver.let_leases_run_out()
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert (execution.status, execution.attempt) == (Status.FAILED, 2)
+    assert execution.failure is not None
+    assert execution.failure.type == "WorkerLost"
+    assert execution.failure.details == {"agent_id": "echo"}
+    assert [(each.number, each.worker, each.outcome) for each in execution.attempts] == [
+        (1, "w1", "lost"),
+        (2, "w2", "failed"),
+    ]
+
+
+def test_the_second_attempt_starts_at_once_and_the_third_waits(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.release(id, token, "lost")
+    [(_, token)] = driver.claim()
+    driver.release(id, token, "lost")
+    assert driver.claim() == []
+    next_due_seconds = driver.store.reap()
+    assert next_due_seconds is not None
+    assert 0 < next_due_seconds <= 1
+    driver.let_delays_be_over()
+    assert len(driver.claim()) == 1
+
+
+def test_handing_back_puts_in_front_and_uses_up_no_attempt(driver: Driver) -> None:
+    first, _ = driver.submit(), driver.submit()
+    [(_, token)] = driver.claim()
+    assert driver.release(first, token) == "pending"
+    execution = driver.store.get(first, "default")
+    assert execution is not None
+    assert (execution.status, execution.attempt, execution.attempts) == (Status.PENDING, 0, ())
+    assert [id for id, _ in driver.claim()] == [first]
+
+
+def test_a_retry_waits_and_keeps_how_the_attempt_ended(driver: Driver) -> None:
+    id = driver.submit(retries=Retries(2, (1.0,)))
+    [(_, token)] = driver.claim()
+    assert driver.release(id, token, "failed", delay=60_000_000, reason="ValueError") == "pending"
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert (execution.status, execution.phase, execution.attempt) == (Status.PENDING, Phase.RETRY_WAIT, 1)
+    assert [(each.number, each.outcome) for each in execution.attempts] == [(1, "failed")]
+    assert driver.claim() == []
+    driver.let_delays_be_over()
+    assert len(driver.claim()) == 1
+
+
+def test_a_waiting_retry_can_be_cancelled(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.release(id, token, "failed", delay=60_000_000)
+    assert driver.store.cancel(id, "default") is Status.CANCELLED
+    driver.let_delays_be_over()
+    assert driver.claim() == []
+
+
+def test_what_does_not_start_in_time_expires_without_running(driver: Driver) -> None:
+    by_reaper, by_claim = driver.submit(expires_in_seconds=60), driver.submit(expires_in_seconds=60)
+    driver.client.zadd("exec:waiting", {by_reaper: 1})
+    driver.store.reap()
+    driver.client.hset(f"rq:job:{by_claim}", "expires", 1)
+    assert driver.claim() == []
+    for id in (by_reaper, by_claim):
+        execution = driver.store.get(id, "default")
+        assert execution is not None
+        assert execution.failure is not None
+        assert (execution.failure.type, execution.started_at) == ("Expired", None)
+
+
+def test_once_started_it_does_not_expire_any_more(driver: Driver) -> None:
+    id = driver.submit(expires_in_seconds=60)
+    [(_, token)] = driver.claim()
+    driver.release(id, token)
+    driver.store.reap()
+    assert driver.client.zscore("exec:waiting", id) == float("inf")
+    assert len(driver.claim()) == 1
+
+
+def test_after_a_gap_in_the_reaping_every_lease_is_granted_once_more(driver: Driver) -> None:
+    id = driver.submit()
+    driver.claim()
+    driver.client.zadd("exec:leases", {id: 1})
+    driver.client.set("exec:reaped", 1)
+    driver.store.reap()
+    assert driver.status(id) == "running"
+    driver.let_leases_run_out()
+    assert driver.status(id) == "pending"
+
+
+def test_what_fell_out_of_the_queue_is_queued_again(driver: Driver) -> None:
+    ids = {driver.submit() for _ in range(3)}
+    driver.client.lpop("rq:queue:processes", 2)
+    driver.store.reap()
+    assert {id for id, _ in driver.claim(count=10)} == ids
+
+
+def test_retention_removes_everything_of_an_execution_and_nothing_that_lives(driver: Driver) -> None:
+    pending = driver.submit()
+    running = driver.submit(queue="threads")
+    driver.claim(queue="threads")
+    ended = driver.submit(queue="other")
+    [(_, token)] = driver.claim(queue="other")
+    driver.finish(ended, token)
+    driver.let_retention_be_over()
+    assert driver.listed() == {pending, running}
+    assert driver.status(ended) is None
+    assert [key for key in driver.client.keys("*") if ended.encode() in key] == []
+    for key in driver.client.keys("exec:*"):
+        if driver.client.type(key) == b"zset":
+            assert driver.client.zscore(key, ended) is None
+
+
+def test_another_tenant_sees_and_cancels_nothing(driver: Driver) -> None:
+    id = driver.submit()
+    assert driver.store.get(id, "acme") is None
+    assert driver.store.cancel(id, "acme") is None
+    assert driver.status(id) == "pending"
+
+
+def test_a_full_store_refuses_starts_but_ends_cancels_and_reads(redis_client: redis.Redis) -> None:
+    driver = Driver(redis_client)
+    running, pending, beating, released = (driver.submit() for _ in range(4))
+    claimed = dict(driver.claim(count=1)) | dict([(pending, "")])
+    del claimed[pending]
+    driver.client.lrem("rq:queue:processes", 0, pending)
+    claimed |= dict(driver.claim(count=2))
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            driver.submit()
+        assert driver.store.cancel(pending, "default") is Status.CANCELLED
+        assert driver.beat(beating, claimed[beating], "[0,1,null]") == "ok"
+        assert driver.release(released, claimed[released]) == "pending"
+        assert driver.finish(running, claimed[running]) == "completed"
+        assert driver.claim()[0][0] == released
+        driver.store.reap()
+        assert len(driver.listed()) == 4
+    finally:
+        redis_client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"status": "exploded"},
+        {"created": "yesterday"},
+        {"tenant": ""},
+        {"attempt": "many"},
+    ],
+)
+def test_a_record_that_makes_no_sense_does_not_stop_the_others(driver: Driver, garbage: dict[str, str]) -> None:
+    broken, sound = driver.submit(), driver.submit()
+    driver.client.hset(f"rq:job:{broken}", mapping=garbage)
+    driver.store.reap()
+    assert [id for id, _ in driver.claim(count=10)] == [sound]
+    assert driver.store.get(sound, "default") is not None
+    driver.store.get(broken, "default")
+    driver.store.cancel(broken, "default")
+
+
+def test_a_record_of_the_wrong_kind_or_gone_is_not_found_and_leaves_the_lists(driver: Driver) -> None:
+    wrong, gone, sound = driver.submit(), driver.submit(), driver.submit()
+    driver.client.set(f"rq:job:{wrong}", "a string")
+    driver.client.delete(f"rq:job:{gone}")
+    assert driver.store.get(wrong, "default") is None
+    assert driver.store.get(gone, "default") is None
+    assert driver.listed() == {sound}
+    assert driver.listed() == {sound}
+    assert [id for id, _ in driver.claim(count=10)] == [sound]
+
+
+def test_lists_are_in_order_of_creation_and_pages_join_without_a_gap(driver: Driver) -> None:
+    ids = [driver.submit() for _ in range(25)]
+    key = [index_key("default")]
+    pages = [driver.store.page("default", key, offset, 10, descending=True) for offset in (0, 10, 20, 30)]
+    assert [each.id for page, _ in pages for each in page] == ids[::-1]
+    assert {total for _, total in pages} == {25}
+    first, _ = driver.store.page("default", key, 0, 10, descending=False)
+    assert [each.id for each in first] == ids[:10]
+
+
+def test_all_eleven_states_of_rq_have_a_meaning(driver: Driver) -> None:
+    from rq.job import JobStatus
+
+    assert set(STATUS_OF_RQ) == {each.value for each in JobStatus}
+
+
+def test_rq_reads_an_execution_as_a_job_whose_meta_is_its_record(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.beat(id, token, '[1,4,"reading"]')
+    job = ExecutionJob.fetch(id, connection=driver.client)
+    assert job.meta["status"] == "running"
+    assert job.meta["progress"] == [1, 4, "reading"]
+    assert job.kwargs["inputs"] == {"text": "hello"}
+    assert job.origin == "processes"
+    with pytest.raises(TypeError):
+        job.save_meta()
+
+
+def test_a_job_that_names_another_function_is_refused(driver: Driver) -> None:
+    id = driver.submit()
+    driver.client.hset(f"rq:job:{id}", "data", '["os.system",null,["true"],{}]')
+    with pytest.raises(ValueError, match="another function"):
+        ExecutionJob.fetch(id, connection=driver.client)
+
+
+def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver) -> None:
+    id = driver.submit(inputs={"text": "x" * 100_000})
+    driver.store.get(id, "default")
+    driver.client.config_resetstat()
+    driver.store.get(id, "default")
+    commands = {name: stats["calls"] for name, stats in driver.client.info("commandstats").items()}
+    assert {name: calls for name, calls in commands.items() if "config" not in name} == {
+        "cmdstat_hmget": 1,
+        "cmdstat_get": 1,
+    }
+
+
+def test_the_store_is_left_alone_for_a_second_after_it_failed(tmp_path: object) -> None:
+    from app.errors import StoreUnavailable
+
+    store = ExecutionStore.connect(Settings(redis_url="redis://127.0.0.1:1/0"))
+    with pytest.raises(StoreUnavailable):
+        store.get("exec_000000000000", "default")
+    with pytest.raises(StoreUnavailable):
+        store.get("exec_000000000000", "default")
