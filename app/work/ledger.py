@@ -1,0 +1,114 @@
+"""The executions in the store, as a worker sees them: the calls of its transitions, in its event loop.
+
+Every method raises `StoreUnavailable` when the store does not answer; each may then be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+from app.errors import StoreUnavailable
+from app.executions import connection, scripts
+from app.executions.store import reap_arguments
+from app.settings import Settings
+from app.work.attempt import Attempt, Ending
+
+BEATS_PER_CALL = 200
+"""So that one call never holds the store for more than a millisecond or two."""
+
+WAIT_SECONDS = 5
+
+
+class Ledger:
+    def __init__(self, settings: Settings, queue: str, worker_name: str):
+        self._settings, self._queue, self._worker = settings, queue, worker_name
+        self._client = connection.connect_async(settings)
+        self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
+        self._scripts: dict[str, Callable[..., Any]] = {
+            name: self._client.register_script(scripts.source(name))
+            for name in ("claim", "beat", "finish", "release", "reap")
+        }
+        self._lease = int(settings.lease * 1_000_000)
+
+    async def wait_for_work(self) -> None:
+        """Returns when the queue holds something, or after five seconds.
+
+        Moving the queue's head onto itself blocks until there is one, and takes nothing out.
+        """
+        key = f"rq:queue:{self._queue}"
+        with connection.translated():
+            await self._waiting.blmove(key, key, WAIT_SECONDS, "LEFT", "LEFT")
+
+    async def claim(self, count: int) -> list[list[bytes]]:
+        """Starts an attempt of up to `count` pending executions; see `claim.lua`."""
+        with connection.translated():
+            return list(await self._scripts["claim"](args=[self._queue, self._worker, count, self._lease]))
+
+    async def hand_back_others(self, known: Container[str]) -> None:
+        """Hands back what the store holds for this worker, but it never heard of: a claim's answer was lost."""
+        with connection.translated():
+            leases: Any = await self._client.zrange("exec:leases", 0, -1)
+            ids = [each.decode() for each in leases]
+            async with self._client.pipeline(transaction=False) as pipe:
+                for id in ids:
+                    pipe.hmget(f"rq:job:{id}", "worker", "token")
+                rows = await pipe.execute()
+                for id, (worker, token) in zip(ids, rows, strict=True):
+                    if worker == self._worker.encode() and id not in known:
+                        await self._scripts["release"](args=[id, token, "handed_back", 0, ""], client=pipe)
+                await pipe.execute()
+
+    async def beat(self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None) -> list[str]:
+        """Extends the leases and stores progress; `ok`, `cancel` or `lost` for each. `also` adds to the round trip."""
+        with connection.translated():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for start in range(0, len(attempts), BEATS_PER_CALL):
+                    arguments: list[Any] = [self._lease]
+                    for each in attempts[start : start + BEATS_PER_CALL]:
+                        arguments += [each.id, each.token, each.progress]
+                    await self._scripts["beat"](args=arguments, client=pipe)
+                calls = len(pipe.command_stack)
+                if also:
+                    also(pipe)
+                answers = await pipe.execute()
+        return [word.decode() for answer in answers[:calls] for word in answer]
+
+    async def write(self, endings: Sequence[Ending]) -> list[str]:
+        """Writes how attempts ended, in one round trip; the status of each now, or `lost`, or why it was refused.
+
+        What is refused for itself (too big for the store, say) comes back as a word that begins with `!`.
+        """
+        with connection.translated():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for each in endings:
+                    await self._scripts[each.script](
+                        args=[each.attempt.id, each.attempt.token, *each.arguments], client=pipe
+                    )
+                answers = await pipe.execute(raise_on_error=False)
+        return [self._word(answer) for answer in answers]
+
+    async def reap(self) -> float | None:
+        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
+        with connection.translated():
+            next_due = await self._scripts["reap"](args=reap_arguments(self._settings))
+        return next_due / 1_000_000 if next_due >= 0 else None
+
+    def commands(self) -> Any:
+        """A subscription's connection, for what is told to this worker at once."""
+        return self._waiting.pubsub(ignore_subscribe_messages=True)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._waiting.aclose()
+
+    def _word(self, answer: Any) -> str:
+        if isinstance(answer, bytes):
+            return answer.decode()
+        try:
+            with connection.translated():
+                raise answer
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            return f"! {error}"

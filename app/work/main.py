@@ -1,0 +1,89 @@
+"""Puts the workers of one machine together and runs them until a signal. See `worker.py`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import signal
+import sys
+import time
+from functools import partial
+
+import redis
+import structlog
+
+from app import catalog, logs, settings
+from app.catalog.model import Catalog
+from app.errors import ConfigurationError
+from app.executions import connection
+from app.executions.store import QUEUES
+from app.work.child import ChildConfig
+from app.work.pool import Pool, start_fork_server
+from app.work.worker import FENCE_SHARE, ExecutionWorker
+
+STORE_WAIT_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Never returns before the end. A mistake in the configuration is one message and exit code 1."""
+    try:
+        config = _options(settings.load())
+        logs.configure(config.log_level)
+        known = catalog.load(config.agents_path, config.pipelines_path)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    preload = ["app.work.child", "openai"] if config.openai_api_key or config.openai_base_url else ["app.work.child"]
+    start_fork_server(preload)
+    asyncio.run(_work(config, known))
+
+
+def _options(config: settings.Settings) -> settings.Settings:
+    parser = argparse.ArgumentParser(description="Runs executions until SIGTERM or Ctrl-C.")
+    parser.add_argument("--threads", type=int, default=config.worker_threads, help="as WORKER_THREADS")
+    parser.add_argument("--processes", type=int, default=config.worker_processes, help="as WORKER_PROCESSES")
+    options = parser.parse_args()
+    if options.threads < 0 or options.processes < 0 or not options.threads + options.processes:
+        parser.error("--threads and --processes are 0 or more, and not both 0.")
+    return dataclasses.replace(config, worker_threads=options.threads, worker_processes=options.processes)
+
+
+async def _work(config: settings.Settings, known: Catalog) -> None:
+    client = connection.connect(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if not await _store_answers(client, stop):
+        return
+    workers = [
+        ExecutionWorker(QUEUES[isolation], client, config, partial(Pool, _child(config, known, slots), size))
+        for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
+        if slots and size
+    ]
+    log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
+    running = [asyncio.ensure_future(worker.run()) for worker in workers]
+    await asyncio.wait({*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    for worker in workers:
+        worker.request_shutdown()
+    await asyncio.gather(*running)
+
+
+def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:
+    return ChildConfig(config, known, slots, silence_seconds=config.lease * FENCE_SHARE)
+
+
+async def _store_answers(client: redis.Redis, stop: asyncio.Event) -> bool:
+    """Waits for the store, however long that takes; False where the shutdown came first."""
+    began = time.monotonic()
+    while not stop.is_set():
+        try:
+            client.ping()
+            return True
+        except (redis.RedisError, OSError) as error:
+            log.warning(
+                "store_unavailable", what="start", waited_seconds=round(time.monotonic() - began), error=str(error)
+            )
+            await asyncio.sleep(STORE_WAIT_SECONDS)
+    return False

@@ -1,0 +1,288 @@
+"""The child processes of a worker: forked warm, given attempts, watched, replaced.
+
+Two shapes of one thing: a pool of processes has many children with one slot each, a pool of threads has
+one child with many slots. Nothing here talks to the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import psutil
+import structlog
+
+from app.work import child as child_module
+from app.work import protocol
+from app.work.attempt import Attempt
+from app.work.child import ChildConfig, adopt_orphans, kill_process
+
+RESPAWN_SECONDS = 1.0
+"""The wait before a child is replaced that died before it was ready: what killed it may kill the next."""
+
+HUNG_SHARE = 0.25
+"""A child is replaced when more than this share of its slots is held by threads that do not end."""
+
+_helpers: set[int] = set()
+"""The processes that `multiprocessing` runs for us. Any other child of the worker is a stray."""
+
+log = structlog.get_logger(__name__)
+
+
+def start_fork_server(preload: list[str]) -> None:
+    """Starts the process that children are forked from, with these modules imported once for all of them.
+
+    The worker itself is not forked: it has connections and an event loop that must not cross a fork.
+    """
+    adopt_orphans()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preload)
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited: the fork server outlives a SIGTERM to all
+    try:
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    _helpers.update(each.pid for each in psutil.Process().children())
+
+
+class ChildHandle:
+    """One child process, as its worker sees it."""
+
+    def __init__(self, config: ChildConfig):
+        ours, theirs = socket.socketpair()
+        context = multiprocessing.get_context("forkserver")
+        self.process = context.Process(target=child_module.main, args=(theirs, config))
+        self.process.start()
+        theirs.close()
+        self.slots = config.slots
+        self.attempts: dict[str, Attempt] = {}
+        self.runs = 0
+        self.hung = 0
+        self.ready = self.retiring = self.gone = False
+        self._socket = ours
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def free_slots(self) -> int:
+        return 0 if self.retiring or self.gone or not self.ready else self.slots - len(self.attempts) - self.hung
+
+    async def listen(self, on_message: Callable[[ChildHandle, protocol.Head, bytes], None]) -> None:
+        """Hands on every message, until the child is gone."""
+        reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=2**20)
+        exited = asyncio.ensure_future(self._exited())
+        reading = asyncio.ensure_future(self._read(reader, on_message))
+        try:
+            await asyncio.wait({exited})
+            await asyncio.wait({reading}, timeout=0.5)  # what it said last may still be on its way
+        finally:
+            self.gone = True
+            exited.cancel()
+            reading.cancel()
+            self._writer.close()
+
+    async def _read(
+        self, reader: asyncio.StreamReader, on_message: Callable[[ChildHandle, protocol.Head, bytes], None]
+    ) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                on_message(self, *await protocol.receive(reader))
+        self.kill()  # a child that closed its socket can not be talked to any more
+
+    async def _exited(self) -> None:
+        loop, exited = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.process.sentinel, exited.set)
+        try:
+            await exited.wait()
+        finally:
+            loop.remove_reader(self.process.sentinel)
+        self.process.join()
+
+    def send(self, head: protocol.Head, body: bytes = b"") -> None:
+        """Never blocks and never fails: that the child is gone is noticed elsewhere."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(protocol.encode(head, body))
+
+    def kill(self) -> None:
+        """Ends the process and whatever its flow has started, without asking."""
+        if not self.gone and self.process.exitcode is None:
+            with contextlib.suppress(psutil.Error):
+                for each in psutil.Process(self.pid).children(recursive=True):
+                    kill_process(each)
+            self.process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        if not self.gone and self.process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def death(self) -> str:
+        """How the process ended, in a sentence for the user whose execution it ran."""
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
+            return f"The process that ran it was ended by {signal.Signals(-code).name}.{hint}"
+        return f"The process that ran it ended with exit code {code} in the middle of the run."
+
+
+class Pool:
+    """Keeps `size` children alive. The hooks are called in the event loop."""
+
+    def __init__(
+        self,
+        config: ChildConfig,
+        size: int,
+        *,
+        on_ended: Callable[[Attempt, protocol.Head, bytes], None],
+        on_died: Callable[[Attempt, str], None],
+    ):
+        self._config, self._size = config, size
+        self._on_ended, self._on_died = on_ended, on_died
+        self._children: list[ChildHandle] = []
+        self._watchers: set[asyncio.Task[None]] = set()
+        self.free = asyncio.Event()
+        self._suspended = self._closed = False
+
+    @property
+    def free_slots(self) -> int:
+        return sum(child.free_slots for child in self._children)
+
+    def open(self) -> None:
+        """Starts the children. They count as free when they say that they are ready."""
+        for _ in range(self._size):
+            self._spawn()
+
+    def place(self, attempt: Attempt) -> None:
+        """Gives an attempt to the child with the most free slots; there must be one."""
+        child = max(self._children, key=lambda each: each.free_slots)
+        attempt.child = child
+        child.attempts[attempt.id] = attempt
+        child.runs += 1
+        child.send(attempt.start_message(), attempt.data)
+        self._note_free_slots()
+
+    def end(self, attempt: Attempt) -> bool:
+        """Ends an attempt by force. True: its process dies, and `on_died` follows when it has.
+
+        False: it is one of many threads, which can not be ended. It is abandoned: what it still says is
+        not heard, its slot stays taken until it ends, and with too many of these the process is replaced.
+        """
+        child = attempt.child
+        assert child is not None
+        if child.slots == 1:
+            child.kill()
+            return True
+        child.attempts.pop(attempt.id, None)
+        child.hung += 1
+        if child.hung > child.slots * HUNG_SHARE:
+            self._retire(child, "hung_threads")
+        return False
+
+    def say_alive(self) -> None:
+        """Tells the children that their worker lives and holds its leases; without it they end themselves."""
+        for child in self._children:
+            child.send({"kind": "alive"})
+
+    def suspend(self) -> None:
+        """Freezes all children where they are, as long as nobody knows whether their leases still hold."""
+        if not self._suspended:
+            self._suspended = True
+            log.warning("children_suspended")
+            for child in self._children:
+                child.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undoes `suspend`; the word that their worker lives reaches them first."""
+        if self._suspended:
+            self._suspended = False
+            log.warning("children_resumed")
+            self.say_alive()
+            for child in self._children:
+                child.signal(signal.SIGCONT)
+
+    async def close(self) -> None:
+        """Kills every child and waits until they are gone. What they ran is reported by `on_died` before."""
+        self._closed = True
+        for child in self._children:
+            child.kill()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+
+    def _spawn(self) -> None:
+        child = ChildHandle(self._config)
+        self._children.append(child)
+        watcher = asyncio.ensure_future(self._watch(child))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, child: ChildHandle) -> None:
+        await child.listen(self._hear)
+        self._children.remove(child)
+        _end_strays()
+        for attempt in list(child.attempts.values()):
+            self._on_died(attempt, child.death())
+        if self._closed or child.retiring:
+            return
+        log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
+        if not child.ready:
+            await asyncio.sleep(RESPAWN_SECONDS)
+        if not self._closed:
+            self._spawn()
+
+    def _hear(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
+        if head["kind"] == "ready":
+            child.ready = True
+        elif head["kind"] == "progress":
+            if attempt := child.attempts.get(head["id"]):
+                attempt.progress = head["progress"]
+        elif head["kind"] == "ended":
+            if attempt := child.attempts.pop(head["id"], None):
+                self._on_ended(attempt, head, body)
+            else:
+                child.hung -= 1  # an abandoned one came back
+            self._recycle(child, head["memory_bytes"])
+        self._note_free_slots()
+
+    def _recycle(self, child: ChildHandle, memory_bytes: int) -> None:
+        settings = self._config.settings
+        if memory_bytes > settings.process_memory_limit:
+            self._retire(child, "memory")
+        elif child.slots == 1 and child.runs >= settings.runs_per_process:
+            self._retire(child, "runs")
+        if child.retiring and not child.attempts:
+            child.kill()
+
+    def _retire(self, child: ChildHandle, why: str) -> None:
+        """Gives the child nothing new, and starts its successor; it is killed when its last attempt ended."""
+        if not child.retiring:
+            log.info("child_retired", pid=child.pid, why=why, runs=child.runs, hung=child.hung)
+            child.retiring = True
+            self._spawn()
+            if not child.attempts:
+                child.kill()
+
+    def _note_free_slots(self) -> None:
+        if self.free_slots:
+            self.free.set()
+        else:
+            self.free.clear()
+
+
+def _end_strays() -> None:
+    """Ends what the flows of a child that died have left behind: this process has adopted it."""
+    for stray in psutil.Process().children():
+        if stray.pid not in _helpers:
+            for each in (*stray.children(recursive=True), stray):
+                kill_process(each)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(stray.pid, 0)

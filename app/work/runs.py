@@ -1,0 +1,150 @@
+"""The attempts of a worker, each from its start to its end. Decides; the store is written by others.
+
+An attempt ends once: by what its child says, by its child's death, or by force after it was asked to
+stop. What is to be written then goes into `endings`; whoever has written it calls `forget`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from app.executions.payload import read_call
+from app.settings import Settings
+from app.work.attempt import Attempt, Ending, Stopping
+from app.work.pool import Pool
+
+TIMEOUT_GRACE_SECONDS = 0.5
+DEFAULT_BACKOFF_SECONDS = [1.0, 5.0, 30.0]
+
+log = structlog.get_logger(__name__)
+
+
+class Runs:
+    """Used in one event loop. `idle` is set while there is no attempt, `endings` is what to write next."""
+
+    def __init__(self, settings: Settings, make_pool: Callable[..., Pool]):
+        self._cancel_grace_seconds = settings.cancel_grace
+        self.pool = make_pool(on_ended=self._on_ended, on_died=self._on_died)
+        self.attempts: dict[str, Attempt] = {}
+        self.endings: asyncio.Queue[Ending] = asyncio.Queue()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def start(self, attempt: Attempt) -> None:
+        """Hands an attempt to a child that has a free slot, and watches its timeout."""
+        self.attempts[attempt.id] = attempt
+        self.idle.clear()
+        self._after(attempt.timeout_seconds, attempt, lambda: self.stop(attempt, Stopping.TIMEOUT))
+        self.pool.place(attempt)
+        log.info("attempt_started", **attempt.names())
+
+    def stop(self, attempt: Attempt, why: Stopping) -> None:
+        """Asks a flow to end, and ends it by force after a grace; what is lost already gets none.
+
+        The first reason stands, but for `LOST`: then nothing is to be written any more.
+        """
+        if attempt.concluded or (attempt.stopping and why is not Stopping.LOST):
+            return
+        attempt.stopping = why
+        if attempt.child:
+            attempt.child.send({"kind": "stop", "id": attempt.id})
+        if why is Stopping.LOST:
+            self._end_by_force(attempt)
+        elif why is not Stopping.SHUTDOWN:  # then all children are killed together, see `close`
+            grace = self._cancel_grace_seconds if why is Stopping.CANCEL else TIMEOUT_GRACE_SECONDS
+            self._after(grace, attempt, lambda: self._end_by_force(attempt))
+
+    async def close(self) -> None:
+        """Hands back what runs: first every child is dead, then it is said."""
+        for attempt in list(self.attempts.values()):
+            self.stop(attempt, Stopping.SHUTDOWN)
+        await self.pool.close()
+
+    def forget(self, attempt: Attempt) -> None:
+        """Its end is written, or somebody else's."""
+        self.attempts.pop(attempt.id, None)
+        if not self.attempts:
+            self.idle.set()
+
+    def refused(self, ending: Ending, why: str) -> None:
+        """The store would not write this ending, whatever is tried: fail the execution, or give it up."""
+        log.error("ending_refused", **ending.attempt.names(), error=why)
+        if ending.arguments[0] == "completed":
+            self._finish(
+                ending.attempt,
+                "failed",
+                error=_error(ending.attempt, "InvalidOutput", "The store refused the outputs."),
+            )
+        else:
+            self.forget(ending.attempt)
+
+    def _end_by_force(self, attempt: Attempt) -> None:
+        if not attempt.concluded and not self.pool.end(attempt):
+            self._conclude(attempt, {"outcome": "stopped"}, b"")
+
+    def _on_ended(self, attempt: Attempt, ended: dict[str, Any], outputs: bytes) -> None:
+        if not attempt.concluded:
+            self._conclude(attempt, ended, outputs)
+
+    def _on_died(self, attempt: Attempt, how: str) -> None:
+        if not attempt.concluded:
+            self._conclude(attempt, {"outcome": "died", "how": how}, b"")
+
+    def _conclude(self, attempt: Attempt, ended: dict[str, Any], outputs: bytes) -> None:
+        """Decides what is written of an attempt that is over: the reason why it was stopped goes first."""
+        attempt.conclude()
+        outcome = ended["outcome"]
+        if attempt.stopping is Stopping.LOST:
+            self.forget(attempt)
+        elif attempt.stopping is Stopping.TIMEOUT:
+            message = f"The run took longer than its timeout of {attempt.timeout_seconds:g} s."
+            self._finish(attempt, "failed", error=_error(attempt, "Timeout", message))
+        elif attempt.stopping is Stopping.CANCEL:
+            self._finish(attempt, "cancelled")
+        elif outcome == "completed":
+            self._finish(attempt, "completed", f"[{attempt.total_steps},{attempt.total_steps},null]", outputs)
+        elif outcome == "failed":
+            self._fail(attempt, ended)
+        elif outcome == "died" and attempt.stopping is not Stopping.SHUTDOWN:
+            self._release(attempt, "lost", reason=ended["how"])
+        else:
+            self._release(attempt, "handed_back")
+
+    def _fail(self, attempt: Attempt, ended: dict[str, Any]) -> None:
+        if ended["retryable"] and attempt.retried < attempt.retry_max:
+            self._release(
+                attempt, "failed", _backoff_seconds(attempt, ended.get("retry_after_seconds")), ended["error"]["type"]
+            )
+        else:
+            self._finish(attempt, "failed", error=json.dumps(ended["error"]))
+
+    def _finish(self, attempt: Attempt, status: str, progress: str = "", outputs: bytes = b"", error: str = "") -> None:
+        self.endings.put_nowait(Ending(attempt, "finish", (status, progress, outputs, error)))
+
+    def _release(self, attempt: Attempt, how: str, delay_seconds: float = 0.0, reason: str = "") -> None:
+        self.endings.put_nowait(Ending(attempt, "release", (how, int(delay_seconds * 1_000_000), reason)))
+
+    def _after(self, seconds: float, attempt: Attempt, act: Callable[[], None]) -> None:
+        attempt.timers.append(asyncio.get_running_loop().call_later(seconds, act))
+
+
+def _error(attempt: Attempt, type: str, message: str) -> str:
+    call = read_call(attempt.data)
+    return json.dumps({"type": type, "message": message, "details": {f"{call['type']}_id": call["target_id"]}})
+
+
+def _backoff_seconds(attempt: Attempt, retry_after_seconds: float | None) -> float:
+    """The model provider's own wish goes first; else the configured wait, the last one for all further retries.
+
+    Jitter takes up to a fifth off, so that what failed together does not come back together.
+    """
+    if retry_after_seconds is not None:
+        return retry_after_seconds
+    waits = attempt.retry_backoff_seconds or DEFAULT_BACKOFF_SECONDS
+    return waits[min(attempt.retried, len(waits) - 1)] * random.uniform(0.8, 1.0)  # noqa: S311  no secret

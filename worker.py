@@ -1,0 +1,11 @@
+"""Starts the workers of this machine: `python worker.py [--threads N] [--processes N]`.
+
+One runs what waits on models, in threads; the other what computes, in processes. They share one process
+and one event loop. SIGTERM and Ctrl-C end them: what runs may end within SHUTDOWN_GRACE, the rest is
+handed back. Exit code 0 after that, 1 where something is wrong.
+"""
+
+from app.work.main import main
+
+if __name__ == "__main__":
+    main()
