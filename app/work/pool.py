@@ -65,7 +65,7 @@ class ChildHandle:
         self.attempts: dict[str, Attempt] = {}
         self.runs = 0
         self.hung = 0
-        self.ready = self.retiring = self.gone = False
+        self.ready = self.retiring = self.gone = self.killed = False
         self._socket = ours
         self._writer: asyncio.StreamWriter | None = None
 
@@ -120,6 +120,7 @@ class ChildHandle:
             with contextlib.suppress(psutil.Error):
                 for each in psutil.Process(self.pid).children(recursive=True):
                     kill_process(each)
+            self.killed = True
             self.process.kill()
 
     def signal(self, number: signal.Signals) -> None:
@@ -233,7 +234,8 @@ class Pool:
             self._on_died(attempt, child.death())
         if self._closed or child.retiring:
             return
-        log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
+        if not child.killed:
+            log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
         if not child.ready:
             await asyncio.sleep(RESPAWN_SECONDS)
         if not self._closed:

@@ -57,6 +57,7 @@ class ExecutionWorker(BaseWorker):
         self._ledger = Ledger(settings, queue, self.name)
         self._runs = Runs(settings, make_pool)
         self._stopping = asyncio.Event()
+        self._delays_changed = asyncio.Event()
         self._beaten_at = 0.0
         self._cut_off = True
 
@@ -171,9 +172,11 @@ class ExecutionWorker(BaseWorker):
                 await commands.aclose()
 
     async def _reap_loop(self) -> None:
+        """Moves on what nobody else does, at least every two seconds, and when a delay is over."""
         next_due: float | None = None
         while True:
-            await asyncio.sleep(pause_seconds(next_due))
+            await _at_most(pause_seconds(next_due), self._delays_changed.wait())
+            self._delays_changed.clear()
             try:
                 next_due = await self._ledger.reap()
             except StoreUnavailable:
@@ -193,6 +196,8 @@ class ExecutionWorker(BaseWorker):
                     self._runs.refused(ending, word)
                 else:
                     self._runs.forget(ending.attempt)
+                    if ending.script == "release":
+                        self._delays_changed.set()
                     log.info("attempt_ended", **ending.attempt.names(), how=ending.arguments[0], status=word)
 
     async def _try_to_write(self, endings: Sequence[Any]) -> list[str] | None:
