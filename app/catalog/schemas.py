@@ -19,33 +19,31 @@ IDENTIFIER = Regexp(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\Z", error="Must be 1 to
 INPUT_TYPES = ("any", "string", "integer", "number", "boolean", "array", "object")
 
 IGNORED = frozenset(
-    [
-        "business_goal",
-        "expectations",
-        "evaluation",
-        "default_testset",
-        "extra_testsets",
-        "category",
-        "environment",
-        "owner",
-        "tags",
-        "deprecated",
-        "notes",
-        "baseline",
-        "variants",
-        "case_fields",
-        "type",
-        "model",
-        "temperature",
-        "maintainer",
-        "status",
-        "location",
-        "documentation_url",
-        "dependencies",
-        "performance_metrics",
-        "created_at",
-        "updated_at",
-    ]
+    (
+        *(
+            "business_goal",
+            "expectations",
+            "evaluation",
+            "default_testset",
+            "extra_testsets",
+            "category",
+            "environment",
+        ),
+        *(
+            "owner",
+            "tags",
+            "deprecated",
+            "notes",
+            "baseline",
+            "variants",
+            "case_fields",
+            "type",
+            "model",
+            "temperature",
+        ),
+        *("maintainer", "status", "location", "documentation_url", "dependencies", "performance_metrics"),
+        *("created_at", "updated_at"),
+    )
 )
 """Keys that the format carries for other tools. They are accepted and mean nothing here."""
 

@@ -33,7 +33,7 @@ from app.executions.payload import pack, read_call
 from app.models.base import ModelProvider, Stopped
 from app.models.openai_provider import OpenAIProvider
 from app.runtime.errors import RunFailed, failure_from
-from app.runtime.run import Run, execute
+from app.runtime.run import Ports, Run, execute
 from app.runtime.stop import StopSignal
 from app.settings import Settings
 from app.work.protocol import ChildSocket, Head
@@ -144,15 +144,14 @@ class Child:
             config=call["config"],
         )
         bound = log.bind(execution_id=run.execution_id, attempt=run.attempt, request_id=start.get("request_id"))
-        return execute(
-            run,
+        ports = Ports(
             catalog=self._config.catalog,
             models=self._models,
             stop=self._stops[run.execution_id],
             report=lambda progress: self._progress.report(run.execution_id, progress),
             log=bound.info,
-            result_limit_bytes=self._config.settings.max_result_bytes,
         )
+        return execute(run, ports, self._config.settings.max_result_bytes)
 
 
 class ProgressReports:

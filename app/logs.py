@@ -1,0 +1,53 @@
+"""Logs: one JSON line an event on stdout, or a readable line where stdout is a terminal.
+
+Event names are constant, facts go into fields. Bodies, inputs, prompts and outputs are never logged, and
+what looks like a secret in any line is masked.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+
+_SECRET = re.compile(r"sk-[A-Za-z0-9_\-]{8,}|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+
+
+def configure(level: str) -> None:
+    """Routes this process's records through one handler: ours, gunicorn's, RQ's. May be called again."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask_secrets,
+    ]
+    readable = sys.stdout.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(ensure_ascii=False)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def mask_secrets(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Keys, bearer tokens and passwords in addresses, wherever they stand in a line."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _SECRET.sub("[masked]", value)
+    return event

@@ -1,0 +1,98 @@
+"""What a flow is handed beside its inputs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.executions.model import Progress
+from app.models.base import Completion, ModelProvider
+from app.runtime.stop import StopSignal
+
+
+@dataclass(slots=True)
+class Usage:
+    """What model calls reported, added up. May be added to from several threads."""
+
+    models: list[str] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, completion: Completion) -> None:
+        with self._lock:
+            if completion.model not in self.models:
+                self.models.append(completion.model)
+            self.input_tokens += completion.input_tokens or 0
+            self.output_tokens += completion.output_tokens or 0
+            if completion.total_tokens is not None:
+                self.total_tokens = (self.total_tokens or 0) + completion.total_tokens
+
+
+class Context:
+    """The second argument of a Python flow. All of it may be used from several threads."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: str,
+        attempt: int,
+        config: Mapping[str, Any],
+        step_key: str,
+        stop: StopSignal,
+        models: ModelProvider,
+        log: Callable[..., None],
+        report: Callable[[Progress], None] | None = None,
+        model_override: str | None = None,
+    ):
+        self.execution_id = execution_id
+        self.attempt = attempt
+        """1 for the first attempt."""
+        self.config = config
+        """The request's `config`, as it was sent."""
+        self.step_key = step_key
+        """The same for every attempt of the same step: a key for idempotent side effects."""
+        self.usage = Usage()
+        self._stop, self._models, self._log, self._report = stop, models, log, report
+        self._model_override = model_override
+        self._finished = 0
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run was asked to end (cancel, timeout); then return soon, or be killed."""
+        return self._stop.requested
+
+    @property
+    def stop(self) -> StopSignal:
+        """The signal behind `cancelled`, for code that waits."""
+        return self._stop
+
+    def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
+        """Says how far the run is: `current_step` of `total_steps` are done. Raises `ValueError`.
+
+        A step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
+        """
+        if isinstance(current_step, bool) or not isinstance(current_step, int) or not isinstance(total_steps, int):
+            raise ValueError("progress(current_step, total_steps): both are whole numbers.")
+        if total_steps < 1 or not 0 <= current_step <= total_steps:
+            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps, from 1 step on.")
+        if self._report and current_step >= self._finished:
+            self._finished = current_step
+            self._report(Progress(current_step, total_steps, step_name))
+
+    def log(self, message: str, **fields: Any) -> None:
+        """One line in the worker's log, with the execution's id."""
+        self._log("flow_log", message=message, **fields)
+
+    def complete(self, messages: Sequence[Mapping[str, Any]], model: str | None = None, **options: Any) -> Completion:
+        """Asks the service's model and waits; the tokens count as the step's.
+
+        `config.model_override` (or the step's) goes before `model`. Raises a `ModelError`; once the run is
+        asked to end, it raises `Stopped`, which is no `Exception`, so that `except Exception` lets it pass.
+        """
+        completion = self._models.complete(messages, model=self._model_override or model, stop=self._stop, **options)
+        self.usage.add(completion)
+        return completion

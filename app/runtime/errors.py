@@ -1,0 +1,66 @@
+"""Failures of a run: what a user is told of an exception, and whether trying again may help."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from app.executions.model import Failure
+from app.models.base import ModelError
+
+MAX_MESSAGE_BYTES = 4096
+
+_SECRETS = re.compile(
+    r"(sk-[A-Za-z0-9_\-]{8,}|Bearer\s+\S+|(?i:(?:api[_-]?key|token|password|secret)['\"]?\s*[=:]\s*['\"]?)[^\s'\",}]+)"
+)
+
+
+class TemplateError(Exception):
+    """A prompt's template is wrong, or renders into more than is allowed."""
+
+
+class InvalidOutput(Exception):
+    """What a flow returned is not what JSON can hold, or too large."""
+
+
+class FlowError(Exception):
+    """A flow can not be run as it is: its entry point is missing or of the wrong kind."""
+
+
+class StepTimeout(Exception):
+    """A step took longer than its own timeout."""
+
+
+HOPELESS = (TemplateError, InvalidOutput, FlowError)
+"""Trying again gives the same."""
+
+
+class RunFailed(Exception):
+    """A run ended as failed. `retryable`: whether `config.retries` may start it again."""
+
+    def __init__(self, failure: Failure, retryable: bool, retry_after_seconds: float | None = None):
+        super().__init__(failure.message)
+        self.failure, self.retryable, self.retry_after_seconds = failure, retryable, retry_after_seconds
+
+    @classmethod
+    def from_error(cls, error: BaseException, details: dict[str, Any]) -> RunFailed:
+        """Whatever a flow raised. A failure that is one already stays as it is."""
+        if isinstance(error, RunFailed):
+            return error
+        wait = error.retry_after_seconds if isinstance(error, ModelError) else None
+        return cls(failure_from(error, details), is_retryable(error), wait)
+
+
+def is_retryable(error: BaseException) -> bool:
+    if isinstance(error, ModelError):
+        return error.transient
+    return isinstance(error, Exception) and not isinstance(error, HOPELESS)
+
+
+def failure_from(error: BaseException, details: dict[str, Any]) -> Failure:
+    """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, SystemExit):
+        text = f"The flow called sys.exit({error.code!r})."
+    masked = _SECRETS.sub("[masked]", text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
+    return Failure(type(error).__name__, masked.decode(errors="ignore"), details)
