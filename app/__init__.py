@@ -1,0 +1,30 @@
+"""The web application's factory: builds everything once. Importing it starts nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.executions.service import ExecutionService
+    from app.settings import Settings
+
+
+def create_app(settings: Settings | None = None, service: ExecutionService | None = None) -> Flask:
+    """The application. Raises `ConfigurationError` where a setting, an agent or a pipeline is wrong.
+
+    It does not need the store to be there: requests are answered with 503 until it is.
+    """
+    # Imported here because workers import this package too, and should not load a web framework.
+    from app import api, catalog, logs
+    from app.executions.service import ExecutionService
+    from app.executions.store import ExecutionStore
+    from app.settings import load
+
+    settings = settings or load()
+    logs.configure(settings.log_level)
+    if service is None:
+        known = catalog.load(settings.agents_path, settings.pipelines_path)
+        service = ExecutionService(ExecutionStore.connect(settings), known, settings)
+    return api.build(settings, service)

@@ -1,0 +1,57 @@
+"""The HTTP side: blueprints, schemas, problems. Knows the service; knows neither Redis nor RQ."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_swagger_ui import get_swaggerui_blueprint
+
+from app.api import executions, problems
+from app.executions.service import ExecutionService
+from app.settings import Settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+
+
+def build(settings: Settings, service: ExecutionService) -> Flask:
+    """A Flask application around the service."""
+    app = Flask(__name__, static_folder=None)
+    app.extensions["executions"] = service
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_content_length,
+        API_TITLE="Async Execution API",
+        API_VERSION="1.0.0",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    app.url_map.merge_slashes = False  # `//api/...` is not this API
+    app.before_request(_take_request_id)
+    app.after_request(_give_request_id)
+    problems.register(app)
+    problems.ProblemApi(app).register_blueprint(executions.blueprint)
+    app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
+    app.add_url_rule("/healthz", view_func=_healthz)
+    return app
+
+
+def _take_request_id() -> None:
+    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line carries it."""
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _give_request_id(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.get("request_id", "")
+    return response
+
+
+def _healthz() -> Response:
+    """This process lives. It says nothing about the store."""
+    return Response(json.dumps({"status": "ok"}), content_type="application/json")

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from app.models.base import (
@@ -51,7 +52,7 @@ class OpenAIProvider:
             raise Stopped
         asked = self._ask(messages, model or self._settings.openai_model_name, options)
         future = asyncio.run_coroutine_threadsafe(asked, self._started())
-        unsubscribe = stop.subscribe(lambda: future.cancel() and None) if stop else None
+        unsubscribe = stop.subscribe(partial(_cancel, future)) if stop else None
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -96,6 +97,10 @@ class OpenAIProvider:
             max_retries=settings.model_max_retries,
             http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=settings.model_timeout),
         )
+
+
+def _cancel(future: concurrent.futures.Future[Completion]) -> None:
+    future.cancel()
 
 
 def _completion(data: Any, model: str) -> Completion:

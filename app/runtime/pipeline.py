@@ -119,9 +119,8 @@ class PipelineRun:
             elif time.monotonic() >= each.give_up_at:
                 del self._running[each.step.id]
                 each.stop.request()
-                self._fail(
-                    each, StepTimeout(f"The step took longer than its timeout of {each.step.timeout_seconds:g} s.")
-                )
+                seconds = each.step.timeout_seconds
+                self._fail(each, StepTimeout(f"The step took longer than its timeout of {seconds:g} s."))
 
     def _collect(self, ended: _Running) -> None:
         error = ended.future.exception()
@@ -196,8 +195,9 @@ class PipelineRun:
 
     def _details(self, step: Step) -> dict[str, Any]:
         flow_id = self._override(step).get("flow", step.flow)
-        if step.agent in self.agents:
-            flow = self.agents[step.agent].flow(flow_id)
+        agent = self.agents.get(step.agent or "")
+        if agent:
+            flow = agent.flow(flow_id)
             flow_id = flow.name if flow else flow_id
         return {"pipeline_id": self.pipeline.id, "step_id": step.id, "agent_id": step.agent, "flow_id": flow_id}
 

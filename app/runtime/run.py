@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 from app.catalog.inputs import with_defaults
 from app.catalog.model import Agent, Catalog
@@ -16,8 +16,6 @@ from app.runtime.flows import run_flow
 from app.runtime.outputs import encode
 from app.runtime.pipeline import PipelineRun
 from app.runtime.stop import StopSignal
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +60,17 @@ def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
 
 
 def _run_agent(run: Run, ports: Ports) -> dict[str, Any]:
-    agent = _known(ports.catalog.agents.get(run.target_id), run)
-    flow = _known(agent.flow(run.config.get("flow_id")), run)
+    agent = ports.catalog.agents.get(run.target_id) or _missing(run)
+    flow = agent.flow(run.config.get("flow_id")) or _missing(run)
     context = new_context(run, ports, agent, report=ports.report, model_override=run.config.get("model_override"))
-    outputs = run_flow(agent, flow, with_defaults(agent.inputs, run.inputs), context)
-    return outputs
+    return run_flow(agent, flow, with_defaults(agent.inputs, run.inputs), context)
 
 
 def _run_pipeline(run: Run, ports: Ports) -> dict[str, Any]:
-    pipeline = _known(ports.catalog.pipelines.get(run.target_id), run)
+    pipeline = ports.catalog.pipelines.get(run.target_id) or _missing(run)
 
     def run_step(agent: Agent, flow_id: str | None, inputs: dict[str, Any], **bound: Any) -> dict[str, Any]:
-        flow = _known(agent.flow(flow_id), run)
+        flow = agent.flow(flow_id) or _missing(run)
         return run_flow(agent, flow, with_defaults(agent.inputs, inputs), new_context(run, ports, agent, **bound))
 
     inputs = with_defaults(pipeline.inputs, run.inputs)
@@ -104,8 +101,6 @@ def new_context(
     )
 
 
-def _known(found: T | None, run: Run) -> T:
-    """The catalog of the web process had it; this process may have been started with another one."""
-    if found is None:
-        raise FlowError(f"This worker has no {run.target_type} {run.target_id!r} with such a flow: was it removed?")
-    return found
+def _missing(run: Run) -> NoReturn:
+    """The catalog of the web process had it; this process was started with another one."""
+    raise FlowError(f"This worker has no {run.target_type} {run.target_id!r} with such a flow: was it removed?")

@@ -1,0 +1,121 @@
+"""Examples of requests and answers, for the API's description."""
+
+from __future__ import annotations
+
+import http
+from typing import Any
+
+_ID, _AT, _LATER = "exec_0mwunom46t1oafptp2rj", "2026-01-05T10:30:00.000Z", "2026-01-05T10:30:05.000Z"
+_URL = f"/api/v1/executions/{_ID}"
+_AGENT = {"execution_id": _ID, "type": "agent", "target_id": "mem_l1_summarizer", "created_at": _AT}
+_PIPELINE = {**_AGENT, "type": "pipeline", "target_id": "customer_service_flow"}
+
+STARTS = {
+    "agent": {
+        "value": {
+            "type": "agent",
+            "target_id": "mem_l1_summarizer",
+            "inputs": {"text": "Test input"},
+            "config": {"flow_id": "default"},
+        }
+    },
+    "pipeline": {
+        "value": {
+            "type": "pipeline",
+            "target_id": "customer_service_flow",
+            "inputs": {"customer_query": "How do I reset my password?"},
+            "config": {"max_workers": 4},
+        }
+    },
+}
+
+STARTED = {
+    "execution_id": _ID,
+    "status": "pending",
+    "message": "Agent execution started",
+    "status_url": _URL,
+    "created_at": _AT,
+}
+
+EXECUTIONS = {
+    "pending": {"value": {**_AGENT, "status": "pending", "phase": "queued", "attempt": 0}},
+    "running": {
+        "value": {
+            **_PIPELINE,
+            "status": "running",
+            "phase": "running",
+            "attempt": 1,
+            "started_at": _AT,
+            "progress": {"current_step": 1, "total_steps": 3, "percentage": 33.3, "current_step_name": "entities"},
+        }
+    },
+    "completed": {
+        "value": {
+            **_AGENT,
+            "status": "completed",
+            "attempt": 1,
+            "started_at": _AT,
+            "completed_at": _LATER,
+            "outputs": {"output": "Test input", "metadata": {"model_used": "extractive", "tokens_used": 0}},
+        }
+    },
+    "failed": {
+        "value": {
+            **_AGENT,
+            "status": "failed",
+            "attempt": 3,
+            "started_at": _AT,
+            "failed_at": _LATER,
+            "error": {
+                "type": "ModelUnavailable",
+                "message": "The model's server answered 503: overloaded",
+                "details": {"agent_id": "mem_l1_summarizer"},
+            },
+        }
+    },
+    "cancelled": {"value": {**_AGENT, "status": "cancelled", "attempt": 0, "cancelled_at": _LATER}},
+}
+
+PAGE = {
+    "executions": [
+        {**_AGENT, "status": "completed", "attempt": 1, "started_at": _AT, "completed_at": _LATER},
+    ],
+    "pagination": {
+        "page": 1,
+        "page_size": 50,
+        "total_items": 1,
+        "total_pages": 1,
+        "has_next": False,
+        "has_prev": False,
+    },
+}
+
+CANCELLED = {
+    "message": "Execution cancelled",
+    "data": {"execution_id": _ID, "status": "cancelled", "cancelled_at": _LATER},
+}
+
+CANCELLING = {
+    "message": "Execution is being cancelled",
+    "data": {"execution_id": _ID, "status": "running", "phase": "cancelling"},
+}
+
+
+def problem(status: int) -> dict[str, Any]:
+    """What a problem with this status looks like."""
+    title = http.HTTPStatus(status).phrase
+    code = {400: "invalid_request", 404: "not_found", 503: "store_unavailable"}.get(
+        status, title.lower().replace(" ", "_")
+    )
+    body: dict[str, Any] = {
+        "type": f"urn:problem:{code.replace('_', '-')}",
+        "title": title,
+        "status": status,
+        "detail": "A sentence that says what is wrong.",
+        "instance": "/api/v1/executions",
+        "request_id": "5f0c7a9e3b1d4f62",
+        "code": code,
+    }
+    if status == 400:
+        body["errors"] = [{"field": "config.max_workers", "message": "Must be from 1 to 64.", "code": "out_of_range"}]
+    return body

@@ -1,0 +1,127 @@
+"""The four endpoints. Each view reads its request, calls the service, and answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from flask import Response, current_app, g
+from flask_smorest import Blueprint
+
+from app.api import bodies, examples
+from app.api.parsing import StrictParser
+from app.api.problems import Problem
+from app.api.schemas import (
+    CancelledSchema,
+    ExecutionSchema,
+    ListQuerySchema,
+    PageSchema,
+    ProblemSchema,
+    StartedSchema,
+    StartSchema,
+)
+from app.executions import identifiers
+from app.executions.model import Status, TargetType
+from app.executions.service import ExecutionService, ListQuery, StartCommand
+
+
+class _Blueprint(Blueprint):
+    ARGUMENTS_PARSER = StrictParser()
+
+
+blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
+
+_start, _list = StartSchema(), ListQuerySchema()
+
+
+def _documented(*statuses: int) -> Any:
+    """The problems that a view may answer with, for OpenAPI."""
+
+    def decorate(view: Any) -> Any:
+        for status in statuses:
+            view = blueprint.alt_response(
+                status, schema=ProblemSchema, content_type="application/problem+json", example=examples.problem(status)
+            )(view)
+        return view
+
+    return decorate
+
+
+@blueprint.route("/executions", methods=["POST"])
+@blueprint.arguments(_start, examples=examples.STARTS)
+@blueprint.alt_response(202, schema=StartedSchema, success=True, example=examples.STARTED)
+@_documented(400, 404, 413, 415, 503)
+def start_execution(body: dict[str, Any]) -> Response:
+    """Start an execution
+
+    It is stored and queued when the answer is 202; follow it at `status_url`.
+    """
+    command = StartCommand(
+        type=TargetType(body["type"]),
+        target_id=body["target_id"],
+        inputs=body["inputs"],
+        config=body["config"],
+        expires_in_seconds=body.get("expires_in"),
+        request_id=g.request_id,
+    )
+    answer = bodies.started(_service().start(command))
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
+
+
+@blueprint.route("/executions/<execution_id>", methods=["GET"])
+@blueprint.alt_response(200, schema=ExecutionSchema, success=True, examples=examples.EXECUTIONS)
+@_documented(404, 503)
+def get_execution(execution_id: str) -> Response:
+    """Get an execution's status, progress and outputs"""
+    return _json(bodies.execution(_service().get(_known_form(execution_id))))
+
+
+@blueprint.route("/executions", methods=["GET"])
+@blueprint.arguments(_list, location="query")
+@blueprint.alt_response(200, schema=PageSchema, success=True, example=examples.PAGE)
+@_documented(400, 503)
+def list_executions(query: dict[str, Any]) -> Response:
+    """List executions, newest first
+
+    The totals are exact. A page past the end is empty.
+    """
+    found = _service().list(
+        ListQuery(
+            status=Status(query["status"]) if "status" in query else None,
+            type=TargetType(query["type"]) if "type" in query else None,
+            target_id=query.get("target_id"),
+            page=query["page"],
+            page_size=query["page_size"],
+            descending=query["order"] == "desc",
+        )
+    )
+    return _json(json.dumps(bodies.page(found)))
+
+
+@blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
+@blueprint.alt_response(200, schema=CancelledSchema, success=True, example=examples.CANCELLED)
+@blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
+@_documented(400, 404, 503)
+def cancel_execution(execution_id: str) -> Response:
+    """Cancel an execution
+
+    200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
+    """
+    execution = _service().cancel(_known_form(execution_id))
+    status = 200 if execution.status is Status.CANCELLED else 202
+    return _json(json.dumps(bodies.cancelled(execution)), status)
+
+
+def _service() -> ExecutionService:
+    return cast(ExecutionService, current_app.extensions["executions"])
+
+
+def _known_form(execution_id: str) -> str:
+    """What is no id at all is not looked up."""
+    if not identifiers.PATTERN.fullmatch(execution_id):
+        raise Problem(404, "not_found", "There is no execution with this id.")
+    return execution_id
+
+
+def _json(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, headers, content_type="application/json")

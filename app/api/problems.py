@@ -1,0 +1,110 @@
+"""Every 4xx and 5xx as `application/problem+json` (RFC 9457). One function renders them all."""
+
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
+
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    500: "internal_error",
+}
+
+_DETAILS = {
+    404: "There is nothing at this address.",
+    413: "The body is larger than MAX_CONTENT_LENGTH allows.",
+    500: "Something went wrong on our side. The request_id finds it in the log.",
+}
+
+
+class Problem(Exception):
+    """An answer that is a problem, raised by the HTTP side itself."""
+
+    def __init__(self, status: int, code: str, detail: str, errors: Sequence[FieldError] = ()):
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.errors = status, code, detail, tuple(errors)
+
+    @classmethod
+    def of_body(cls, code: str, detail: str) -> Problem:
+        """400: the body as a whole is wrong."""
+        return cls(400, code, detail, [FieldError("", detail, code)])
+
+
+class ProblemApi(Api):
+    """flask-smorest with our problems instead of its own error bodies, and the headers it would drop."""
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        return render_http_error(error)
+
+
+def register(app: Flask) -> None:
+    """Lets every exception of every view end in `problem`."""
+    app.register_error_handler(Problem, lambda each: problem(each.status, each.code, each.detail, each.errors))
+    app.register_error_handler(ServiceError, _render_service_error)
+    app.register_error_handler(Exception, _render_bug)
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The one form of a refusal. It is logged with its request id, and without what was sent."""
+    body: dict[str, Any] = {
+        "type": f"urn:problem:{code.replace('_', '-')}",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.path,
+        "request_id": g.get("request_id", ""),
+        "code": code,
+    }
+    if errors:
+        body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]
+    log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
+    return Response(json.dumps(body), status, headers, content_type="application/problem+json")
+
+
+def render_http_error(error: HTTPException) -> Response:
+    """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
+    if error.response is not None or error.code is None or error.code < 400:
+        return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
+    headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
+    code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
+    return problem(error.code, code, _DETAILS.get(error.code) or error.description or error.name, headers=headers)
+
+
+def _render_service_error(error: ServiceError) -> Response:
+    detail = str(error)
+    if isinstance(error, NotFound):
+        return problem(404, "not_found", detail)
+    if isinstance(error, InvalidRequest):
+        return problem(400, "invalid_request", detail, error.errors)
+    if isinstance(error, AlreadyEnded):
+        return problem(400, "already_ended", detail)
+    if isinstance(error, StoreUnavailable):
+        return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    return _render_bug(error)
+
+
+def _render_bug(error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return render_http_error(error)
+    log.error("request_crashed", method=request.method, path=request.path, exc_info=error)
+    return problem(500, _CODES[500], _DETAILS[500])

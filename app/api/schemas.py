@@ -1,0 +1,191 @@
+"""What requests may hold and what answers do hold: the one description, from which OpenAPI is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow.validate import Length, OneOf, Range, Regexp
+
+from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema
+from app.executions.model import Phase, Status, TargetType
+
+NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z", error="Must be plain text.")
+"""No control, zero-width or direction-changing characters: a name must look like what it is."""
+
+SERVER_OWNED = frozenset(
+    (
+        *("id", "execution_id", "status", "phase", "owner", "tenant", "created_at", "started_at", "completed_at"),
+        *("attempt", "attempts", "progress", "outputs", "error", "result_ttl", "func", "queue", "retry_of"),
+    )
+)
+
+
+class _RequestSchema(StrictSchema):
+    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        super().handle_error(error, data, many=many, **kwargs)
+        if isinstance(error.messages, dict) and isinstance(data, Mapping):
+            for name in error.messages.keys() & SERVER_OWNED & data.keys() - self.fields.keys():
+                error.messages[name] = ["This field is set by the service."]
+
+
+class RetriesSchema(_RequestSchema):
+    max = ExactInteger(required=True, validate=Range(0, 10), metadata={"description": "How often it is started again."})
+    backoff_seconds = fields.List(
+        ExactNumber(validate=Range(0, 86_400)),
+        validate=Length(0, 10),
+        metadata={"description": "The wait before each; the last one for all further ones."},
+    )
+
+
+class BudgetSchema(_RequestSchema):
+    max_tokens = ExactInteger(validate=Range(1))
+    max_steps = ExactInteger(validate=Range(1))
+    max_seconds = ExactNumber(validate=Range(0, min_inclusive=False))
+
+
+class ConfigSchema(_RequestSchema):
+    flow_id = fields.String(validate=[Length(1, 128), NAME], metadata={"description": "Which flow of an agent."})
+    max_workers = ExactInteger(validate=Range(1, 64), metadata={"description": "Steps of a pipeline side by side."})
+    timeout = ExactNumber(validate=Range(1, 86_400), metadata={"description": "Seconds that one attempt may take."})
+    model_override = fields.String(validate=[Length(1, 256), NAME], metadata={"description": "The model for this run."})
+    max_attempts = ExactInteger(validate=Range(1, 10), metadata={"description": "Runs that may lose their process."})
+    retries = fields.Nested(RetriesSchema, metadata={"description": "Starting again after a failure."})
+    variant = fields.String(validate=[Length(1, 128), NAME], metadata={"description": "Which variant of a pipeline."})
+
+
+class StartSchema(_RequestSchema):
+    type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
+    target_id = fields.String(required=True, validate=[Length(1, 128), NAME])
+    inputs = fields.Dict(required=True, keys=fields.String())
+    config = fields.Nested(ConfigSchema, load_default=dict)
+    expires_in = ExactInteger(
+        validate=Range(1, 604_800), metadata={"description": "Seconds in which it must start, or it fails as Expired."}
+    )
+
+
+class _DigitsField(fields.Integer):
+    """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
+
+    def _validated(self, value: Any) -> int:
+        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9):
+            raise self.make_error("invalid")
+        return int(value)
+
+
+class ListQuerySchema(_RequestSchema):
+    status = fields.String(validate=OneOf([each.value for each in Status]))
+    type = fields.String(validate=OneOf([each.value for each in TargetType]))
+    target_id = fields.String(validate=[Length(1, 128), NAME])
+    page = _DigitsField(load_default=1, validate=Range(1))
+    page_size = _DigitsField(load_default=50, validate=Range(1, 100))
+    order = fields.String(load_default="desc", validate=OneOf(["desc", "asc"]))
+    sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
+
+    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        StrictSchema.handle_error(self, error, data, many=many, **kwargs)
+
+    @validates_schema
+    def _nothing_else(self, data: Mapping[str, Any], **_: Any) -> None:
+        """Every parameter is checked by itself."""
+
+
+# Answers. They are written by `app.api.bodies`, without a pass through marshmallow; these describe them.
+
+
+def _time(description: str, **options: Any) -> fields.String:
+    return fields.String(metadata={"format": "date-time", "description": description}, **options)
+
+
+class StartedSchema(Schema):
+    execution_id = fields.String(required=True)
+    status = fields.String(required=True, validate=OneOf(["pending"]))
+    message = fields.String(required=True)
+    status_url = fields.String(required=True)
+    created_at = _time("When it was accepted.", required=True)
+
+
+class ProgressSchema(Schema):
+    current_step = fields.Integer(required=True, metadata={"description": "How many steps are done."})
+    total_steps = fields.Integer(required=True)
+    percentage = fields.Float(required=True)
+    current_step_name = fields.String(required=True, allow_none=True)
+
+
+class FailureSchema(Schema):
+    type = fields.String(required=True)
+    message = fields.String(required=True)
+    details = fields.Dict(required=True)
+
+
+class AttemptSchema(Schema):
+    number = fields.Integer(required=True)
+    worker = fields.String(required=True)
+    started_at = _time("When this attempt began.", required=True)
+    ended_at = _time("When it ended; left out while it runs.")
+    outcome = fields.String(required=True, metadata={"description": "`running`, a final status, `failed` or `lost`."})
+
+
+class SummarySchema(Schema):
+    execution_id = fields.String(required=True)
+    type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
+    target_id = fields.String(required=True)
+    status = fields.String(required=True, validate=OneOf([each.value for each in Status]))
+    phase = fields.String(validate=OneOf([each.value for each in Phase]))
+    attempt = fields.Integer(required=True)
+    created_at = _time("When it was accepted.", required=True)
+    started_at = _time("When the current or last attempt began.")
+    completed_at = _time("When it completed.")
+    failed_at = _time("When it failed.")
+    cancelled_at = _time("When it was over, as cancelled.")
+
+
+class ExecutionSchema(SummarySchema):
+    progress = fields.Nested(ProgressSchema)
+    outputs = fields.Dict()
+    error = fields.Nested(FailureSchema)
+    attempts = fields.List(fields.Nested(AttemptSchema))
+
+
+class PaginationSchema(Schema):
+    page = fields.Integer(required=True)
+    page_size = fields.Integer(required=True)
+    total_items = fields.Integer(required=True)
+    total_pages = fields.Integer(required=True)
+    has_next = fields.Boolean(required=True)
+    has_prev = fields.Boolean(required=True)
+
+
+class PageSchema(Schema):
+    executions = fields.List(fields.Nested(SummarySchema), required=True)
+    pagination = fields.Nested(PaginationSchema, required=True)
+
+
+class CancelledDataSchema(Schema):
+    execution_id = fields.String(required=True)
+    status = fields.String(required=True)
+    phase = fields.String()
+    cancelled_at = _time("When it was over; left out while it is being stopped.")
+
+
+class CancelledSchema(Schema):
+    message = fields.String(required=True)
+    data = fields.Nested(CancelledDataSchema, required=True)
+
+
+class FieldErrorSchema(Schema):
+    field = fields.String(required=True, metadata={"description": "In dotted form; empty for the body as a whole."})
+    message = fields.String(required=True)
+    code = fields.String(required=True)
+
+
+class ProblemSchema(Schema):
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String()
+    request_id = fields.String()
+    code = fields.String()
+    errors = fields.List(fields.Nested(FieldErrorSchema))

@@ -1,0 +1,35 @@
+"""gunicorn's settings: `gunicorn wsgi:app` reads this file by itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
+# comes from outside.
+host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
+bind = f"{host}:{os.environ.get('PORT') or 8000}"
+
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+worker_class = "gthread"
+threads = 32  # a cancel may hold one for five seconds
+control_socket_disable = True
+
+timeout = 30  # for a process that hangs as a whole; threads are not interrupted
+graceful_timeout = 20
+keepalive = 30
+limit_request_line = 4094
+limit_request_fields = 64
+accesslog = None  # a line a request costs more than the request; refusals are logged by the application
+logconfig_dict: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {name: {"level": "INFO", "propagate": True, "handlers": []} for name in ("gunicorn.error",)},
+}
+
+
+def post_worker_init(worker: Any) -> None:
+    """Every web process helps to move on what is lost, so that this happens even where no worker lives."""
+    from app.executions.reaper import start_reaper
+
+    start_reaper(worker.wsgi.extensions["executions"].store)
