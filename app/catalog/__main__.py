@@ -1,4 +1,4 @@
-"""`python -m app.catalog check`: validates all agents and pipelines, and prints each pipeline's graph."""
+"""`python -m app.catalog check`: validates all agents and pipelines, and draws each pipeline's graph."""
 
 from __future__ import annotations
 
@@ -7,41 +7,58 @@ import sys
 from collections.abc import Iterator
 
 from app.catalog.loader import load
-from app.catalog.model import Pipeline
+from app.catalog.model import Catalog, Pipeline, Step
 from app.errors import ConfigurationError
 from app.settings import load as load_settings
 
 
-def main() -> None:
-    if sys.argv[1:] != ["check"]:
-        sys.exit("usage: python -m app.catalog check")
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 where all is well, 1 with the errors where it is not, 2 for a wrong call."""
+    if arguments != ["check"]:
+        print("usage: python -m app.catalog check", file=sys.stderr)
+        return 2
     try:
         settings = load_settings()
         catalog = load(settings.agents_path, settings.pipelines_path)
     except ConfigurationError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        return 1
+    for line in overview(catalog):
+        print(line)
+    return 0
+
+
+def overview(catalog: Catalog) -> Iterator[str]:
+    """A line for each agent with its flows, the default one first; then the pipelines, each with its graph."""
     for agent in catalog.agents.values():
-        print(f"agent {agent.id}: {', '.join(agent.flows)}")
+        others = sorted(agent.flows.keys() - {agent.default_flow})
+        yield f"agent {agent.id}: {', '.join([agent.default_flow, *others])}"
     for pipeline in catalog.pipelines.values():
-        print(f"pipeline {pipeline.id}")
-        for line in draw(pipeline):
-            print(f"  {line}")
+        yield ""
+        yield f"pipeline {pipeline.id} -> {', '.join(output.key for output in pipeline.outputs)}"
+        yield from draw(pipeline)
 
 
 def draw(pipeline: Pipeline) -> Iterator[str]:
-    """A line for each step, in waves: what stands in one wave may run side by side."""
+    """A line for each step, level by level: steps of one level may run side by side."""
     steps = {step.id: step for step in pipeline.steps}
     order = graphlib.TopologicalSorter({step.id: step.depends_on for step in pipeline.steps})
     order.prepare()
-    wave = 1
+    level = 1
     while order.is_active():
         ready = sorted(order.get_ready())
-        for id in ready:
-            waits = " <- " + ", ".join(sorted(steps[id].depends_on)) if steps[id].depends_on else ""
-            yield f"{wave}. {id} ({steps[id].agent or steps[id].type}){waits} => {steps[id].output_key}"
+        yield from (f"  {level}. {_arrows(steps[id])}" for id in ready)
         order.done(*ready)
-        wave += 1
+        level += 1
+
+
+def _arrows(step: Step) -> str:
+    """`what it reads -> step (agent) -> what it writes`, and what else it waits for or depends on."""
+    sources = ", ".join(dict.fromkeys(step.input_mapping.values())) or "nothing"
+    line = f"{sources} -> {step.id} ({step.agent or step.aggregation['strategy']}) -> {step.output_key}"
+    after = f", after {', '.join(sorted(step.depends_on))}" if step.depends_on else ""
+    return line + after + (f", when {step.when}" if step.when else "")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

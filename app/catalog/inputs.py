@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.catalog.fields import unknown_name
+from app.catalog.fields import unknown_names
 from app.catalog.model import MISSING, InputField
 from app.errors import FieldError
 
@@ -20,27 +20,36 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def check_inputs(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> list[FieldError]:
-    """One error for each input that is missing, undeclared, or of another type. None declared: all is well."""
+    """One error for each input that is missing, undeclared, or of another type. None declared: all is well.
+
+    The codes are `required`, `unknown_field` and `invalid_type`; the fields are called `inputs.<name>`.
+    """
     if declared is None:
         return []
     names = {each.name for each in declared}
-    errors = [
-        FieldError(f"inputs.{name}", unknown_name(name, names), "unknown_field") for name in given if name not in names
+    unknown = unknown_names([name for name in given if name not in names], names)
+    return [
+        *(FieldError(f"inputs.{name}", message, "unknown_field") for name, [message] in unknown.items()),
+        *(error for each in declared if (error := _check(each, given)) is not None),
     ]
-    for each in declared:
-        if each.name in given:
-            if not fits(each.type, given[each.name]):
-                message = f"Must be of the type {each.type}."
-                errors.append(FieldError(f"inputs.{each.name}", message, "invalid_type"))
-        elif each.required:
-            errors.append(FieldError(f"inputs.{each.name}", "This input is required.", "required"))
-    return errors
+
+
+def _check(field: InputField, given: Mapping[str, Any]) -> FieldError | None:
+    name = f"inputs.{field.name}"
+    if field.name not in given:
+        return FieldError(name, "This input is required.", "required") if field.needed else None
+    if not fits(field.type, given[field.name]):
+        return FieldError(name, f"Must be of the type {field.type}.", "invalid_type")
+    return None
 
 
 def with_defaults(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, and the declared defaults for those that are not given."""
+    """The inputs, and the declared default for each that is left out or `None`.
+
+    `None` is what a step of a pipeline is given for an optional input that nobody sent.
+    """
     defaults = {each.name: each.default for each in declared or () if each.default is not MISSING}
-    return {**defaults, **given}
+    return {**given, **{name: default for name, default in defaults.items() if given.get(name) is None}}
 
 
 def fits(type_name: str, value: Any) -> bool:

@@ -34,6 +34,11 @@ class InputField:
     default: Any = MISSING
     description: str = ""
 
+    @property
+    def needed(self) -> bool:
+        """Whether it must be given: it is required, and no default stands in for it."""
+        return self.required and self.default is MISSING
+
 
 @dataclass(frozen=True, slots=True)
 class OutputParser:
@@ -98,6 +103,9 @@ class Step:
 
     `type` is `agent_flow` or `batch_aggregator`; `input_mapping` maps the agent's input names to pipeline
     inputs or earlier output keys. `timeout_seconds` is None where the run's own is the only limit.
+    `retries` is how often it is tried again; the pauses between are `backoff_seconds`, the last one
+    repeated, or the runtime's own where it is empty. `when` is a well-formed JMESPath expression.
+    `aggregation` is empty but for a `batch_aggregator`: `strategy`, and what that strategy needs.
     """
 
     id: str
@@ -110,6 +118,7 @@ class Step:
     required: bool = True
     timeout_seconds: float | None = None
     retries: int = 0
+    backoff_seconds: tuple[float, ...] = ()
     when: str | None = None
     model_override: str | None = None
     batch_mode: bool = False

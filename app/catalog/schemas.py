@@ -1,68 +1,73 @@
 """The file formats: what may stand in `agent.yaml`, in a prompt file and in a pipeline file.
 
-Only what one file can tell is checked here; what needs other files is `loader`'s business, and what makes
-a graph sound is `graph`'s.
+Only what one file can tell is checked here; what needs other files is the business of `agents` and
+`pipelines`, and what makes a graph sound is `graph`'s.
 """
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from marshmallow import ValidationError, fields, pre_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
-from app.catalog.fields import ExactBoolean, ExactInteger, ExactNumber, StrictSchema
+from app.catalog import conditions
+from app.catalog.fields import ExactBoolean, ExactInteger, ExactNumber, StrictSchema, Table
 from app.catalog.inputs import fits
 
 IDENTIFIER = Regexp(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\Z", error="Must be 1 to 128 letters, digits, '_', '-' or '.'.")
 
-INPUT_TYPES = ("any", "string", "integer", "number", "boolean", "array", "object")
-
-IGNORED = frozenset(
-    (
-        *(
-            "business_goal",
-            "expectations",
-            "evaluation",
-            "default_testset",
-            "extra_testsets",
-            "category",
-            "environment",
-        ),
-        *(
-            "owner",
-            "tags",
-            "deprecated",
-            "notes",
-            "baseline",
-            "variants",
-            "case_fields",
-            "type",
-            "model",
-            "temperature",
-        ),
-        *("maintainer", "status", "location", "documentation_url", "dependencies", "performance_metrics"),
-        *("created_at", "updated_at"),
-    )
+ENTRYPOINT = Regexp(
+    r"([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*\Z",
+    error="Must be 'file.py:name' or 'package.module:name'.",
 )
-"""Keys that the format carries for other tools. They are accepted and mean nothing here."""
+
+INPUT_TYPES = ("any", "string", "integer", "number", "boolean", "array", "object")
 
 MAX_STEPS = 1000
 
+IGNORED = frozenset(
+    """
+    business_goal expectations evaluation default_testset extra_testsets case_fields baseline variants
+    category environment owner maintainer status tags deprecated notes type model temperature
+    location documentation_url dependencies performance_metrics created_at updated_at
+    """.split()  # noqa: SIM905 - as a list it would be a page
+)
+"""Keys that the format carries for other tools. Where a schema does not know them, they mean nothing."""
+
+NO_CODE = "Code inside YAML is not run. Write an agent with a Python flow instead."
+
 
 class FileSchema(StrictSchema):
+    """A mapping in a file. A known key without a value counts as left out."""
+
+    keeps_null: frozenset[str] = frozenset()
+
     @pre_load
     def _leave_out(self, data: Any, **_: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if key in self.fields or key not in IGNORED}
+        known = self.names
+        return {
+            key: value
+            for key, value in data.items()
+            if (value is not None or key in self.keeps_null if key in known else key not in IGNORED)
+        }
 
 
-def _text(**options: Any) -> fields.String:
-    return fields.String(load_default="", allow_none=True, **options)
+def _text() -> fields.String:
+    return fields.String(load_default="")
+
+
+def _inside(path: str) -> None:
+    if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+        raise ValidationError("Must be inside the agent's folder.")
 
 
 class InputSchema(FileSchema):
+    keeps_null = frozenset(["default"])
+
     name = fields.String(required=True, validate=Length(1, 128))
     desc = _text()
     required = ExactBoolean(load_default=False)
@@ -78,12 +83,9 @@ class InputSchema(FileSchema):
 
 class FlowSchema(FileSchema):
     name = fields.String(required=True, validate=IDENTIFIER)
-    file = fields.String(validate=Length(1))
-    entrypoint = fields.String(
-        validate=Regexp(r"[^:]+:[A-Za-z_]\w*\Z", error="Must be 'file.py:name' or 'module:name'.")
-    )
+    file = fields.String(validate=[Length(1), _inside])
+    entrypoint = fields.String(validate=[ENTRYPOINT, _inside])
     isolation = fields.String(validate=OneOf(("process", "thread")))
-    notes = _text()
 
     @validates_schema
     def _is_one_of_two(self, data: dict[str, Any], **_: Any) -> None:
@@ -94,11 +96,20 @@ class FlowSchema(FileSchema):
 
 
 class DescribedSchema(FileSchema):
+    """What agents and pipelines have in common."""
+
     id = fields.String(validate=IDENTIFIER)
     name = _text()
     description = _text()
     version = fields.Raw(load_default="")
-    inputs = fields.List(fields.Nested(InputSchema), allow_none=True, load_default=None)
+    inputs = fields.List(fields.Nested(InputSchema), load_default=None)
+
+    @validates_schema
+    def _inputs_differ(self, data: dict[str, Any], **_: Any) -> None:
+        names = [each["name"] for each in data["inputs"] or ()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValidationError(f"Two inputs have the name {twice[0]!r}.", "inputs")
 
 
 class AgentSchema(DescribedSchema):
@@ -110,57 +121,58 @@ class AgentSchema(DescribedSchema):
 
 class OutputParserSchema(FileSchema):
     type = fields.String(load_default="none", validate=OneOf(("none", "json", "list")))
-    schema = fields.Dict(load_default=None, allow_none=True)
+    schema = fields.Dict(load_default=None)
     retry_on_error = ExactBoolean(load_default=False)
     max_retries = ExactInteger(load_default=1, validate=Range(0, 10))
-
-    @pre_load
-    def _leave_out(self, data: Any, **_: Any) -> Any:
-        return data  # here `type` is a key with a meaning
 
 
 class PromptSchema(FileSchema):
     id = _text()
     name = _text()
     description = _text()
-    version = fields.Raw(load_default="")
+    version = fields.Raw()
     system_prompt = _text()
     user_template = fields.String(required=True)
-    defaults = fields.Dict(keys=fields.String(), load_default=dict)
-    model = fields.String(load_default=None, allow_none=True)
-    temperature = ExactNumber(load_default=None, allow_none=True, validate=Range(0, 2))
-    max_tokens = ExactInteger(load_default=None, allow_none=True, validate=Range(1))
-    output_parser = fields.Nested(OutputParserSchema, load_default=None, allow_none=True)
+    defaults = Table(load_default=dict)
+    model = fields.String(load_default=None)
+    temperature = ExactNumber(load_default=None, validate=Range(0, 2))
+    max_tokens = ExactInteger(load_default=None, validate=Range(1))
+    output_parser = fields.Nested(OutputParserSchema, load_default=None)
 
 
-class Retries(ExactInteger):
-    """A step's `retries`: a number, or a mapping with `max`, as in `config.retries`."""
+class RetriesSchema(FileSchema):
+    max = ExactInteger(load_default=0, validate=Range(0, 10))
+    backoff_seconds = fields.List(ExactNumber(validate=Range(0, 86_400)), load_default=list)
 
-    def _validated(self, value: Any) -> int:
-        return super()._validated(value.get("max") if isinstance(value, dict) else value)
+
+class Retries(fields.Nested):
+    """A step's `retries`: a number, or the mapping of `config.retries`."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(value if isinstance(value, dict) else {"max": value}, *args, **kwargs)
 
 
 class StepSchema(FileSchema):
     id = fields.String(required=True, validate=IDENTIFIER)
-    type = fields.String(load_default="agent_flow")
+    type = fields.String(load_default="agent_flow", validate=OneOf(("agent_flow", "batch_aggregator")))
     agent = fields.String()
-    flow = fields.String(load_default=None, allow_none=True)
-    input_mapping = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+    flow = fields.String(load_default=None)
+    input_mapping = Table(fields.String(), load_default=dict)
     output_key = fields.String(validate=Length(1, 128))
     depends_on = fields.List(fields.String(), load_default=list)
     required = ExactBoolean(load_default=True)
-    timeout = ExactNumber(load_default=None, allow_none=True, validate=Range(0, 86_400, min_inclusive=False))
-    retries = Retries(load_default=0, validate=Range(0, 10))
-    when = fields.String(load_default=None, allow_none=True)
-    model_override = fields.String(load_default=None, allow_none=True)
-    concurrent_group = fields.Raw(allow_none=True)
+    timeout = ExactNumber(load_default=None, validate=Range(0, 86_400, min_inclusive=False))
+    retries = Retries(RetriesSchema, load_default={"max": 0, "backoff_seconds": []})
+    when = fields.String(load_default=None)
+    model_override = fields.String(load_default=None)
+    concurrent_group = fields.Raw()
     batch_mode = ExactBoolean(load_default=False)
-    batch_size = ExactInteger(load_default=None, allow_none=True, validate=Range(1))
+    batch_size = ExactInteger(validate=Range(1))
     concurrent = ExactBoolean(load_default=True)
-    max_workers = ExactInteger(load_default=None, allow_none=True, validate=Range(1, 64))
-    aggregation_strategy = fields.String(allow_none=True)
+    max_workers = ExactInteger(load_default=None, validate=Range(1, 64))
+    aggregation_strategy = fields.String(load_default="concat")
     separator = fields.String()
-    fields_ = fields.List(fields.String(), data_key="fields")
+    fields_ = fields.List(fields.String(), data_key="fields", load_default=list)
     condition = fields.String()
     group_by = fields.String()
     summary_fields = fields.List(fields.String())
@@ -168,38 +180,43 @@ class StepSchema(FileSchema):
 
     @pre_load
     def _leave_out(self, data: Any, **_: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if key in _STEP_KEYS or key not in IGNORED}
+        """Code is refused before anything else, since its keys (`code`, `language`, ...) are unknown as well."""
+        if isinstance(data, dict):
+            for key, value in (("type", "code_node"), ("aggregation_strategy", "custom")):
+                if data.get(key) == value:
+                    raise ValidationError(NO_CODE, key)
+        return super()._leave_out(data)
 
     @validates_schema
     def _fits_its_type(self, data: dict[str, Any], **_: Any) -> None:
-        if data["type"] == "code_node" or data.get("aggregation_strategy") == "custom":
-            raise ValidationError("Code inside YAML is not run. Write an agent with a Python flow instead.", "type")
         if data["type"] == "batch_aggregator":
             _check_aggregator(data)
-        elif data["type"] != "agent_flow":
-            raise ValidationError("Must be 'agent_flow' or 'batch_aggregator'.", "type")
         elif "agent" not in data:
             raise ValidationError("This step names no agent.", "agent")
+        elif data["batch_mode"] and not data["input_mapping"]:
+            raise ValidationError("A step in batch_mode needs a list among its mapped inputs.", "input_mapping")
+
+    @validates_schema
+    def _condition_is_well_formed(self, data: dict[str, Any], **_: Any) -> None:
+        if data["when"] is not None and (complaint := conditions.complaint(data["when"])):
+            raise ValidationError(complaint, "when")
 
 
-_STEP_KEYS = {"fields" if name == "fields_" else name for name in StepSchema().fields}
-
-_STRATEGIES = {
+_NEEDED_BY = {
     "concat": None,
     "stats": "fields",
     "filter": "condition",
     "group": "group_by",
     "summary": "summary_fields",
 }
+"""The strategies of a `batch_aggregator`, each with the key that it can not do without."""
 
 
 def _check_aggregator(data: dict[str, Any]) -> None:
-    strategy = data.get("aggregation_strategy") or "concat"
-    if strategy not in _STRATEGIES:
-        raise ValidationError(f"Must be one of {', '.join(_STRATEGIES)}.", "aggregation_strategy")
-    needed = _STRATEGIES[strategy]
+    strategy = data["aggregation_strategy"]
+    if strategy not in _NEEDED_BY:
+        raise ValidationError(f"Must be one of: {', '.join(_NEEDED_BY)}.", "aggregation_strategy")
+    needed = _NEEDED_BY[strategy]
     if needed and not data.get("fields_" if needed == "fields" else needed):
         raise ValidationError(f"The strategy {strategy!r} needs this.", needed)
     if "items" not in data["input_mapping"]:
@@ -215,15 +232,11 @@ class OverrideSchema(FileSchema):
     flow = fields.String()
     model = fields.String()
 
-    @pre_load
-    def _leave_out(self, data: Any, **_: Any) -> Any:
-        return data  # here `model` is a key with a meaning
-
 
 class VariantSchema(FileSchema):
     name = _text()
     description = _text()
-    overrides = fields.Dict(keys=fields.String(), values=fields.Nested(OverrideSchema), load_default=dict)
+    overrides = Table(fields.Nested(OverrideSchema), load_default=dict)
 
 
 class PipelineSchema(DescribedSchema):
@@ -233,4 +246,4 @@ class PipelineSchema(DescribedSchema):
         validate=Length(1, MAX_STEPS, error=f"A pipeline has 1 to {MAX_STEPS} steps."),
     )
     outputs = fields.List(fields.Nested(OutputSchema), load_default=list)
-    variants = fields.Dict(keys=fields.String(), values=fields.Nested(VariantSchema), load_default=dict)
+    variants = Table(fields.Nested(VariantSchema), load_default=dict)
