@@ -200,11 +200,10 @@ def kill_descendants(pid: int) -> None:
     children = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
     with contextlib.suppress(OSError, psutil.Error):
         if any(children):
-            for each in psutil.Process(pid).children(recursive=True):
+            descendants = psutil.Process(pid).children(recursive=True)
+            for each in descendants:
                 kill_process(each)
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            psutil.wait_procs(descendants, timeout=1)
 
 
 def kill_process(process: Any) -> None:

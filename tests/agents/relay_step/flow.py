@@ -1,0 +1,11 @@
+"""A step for tests: sleeps or fails as it is told, and hands on what it got."""
+
+import time
+
+
+def run(inputs, context):
+    work = inputs["work"] if isinstance(inputs["work"], dict) else {}
+    time.sleep(work.get("seconds", 0))
+    if "fail" in work:
+        raise ValueError(work["fail"])
+    return inputs

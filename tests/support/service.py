@@ -1,0 +1,145 @@
+"""A whole service: real gunicorn, real workers, over real HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 30.0
+ENDED = ("completed", "failed", "cancelled")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """Started by `with`. `env` goes to both processes; their output is in `folder`."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        folder: Path,
+        *,
+        workers: int = 1,
+        agents: Path | None = None,
+        pipelines: Path | None = None,
+        **env: Any,
+    ):
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = requests.Session()
+        own = ROOT / "tests"
+        paths = {
+            "AGENTS_PATH": os.pathsep.join(map(str, [ROOT / "agents", own / "agents", *([agents] if agents else [])])),
+            "PIPELINES_PATH": os.pathsep.join(
+                map(str, [ROOT / "pipelines", own / "pipelines", *([pipelines] if pipelines else [])])
+            ),
+        }
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")},
+            "REDIS_URL": redis_url,
+            "PORT": str(self.port),
+            "WEB_CONCURRENCY": "1",
+            "WORKER_PROCESSES": "2",
+            **paths,
+            **{name: str(value) for name, value in env.items()},
+        }
+        self._wanted_workers = workers
+        self.web: subprocess.Popen[bytes] | None = None
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Service:
+        try:
+            self.start_web()
+            for _ in range(self._wanted_workers):
+                self.start_worker()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        running = [each for each in (self.web, *self.workers) if each and each.poll() is None]
+        for each in running:
+            each.send_signal(signal.SIGCONT)
+            each.terminate()
+        for each in running:
+            try:
+                each.wait(5)
+            except subprocess.TimeoutExpired:
+                each.kill()
+                each.wait()
+        self.http.close()
+
+    def start_web(self) -> subprocess.Popen[bytes]:
+        """Returns when it answers."""
+        self.web = self._run("web", str(Path(sys.executable).parent / "gunicorn"), "wsgi:app")
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.web.poll() is None:
+            try:
+                requests.get(f"{self.url}/healthz", timeout=1)
+                return self.web
+            except requests.ConnectionError:
+                time.sleep(0.02)
+        raise AssertionError(f"The web process does not start:\n{self.output('web')}")
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        worker = self._run(f"worker{len(self.workers)}", sys.executable, "worker.py")
+        self.workers.append(worker)
+        return worker
+
+    def output(self, name: str) -> str:
+        """What a process printed: `web`, `worker0`, `worker1`, ..."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.http.post(f"{self.url}/api/v1{path}", timeout=30, **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.http.get(f"{self.url}/api/v1{path}", timeout=30, **options)
+
+    def start(self, target_id: str, inputs: dict[str, Any] | None = None, *, type: str = "agent", **more: Any) -> str:
+        """Starts an execution and returns its id; `more` are other fields of the body."""
+        response = self.post("/executions", json={"type": type, "target_id": target_id, "inputs": inputs or {}, **more})
+        assert response.status_code == 202, response.text
+        return str(response.json()["execution_id"])
+
+    def status(self, execution_id: str) -> dict[str, Any]:
+        return dict(self.get(f"/executions/{execution_id}").json())
+
+    def until(self, execution_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+        """Polls until the execution is in one of these states."""
+        deadline = time.monotonic() + seconds
+        while (body := self.status(execution_id)).get("status") not in statuses:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}")
+            time.sleep(0.01)
+        return body
+
+    def ended(self, execution_id: str, seconds: float = 30) -> dict[str, Any]:
+        return self.until(execution_id, *ENDED, seconds=seconds)
+
+    def run(self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """Starts an execution and follows it to its end."""
+        return self.ended(self.start(target_id, inputs, **more))
+
+    def cancel(self, execution_id: str) -> requests.Response:
+        return self.post(f"/executions/{execution_id}/cancel")

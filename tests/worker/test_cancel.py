@@ -1,0 +1,120 @@
+"""Cancel: `cancelled` is said only when it is true."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import Service
+
+BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
+
+
+def start(service: Service, flow: str, **inputs: object) -> str:
+    return service.start("behaves", inputs, config={"flow_id": flow})
+
+
+@BOTH
+def test_a_running_flow_that_listens_ends_at_once(service: Service, flow: str) -> None:
+    id = start(service, flow, do="listen", seconds=30)
+    service.until(id, "running")
+    time.sleep(0.1)
+    began = time.monotonic()
+    answer = service.cancel(id)
+    assert time.monotonic() - began < 1
+    assert answer.status_code == 200
+    assert answer.json()["data"]["status"] == "cancelled"
+    assert service.cancel(id).json() == answer.json()
+    ended = service.status(id)
+    assert ended["status"] == "cancelled"
+    assert "outputs" not in ended
+
+
+@pytest.mark.parametrize(
+    ("flow", "do"),
+    [
+        ("process", "sleep"),
+        ("process", "swallow"),
+        ("process", "hold_the_lock"),
+        ("process", "regex"),
+        ("thread", "sleep"),
+    ],
+)
+def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(make_service, flow: str, do: str) -> None:
+    service = make_service(CANCEL_GRACE=0.5)
+    id = start(service, flow, do=do, seconds=30)
+    service.until(id, "running")
+    began = time.monotonic()
+    answer = service.cancel(id)
+    assert answer.status_code == 200, answer.text
+    assert 0.4 < time.monotonic() - began < 3
+    assert service.run("behaves", {"do": "echo"}, config={"flow_id": flow})["status"] == "completed"
+
+
+def test_no_side_effect_comes_after_cancelled(service: Service, tmp_path: Path) -> None:
+    ticks = tmp_path / "ticks"
+    id = start(service, "process", do="tick", seconds=30, ticks=str(ticks))
+    service.until(id, "running")
+    time.sleep(0.5)
+    assert service.cancel(id).status_code == 200
+    count = len(ticks.read_text().splitlines())
+    time.sleep(0.5)
+    assert len(ticks.read_text().splitlines()) == count
+
+
+def test_a_pending_execution_that_is_cancelled_never_starts(make_service, tmp_path: Path) -> None:
+    service = make_service(workers=0)
+    marks = tmp_path / "marks"
+    id = start(service, "process", do="echo", marks=str(marks))
+    assert service.cancel(id).json()["data"]["status"] == "cancelled"
+    other = start(service, "process", do="echo")
+    service.start_worker()
+    assert service.ended(other)["status"] == "completed"
+    assert service.status(id)["status"] == "cancelled"
+    assert "started_at" not in service.status(id)
+    assert not marks.exists()
+
+
+@BOTH
+def test_a_cancel_at_any_moment_of_a_short_run_gives_one_true_answer(
+    service: Service, tmp_path: Path, flow: str
+) -> None:
+    """Cancels race with the claim and with the end; what is answered is what stays."""
+    answers: dict[str, int] = {}
+
+    def start_and_cancel(number: int) -> None:
+        id = start(service, flow, do="listen", seconds=0.02)
+        time.sleep((number % 10) * 0.005)
+        answers[id] = service.cancel(id).status_code
+
+    threads = [threading.Thread(target=start_and_cancel, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 40
+    for id, code in answers.items():
+        expected = {200: {"cancelled"}, 400: {"completed"}}[code]
+        assert service.ended(id)["status"] in expected
+
+
+def test_a_cancel_that_takes_longer_than_five_seconds_says_so_and_is_kept(make_service) -> None:
+    service = make_service(CANCEL_GRACE=7)
+    id = start(service, "process", do="sleep", seconds=60)
+    service.until(id, "running")
+    answer = service.cancel(id)
+    assert answer.status_code == 202
+    assert answer.json()["data"] == {"execution_id": id, "status": "running", "phase": "cancelling"}
+    assert service.ended(id, seconds=10)["status"] == "cancelled"
+
+
+def test_an_ended_execution_is_not_cancelled_and_the_answer_names_its_status(service: Service) -> None:
+    for do, status in (("echo", "completed"), ("fail", "failed")):
+        id = service.run("behaves", {"do": do})["execution_id"]
+        answer = service.cancel(id)
+        assert answer.status_code == 400
+        assert status in answer.json()["detail"]
+        assert service.status(id)["status"] == status
