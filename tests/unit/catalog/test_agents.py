@@ -1,0 +1,260 @@
+"""Agents: what their files mean, and what is said about wrong ones."""
+
+# ruff: noqa: RUF001 - Chinese punctuation is meant
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from app.catalog.model import MISSING, InputField, OutputParser, PromptFlow, PythonFlow
+from app.errors import ConfigurationError
+from tests.unit.catalog.conftest import Files
+
+PROMPT_LAB_AGENT = """
+id: "tea_notes"
+name: "品茶记录员"
+type: "task"
+description: |
+  把品茶笔记写成短评：
+  - 称呼客人为 {guest}
+business_goal: |
+  让店员一眼看懂客人的口味
+expectations:
+  must_have:
+    - 不超过三句
+default_testset: "tea.jsonl"
+extra_testsets: []
+category: production
+deprecated: false
+created_at: 2024-12-01
+
+flows:
+  - name: "tea_v1"
+    file: "tea_v1.yaml"
+    notes: "初稿"
+  - name: "tea_v2"
+    file: "tea_v2.yaml"
+
+evaluation:
+  judge_agent_id: "some_judge"
+  scale: {min: 1, max: 5}
+  case_fields:
+    - {key: "notes", label: "笔记", required: true}
+    - {key: "*", as_json: true}
+"""
+
+PROMPT_LAB_PROMPT = """
+name: "短评_第一版"
+description: "笔记 → 短评，不超过三句。"
+system_prompt: |
+  你写茶评，语气温和。客人叫{guest}。
+  {{{{ "stars": 5 }}}}
+user_template: |
+  {% if notes %}{{ notes }}{% endif %}
+  请写短评。
+defaults:
+  guest: "{guest}"
+  season: ""
+  cups: 3
+output_parser:
+  type: "json"
+  schema: {type: object, required: [stars]}
+  retry_on_error: true
+  max_retries: 3
+"""
+
+
+def prompt_agent(files: Files, prompt: str | bytes) -> None:
+    files.write("agents/a/agent.yaml", "flows:\n- name: x\n  file: x.yaml\n")
+    files.write("agents/a/prompts/x.yaml", prompt)
+
+
+def test_files_written_for_prompt_lab_load_as_they_are(files: Files) -> None:
+    files.write("agents/tea_notes/agent.yaml", PROMPT_LAB_AGENT)
+    for name in ("tea_v1", "tea_v2"):
+        files.write(f"agents/tea_notes/prompts/{name}.yaml", PROMPT_LAB_PROMPT)
+    files.write("agents/_template/agent.yaml", "id: something_else\nflows: []\n")
+    agent = files.load().agents["tea_notes"]
+    flow = agent.flow()
+    assert isinstance(flow, PromptFlow)
+    assert (agent.name, agent.inputs, flow.name) == ("品茶记录员", None, "tea_v1")
+    assert flow.defaults == {"guest": "{guest}", "season": "", "cups": 3}
+    assert flow.system_prompt.startswith("你写茶评，语气温和。")
+    assert flow.output_parser == OutputParser("json", {"type": "object", "required": ["stars"]}, True, 3)
+
+
+def test_a_byte_order_mark_does_no_harm(files: Files) -> None:
+    prompt_agent(files, b"\xef\xbb\xbfuser_template: hi\n")
+    flow = files.load().agents["a"].flow()
+    assert isinstance(flow, PromptFlow)
+    assert flow.user_template == "hi"
+
+
+def test_keys_without_a_value_count_as_left_out(files: Files) -> None:
+    prompt_agent(files, "user_template: hi\nsystem_prompt:\ndefaults:\nmodel:\noutput_parser:\n")
+    assert files.load().agents["a"].flow() == PromptFlow("x", "hi")
+
+
+@pytest.mark.parametrize(
+    ("more", "names", "default"),
+    [
+        ("", ["one", "two"], "one"),
+        ("", ["one", "default"], "default"),
+        ("default_flow: two\n", ["one", "two"], "two"),
+        ("default_flow: two\n", ["default", "two"], "two"),
+    ],
+)
+def test_the_default_flow_is_the_one_named_so_or_else_the_first(
+    files: Files, more: str, names: list[str], default: str
+) -> None:
+    files.agent("a", "flows:\n" + "".join(f"- {{name: {name}, entrypoint: flow.py:run}}\n" for name in names) + more)
+    assert files.load().agents["a"].default_flow == default
+
+
+def test_a_python_flow_knows_its_folder_and_runs_in_a_process_unless_told_otherwise(files: Files) -> None:
+    files.agent("a", "flows:\n- {name: f, entrypoint: flow.py:run}\n- {name: m, entrypoint: some.module:graph}\n")
+    flows = files.load().agents["a"].flows
+    assert flows["f"] == PythonFlow("f", "flow.py:run", (files.agents / "a").resolve(), "process")
+    assert flows["m"] == PythonFlow("m", "some.module:graph", (files.agents / "a").resolve(), "process")
+
+
+def test_the_code_of_an_agent_is_not_run_when_it_is_loaded(files: Files) -> None:
+    files.agent("a")
+    files.write("agents/a/flow.py", "raise SystemExit('imported')\n")
+    assert "a" in files.load().agents
+
+
+def test_inputs_keep_their_types_and_defaults(files: Files) -> None:
+    files.agent("a", "inputs:\n- {name: t, desc: A text, type: string, required: true}\n- {name: n, default: null}\n")
+    assert files.load().agents["a"].inputs == (
+        InputField("t", "string", True, MISSING, "A text"),
+        InputField("n", "any", False, None, ""),
+    )
+
+
+def test_a_catalog_survives_the_way_into_another_process(files: Files) -> None:
+    files.agent("a", "inputs:\n- name: t\n")
+    catalog = files.load()
+    copy = pickle.loads(pickle.dumps(catalog))
+    assert copy == catalog
+    assert copy.agents["a"].inputs[0].default is MISSING
+
+
+FLOWS = "flows:\n- {name: default, entrypoint: flow.py:run}\n"
+
+WRONG_AGENTS = {
+    "id that is not the folder's": ("id: b\n" + FLOWS, ":1: id: Must equal the name of the folder, 'a'."),
+    "no flows": ("id: a\n", ":1: flows: Missing data for required field."),
+    "an empty list of flows": ("flows: []\n", ":1: flows: At least one flow is needed."),
+    "an unknown key": ("flowz: []\n" + FLOWS, ":1: flowz: Unknown field. Did you mean 'flows'?"),
+    "an unknown key without a value": ("descripton:\n" + FLOWS, ":1: descripton: Unknown field. Did you mean 'desc"),
+    "an unknown key of a flow": (
+        "flows:\n- name: x\n  entrypoint: flow.py:run\n  isolaton: thread\n",
+        ":4: flows.0.isolaton: Unknown field. Did you mean 'isolation'?",
+    ),
+    "a key that stands twice": ("name: x\n" + FLOWS + "name: y\n", ":1: name: This key stands here again, on line 4."),
+    "no YAML": ("flows: [\n", ":2: This is not YAML:"),
+    "a date that is none": ("created_at: 2024-13-45\n", ":1: This is not YAML: month must be in 1..12."),
+    "a tag that makes objects": ("name: !!python/object:os.system x\n", ":1: This is not YAML: could not determine"),
+    "two documents": ("a: 1\n---\nb: 2\n", ":2: This is not YAML:"),
+    "a list": ("- a\n", ":1: The file must be a mapping of keys to values."),
+    "nothing": ("", ":1: The file must be a mapping of keys to values."),
+    "not UTF-8": ("name: 中".encode("gbk"), ":1: The file is not UTF-8."),
+    "nested too deeply": ("a: " + "[" * 100_000, ":1: "),
+    "a flow that is both": (
+        "flows:\n- {name: x, file: x.yaml, entrypoint: flow.py:run}\n",
+        ":2: flows.0: A flow has either a 'file' (a prompt) or an 'entrypoint' (Python).",
+    ),
+    "a flow that is neither": ("flows:\n- name: x\n", ":2: flows.0: A flow has either a 'file'"),
+    "a prompt with an isolation": (
+        "flows:\n- {name: x, file: x.yaml, isolation: process}\n",
+        ":2: flows.0.isolation: Only a Python flow has an isolation",
+    ),
+    "an unknown isolation": (
+        "flows:\n- {name: x, entrypoint: flow.py:run, isolation: vm}\n",
+        ":2: flows.0.isolation: Must be one of: process, thread.",
+    ),
+    "an entrypoint without a name": (
+        "flows:\n- {name: x, entrypoint: flow.py}\n",
+        ":2: flows.0.entrypoint: Must be 'file.py:name' or 'package.module:name'.",
+    ),
+    "an entrypoint that is not there": (
+        "flows:\n- name: x\n  entrypoint: gone.py:run\n",
+        ":3: flows.0.entrypoint: There is no file",
+    ),
+    "an entrypoint outside": (
+        "flows:\n- {name: x, entrypoint: ../b/flow.py:run}\n",
+        ":2: flows.0.entrypoint: Must be inside the agent's folder.",
+    ),
+    "a prompt outside": (
+        "flows:\n- {name: x, file: /etc/passwd}\n",
+        ":2: flows.0.file: Must be inside the agent's folder.",
+    ),
+    "a prompt that is not there": ("flows:\n- {name: x, file: gone.yaml}\n", ":2: flows.0.file: There is no file"),
+    "two flows of one name": (FLOWS + FLOWS[7:], ":2: flows.0.name: Two flows have the name 'default'."),
+    "a flow's name that is no id": (
+        "flows:\n- {name: a b, entrypoint: flow.py:run}\n",
+        ":2: flows.0.name: Must be 1 to 128 letters, digits, '_', '-' or '.'.",
+    ),
+    "an unknown default flow": (
+        "default_flow: x\n" + FLOWS,
+        ":1: default_flow: There is no flow 'x'; there is: default.",
+    ),
+    "an input without a name": ("inputs:\n- {desc: x}\n" + FLOWS, ":2: inputs.0.name: Missing data"),
+    "an unknown type": ("inputs:\n- {name: x, type: text}\n" + FLOWS, ":2: inputs.0.type: Must be one of: any, string"),
+    "a default of another type": (
+        "inputs:\n- {name: x, type: integer, default: 1.0}\n" + FLOWS,
+        ":2: inputs.0.default: The default is not of the type integer.",
+    ),
+    "two inputs of one name": ("inputs:\n- name: x\n- name: x\n" + FLOWS, ":1: inputs: Two inputs have the name 'x'."),
+    "text for a boolean": (
+        "inputs:\n- {name: x, required: 'yes'}\n" + FLOWS,
+        ":2: inputs.0.required: Not a valid boolean.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_AGENTS.values(), ids=WRONG_AGENTS)
+def test_a_wrong_agent_is_refused_with_file_line_and_reason(files: Files, text: str | bytes, message: str) -> None:
+    files.agent("a")
+    path = files.write("agents/a/agent.yaml", text)
+    with pytest.raises(ConfigurationError) as raised:
+        files.load()
+    assert f"{path}{message}" in str(raised.value)
+
+
+WRONG_PROMPTS = {
+    "no template": ("system_prompt: x\n", ":1: user_template: Missing data for required field."),
+    "an unknown key": ("user_template: x\nsystem_promt: x\n", ":2: system_promt: Unknown field. Did you mean 'system_"),
+    "too warm": ("user_template: x\ntemperature: 3\n", ":2: temperature: Must be greater than or equal to 0 and less"),
+    "text for a number": ("user_template: x\nmax_tokens: '5'\n", ":2: max_tokens: Not a valid integer."),
+    "an unknown parser": ("user_template: x\noutput_parser: {type: xml}\n", ":2: output_parser.type: Must be one of"),
+    "defaults as a list": ("user_template: x\ndefaults: [a]\n", ":2: defaults: Not a valid mapping type."),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_PROMPTS.values(), ids=WRONG_PROMPTS)
+def test_a_wrong_prompt_is_refused_with_file_line_and_reason(files: Files, text: str, message: str) -> None:
+    prompt_agent(files, text)
+    with pytest.raises(ConfigurationError) as raised:
+        files.load()
+    assert f"{files.agents / 'a/prompts/x.yaml'}{message}" in str(raised.value)
+
+
+def test_everything_that_is_wrong_is_reported_together(files: Files) -> None:
+    files.write("agents/a/agent.yaml", "flows:\n- {name: x, file: x.yaml}\n- {name: y, file: y.yaml}\nid: b\n")
+    files.write("agents/a/prompts/x.yaml", "usr_template: 1\ntemperature: hot\n")
+    files.write("agents/b/agent.yaml", "[]")
+    with pytest.raises(ConfigurationError) as raised:
+        files.load()
+    text = str(raised.value)
+    for part in ("a/agent.yaml:3:", "a/agent.yaml:4:", "x.yaml:1: usr_template", "x.yaml:2: temperature", "b/agent"):
+        assert part in text
+
+
+def test_a_file_that_contains_itself_is_refused_like_any_other(files: Files) -> None:
+    files.write("agents/a/agent.yaml", "flows: &f\n- *f\n")
+    with pytest.raises(ConfigurationError, match=r"flows\.0"):
+        files.load()

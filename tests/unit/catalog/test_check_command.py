@@ -1,0 +1,49 @@
+"""`python -m app.catalog check`."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.catalog.__main__ import main
+from tests.unit.catalog.conftest import Files
+
+
+@pytest.fixture(autouse=True)
+def _paths(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTS_PATH", str(files.agents))
+    monkeypatch.setenv("PIPELINES_PATH", str(files.pipelines))
+    files.agent("a")
+
+
+def test_each_pipeline_is_drawn_level_by_level(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    files.pipeline(
+        "p",
+        """
+steps:
+- {id: split, agent: a, input_mapping: {x: text}, output_key: parts}
+- {id: count, agent: a, input_mapping: {x: text}}
+- {id: join, type: batch_aggregator, input_mapping: {items: parts}, when: count, output_key: whole}
+""",
+    )
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "agent a: default",
+        "",
+        "pipeline p -> whole",
+        "  1. text -> count (a) -> count",
+        "  1. text -> split (a) -> parts",
+        "  2. parts -> join (concat) -> whole, after count, split, when count",
+    ]
+
+
+def test_errors_go_to_the_error_stream_with_exit_code_1(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    files.pipeline("p", "steps: []\n")
+    assert main(["check"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "p.yaml:1: steps: A pipeline has 1 to 1000 steps." in captured.err
+
+
+def test_any_other_call_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: python -m app.catalog check" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""Inputs against their declaration."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from app.catalog.inputs import check_inputs, with_defaults
+from app.catalog.model import InputField
+from app.errors import FieldError
+
+DECLARED = (InputField("text", "string", required=True), InputField("size", "integer", default=3), InputField("any"))
+
+
+def test_inputs_that_fit_have_no_errors() -> None:
+    assert check_inputs(DECLARED, {"text": "", "size": 0, "any": None}) == []
+
+
+def test_without_a_declaration_every_input_is_accepted() -> None:
+    assert check_inputs(None, {"whatever": 1}) == []
+
+
+def test_with_an_empty_declaration_none_is_accepted() -> None:
+    assert [error.code for error in check_inputs((), {"whatever": 1})] == ["unknown_field"]
+
+
+def test_each_wrong_input_has_one_error_of_its_own() -> None:
+    assert check_inputs(DECLARED, {"txet": "a", "size": "3"}) == [
+        FieldError("inputs.txet", "Unknown field. Did you mean 'text'?", "unknown_field"),
+        FieldError("inputs.text", "This input is required.", "required"),
+        FieldError("inputs.size", "Must be of the type integer.", "invalid_type"),
+    ]
+
+
+def test_a_default_stands_in_for_a_required_input() -> None:
+    assert check_inputs((InputField("tone", required=True, default="kind"),), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("type", "right", "wrong"),
+    [
+        ("string", ["", "x"], [1, None, ["x"], True]),
+        ("integer", [0, -1, 10**30], [1.0, True, False, "1", None]),
+        ("number", [0, 1.5], [True, "1", None]),
+        ("boolean", [True, False], [0, 1, "true", None]),
+        ("array", [[], [1]], [{}, "x", (1,), None]),
+        ("object", [{}, {"a": 1}], [[], "x", None]),
+        ("any", [None, 1, "x", [], {}, True], []),
+    ],
+)
+def test_types_are_those_of_json(type: Any, right: list[Any], wrong: list[Any]) -> None:
+    def codes(value: Any) -> list[str]:
+        return [error.code for error in check_inputs((InputField("x", type),), {"x": value})]
+
+    assert all(codes(value) == [] for value in right)
+    assert all(codes(value) == ["invalid_type"] for value in wrong)
+
+
+def test_a_default_fills_in_for_what_is_left_out_or_none() -> None:
+    assert with_defaults(DECLARED, {"text": "a"}) == {"text": "a", "size": 3}
+    assert with_defaults(DECLARED, {"text": "a", "size": None, "any": None}) == {"text": "a", "size": 3, "any": None}
+    assert with_defaults(DECLARED, {"size": 0}) == {"size": 0}
+    assert with_defaults(None, {"x": None}) == {"x": None}
+
+
+def test_a_hundred_thousand_unknown_names_are_refused_quickly() -> None:
+    declared = tuple(InputField(f"input_{n}") for n in range(50))
+    start = time.process_time()
+    errors = check_inputs(declared, {f"inptu_{n}": 1 for n in range(100_000)})
+    assert len(errors) == 100_000
+    assert time.process_time() - start < 2
