@@ -9,6 +9,7 @@ import secrets
 import structlog
 from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
+from werkzeug.exceptions import NotFound
 
 from app.api import executions, problems
 from app.executions.service import ExecutionService
@@ -29,8 +30,9 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
         OPENAPI_URL_PREFIX="/",
         OPENAPI_JSON_PATH="openapi.json",
     )
-    app.url_map.merge_slashes = False  # `//api/...` is not this API
+    app.url_map.merge_slashes = False
     app.before_request(_take_request_id)
+    app.before_request(_refuse_doubled_slash)
     app.after_request(_give_request_id)
     problems.register(app)
     problems.ProblemApi(app).register_blueprint(executions.blueprint)
@@ -45,6 +47,12 @@ def _take_request_id() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _refuse_doubled_slash() -> None:
+    """`//api/...` is not this API. Werkzeug has made one slash of it by the time it looks for a route."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
 
 
 def _give_request_id(response: Response) -> Response:

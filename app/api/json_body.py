@@ -7,6 +7,7 @@ import re
 from typing import Any, NoReturn
 
 from flask import Request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.api.problems import Problem
 
@@ -25,15 +26,17 @@ def read_json_object(request: Request) -> dict[str, Any]:
     """The body's object. Raises a `Problem`: 415 for another media type, 413, or 400 with what is wrong."""
     _check_headers(request)
     body = request.get_data(cache=False)
+    if request.content_length is None and len(body) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge  # a chunked body is cut off at the limit, without a word
     if body.startswith(b"\xef\xbb\xbf"):
-        raise Problem.of_body("not_utf8", "The body must be UTF-8 without a byte order mark.")
+        raise Problem.of_body("invalid_encoding", "The body must be UTF-8 without a byte order mark.")
     _check_size(body)
     try:
         value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
-        raise Problem.of_body("not_utf8", "The body is not valid UTF-8.") from None
+        raise Problem.of_body("invalid_encoding", "The body is not valid UTF-8.") from None
     except UnicodeEncodeError:
         raise Problem.of_body(
             "invalid_text", "The body holds text that is not valid Unicode (a lone surrogate)."
@@ -56,7 +59,7 @@ def _check_headers(request: Request) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(415, "unsupported_encoding", "A compressed body is not accepted.")
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise Problem.of_body("not_utf8", "The body must be UTF-8.")
+        raise Problem.of_body("invalid_encoding", "The body must be UTF-8.")
 
 
 def _check_size(body: bytes) -> None:

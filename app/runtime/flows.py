@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from app.runtime.errors import FlowError, InvalidOutput
 from app.runtime.templates import render
 
 _FENCE = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_loading = threading.RLock()
+
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s*")
 
 
@@ -150,9 +153,14 @@ def _wait_for(returned: Awaitable[Any], context: Context) -> Any:
     return asyncio.run(wait())
 
 
-@cache
 def _entrypoint(entrypoint: str, folder: Path) -> Any:
     """The attribute that an entry point names; loaded once in a process. Raises `FlowError`."""
+    with _loading:  # a second thread must not see a module that is half loaded
+        return _load(entrypoint, folder)
+
+
+@cache
+def _load(entrypoint: str, folder: Path) -> Any:
     where, _, attribute = entrypoint.rpartition(":")
     module = _load_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
     try:

@@ -284,7 +284,7 @@ def test_another_tenant_sees_and_cancels_nothing(driver: Driver) -> None:
 def test_a_full_store_refuses_starts_but_ends_cancels_and_reads(redis_client: redis.Redis) -> None:
     driver = Driver(redis_client)
     running, pending, beating, released = (driver.submit() for _ in range(4))
-    claimed = dict(driver.claim(count=1)) | dict([(pending, "")])
+    claimed = dict(driver.claim(count=1)) | {pending: ""}
     del claimed[pending]
     driver.client.lrem("rq:queue:processes", 0, pending)
     claimed |= dict(driver.claim(count=2))
