@@ -37,6 +37,7 @@ class OpenAIProvider:
         self._settings = settings
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._client: Any = None
 
     def complete(
@@ -61,6 +62,15 @@ class OpenAIProvider:
             if unsubscribe:
                 unsubscribe()
 
+    def close(self) -> None:
+        """Closes the connections and ends the event loop, where there is one. No call may be under way."""
+        if self._loop is not None and self._thread is not None:
+            if self._client is not None:
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
     async def _ask(self, messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, Any]) -> Completion:
         import openai
 
@@ -79,7 +89,8 @@ class OpenAIProvider:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="models", daemon=True).start()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="models", daemon=True)
+                self._thread.start()
             return self._loop
 
     def _new_client(self) -> Any:
@@ -95,7 +106,7 @@ class OpenAIProvider:
             base_url=settings.openai_base_url,
             timeout=settings.model_timeout,
             max_retries=settings.model_max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=settings.model_timeout),
+            http_client=openai.DefaultAioHttpClient(limits=limits, timeout=settings.model_timeout),
         )
 
 
@@ -115,9 +126,10 @@ def _completion(data: Any, model: str) -> Completion:
 
 def _translated(error: Exception) -> ModelError:
     """The SDK's errors as ours, with what the provider said and without its key."""
+    import httpx2
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return ModelTimeout("The model did not answer within MODEL_TIMEOUT.")
     if isinstance(error, openai.APIConnectionError):
         return ModelUnavailable(f"The model can not be reached: {error.__cause__ or error}.")

@@ -26,24 +26,20 @@ def aggregate(how: Mapping[str, Any], items: Any) -> Any:
     if strategy == "stats":
         return {name: _stats([_of(item, name) for item in items]) for name in how["fields"]}
     if strategy == "filter":
-        return [item for item in items if holds(how["condition"], item)]
+        condition = how["condition"]
+        modern = _modern(condition) if _OLD_STYLE.search(condition) else condition
+        return [item for item in items if holds(modern, item)]
     if strategy == "group":
         return _grouped(items, how["group_by"])
     return [{name: _of(item, name) for name in how["summary_fields"]} for item in items]
 
 
 def holds(condition: str, value: Any) -> bool:
-    """A JMESPath expression over one value, by JMESPath's idea of truth. `item.x > 1` of old files is understood."""
-    return bool(search(condition, value))
-
-
-def search(expression: str, value: Any) -> Any:
-    """Raises `FlowError` where the expression is wrong."""
-    modern = _modern(expression) if _OLD_STYLE.search(expression) else expression
+    """A JMESPath expression over one value, by JMESPath's idea of truth. Raises `FlowError` where it is wrong."""
     try:
-        return jmespath.search(modern, value)
+        return bool(jmespath.search(condition, value))
     except JMESPathError as error:
-        raise FlowError(f"The condition {expression!r} can not be evaluated: {error}") from None
+        raise FlowError(f"The condition {condition!r} can not be evaluated: {error}") from None
 
 
 def _modern(expression: str) -> str:

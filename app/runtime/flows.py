@@ -61,7 +61,7 @@ def _filled_in(outputs: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def _run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    values = {**flow.defaults, **inputs}
+    values = {**flow.defaults, **{name: value for name, value in inputs.items() if value is not None}}
     messages = [{"role": "system", "content": render(flow.system_prompt, values)}] if flow.system_prompt else []
     messages.append({"role": "user", "content": render(flow.user_template, values)})
     options = {"temperature": flow.temperature, "max_tokens": flow.max_tokens}

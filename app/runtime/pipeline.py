@@ -15,7 +15,7 @@ from typing import Any
 from app.catalog.model import Agent, Pipeline, Step
 from app.executions.model import Progress
 from app.models.base import Stopped
-from app.runtime.aggregate import aggregate, search
+from app.runtime.aggregate import aggregate, holds
 from app.runtime.errors import FlowError, RunFailed, StepTimeout
 from app.runtime.outputs import check
 from app.runtime.stop import StopSignal
@@ -88,7 +88,7 @@ class PipelineRun:
 
     def _wanted(self, step: Step) -> bool:
         try:
-            return bool(search(step.when or "", self._values))
+            return holds(step.when or "", self._values)
         except FlowError as error:
             raise RunFailed.from_error(error, self._details(step)) from error
 
@@ -139,7 +139,8 @@ class PipelineRun:
         step = ended.step
         failed = RunFailed.from_error(error, self._details(step))
         if failed.retryable and ended.number <= step.retries:
-            pause = RETRY_SECONDS[min(ended.number, len(RETRY_SECONDS)) - 1]
+            pauses = step.backoff_seconds or RETRY_SECONDS
+            pause = pauses[min(ended.number, len(pauses)) - 1]
             self._retry_at[step.id] = (time.monotonic() + (failed.retry_after_seconds or pause), ended.number + 1)
         elif step.required:
             raise failed

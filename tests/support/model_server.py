@@ -1,0 +1,130 @@
+"""A stand-in for a model's vendor: speaks OpenAI's chat completions, records what it is asked, answers as told.
+
+Also `python -m tests.support.model_server PORT DELAY_SECONDS`, for benchmarks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Answer:
+    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as it is."""
+
+    text: str = "An answer."
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_seconds: float = 0.0
+    raw: str | None = None
+
+    def body(self, asked: dict[str, Any]) -> str:
+        if self.raw is not None:
+            return self.raw
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.text, "type": "stand_in"}})
+        return json.dumps(
+            {
+                "id": "chatcmpl-1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": f"{asked['model']}-served",
+                "choices": [
+                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text}}
+                ],
+                "usage": {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16},
+            }
+        )
+
+
+class ModelServer:
+    """Started by `with`. `answers` is played in order; then `default` for ever."""
+
+    def __init__(self, port: int = 0, default: Answer | None = None):
+        self.port = port
+        self.default = default or Answer()
+        self.answers: deque[Answer] = deque()
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.aborted = 0
+        """How many callers hung up before their answer."""
+        self._loop = asyncio.new_event_loop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> ModelServer:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def play(self, *answers: Answer | str) -> None:
+        self.answers.extend(each if isinstance(each, Answer) else Answer(each) for each in answers)
+
+    def _serve(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._handle, "127.0.0.1", self.port, backlog=4096, limit=2**20)
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        self._loop.run_forever()
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                asked = json.loads(await reader.readexactly(int(headers["content-length"])))
+                self.requests.append(asked)
+                self.headers.append(headers)
+                answer = self.answers.popleft() if self.answers else self.default
+                await self._wait(reader, answer.delay_seconds)
+                await self._answer(writer, answer, asked)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _wait(self, reader: asyncio.StreamReader, seconds: float) -> None:
+        """Sleeps, unless the caller hangs up meanwhile."""
+        if not seconds:
+            return
+        try:
+            more = await asyncio.wait_for(reader.read(1), seconds)
+        except TimeoutError:
+            return
+        if not more:
+            self.aborted += 1
+            raise ConnectionError
+
+    async def _answer(self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]) -> None:
+        body = answer.body(asked).encode()
+        lines = [f"HTTP/1.1 {answer.status} Answer", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        await writer.drain()
+
+
+if __name__ == "__main__":
+    with ModelServer(int(sys.argv[1]), Answer(delay_seconds=float(sys.argv[2]))):
+        threading.Event().wait()

@@ -1,0 +1,232 @@
+"""The pipeline loop: order, parallelism, failures, conditions, batches, variants."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import catalog
+from app.executions.model import Progress
+from app.models.base import Stopped
+from app.runtime.errors import RunFailed
+from app.runtime.run import Ports, Run, execute
+from app.runtime.stop import StopSignal
+
+AGENT = """
+flows:
+  - {name: default, entrypoint: "flow.py:run", isolation: thread}
+  - {name: other, entrypoint: "flow.py:other", isolation: thread}
+"""
+
+FLOW = """
+import time
+
+running, most, calls = 0, 0, []
+
+def run(inputs, context):
+    global running, most
+    running += 1
+    most = max(most, running)
+    calls.append(dict(inputs))
+    try:
+        deadline = time.monotonic() + (inputs.get("seconds") or 0)
+        while time.monotonic() < deadline and not context.cancelled:
+            time.sleep(0.005)
+        if inputs.get("fail"):
+            raise ValueError(inputs["fail"])
+        return {"output": inputs.get("value", "done"), "metadata": {"model_used": None, "tokens_used": 3}}
+    finally:
+        running -= 1
+
+def other(inputs, context):
+    return "other"
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Any]:
+    """Runs a pipeline given as YAML; returns its outputs. `.reports` has what was reported."""
+    (tmp_path / "agents/work").mkdir(parents=True)
+    (tmp_path / "agents/work/agent.yaml").write_text(AGENT)
+    (tmp_path / "agents/work/flow.py").write_text(FLOW)
+    (tmp_path / "pipelines").mkdir()
+
+    def run_it(yaml: str, inputs: dict[str, Any] | None = None, stop: StopSignal | None = None, **config: Any) -> Any:
+        import json
+
+        (tmp_path / "pipelines/p.yaml").write_text(yaml)
+        known = catalog.load([tmp_path / "agents"], [tmp_path / "pipelines"])
+        run_it.reports = []  # type: ignore[attr-defined]
+        ports = Ports(
+            catalog=known,
+            models=None,  # type: ignore[arg-type]
+            stop=stop or StopSignal(),
+            report=run_it.reports.append,  # type: ignore[attr-defined]
+            log=lambda *_, **__: None,
+        )
+        return json.loads(execute(Run("exec_1", 1, "pipeline", "p", inputs or {}, config), ports, 10**6))
+
+    return run_it
+
+
+def module(tmp_path: Path) -> Any:
+    """The flow's module, as the runtime loaded it."""
+    from app.runtime.flows import _load_file
+
+    return _load_file((tmp_path / "agents/work/flow.py").resolve())
+
+
+DIAMOND = """
+inputs: [{name: t}]
+steps:
+  - {id: a, agent: work, input_mapping: {seconds: t}}
+  - {id: b, agent: work, input_mapping: {seconds: t}, depends_on: [a]}
+  - {id: c, agent: work, input_mapping: {seconds: t}, depends_on: [a]}
+  - {id: d, agent: work, input_mapping: {seconds: t}, depends_on: [a]}
+  - {id: e, agent: work, input_mapping: {seconds: t}, depends_on: [b, c, d]}
+outputs: [{key: e}]
+"""
+
+
+@pytest.mark.parametrize(("max_workers", "rounds", "most"), [(4, 3, 3), (2, 4, 2), (1, 5, 1)])
+def test_what_does_not_depend_on_each_other_runs_side_by_side(
+    run: Callable[..., Any], tmp_path: Path, max_workers: int, rounds: int, most: int
+) -> None:
+    began = time.monotonic()
+    outputs = run(DIAMOND, {"t": 0.2}, max_workers=max_workers)
+    took = time.monotonic() - began
+    assert outputs == {"e": "done", "metadata": {"tokens_used": 15, "models_used": []}}
+    assert rounds * 0.2 <= took < rounds * 0.2 + 0.3
+    assert module(tmp_path).most == most
+
+
+def test_progress_counts_finished_steps_and_never_goes_back(run: Callable[..., Any]) -> None:
+    run(DIAMOND, {"t": 0.05})
+    finished = [each.finished for each in run.reports]  # type: ignore[attr-defined]
+    assert finished == sorted(finished)
+    assert run.reports[0] == Progress(0, 5, "a")  # type: ignore[attr-defined]
+    assert {each.total for each in run.reports} == {5}  # type: ignore[attr-defined]
+
+
+def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> None:
+    steps = "\n".join(
+        f"  - {{id: s{n}, agent: work, input_mapping: {{value: {f's{n - 1}' if n else 'x'}}}}}" for n in range(100)
+    )
+    run("steps: [{id: a, agent: work}]")  # what is loaded once is loaded
+    began = time.monotonic()
+    assert run(f"inputs: [{{name: x}}]\nsteps:\n{steps}\noutputs: [{{key: s99}}]", {"x": "through"})["s99"] == "through"
+    assert time.monotonic() - began < 1
+
+
+def test_a_required_step_that_fails_stops_the_others_and_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(RunFailed) as raised:
+        run(
+            """
+inputs: [{name: t}, {name: why}]
+steps:
+  - {id: slow, agent: work, input_mapping: {seconds: t}}
+  - {id: bad, agent: work, input_mapping: {fail: why}}
+  - {id: never, agent: work, depends_on: [bad]}
+""",
+            {"t": 10, "why": "No."},
+        )
+    assert time.monotonic() - began < 2
+    failure = raised.value.failure
+    assert (failure.type, failure.message) == ("ValueError", "No.")
+    assert failure.details == {"pipeline_id": "p", "step_id": "bad", "agent_id": "work", "flow_id": "default"}
+    assert len(module(tmp_path).calls) == 2
+
+
+def test_a_step_that_is_not_required_may_fail(run: Callable[..., Any]) -> None:
+    outputs = run(
+        """
+inputs: [{name: why}]
+steps:
+  - {id: bad, agent: work, input_mapping: {fail: why}, required: false, output_key: maybe}
+  - {id: after, agent: work, input_mapping: {value: maybe}}
+outputs: [{key: maybe}, {key: after}]
+""",
+        {"why": "No."},
+    )
+    assert (outputs["maybe"], outputs["after"]) == (None, None)
+
+
+def test_a_step_is_tried_again_and_has_its_own_timeout(run: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as raised:
+        run(
+            """
+inputs: [{name: why}]
+steps:
+  - {id: bad, agent: work, input_mapping: {fail: why}, retries: {max: 2, backoff_seconds: [0.01]}}
+""",
+            {"why": "No."},
+        )
+    assert len(module(tmp_path).calls) == 3
+    assert raised.value.failure.type == "ValueError"
+    with pytest.raises(RunFailed) as raised:
+        run(
+            "inputs: [{name: t}]\nsteps:\n  - {id: slow, agent: work, input_mapping: {seconds: t}, timeout: 0.2}",
+            {"t": 9},
+        )
+    assert raised.value.failure.type == "StepTimeout"
+
+
+def test_a_condition_decides_whether_a_step_runs(run: Callable[..., Any], tmp_path: Path) -> None:
+    yaml = """
+inputs: [{name: kind}, {name: item}]
+steps:
+  - {id: first, agent: work, when: "kind == 'big'"}
+  - {id: second, agent: work, when: "item.size > `3`"}
+outputs: [{key: first}, {key: second}]
+"""
+    outputs = run(yaml, {"kind": "big", "item": {"size": 2}})
+    assert (outputs["first"], outputs["second"]) == ("done", None)
+    assert len(module(tmp_path).calls) == 1
+
+
+def test_a_batch_runs_a_step_for_each_item_and_keeps_their_order(run: Callable[..., Any]) -> None:
+    outputs = run(
+        """
+inputs: [{name: items}]
+steps:
+  - {id: each, agent: work, batch_mode: true, max_workers: 3, input_mapping: {value: items}}
+  - {id: joined, type: batch_aggregator, aggregation_strategy: concat, separator: "-", input_mapping: {items: each}}
+outputs: [{key: each}, {key: joined}]
+""",
+        {"items": ["a", "b", "c", "d"]},
+    )
+    assert outputs["each"] == ["a", "b", "c", "d"]
+    assert outputs["joined"] == "a-b-c-d"
+    assert outputs["metadata"]["tokens_used"] == 12
+
+
+def test_a_batch_needs_exactly_one_list(run: Callable[..., Any]) -> None:
+    yaml = "inputs: [{name: x}]\nsteps:\n  - {id: each, agent: work, batch_mode: true, input_mapping: {value: x}}"
+    with pytest.raises(RunFailed, match="exactly one list"):
+        run(yaml, {"x": "no list"})
+
+
+def test_a_variant_changes_the_flow_of_a_step(run: Callable[..., Any]) -> None:
+    yaml = """
+steps:
+  - {id: a, agent: work}
+variants:
+  b: {overrides: {a: {flow: other}}}
+"""
+    assert run(yaml)["a"] == "done"
+    assert run(yaml, variant="b")["a"] == "other"
+
+
+def test_a_stop_ends_the_run_soon(run: Callable[..., Any]) -> None:
+    stop = StopSignal()
+    threading.Timer(0.2, stop.request).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        run(DIAMOND, {"t": 10}, stop=stop)
+    assert time.monotonic() - began < 2
