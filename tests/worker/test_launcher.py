@@ -1,0 +1,150 @@
+"""`make run`'s launcher: everything starts, everything ends, nothing is lost in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.support.service import ROOT, free_port
+
+Launch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(**env: str) -> subprocess.Popen[str]:
+        plain = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        log = (tmp_path / "run.log").open("a")
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tools.run"],
+                cwd=ROOT,
+                env={**plain, "PORT": str(port), "DATA_DIR": str(tmp_path / "data"), "WEB_CONCURRENCY": "1", **env},
+                stdout=log,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        log.close()
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.poll() is None:
+            each.terminate()
+        each.communicate(timeout=40)
+
+
+def answers(port: int, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            requests.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
+            return
+        except requests.RequestException:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def run_one(port: int) -> str:
+    url = f"http://127.0.0.1:{port}/api/v1/executions"
+    body = {"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Hello."}}
+    id = requests.post(url, json=body, timeout=10).json()["execution_id"]
+    deadline = time.monotonic() + 20
+    while requests.get(f"{url}/{id}", timeout=10).json()["status"] != "completed":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return str(id)
+
+
+def everything(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(launcher.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_and_a_new_start_has_every_execution(
+    launch: Launch, port: int, number: signal.Signals
+) -> None:
+    launcher = launch()
+    answers(port)
+    id = run_one(port)
+    processes = everything(launcher)
+    assert len(processes) >= 6
+    launcher.send_signal(number)
+    assert launcher.wait(20) == 0
+    assert [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    launch()
+    answers(port)
+    kept = requests.get(f"http://127.0.0.1:{port}/api/v1/executions/{id}", timeout=10).json()
+    assert kept["status"] == "completed"
+
+
+def test_a_launcher_that_is_killed_leaves_nothing_behind(launch: Launch, port: int) -> None:
+    launcher = launch()
+    answers(port)
+    processes = everything(launcher)
+    launcher.kill()
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    assert alive == []
+
+
+def test_a_process_that_dies_is_started_again(launch: Launch, port: int) -> None:
+    launcher = launch()
+    answers(port)
+    run_one(port)
+    worker = next(each for each in everything(launcher) if "worker.py" in " ".join(each.cmdline()))
+    worker.kill()
+    run_one(port)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(launch: Launch, port: int) -> None:
+    launch()
+    answers(port)
+    second = launch()
+    assert second.wait(10) == 1
+    assert second.stderr is not None
+    assert second.stderr.read().splitlines() == [
+        f"Port {port} can not be used (Address already in use). Choose another: PORT=8001 make run"
+    ]
+
+
+def test_data_that_is_in_use_is_not_opened_twice(launch: Launch, port: int) -> None:
+    launch()
+    answers(port)
+    second = launch(PORT=str(free_port()))
+    assert second.wait(10) == 1
+    assert second.stderr is not None
+    assert "Another process uses the data" in second.stderr.read()
+
+
+def test_with_a_store_of_ones_own_no_server_is_started(launch: Launch, port: int, store_server) -> None:
+    launcher = launch(REDIS_URL=f"{store_server.url}?db=3")
+    answers(port)
+    run_one(port)
+    assert [each for each in everything(launcher) if "valkey" in each.name()] == []
+
+
+def test_a_mistake_in_the_configuration_is_said_and_ends_it(launch: Launch) -> None:
+    launcher = launch(WORKER_THREADS="many")
+    assert launcher.wait(30) == 1
+    assert launcher.stderr is not None
+    errors = launcher.stderr.read()
+    assert "WORKER_THREADS: Not a valid integer." in errors
+    assert "Traceback" not in errors
