@@ -7,6 +7,7 @@ are reported at once. `python -m app.settings` prints every setting with its val
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -200,6 +201,20 @@ def _show(value: Any) -> str:
     return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
+def main() -> None:
+    """Prints every setting; with `--table`, as the README has them."""
+    if "--table" in sys.argv:
+        print("| variable | default | meaning |\n|---|---|---|")
+        for name, _, default, meaning in describe(Settings()):
+            print(f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |")
+        return
+    try:
+        settings = load()
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    for name, value, default, meaning in describe(settings):
+        print(f"{name:22} {value:32} (default {default or 'none'}) {meaning}")
+
+
 if __name__ == "__main__":
-    for row in describe(load()):
-        print("{:22} {:32} (default {}) {}".format(*row))
+    main()

@@ -76,7 +76,7 @@ class EmbeddedStore:
         """Ends it as a crash would."""
         self._end(signal.SIGKILL)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def _command(self) -> list[str]:

@@ -123,7 +123,7 @@ class ChildHandle:
             self.killed = True
             self.process.kill()
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         if not self.gone and self.process.exitcode is None:
             os.kill(self.pid, number)
 
@@ -200,7 +200,7 @@ class Pool:
             self._suspended = True
             log.warning("children_suspended")
             for child in self._children:
-                child.signal(signal.SIGSTOP)
+                child.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Undoes `suspend`; the word that their worker lives reaches them first."""
@@ -209,7 +209,7 @@ class Pool:
             log.warning("children_resumed")
             self.say_alive()
             for child in self._children:
-                child.signal(signal.SIGCONT)
+                child.send_signal(signal.SIGCONT)
 
     async def close(self) -> None:
         """Kills every child and waits until they are gone. What they ran is reported by `on_died` before."""
