@@ -32,4 +32,5 @@ def post_worker_init(worker: Any) -> None:
     """Every web process helps to move on what is lost, so that this happens even where no worker lives."""
     from app.executions.reaper import start_reaper
 
-    start_reaper(worker.wsgi.extensions["executions"].store)
+    service = worker.wsgi.extensions["executions"]
+    start_reaper(service.store, service.settings.lease)

@@ -61,7 +61,7 @@ class ExecutionService:
     """Raises `StoreUnavailable` from every method when the store does not answer in time."""
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
-        self.store, self.catalog, self._settings = store, catalog, settings
+        self.store, self.catalog, self.settings = store, catalog, settings
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step. Raises `NotFound` (target) and `InvalidRequest`."""
@@ -81,7 +81,7 @@ class ExecutionService:
             config=config,
             queue=QUEUES[isolation],
             total_steps=total_steps,
-            timeout_seconds=config.get("timeout", self._settings.default_timeout),
+            timeout_seconds=config.get("timeout", self.settings.default_timeout),
             max_attempts=config.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
             retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
             expires_in_seconds=command.expires_in_seconds,

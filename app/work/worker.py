@@ -172,10 +172,10 @@ class ExecutionWorker(BaseWorker):
                 await commands.aclose()
 
     async def _reap_loop(self) -> None:
-        """Moves on what nobody else does, at least every two seconds, and when a delay is over."""
+        """Moves on what nobody else does, six times a lease, and when a delay is over."""
         next_due: float | None = None
         while True:
-            await _at_most(pause_seconds(next_due), self._delays_changed.wait())
+            await _at_most(pause_seconds(self._settings.lease, next_due), self._delays_changed.wait())
             self._delays_changed.clear()
             try:
                 next_due = await self._ledger.reap()

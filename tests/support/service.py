@@ -71,6 +71,7 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.http.close()  # an open connection would make gunicorn linger
         running = [each for each in (self.web, *self.workers) if each and each.poll() is None]
         for each in running:
             each.send_signal(signal.SIGCONT)
@@ -81,7 +82,6 @@ class Service:
             except subprocess.TimeoutExpired:
                 each.kill()
                 each.wait()
-        self.http.close()
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
@@ -91,7 +91,7 @@ class Service:
             try:
                 requests.get(f"{self.url}/healthz", timeout=1)
                 return self.web
-            except requests.ConnectionError:
+            except requests.RequestException:
                 time.sleep(0.02)
         raise AssertionError(f"The web process does not start:\n{self.output('web')}")
 

@@ -1,0 +1,236 @@
+"""The store is away, frozen, full, restarted, read-only, empty; answers are lost on their way."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+import requests
+
+from app.executions.scripts import source
+from tests.faults.conftest import LEASE_SECONDS
+from tests.support.proxy import Proxy
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+Make = Callable[..., Service]
+
+START = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo"}}
+
+
+def each_endpoint(service: Service, id: str) -> list[Callable[[], requests.Response]]:
+    return [
+        lambda: service.post("/executions", json=START),
+        lambda: service.get("/executions"),
+        lambda: service.get(f"/executions/{id}"),
+        lambda: service.cancel(id),
+    ]
+
+
+def is_away(response: requests.Response) -> None:
+    """503 with `Retry-After`, within two seconds."""
+    assert response.status_code == 503, response.text
+    assert int(response.headers["Retry-After"]) >= 1
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.elapsed.total_seconds() < 2
+
+
+def comes_back(service: Service, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while service.get("/executions").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("mode", ["cut", "blackhole"])
+def test_every_endpoint_answers_503_within_two_seconds_while_the_store_is_away(
+    broken: Make, proxy: Proxy, mode: str
+) -> None:
+    service = broken()
+    id = service.run("behaves", {"do": "echo"})["execution_id"]
+    proxy.mode = mode  # type: ignore[assignment]
+    for call in each_endpoint(service, id) * 2:
+        is_away(call())
+    assert requests.get(f"{service.url}/healthz", timeout=2).status_code == 200
+    proxy.mode = "pass"
+    comes_back(service)
+    assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+
+
+def test_a_silent_store_does_not_pile_up_threads(broken: Make, proxy: Proxy) -> None:
+    """Many callers at once, more than there are threads: each still has its answer in two seconds."""
+    service = broken()
+    proxy.mode = "blackhole"
+    slowest: list[float] = []
+
+    def ask() -> None:
+        response = requests.get(f"{service.url}/api/v1/executions", timeout=10)
+        slowest.append(response.elapsed.total_seconds())
+        assert response.status_code == 503
+
+    threads = [threading.Thread(target=ask) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(slowest) == 100
+    assert max(slowest) < 2.5
+
+
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_a_flow_outlasts_an_outage_longer_than_its_lease(broken: Make, proxy: Proxy, flow: str) -> None:
+    """Fault 14: nothing listens; the flow goes on, and its result is delivered afterwards."""
+    service = broken()
+    id = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS}, config={"flow_id": flow})
+    service.until(id, "running")
+    proxy.mode = "cut"
+    time.sleep(LEASE_SECONDS * 2)
+    proxy.mode = "pass"
+    comes_back(service)
+    ended = service.ended(id, seconds=5)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+
+
+def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
+    """Fault 17: frozen, for everybody. The flow is frozen too before its lease is over, and then goes on."""
+    service = broken()
+    id = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS + 1})
+    service.until(id, "running")
+    own_store.send_signal(signal.SIGSTOP)
+    time.sleep(LEASE_SECONDS * 2)
+    own_store.send_signal(signal.SIGCONT)
+    comes_back(service)
+    ended = service.ended(id, seconds=15)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+
+
+def test_a_store_that_crashes_and_restarts_keeps_what_was_accepted(
+    make_service: Make, own_store: EmbeddedStore
+) -> None:
+    """Fault 13, with `appendfsync always`: no accepted execution is lost, and finished work is not failed."""
+    with redis.Redis.from_url(own_store.url) as client:
+        client.config_set("appendfsync", "always")
+    service = make_service(own_store.url, LEASE=LEASE_SECONDS)
+    ids = []
+    for _ in range(3):
+        ids += [service.start("behaves", {"do": "listen", "seconds": 0.3}) for _ in range(10)]
+        own_store.kill()
+        time.sleep(0.5)
+        own_store.start()
+        comes_back(service)
+    for id in ids:
+        assert service.ended(id)["status"] == "completed"
+
+
+def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_store: EmbeddedStore) -> None:
+    """Faults 15 and 24."""
+    service = broken()
+    lost = service.start("behaves", {"do": "listen", "seconds": 60})
+    service.until(lost, "running")
+    with redis.Redis.from_url(own_store.url) as client:
+        client.flushall()
+        client.script_flush()
+    assert service.get(f"/executions/{lost}").status_code == 404
+    assert service.cancel(lost).status_code == 404
+    deadline = time.monotonic() + LEASE_SECONDS + 2
+    while '"attempt_lost"' not in service.output("worker0"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+
+
+def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_store: EmbeddedStore) -> None:
+    """Fault 21: reads, cancels and running executions go on; afterwards so do starts."""
+    service = broken()
+    done = service.run("behaves", {"do": "echo"})["execution_id"]
+    running = service.start("behaves", {"do": "listen", "seconds": 2})
+    cancelled = service.start("behaves", {"do": "listen", "seconds": 60})
+    for id in (running, cancelled):
+        service.until(id, "running")
+    with redis.Redis.from_url(own_store.url) as client:
+        client.config_set("maxmemory", 1)
+        refused = service.post("/executions", json=START)
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_full")
+        assert refused.headers["Retry-After"]
+        assert service.status(done)["status"] == "completed"
+        assert service.get("/executions").status_code == 200
+        assert service.cancel(cancelled).status_code == 200
+        assert service.ended(running)["status"] == "completed"
+        client.config_set("maxmemory", 0)
+    assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+
+
+def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -> None:
+    """A fail-over in between: writes are refused with READONLY for a while."""
+    service = broken()
+    id = service.start("behaves", {"do": "listen", "seconds": 1})
+    service.until(id, "running")
+    with redis.Redis.from_url(own_store.url) as client:
+        client.replicaof("127.0.0.1", 1)  # a replica of nothing
+        is_away(service.post("/executions", json=START))
+        time.sleep(LEASE_SECONDS + 1)
+        client.replicaof("NO", "ONE")
+    ended = service.ended(id)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+
+
+@pytest.mark.parametrize("script", ["submit", "claim", "finish"])
+def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
+    broken: Make, proxy: Proxy, tmp_path: Path, script: str
+) -> None:
+    """Fault 19: one execution, one run."""
+    service = broken()
+    service.run("behaves", {"do": "echo"})
+    marks = tmp_path / "marks"
+    for _ in range(5):
+        proxy.drop_after = hashlib.sha1(source(script).encode()).hexdigest().encode()
+        proxy.mode = "drop_answer"
+        body = {**START, "inputs": {"do": "echo", "marks": str(marks)}}
+        response = service.post("/executions", json=body)
+        assert response.status_code == 202
+        assert service.ended(response.json()["execution_id"])["status"] == "completed"
+    assert proxy.dropped == 5
+    assert len(marks.read_text().splitlines()) == 10  # five runs, each with a beginning and an end
+    assert service.get("/executions").json()["pagination"]["total_items"] == 6
+
+
+def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Proxy) -> None:
+    """Fault 18."""
+    service = broken()
+    codes = []
+    for _ in range(10):
+        proxy.kill_connections()
+        response = service.post("/executions", json=START)
+        codes.append(response.status_code)
+        if response.status_code == 202:
+            assert service.ended(response.json()["execution_id"])["status"] == "completed"
+    assert set(codes) <= {202, 503}
+    assert codes.count(202) >= 8
+
+
+@pytest.mark.parametrize("garbage", [{"status": "exploded"}, {"data": "not json"}, {"timeout_seconds": "soon"}])
+def test_a_record_that_makes_no_sense_harms_nobody_else(
+    broken: Make, own_store: EmbeddedStore, garbage: dict[str, str]
+) -> None:
+    """Fault 25."""
+    service = broken(workers=0)
+    poison = service.start("behaves", {"do": "echo"}, config={"max_attempts": 1})
+    sound = [service.start("behaves", {"do": "echo"}) for _ in range(5)]
+    with redis.Redis.from_url(own_store.url) as client:
+        client.hset(f"rq:job:{poison}", mapping=garbage)
+    worker = service.start_worker()
+    for id in sound:
+        assert service.ended(id)["status"] == "completed"
+    assert service.get(f"/executions/{poison}").status_code in (200, 404)
+    assert service.get("/executions").status_code == 200
+    time.sleep(LEASE_SECONDS + 1)
+    assert worker.poll() is None
+    assert service.run("behaves", {"do": "echo"})["status"] == "completed"

@@ -1,0 +1,259 @@
+"""Workers and their processes die, freeze, are cut off, are stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
+from tests.support.proxy import Proxy
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+Make = Callable[..., Service]
+
+BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
+MOVES_ON_SECONDS = LEASE_SECONDS + 5
+
+
+@BOTH
+def test_a_killed_worker_is_noticed_and_another_takes_over(broken: Make, flow: str) -> None:
+    """Faults 2 and 3: the worker dies, and its children with it."""
+    service = broken(workers=2)
+    ids = [service.start("behaves", {"do": "listen", "seconds": 4}, config={"flow_id": flow}) for _ in range(2)]
+    for id in ids:
+        service.until(id, "running")
+    children = [each for worker in service.workers for each in children_of(worker.pid)]
+    victims = {id: service.status(id)["attempts"][0]["worker"] for id in ids}
+    service.workers[0].kill()
+    killed_at = time.monotonic()
+    survivors = {child.pid for child in children_of(service.workers[1].pid)}
+    for child in children:
+        if child.pid not in survivors:
+            child.wait(5)
+    for id in ids:
+        ended = service.ended(id)
+        assert ended["status"] == "completed"
+        assert ended["attempt"] == (1 if ended["attempts"][0]["outcome"] == "completed" else 2)
+    assert time.monotonic() - killed_at < MOVES_ON_SECONDS + 5
+    assert len(set(victims.values())) >= 1
+
+
+@BOTH
+def test_the_only_worker_is_killed_and_started_again(broken: Make, flow: str) -> None:
+    service = broken()
+    id = service.start("behaves", {"do": "listen", "seconds": 1.5}, config={"flow_id": flow})
+    service.until(id, "running")
+    service.workers[0].kill()
+    service.start_worker()
+    ended = service.ended(id)
+    assert (ended["status"], ended["attempt"]) == ("completed", 2)
+    assert ended["attempts"][0]["outcome"] == "lost"
+
+
+def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Make) -> None:
+    """Fault 1, and the isolation of warm children: nobody waits for a lease."""
+    service = broken(LEASE=60, WORKER_PROCESSES=3)
+    waits = [service.start("behaves", {"do": "listen", "seconds": 2}) for _ in range(3)]
+    for id in waits:
+        service.until(id, "running")
+    busy = [child for child in children_of(service.workers[0].pid) if child.cpu_times().user >= 0]
+    busy[-1].kill()
+    began = time.monotonic()
+    attempts = sorted(service.ended(id)["attempt"] for id in waits)
+    assert attempts in ([1, 1, 2], [1, 1, 1])  # the last child may be that of the threads
+    assert time.monotonic() - began < 8
+
+
+@BOTH
+def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(broken: Make, flow: str) -> None:
+    service = broken(CANCEL_GRACE=30)
+    id = service.start("behaves", {"do": "sleep", "seconds": 60}, config={"flow_id": flow})
+    service.until(id, "running")
+    assert service.cancel(id).status_code == 202
+    service.workers[0].kill()
+    assert service.ended(id, seconds=MOVES_ON_SECONDS)["status"] == "cancelled"
+
+
+def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(broken: Make, tmp_path: Path) -> None:
+    """Fault 7: the worker and its children freeze; the second attempt's outputs stand."""
+    service = broken()
+    path = tmp_path / "ticks"
+    id = service.start("behaves", {"do": "tick", "seconds": 6, "ticks": str(path)})
+    service.until(id, "running")
+    time.sleep(0.5)
+    frozen = [service.workers[0], *children_of(service.workers[0].pid)]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    other = service.start_worker()
+    assert other.poll() is None
+    deadline = time.monotonic() + MOVES_ON_SECONDS + 3
+    while service.status(id)["attempt"] != 2 or service.status(id)["status"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    woken_at = time.time()
+    for process in frozen:
+        process.send_signal(signal.SIGCONT)
+    ended = service.ended(id)
+    assert (ended["status"], ended["attempt"]) == ("completed", 2)
+    late = [at for attempt, _, at in ticks(path) if attempt == 1 and at > woken_at]
+    assert len(late) <= 5  # what it does between waking and its first check
+
+
+def test_a_worker_whose_parent_alone_freezes_does_not_run_on(broken: Make, tmp_path: Path) -> None:
+    """Its child hears nothing, and ends itself before the lease runs out."""
+    service = broken()
+    path = tmp_path / "ticks"
+    id = service.start("behaves", {"do": "tick", "seconds": 60, "ticks": str(path)})
+    service.until(id, "running")
+    time.sleep(0.3)
+    service.workers[0].send_signal(signal.SIGSTOP)
+    frozen_at = time.time()
+    time.sleep(LEASE_SECONDS + 1)
+    assert max(at for _, _, at in ticks(path)) - frozen_at < LEASE_SECONDS
+    service.cancel(id)
+
+
+def test_a_worker_that_is_cut_off_freezes_its_flow_before_another_starts_it(
+    broken: Make,
+    make_service: Make,
+    proxy: Proxy,
+    own_store: EmbeddedStore,
+    tmp_path: Path,
+) -> None:
+    """Fault 20: silence. Never two runs at a time, and one final state."""
+    first = broken()
+    path = tmp_path / "ticks"
+    id = first.start("behaves", {"do": "tick", "seconds": 5, "ticks": str(path)})
+    first.until(id, "running")
+    time.sleep(0.5)
+    proxy.mode = "blackhole"
+    second = make_service(own_store.url, LEASE=LEASE_SECONDS)
+    ended = second.ended(id, seconds=30)
+    assert (ended["status"], ended["attempt"]) == ("completed", 2)
+    proxy.mode = "pass"
+    time.sleep(2)
+    rows = ticks(path)
+    last_of_first = max(at for attempt, _, at in rows if attempt == 1)
+    first_of_second = min(at for attempt, _, at in rows if attempt == 2)
+    assert last_of_first < first_of_second
+
+
+@BOTH
+def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flow: str) -> None:
+    """Fault 4. The signal goes to every process, as Heroku sends it."""
+    service = broken(SHUTDOWN_GRACE=2)
+    short = service.start("behaves", {"do": "listen", "seconds": 1}, config={"flow_id": flow})
+    long = service.start("behaves", {"do": "sleep", "seconds": 6}, config={"flow_id": flow})
+    for id in (short, long):
+        service.until(id, "running")
+    worker = service.workers[0]
+    for process in [worker, *children_of(worker.pid)]:
+        process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert worker.wait(10) == 0
+    assert time.monotonic() - began < 6
+    assert service.status(short)["status"] == "completed"
+    handed_back = service.status(long)
+    assert (handed_back["status"], handed_back["attempt"]) == ("pending", 0)
+    service.start_worker()
+    ended = service.ended(long)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+
+
+def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
+    """Fault 5, in short: every execution that was accepted ends once, whatever is restarted meanwhile."""
+    service = broken(workers=2, SHUTDOWN_GRACE=0.2)
+    ids: list[str] = []
+    for round in range(4):
+        ids += [
+            service.start("behaves", {"do": "listen", "seconds": 0.05}, config={"flow_id": f})
+            for f in ("process", "thread")
+            for _ in range(10)
+        ]
+        victim = service.workers[-2]
+        victim.kill() if round % 2 else victim.terminate()
+        victim.wait(10)
+        service.start_worker()
+    for id in ids:
+        assert service.ended(id, seconds=40)["status"] == "completed"
+    assert len(ids) == service.get("/executions", params={"status": "completed"}).json()["pagination"]["total_items"]
+
+
+def test_an_execution_that_always_kills_its_process_does_not_harm_its_neighbours(
+    broken: Make,
+) -> None:
+    """Fault 26."""
+    service = broken()
+    poison = service.start("behaves", {"do": "kill"})
+    neighbours = [service.start("behaves", {"do": "echo"}) for _ in range(20)]
+    for id in neighbours:
+        assert service.ended(id)["attempt"] == 1
+    ended = service.ended(poison)
+    assert (ended["error"]["type"], ended["attempt"]) == ("WorkerLost", 3)
+
+
+def test_a_process_that_leaks_or_is_old_is_replaced(make_service: Make) -> None:
+    service = make_service(WORKER_PROCESSES=1, PROCESS_MEMORY_LIMIT=200_000_000, RUNS_PER_PROCESS=3)
+    leaky = service.run("behaves", {"do": "leak", "bytes": 300_000_000})["outputs"]["output"]
+    pids = [service.run("behaves", {"do": "pid"})["outputs"]["output"] for _ in range(6)]
+    assert leaky not in pids
+    assert len(set(pids)) == 2
+
+
+def test_threads_that_hang_are_counted_and_their_process_is_replaced(make_service: Make) -> None:
+    service = make_service(WORKER_THREADS=4, CANCEL_GRACE=0.1)
+    first = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
+    for _ in range(2):
+        id = service.start("behaves", {"do": "sleep", "seconds": 60}, config={"flow_id": "thread"})
+        service.until(id, "running")
+        assert service.cancel(id).status_code == 200
+    second = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
+    assert first != second
+
+
+def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour(
+    broken: Make,
+) -> None:
+    service = broken()
+    holds = service.start(
+        "behaves", {"do": "hold_the_lock", "seconds": LEASE_SECONDS + 2}, config={"flow_id": "process"}
+    )
+    service.until(holds, "running")
+    began = time.monotonic()
+    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+    assert time.monotonic() - began < 1
+    ended = service.ended(holds)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+
+
+def test_an_execution_expires_even_where_no_worker_lives(broken: Make) -> None:
+    """Fault 28: the web side reaps too."""
+    service = broken(workers=0)
+    id = service.start("behaves", {"do": "echo"}, expires_in=1)
+    ended = service.ended(id, seconds=6)
+    assert (ended["status"], ended["error"]["type"]) == ("failed", "Expired")
+    assert "started_at" not in ended
+
+
+def test_ended_executions_leave_after_their_retention_and_living_ones_do_not(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
+    service = broken(RETENTION=1, RETENTION_FAILED=3600)
+    gone, kept = service.run("behaves", {"do": "echo"}), service.run("behaves", {"do": "fail"})
+    living = service.start("behaves", {"do": "listen", "seconds": 30})
+    deadline = time.monotonic() + 8
+    while service.get(f"/executions/{gone['execution_id']}").status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    listed = {each["execution_id"] for each in service.get("/executions").json()["executions"]}
+    assert listed == {kept["execution_id"], living}
+    with redis.Redis.from_url(own_store.url) as client:
+        assert [key for key in client.scan_iter() if gone["execution_id"].encode() in key] == []
+    service.cancel(living)

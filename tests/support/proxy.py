@@ -1,0 +1,127 @@
+"""A small TCP proxy in front of the store, which can break the way between."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Any, Literal
+
+Mode = Literal["pass", "cut", "blackhole", "delay", "drop_answer"]
+
+
+class Proxy:
+    """Started by `with`. `mode` may be changed at any time and holds for open connections too.
+
+    `cut`: connections are closed, new ones refused. `blackhole`: nothing gets through, nothing is closed.
+    `delay`: each piece waits `delay_seconds`. `drop_answer`: the next request whose text contains
+    `drop_after` gets through, its answer does not, and its connection is closed; then `pass` again.
+    """
+
+    def __init__(self, upstream: str):
+        self._upstream = upstream
+        self._mode: Mode = "pass"
+        self._listener: socket.socket | None = None
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self.port = 0
+        self.delay_seconds = 0.2
+        self.drop_after = b"EVALSHA"
+        self.dropped = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Proxy:
+        self._listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._stop_listening()
+        self._close_all()
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        before, self._mode = self._mode, mode
+        if mode == "cut":
+            self._stop_listening()
+            self._close_all()
+        elif before == "cut":
+            self._listen()
+        elif before == "blackhole":
+            self._close_all()  # what was lost in between is not made up for
+
+    def kill_connections(self) -> None:
+        self._close_all()
+
+    def _listen(self) -> None:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(512)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            upstream = socket.socket(socket.AF_UNIX)
+            try:
+                upstream.connect(self._upstream)
+            except OSError:
+                client.close()
+                upstream.close()
+                continue
+            with self._lock:
+                self._pairs.append((client, upstream))
+            link = {"drop": False}
+            for source, sink, up in ((client, upstream, True), (upstream, client, False)):
+                threading.Thread(target=self._pump, args=(source, sink, up, link), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, up: bool, link: dict[str, Any]) -> None:
+        try:
+            while data := source.recv(65536):
+                while self._mode == "blackhole" and not self._closed:
+                    time.sleep(0.05)
+                if self._mode == "delay":
+                    time.sleep(self.delay_seconds)
+                if up and self._mode == "drop_answer" and self.drop_after in data:
+                    link["drop"], self._mode = True, "pass"
+                if not up and link["drop"]:
+                    self.dropped += 1
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _close_all(self) -> None:
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
