@@ -5,11 +5,12 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format
+.PHONY: help install run test chaos faults lint format
 
 help:
 	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C"
 	@echo "make test     the whole suite; ARGS='-k cancel' for a part of it"
+	@echo "make chaos    a minute of a service whose parts are broken at random; ARGS='--seconds 600 --seed 7'"
 	@echo "make lint     style, types and import rules"
 	@echo "make install  what 'run' needs, into .venv"
 
@@ -19,7 +20,14 @@ run: .venv/installed
 	@exec $(BIN)/python -m tools.run
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 4 $(ARGS)
+
+chaos: .venv/installed-dev
+	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seconds 60)
+
+faults: .venv/installed-dev
+	@$(BIN)/python -m tests.chaos --seconds 600
+	@$(BIN)/python -m pytest -n 4 tests/faults tests/properties --count-examples=1000
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from multiprocessing import forkserver
 
 import psutil
 import structlog
@@ -40,16 +41,19 @@ def start_fork_server(preload: list[str]) -> None:
     The worker itself is not forked: it has connections and an event loop that must not cross a fork.
     """
     adopt_orphans()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload)
-    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited: the fork server outlives a SIGTERM to all
-    try:
-        from multiprocessing.forkserver import ensure_running
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
+    _ensure_fork_server()
 
-        ensure_running()
+
+def _ensure_fork_server() -> None:
+    """Starts it again where it died; it outlives a SIGTERM that is sent to every process."""
+    before = {each.pid for each in psutil.Process().children()}
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which is inherited
+    try:
+        forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGTERM, previous)
-    _helpers.update(each.pid for each in psutil.Process().children())
+    _helpers.update({each.pid for each in psutil.Process().children()} - before)
 
 
 class ChildHandle:
@@ -220,6 +224,7 @@ class Pool:
             await asyncio.wait(self._watchers)
 
     def _spawn(self) -> None:
+        _ensure_fork_server()
         child = ChildHandle(self._config)
         self._children.append(child)
         watcher = asyncio.ensure_future(self._watch(child))
