@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,7 @@ class Chaos:
             ],
         }
         print(f"\n{len(self.accepted)} accepted; " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+        print(f"slowest from its start to its end, over all faults in between: {max(map(_lived, last.values())):.1f} s")
         print(f"answers: {dict(sorted(self.codes.items()))}; slowest {self.slowest_seconds:.2f} s\n")
         print("| fault | times | recovery, median | worst |\n|---|---|---|---|")
         for name in sorted({each.name for each in self.faults}):
@@ -332,6 +334,13 @@ class Chaos:
             }
             leftover = [id.decode() for id in client.zrange("exec:leases", 0, -1)]
         return [id for id, body in last.items() if id not in listed.get(body.get("status", ""), set())] + leftover
+
+
+def _lived(body: dict[str, Any]) -> float:
+    """Seconds from its creation to its end."""
+    ended_at = body.get("completed_at") or body.get("failed_at") or body.get("cancelled_at")
+    times = [datetime.fromisoformat(at) for at in (body.get("created_at"), ended_at) if at]
+    return (times[1] - times[0]).total_seconds() if len(times) == 2 else 0.0
 
 
 def _recovery(fault: Fault) -> float:

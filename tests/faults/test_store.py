@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 import requests
+import trustme
 
 from app.executions.scripts import source
 from tests.faults.conftest import LEASE_SECONDS
@@ -234,3 +236,15 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     time.sleep(LEASE_SECONDS + 1)
     assert worker.poll() is None
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+
+
+def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(
+    make_service: Make, own_store: EmbeddedStore
+) -> None:
+    """As Heroku's Redis has it: REDIS_TLS_VERIFY=0."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with Proxy(own_store.url.removeprefix("unix://"), tls=context) as proxy:
+        service = make_service(proxy.url, REDIS_TLS_VERIFY=0)
+        assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+        is_away(make_service(proxy.url, workers=0).post("/executions", json=START))

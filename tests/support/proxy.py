@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from typing import Any, Literal
@@ -19,8 +20,8 @@ class Proxy:
     `drop_after` gets through, its answer does not, and its connection is closed; then `pass` again.
     """
 
-    def __init__(self, upstream: str):
-        self._upstream = upstream
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
+        self._upstream, self._tls = upstream, tls
         self._mode: Mode = "pass"
         self._listener: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -33,7 +34,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Proxy:
         self._listen()
@@ -86,6 +87,7 @@ class Proxy:
                 return
             upstream = socket.socket(socket.AF_UNIX)
             try:
+                client = self._tls.wrap_socket(client, server_side=True) if self._tls else client
                 upstream.connect(self._upstream)
             except OSError:
                 client.close()
