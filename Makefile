@@ -5,12 +5,13 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos faults lint format
+.PHONY: help install run test chaos faults bench bench-full lint format
 
 help:
 	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C"
 	@echo "make test     the whole suite; ARGS='-k cancel' for a part of it"
 	@echo "make chaos    a minute of a service whose parts are broken at random; ARGS='--seconds 600 --seed 7'"
+	@echo "make bench    the figures of docs/performance.md, shorter; bench-full writes them there"
 	@echo "make lint     style, types and import rules"
 	@echo "make install  what 'run' needs, into .venv"
 
@@ -54,3 +55,9 @@ format: .venv/installed-dev
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+bench: .venv/installed-dev
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-full: .venv/installed-dev
+	@$(BIN)/python -m bench --full $(ARGS)

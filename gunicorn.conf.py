@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from app import logs
+
 # Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
 # comes from outside.
 host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
@@ -21,16 +23,18 @@ keepalive = 30
 limit_request_line = 4094
 limit_request_fields = 64
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
-logconfig_dict: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "loggers": {name: {"level": "INFO", "propagate": True, "handlers": []} for name in ("gunicorn.error",)},
-}
+
+
+def on_starting(server: Any) -> None:
+    """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
+    logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+    server.log.error_log.handlers.clear()
+    server.log.error_log.propagate = True
 
 
 def post_worker_init(worker: Any) -> None:
     """Every web process helps to move on what is lost, so that this happens even where no worker lives."""
-    from app.executions.reaper import start_reaper
+    from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
     start_reaper(service.store, service.settings.lease)

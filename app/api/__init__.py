@@ -31,8 +31,7 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
         OPENAPI_JSON_PATH="openapi.json",
     )
     app.url_map.merge_slashes = False
-    app.before_request(_take_request_id)
-    app.before_request(_refuse_doubled_slash)
+    app.before_request(_begin)
     app.after_request(_give_request_id)
     problems.register(app)
     problems.ProblemApi(app).register_blueprint(executions.blueprint)
@@ -41,16 +40,15 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     return app
 
 
-def _take_request_id() -> None:
-    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line carries it."""
+def _begin() -> None:
+    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line carries it.
+
+    `//api/...` is not this API; Werkzeug has made one slash of it by the time it looks for a route.
+    """
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-
-
-def _refuse_doubled_slash() -> None:
-    """`//api/...` is not this API. Werkzeug has made one slash of it by the time it looks for a route."""
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound
 

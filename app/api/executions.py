@@ -34,14 +34,20 @@ blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description
 _start, _list = StartSchema(), ListQuerySchema()
 
 
-def _documented(*statuses: int) -> Any:
-    """The problems that a view may answer with, for OpenAPI."""
+def _documented(*statuses: int, **success: Any) -> Any:
+    """What a view answers, for OpenAPI: one success, and problems with these statuses.
+
+    flask-smorest wraps a view once for each answer it documents, though only the description is wanted:
+    the wrappers are taken off again, as every request would pay for them.
+    """
 
     def decorate(view: Any) -> Any:
+        documented = blueprint.alt_response(**success, success=True)(view)
         for status in statuses:
-            view = blueprint.alt_response(
+            documented = blueprint.alt_response(
                 status, schema=ProblemSchema, content_type="application/problem+json", example=examples.problem(status)
-            )(view)
+            )(documented)
+        view._apidoc = documented._apidoc
         return view
 
     return decorate
@@ -49,8 +55,7 @@ def _documented(*statuses: int) -> Any:
 
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
-@blueprint.alt_response(202, schema=StartedSchema, success=True, example=examples.STARTED)
-@_documented(400, 404, 413, 415, 503)
+@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
 def start_execution(body: dict[str, Any]) -> Response:
     """Start an execution
 
@@ -69,8 +74,7 @@ def start_execution(body: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@blueprint.alt_response(200, schema=ExecutionSchema, success=True, examples=examples.EXECUTIONS)
-@_documented(404, 503)
+@_documented(404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 def get_execution(execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     return _json(bodies.execution(_service().get(_known_form(execution_id))))
@@ -78,8 +82,7 @@ def get_execution(execution_id: str) -> Response:
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
-@blueprint.alt_response(200, schema=PageSchema, success=True, example=examples.PAGE)
-@_documented(400, 503)
+@_documented(400, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -99,9 +102,8 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@blueprint.alt_response(200, schema=CancelledSchema, success=True, example=examples.CANCELLED)
+@_documented(400, 404, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
-@_documented(400, 404, 503)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution
 
