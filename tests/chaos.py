@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,9 @@ class Chaos:
             self.faults.append(Fault(fault.__name__.strip("_").replace("_", " "), time.monotonic()))
             fault()
             self._time_recovery(self.faults[-1])
+            print(
+                f"{datetime.now(UTC):%H:%M:%S} {self.faults[-1].name}: {_recovery(self.faults[-1]):.2f} s", flush=True
+            )
         self.over.set()
         for client in clients:
             client.join()
@@ -359,11 +362,16 @@ def _quietly(act: Callable[[], Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Breaks a service at random, and checks what it promised.")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for the logs and data of all processes, to look at afterwards"
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        held = Chaos(Path(folder), options.seed, options.seconds).run()
+        if options.keep:
+            options.keep.mkdir()
+        held = Chaos(options.keep or Path(folder), options.seed, options.seconds).run()
     print(f"\nseed {options.seed}: " + ("every promise held" if held else "a promise was broken"))
     return 0 if held else 1
 
