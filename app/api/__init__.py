@@ -51,6 +51,8 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound
+    if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        raise problems.Problem(400, "missing_host", "An HTTP/1.1 request must have a Host header.")
 
 
 def _give_request_id(response: Response) -> Response:

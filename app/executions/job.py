@@ -10,7 +10,6 @@ of the record. Nothing here changes a state: only the scripts do.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,7 +49,7 @@ SUMMARY_FIELDS = (
 )
 """What a list shows."""
 
-RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "error", "worker", "history")
+RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "steps", "error", "worker", "history", "outputs")
 """What a status shows. The inputs (`data`) are not among them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,10 +97,11 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         "tenant", new.tenant,
         "type", new.type,
         "target", new.target_id,
-        "steps", new.total_steps,
         "timeout_seconds", new.timeout_seconds,
         "max_attempts", new.max_attempts,
     ]  # fmt: skip
+    if new.total_steps > 1:
+        fields += ["steps", new.total_steps]
     if new.retries.max:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
     if new.request_id:
@@ -109,17 +109,9 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
     return fields
 
 
-def read_row(
-    execution_id: str, fields: Sequence[str], values: Sequence[bytes | None], outputs: bytes | None = None
-) -> Execution:
-    """`read_record` from an HMGET's answer."""
-    return read_record(execution_id, {f: v for f, v in zip(fields, values, strict=True) if v is not None}, outputs)
-
-
-def read_record(execution_id: str, record: dict[str, bytes], outputs: bytes | None = None) -> Execution:
+def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     """Translates an RQ job's hash into an execution. Raises `ValueError` or `KeyError` where it makes no sense."""
     status = STATUS_OF_RQ[record["status"].decode()]
-    running = status is Status.RUNNING
     return Execution(
         id=execution_id,
         type=TargetType(record["type"].decode()),
@@ -130,8 +122,8 @@ def read_record(execution_id: str, record: dict[str, bytes], outputs: bytes | No
         attempt=int(record.get("attempt", 0)),
         started_at=_time(record, "started"),
         ended_at=_time(record, "ended"),
-        progress=_progress(record) if running or status is Status.COMPLETED else None,
-        outputs=unpack(outputs) if outputs is not None and status is Status.COMPLETED else None,
+        progress=_progress(record, status),
+        outputs=unpack(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=Failure(**json.loads(record["error"])) if "error" in record else None,
         attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
     )
@@ -145,8 +137,12 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     return None
 
 
-def _progress(record: dict[str, bytes]) -> Progress | None:
-    return Progress(*json.loads(record["progress"])) if "progress" in record else None
+def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
+    """What the last beat stored; a completed run has done all its steps."""
+    if status is Status.COMPLETED and "outputs" in record:
+        steps = int(record.get("steps", 1))
+        return Progress(steps, steps)
+    return Progress(*json.loads(record["progress"])) if status is Status.RUNNING and "progress" in record else None
 
 
 def _time(record: dict[str, bytes], field: str) -> datetime | None:

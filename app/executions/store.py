@@ -12,7 +12,7 @@ import redis
 
 from app.errors import StoreUnavailable
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_row, to_datetime
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
 from app.executions.model import Execution, NewExecution, Status, TargetType
 from app.settings import Settings
 
@@ -55,7 +55,10 @@ class ExecutionStore:
             values, outputs = pipe.execute(raise_on_error=False)
         if isinstance(values, redis.ResponseError):
             return None  # the key holds something else than a record
-        return self._read(execution_id, tenant, RECORD_FIELDS, values, outputs)
+        record = dict(zip(RECORD_FIELDS, values, strict=True))
+        if outputs is not None:  # they were too large for the record
+            record["outputs"] = outputs
+        return self._read(execution_id, tenant, record)
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
@@ -64,7 +67,10 @@ class ExecutionStore:
         order = "desc" if descending else "asc"
         with self._calling():
             total, rows = self._script["page"](args=[offset, count, order, len(keys), *keys, *SUMMARY_FIELDS])
-        found = {row[0].decode(): self._read(row[0].decode(), tenant, SUMMARY_FIELDS, row[1:]) for row in rows}
+        found: dict[str, Execution | None] = {}
+        for raw_id, *values in rows:  # no values at all where the key holds something else than a record
+            fields = dict(zip(SUMMARY_FIELDS, values, strict=bool(values)))
+            found[raw_id.decode()] = self._read(raw_id.decode(), tenant, fields)
         gone = [each for each, execution in found.items() if execution is None]
         if gone:
             self._heal(tenant, keys, gone)
@@ -82,14 +88,13 @@ class ExecutionStore:
             next_due = self._script["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
-    def _read(
-        self, execution_id: str, tenant: str, fields: Sequence[str], values: Sequence[Any], outputs: Any = None
-    ) -> Execution | None:
+    def _read(self, execution_id: str, tenant: str, fields: dict[str, bytes | None]) -> Execution | None:
         """None where there is no record, where it is another tenant's, and where it makes no sense."""
-        if len(values) != len(fields) or values[fields.index("tenant")] != tenant.encode():
+        record = {name: value for name, value in fields.items() if value}
+        if record.get("tenant") != tenant.encode():
             return None
         try:
-            return read_row(execution_id, fields, [v if v else None for v in values], outputs)
+            return read_record(execution_id, record)
         except (KeyError, ValueError, TypeError):
             return None
 

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.work.pool import ChildHandle
+    from app.work.child_handle import ChildHandle
 
 
 class Stopping(Enum):
@@ -32,7 +32,6 @@ class Attempt:
     timeout_seconds: float
     retry_max: int
     retry_backoff_seconds: list[float]
-    total_steps: int
     tenant: str
     request_id: str | None
     data: bytes
@@ -47,7 +46,7 @@ class Attempt:
     @classmethod
     def from_claim(cls, row: list[bytes]) -> Attempt:
         """From a row of `claim.lua`'s answer. Raises `ValueError` where the record makes no sense."""
-        id, token, number, retried, timeout, retries, steps, tenant, request_id = (value.decode() for value in row[:9])
+        id, token, number, retried, timeout, retries, tenant, request_id = (value.decode() for value in row[:8])
         retry_max, *backoff_seconds = json.loads(retries or "[0]")
         return cls(
             id=id,
@@ -57,10 +56,9 @@ class Attempt:
             timeout_seconds=float(timeout),
             retry_max=int(retry_max),
             retry_backoff_seconds=[float(seconds) for seconds in backoff_seconds],
-            total_steps=int(steps),
             tenant=tenant,
             request_id=request_id or None,
-            data=row[9],
+            data=row[8],
         )
 
     def start_message(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from app.errors import ConfigurationError
 from app.executions import connection
 from app.executions.store import QUEUES
 from app.work.child import ChildConfig
-from app.work.pool import Pool, start_fork_server
+from app.work.child_handle import start_fork_server
+from app.work.pool import Pool
 from app.work.worker import FENCE_SHARE, ExecutionWorker
 
 STORE_WAIT_SECONDS = 0.5

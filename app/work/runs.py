@@ -108,7 +108,7 @@ class Runs:
         elif attempt.stopping is Stopping.CANCEL:
             self._finish(attempt, "cancelled")
         elif outcome == "completed":
-            self._finish(attempt, "completed", f"[{attempt.total_steps},{attempt.total_steps},null]", outputs)
+            self._finish(attempt, "completed", outputs)
         elif outcome == "failed":
             self._fail(attempt, ended)
         elif outcome == "died" and attempt.stopping is not Stopping.SHUTDOWN:
@@ -124,8 +124,8 @@ class Runs:
         else:
             self._finish(attempt, "failed", error=json.dumps(ended["error"]))
 
-    def _finish(self, attempt: Attempt, status: str, progress: str = "", outputs: bytes = b"", error: str = "") -> None:
-        self.endings.put_nowait(Ending(attempt, "finish", (status, progress, outputs, error)))
+    def _finish(self, attempt: Attempt, status: str, outputs: bytes = b"", error: str = "") -> None:
+        self.endings.put_nowait(Ending(attempt, "finish", (status, outputs, error)))
 
     def _release(self, attempt: Attempt, how: str, delay_seconds: float = 0.0, reason: str = "") -> None:
         self.endings.put_nowait(Ending(attempt, "release", (how, int(delay_seconds * 1_000_000), reason)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,8 @@ class ExecutionWorker(BaseWorker):
     """
 
     def __init__(self, queue: str, connection: redis.Redis, settings: Settings, make_pool: Callable[..., Pool]):
-        super().__init__([Queue(queue, connection=connection, job_class=ExecutionJob)], connection=connection)
+        queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
+        super().__init__(queues, name=secrets.token_hex(6), connection=connection)
         self._settings = settings
         self._ledger = Ledger(settings, queue, self.name)
         self._runs = Runs(settings, make_pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -239,3 +240,31 @@ def test_a_store_that_is_not_there_is_503_at_once_and_says_when_to_come_back(mak
         assert int(response.headers["Retry-After"]) > 0
         assert response.elapsed.total_seconds() < 2
     assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+
+
+def test_a_request_of_http_1_1_without_a_host_is_400(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(b"GET /api/v1/executions HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"missing_host" in answer
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"POST /api/v1/executions HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked",
+        b"POST /api/v1/executions HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3",
+        b"POST /api/v1/executions HTTP/1.1\r\nContent-Length: +2",
+        b"GET /api/v1/executions HTTP/1.1\r\nName : x",
+        b"GET /api/v1/executions HTTP/9.9",
+        b"get /api/v1/executions HTTP/1.1",
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1",
+    ],
+)
+def test_a_request_that_could_be_read_in_two_ways_is_refused(service: Service, lines: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(lines + b"\r\nHost: x\r\nConnection: close\r\n\r\n{}")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 4")

@@ -6,6 +6,7 @@ store is held against it, and the index, the leases, the queue and the records a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import redis
@@ -183,6 +184,9 @@ def test_every_promise_holds_after_any_sequence_of_transitions(redis_client: red
     run_state_machine_as_test(
         LifeOfAnExecution,
         settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=int(os.environ.get("EXAMPLES", "60")),
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -57,8 +57,7 @@ class Driver:
     def finish(self, id: str, token: str, status: str = "completed") -> str:
         outputs = '{"output":"done"}' if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
-        progress = "[1,1,null]" if status == "completed" else ""
-        return self._scripts["finish"](args=[id, token, status, progress, outputs, error]).decode()
+        return self._scripts["finish"](args=[id, token, status, outputs, error]).decode()
 
     def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
         return self._scripts["release"](args=[id, token, how, delay, reason]).decode()

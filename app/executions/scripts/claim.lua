@@ -3,7 +3,7 @@
 -- What is in the queue but is not pending (delivered twice, cancelled, unreadable) is dropped in silence;
 -- what expired while it waited ends here.
 -- ARGV: queue, worker, count, lease in microseconds.
--- Answers a list of {id, token, attempt, retried, timeout, retries, steps, tenant, request_id, data}.
+-- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data}.
 work_when_full()
 local at, claimed = now(), {}
 while #claimed < tonumber(ARGV[3]) do
@@ -23,7 +23,7 @@ while #claimed < tonumber(ARGV[3]) do
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
       local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data')
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
-        record.steps or '1', record.tenant, more[3] or '', more[4] or ''}
+        record.tenant, more[3] or '', more[4] or ''}
     end
   end
 end

@@ -10,6 +10,8 @@ local ENDED   = 'exec:ended:'   -- .. status: id -> when it ended
 local TOKEN   = 'exec:token'    -- the last fencing token that was given out
 local REAPED  = 'exec:reaped'   -- when the last reap was
 
+local SMALL_BYTES = 1024        -- outputs up to this size are kept in the record
+
 local API_WORD = {queued = 'pending', started = 'running', finished = 'completed', failed = 'failed', canceled = 'cancelled'}
 local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished', failed = 'failed', cancelled = 'canceled'}
 
