@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, problems
+from app.api import executions, operations, problems
 from app.executions.service import ExecutionService
 from app.settings import Settings
 
@@ -31,6 +31,7 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
         OPENAPI_JSON_PATH="openapi.json",
     )
     app.url_map.merge_slashes = False
+    operations.register(app, settings, service.catalog)
     app.before_request(_begin)
     app.after_request(_give_request_id)
     problems.register(app)

@@ -66,8 +66,9 @@ def problem(
     detail: str,
     errors: Sequence[FieldError] = (),
     headers: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Response:
-    """The one form of a refusal. It is logged with its request id, and without what was sent."""
+    """The one form of a refusal; `more` are members of its own. It is logged, without what was sent."""
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",
         "title": http.HTTPStatus(status).phrase,
@@ -76,6 +77,7 @@ def problem(
         "instance": request.path,
         "request_id": g.get("request_id", ""),
         "code": code,
+        **(more or {}),
     }
     if errors:
         body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]

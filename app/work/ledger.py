@@ -23,6 +23,7 @@ WAIT_SECONDS = 5
 class Ledger:
     def __init__(self, settings: Settings, queue: str, worker_name: str):
         self._settings, self._queue, self._worker = settings, queue, worker_name
+        self._name = f"{queue}:{worker_name}"
         self._client = connection.connect_async(settings)
         self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
         self._scripts: dict[str, Callable[..., Any]] = {
@@ -59,12 +60,17 @@ class Ledger:
                         await self._scripts["release"](args=[id, token, "handed_back", 0, ""], client=pipe)
                 await pipe.execute()
 
-    async def beat(self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None) -> list[str]:
-        """Extends the leases and stores progress; `ok`, `cancel` or `lost` for each. `also` adds to the round trip."""
+    async def beat(
+        self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None, slots: str = ""
+    ) -> list[str]:
+        """Extends the leases and stores progress; `ok`, `cancel` or `lost` for each. `also` adds to the round trip.
+
+        With `slots` (`used/all`) it also notes that this worker lives, also where it runs nothing.
+        """
         with connection.translated():
             async with self._client.pipeline(transaction=False) as pipe:
-                for start in range(0, len(attempts), BEATS_PER_CALL):
-                    arguments: list[Any] = [self._lease]
+                for start in range(0, len(attempts) or 1, BEATS_PER_CALL):
+                    arguments: list[Any] = [self._lease, self._name if slots else "", slots]
                     for each in attempts[start : start + BEATS_PER_CALL]:
                         arguments += [each.id, each.token, each.progress]
                     await self._scripts["beat"](args=arguments, client=pipe)
@@ -93,6 +99,14 @@ class Ledger:
         with connection.translated():
             next_due = await self._scripts["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
+
+    async def leave(self) -> None:
+        """This worker is no longer there to be counted on."""
+        with connection.translated():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrem("exec:workers", self._name)
+                pipe.hdel("exec:slots", self._name)
+                await pipe.execute()
 
     def commands(self) -> Any:
         """A subscription's connection, for what is told to this worker at once."""

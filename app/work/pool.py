@@ -45,6 +45,11 @@ class Pool:
         self._suspended = self._closed = False
 
     @property
+    def slots(self) -> int:
+        """How many attempts run at once when all its children are there."""
+        return self._size * self._config.slots
+
+    @property
     def free_slots(self) -> int:
         return sum(child.free_slots for child in self._children)
 

@@ -89,8 +89,8 @@ class ExecutionWorker(BaseWorker):
             for task in (claiming, *others):
                 task.cancel()
             await self._runs.close()
+            await self._unregister()
             await self._ledger.close()
-            self._unregister()
 
     def request_shutdown(self) -> None:
         """Takes no new work from now on. For a signal handler of the event loop."""
@@ -123,7 +123,9 @@ class ExecutionWorker(BaseWorker):
         while True:
             asked_at = asyncio.get_running_loop().time()
             try:
-                await self._beat(list(self._runs.attempts.values()), lambda pipe: self.heartbeat(pipeline=pipe))
+                attempts = list(self._runs.attempts.values())
+                slots = f"{len(attempts)}/{self._runs.pool.slots}"
+                await self._beat(attempts, lambda pipe: self.heartbeat(pipeline=pipe), slots)
             except StoreUnavailable as error:
                 self._cut_off = not nobody_can_be_served(error)
                 _log_outage("beat", error)
@@ -216,9 +218,11 @@ class ExecutionWorker(BaseWorker):
             # Nobody beats for it, so its lease runs out; after config.max_attempts it ends as failed.
             log.error("record_unreadable", execution_id=row[0].decode(errors="replace"))
 
-    async def _beat(self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None) -> None:
+    async def _beat(
+        self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None, slots: str = ""
+    ) -> None:
         sent = [each.progress for each in attempts]
-        answers = await self._ledger.beat(attempts, also)
+        answers = await self._ledger.beat(attempts, also, slots)
         for attempt, progress, answer in zip(attempts, sent, answers, strict=True):
             if attempt.progress == progress:
                 attempt.progress = ""
@@ -256,10 +260,11 @@ class ExecutionWorker(BaseWorker):
             work.cancel()
             stop.cancel()
 
-    def _unregister(self) -> None:
+    async def _unregister(self) -> None:
         try:
+            await self._ledger.leave()
             self.register_death()  # type: ignore[no-untyped-call]  # RQ's
-        except redis.RedisError as error:
+        except (StoreUnavailable, redis.RedisError) as error:
             _log_outage("unregister", error)
 
 

@@ -52,7 +52,11 @@ class Driver:
         return [(row[0].decode(), row[1].decode()) for row in rows]
 
     def beat(self, id: str, token: str, progress: str = "") -> str:
-        return self._scripts["beat"](args=[LEASE_MICROSECONDS, id, token, progress])[0].decode()
+        return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, progress])[0].decode()
+
+    def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
+        """The beat of a worker that runs nothing."""
+        self._scripts["beat"](args=[LEASE_MICROSECONDS, f"{queue}:{name}", slots])
 
     def finish(self, id: str, token: str, status: str = "completed") -> str:
         outputs = '{"output":"done"}' if status == "completed" else ""

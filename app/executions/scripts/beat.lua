@@ -1,9 +1,16 @@
 -- running -> running, for many executions of one worker: extends each lease and stores its progress.
--- ARGV: lease in microseconds, then id, token, progress (JSON, or '' where it did not change), ...
+-- It also notes that the worker lives, and how much of it is in use.
+-- ARGV: lease in microseconds, worker (`queue:name`, or '' where it is not to be noted), its slots (`used/all`),
+--   then id, token, progress (JSON, or '' where it did not change), ...
 -- Answers a word for each: `ok`, `cancel` (asked to stop), or `lost` (it is not this attempt's any more).
 work_when_full()
-local ends, answers = whole(now() + ARGV[1]), {}
-for i = 2, #ARGV, 3 do
+local at = now()
+local ends, answers = whole(at + ARGV[1]), {}
+if ARGV[2] ~= '' then
+  redis.call('ZADD', WORKERS, whole(at), ARGV[2])
+  redis.call('HSET', SLOTS, ARGV[2], ARGV[3])
+end
+for i = 4, #ARGV, 3 do
   local id = ARGV[i]
   local record = redis.call('HMGET', job_key(id), 'status', 'token', 'cancel')
   if record[1] == 'started' and record[2] == ARGV[i + 1] then

@@ -9,6 +9,8 @@ local DELAYED = 'exec:delayed'  -- the pending ones that are not in a queue yet:
 local ENDED   = 'exec:ended:'   -- .. status: id -> when it ended
 local TOKEN   = 'exec:token'    -- the last fencing token that was given out
 local REAPED  = 'exec:reaped'   -- when the last reap was
+local WORKERS = 'exec:workers'  -- queue:name of each worker -> when it was last heard of
+local SLOTS   = 'exec:slots'    -- a hash, by the same names: used/all slots
 
 local SMALL_BYTES = 1024        -- outputs up to this size are kept in the record
 

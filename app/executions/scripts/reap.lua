@@ -4,6 +4,7 @@
 --   * A delay that is over: into the queue.
 --   * Pending for longer than its `expires_in`: failed with `Expired`.
 --   * Pending, but in no queue (somebody deleted the queue, or popped from it): into the queue again.
+--   * A worker that was not heard of for a lease: it is no longer counted as one.
 --   * Ended longer ago than its retention: the record, its outputs and its index entries leave together.
 -- Each in batches of 100; the rest is done by the next call.
 -- ARGV: lease in microseconds, retention of completed, of failed, of cancelled ones in microseconds, queues ...
@@ -61,6 +62,11 @@ if redis.call('ZCARD', WAITING) > held then
       end
     end
   end
+end
+
+for _, worker in ipairs(over(WORKERS, at - lease)) do
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('HDEL', SLOTS, worker)
 end
 
 for i, status in ipairs({'completed', 'failed', 'cancelled'}) do

@@ -1,0 +1,130 @@
+"""Whether the store is there and set up as this service needs it. Looks, and changes no execution.
+
+One round trip, and a second one where scripts must be loaded. It has a client of its own, so that a look
+does not wait behind requests, and is not spared by their break after a failed call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis
+
+from app.errors import StoreUnavailable
+from app.executions import connection, scripts
+from app.settings import Settings
+
+SCRIPTS = ("submit", "cancel", "reap", "page")
+"""Those that a web process calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say no.
+
+    `detail` is a sentence for a person; `setting` is what to change, `""` where nothing is wrong.
+    """
+
+    name: str
+    status: Literal["ok", "failed", "unknown"]
+    detail: str
+    setting: str = ""
+
+
+class Readiness:
+    """Safe to use from many threads."""
+
+    def __init__(self, client: redis.Redis, settings: Settings):
+        self._client, self._lease_seconds = client, settings.lease
+        self._scripts = {client.register_script(scripts.source(name)).sha: name for name in SCRIPTS}
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Readiness:
+        """Opens no connection yet: the first look does."""
+        return cls(connection.connect(settings), settings)
+
+    def look(self, queues: Collection[str]) -> list[Check]:
+        """Every check, the store first; it alone where the store does not answer. `queues` need a worker each."""
+        try:
+            with connection.translated():
+                asked = self._ask()
+                return [Check("store", "ok", "The store answers."), *self._checks(asked, queues)]
+        except StoreUnavailable as error:
+            return [Check("store", "failed", str(error), "REDIS_URL")]
+
+    def _ask(self) -> dict[str, Any]:
+        """The answers; an error where the store refuses that one command."""
+        commands: dict[str, list[Any]] = {
+            "time": ["TIME"],
+            "scripts": ["SCRIPT EXISTS", *self._scripts],
+            "workers": ["ZRANGE", "exec:workers", 0, -1, "WITHSCORES"],
+            "memory": ["INFO", "memory"],
+            "persistence": ["INFO", "persistence"],
+            "save": ["CONFIG GET", "save"],
+        }
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands.values():
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
+            answers = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
+        if isinstance(answers["time"], redis.RedisError):
+            raise answers["time"]  # it answers, but serves nobody: it is loading, say
+        return answers
+
+    def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        yield self._check_scripts(asked["scripts"])
+        yield _check_eviction(asked["memory"])
+        yield _check_disk(asked["persistence"], asked["save"])
+        yield from self._check_workers(asked["workers"], asked["time"], queues)
+
+    def _check_scripts(self, exist: Any) -> Check:
+        """Warm means: no request has to send a script first. Those that are missing are loaded."""
+        try:
+            for sha, there in zip(self._scripts, _answer(exist), strict=True):
+                if not there:
+                    self._client.script_load(scripts.source(self._scripts[sha]))
+        except redis.ResponseError as error:
+            detail = f"The store takes no scripts: {error}"
+            return Check("scripts", "failed", detail, "the store's ACL: allow EVALSHA, EVAL and SCRIPT")
+        return Check("scripts", "ok", "All scripts are loaded.")
+
+    def _check_workers(self, seen: Any, time: tuple[int, int], queues: Collection[str]) -> Iterator[Check]:
+        oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
+        rows = [] if isinstance(seen, redis.ResponseError) else seen
+        alive = [worker.decode().partition(":")[0] for worker, at in rows if float(at) > oldest]
+        for queue in sorted(queues):
+            count = alive.count(queue)
+            if count:
+                yield Check(f"workers_{queue}", "ok", f"{count} at work.")
+            else:
+                detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
+                setting = f"python worker.py, with WORKER_{queue.upper()} over 0"
+                yield Check(f"workers_{queue}", "failed", detail, setting)
+
+
+def _check_eviction(memory: Any) -> Check:
+    policy = "" if isinstance(memory, redis.ResponseError) else memory.get("maxmemory_policy", "")
+    if not policy:
+        return Check("eviction", "unknown", "The store does not tell its maxmemory-policy.")
+    if policy == "noeviction":
+        return Check("eviction", "ok", "The store evicts nothing.")
+    detail = f"The store may throw executions away: its maxmemory-policy is {policy}."
+    return Check("eviction", "failed", detail, "maxmemory-policy noeviction")
+
+
+def _check_disk(persistence: Any, save: Any) -> Check:
+    """Either of the two ways to keep data will do; where the second can not be asked for, nobody knows."""
+    if not isinstance(persistence, redis.ResponseError) and persistence.get("aof_enabled"):
+        return Check("disk", "ok", "The store keeps an append-only file.")
+    if isinstance(save, redis.ResponseError):
+        return Check("disk", "unknown", "The store does not tell whether it saves to disk.")
+    if save.get("save"):
+        return Check("disk", "ok", "The store saves to disk at times: what came after the last save can be lost.")
+    return Check("disk", "failed", "The store keeps nothing on disk: a restart loses everything.", "appendonly yes")
+
+
+def _answer(value: Any) -> Any:
+    if isinstance(value, redis.RedisError):
+        raise value
+    return value

@@ -1,0 +1,148 @@
+"""`/readyz`: green when an execution that is started now would be kept and run, else it says why not."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+import requests
+
+from app.executions.readiness import Check, Readiness
+from app.settings import Settings
+from tests.store.driver import Driver
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+BOTH = {"threads", "processes"}
+
+
+def readyz(service: Service) -> requests.Response:
+    return requests.get(f"{service.url}/readyz", timeout=10)
+
+
+def until(service: Service, status: int, seconds: float = 20) -> requests.Response:
+    deadline = time.monotonic() + seconds
+    while (answer := readyz(service)).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+    return answer
+
+
+def failed(answer: requests.Response) -> dict[str, dict[str, str]]:
+    return {each["name"]: each for each in answer.json()["checks"] if each["status"] == "failed"}
+
+
+@pytest.fixture
+def client(own_store: EmbeddedStore) -> redis.Redis:
+    return redis.Redis.from_url(own_store.url)
+
+
+def look(client: redis.Redis, **commands: str) -> dict[str, Check]:
+    return {each.name: each for each in Readiness(client, Settings()).look(BOTH)}
+
+
+def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
+    service = make_service(own_store.url)
+    answer = until(service, 200)
+    assert {each["name"] for each in answer.json()["checks"]} == {
+        *("store", "scripts", "eviction", "disk", "workers_processes", "workers_threads")
+    }
+    service.workers[0].terminate()
+    service.workers[0].wait(15)
+    answer = readyz(service)
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"]
+    assert set(failed(answer)) == {"workers_processes", "workers_threads"}
+    assert "WORKER_PROCESSES" in failed(answer)["workers_processes"]["setting"]
+    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+
+
+def test_a_killed_worker_counts_for_one_lease(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
+    service = make_service(own_store.url, LEASE=2)
+    until(service, 200)
+    service.workers[0].kill()
+    assert set(failed(until(service, 503, seconds=6))) == {"workers_processes", "workers_threads"}
+
+
+def test_one_missing_kind_of_worker_is_named(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
+    service = make_service(own_store.url, WORKER_THREADS=0)
+    deadline = time.monotonic() + 20
+    while set(failed(readyz(service))) != {"workers_threads"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("fault", ["frozen", "gone"])
+def test_a_store_that_does_not_answer_is_red_within_two_seconds(
+    make_service: Callable[..., Service], own_store: EmbeddedStore, fault: str
+) -> None:
+    service = make_service(own_store.url)
+    until(service, 200)
+    own_store.send_signal(signal.SIGSTOP) if fault == "frozen" else own_store.kill()
+    try:
+        for _ in range(3):
+            began = time.monotonic()
+            answer = readyz(service)
+            assert time.monotonic() - began < 2
+            assert (answer.status_code, set(failed(answer))) == (503, {"store"})
+    finally:
+        own_store.send_signal(signal.SIGCONT) if fault == "frozen" else own_store.start()
+    until(service, 200)
+
+
+def test_a_store_that_may_evict_or_keeps_nothing_is_red_and_names_the_setting(client: redis.Redis) -> None:
+    assert look(client)["eviction"].status == look(client)["disk"].status == "ok"
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("appendonly", "no")
+    found = look(client)
+    assert (found["eviction"].status, found["eviction"].setting) == ("failed", "maxmemory-policy noeviction")
+    assert (found["disk"].status, found["disk"].setting) == ("failed", "appendonly yes")
+    client.config_set("save", "3600 1")
+    assert look(client)["disk"].status == "ok"
+
+
+def test_what_a_managed_store_does_not_tell_is_unknown_and_no_failure(
+    client: redis.Redis, own_store: EmbeddedStore
+) -> None:
+    client.config_set("appendonly", "no")
+    url = own_store.url.replace("unix://", "unix://managed:x@")
+    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-config"])
+    with redis.Redis.from_url(url) as managed:
+        found = look(managed)
+        assert (found["eviction"].status, found["disk"].status) == ("ok", "unknown")
+        client.acl_setuser("managed", commands=["-info"])
+        assert look(managed)["eviction"].status == "unknown"
+
+
+def test_scripts_are_loaded_by_the_look_and_their_refusal_is_named(
+    client: redis.Redis, own_store: EmbeddedStore
+) -> None:
+    client.script_flush()
+    assert look(client)["scripts"].status == "ok"
+    readiness = Readiness(client, Settings())
+    assert all(client.script_exists(*readiness._scripts))
+    client.script_flush()
+    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-script"])
+    with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
+        found = look(managed)["scripts"]
+    assert found.status == "failed"
+    assert "ACL" in found.setting
+
+
+def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(client: redis.Redis) -> None:
+    driver = Driver(client)
+    client.config_set("maxmemory", 1)
+    driver.note_worker("threads", "w1", "3/100")
+    found = look(client)
+    assert (found["workers_threads"].status, found["workers_processes"].status) == ("ok", "failed")
+    client.config_set("maxmemory", 0)
+    client.zadd("exec:workers", {"threads:w1": 1})
+    assert look(client)["workers_threads"].status == "failed"
+    driver.store.reap()
+    assert not client.exists("exec:workers", "exec:slots")
