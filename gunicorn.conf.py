@@ -37,4 +37,10 @@ def post_worker_init(worker: Any) -> None:
     from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
-    start_reaper(service.store, service.settings.lease)
+    start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
+
+
+def worker_exit(_: Any, worker: Any) -> None:
+    """What a web process counted last must not go with it."""
+    if hasattr(worker, "wsgi"):  # else it ended before it began
+        worker.wsgi.extensions["operations"].flush()

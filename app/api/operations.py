@@ -1,37 +1,100 @@
-"""What operators ask: is it ready? Not part of the documented API, and not in its description."""
+"""What operators ask: is it ready, and how is it doing? Not part of the documented API.
+
+Each web process counts its requests in memory and tells the store every few seconds, with its reaper's
+beat, and before it answers `/metrics`: what other processes counted may be missing for that long.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from flask import Flask, Response
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
+from app.api.metrics import StoreCollector
 from app.api.problems import problem
 from app.catalog.model import Catalog
+from app.catalog.names import models_of
+from app.errors import StoreUnavailable
+from app.executions import counters
 from app.executions.readiness import Check, Readiness
+from app.executions.statistics import Snapshot, Statistics
 from app.executions.store import QUEUES
 from app.settings import Settings
 
 READY_SECONDS = 1.8
 """What a look at the store may take, so that the answer is there within two seconds."""
 
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+class Operations:
+    """The two views, and the counting of requests. `flush` may be called from any thread."""
+
+    def __init__(self, settings: Settings, catalog: Catalog):
+        self._readiness, self._statistics = Readiness.connect(settings), Statistics.connect(settings)
+        self._queues = queues_needed(catalog)
+        self._looking = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+        self._requests = counters.Reports()
+        self._registry = CollectorRegistry()
+        models = models_of(catalog) | {settings.openai_model_name}
+        targets = {each.id for each in catalog}
+        self._registry.register(StoreCollector(self._read, targets, models))
+
+    def readyz(self) -> Response:
+        """Whether what is started now would be kept and run. A store that drips its answers is not waited for."""
+        try:
+            checks = self._looking.submit(self._readiness.look, self._queues).result(READY_SECONDS)
+        except TimeoutError:
+            checks = [Check("store", "failed", "The store does not answer in time.", "REDIS_URL")]
+        return _readiness(checks)
+
+    def metrics(self) -> Response:
+        """For Prometheus, in its text format or in OpenMetrics."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Response(encode(self._registry), content_type=content_type)
+
+    def flush(self) -> None:
+        """Tells the store what was counted here. While the store is away, it stays here."""
+        try:
+            self._statistics.add(self._requests)
+        except StoreUnavailable:
+            return
+
+    def begin(self) -> None:
+        g.began = time.perf_counter()
+
+    def count(self, response: Response) -> Response:
+        """By the route's template, not the path: what no route takes is counted under an empty one."""
+        route = request.url_rule.rule if request.url_rule else ""
+        method = request.method if request.method in _METHODS else "other"
+        seconds = time.perf_counter() - g.began
+        self._requests.add(
+            {
+                f"h:{method}:{response.status_code}:{route}": 1,
+                f"d:{method}:{counters.bucket(seconds)}:{route}": 1,
+                f"d:{method}:sum:{route}": int(seconds * 1_000_000),
+            }
+        )
+        return response
+
+    def _read(self) -> Snapshot:
+        self.flush()
+        return self._statistics.read()
+
 
 def register(app: Flask, settings: Settings, catalog: Catalog) -> None:
     """Adds the views. Who may see them is decided where keys are checked."""
-    readiness, queues = Readiness.connect(settings), queues_needed(catalog)
-    looking = ThreadPoolExecutor(1, thread_name_prefix="readiness")
-
-    def readyz() -> Response:
-        """Whether requests can be served now. A store that drips its answers is not waited for."""
-        try:
-            checks = looking.submit(readiness.look, queues).result(READY_SECONDS)
-        except TimeoutError:
-            checks = [Check("store", "failed", "The store does not answer in time.", "REDIS_URL")]
-        return _answer(checks)
-
-    app.add_url_rule("/readyz", view_func=readyz)
+    operations = Operations(settings, catalog)
+    app.extensions["operations"] = operations
+    app.before_request(operations.begin)
+    app.after_request(operations.count)
+    app.add_url_rule("/readyz", view_func=operations.readyz)
+    app.add_url_rule("/metrics", view_func=operations.metrics)
 
 
 def queues_needed(catalog: Catalog) -> frozenset[str]:
@@ -40,7 +103,7 @@ def queues_needed(catalog: Catalog) -> frozenset[str]:
     return frozenset(QUEUES[each.isolation] for each in (*flows, *catalog.pipelines.values()))
 
 
-def _answer(checks: list[Check]) -> Response:
+def _readiness(checks: list[Check]) -> Response:
     body = [{name: value for name, value in asdict(each).items() if value} for each in checks]
     failed = [each for each in checks if each.status == "failed"]
     if not failed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 from app.errors import StoreUnavailable
 from app.executions.store import ExecutionStore
@@ -21,8 +22,13 @@ def pause_seconds(lease_seconds: float, next_due_seconds: float | None = None) -
     return pause if next_due_seconds is None else max(0.05, min(pause, next_due_seconds))
 
 
-def start_reaper(store: ExecutionStore, lease_seconds: float, stop: threading.Event | None = None) -> threading.Thread:
-    """Starts the thread; it ends with the process, or soon after `stop` is set."""
+def start_reaper(
+    store: ExecutionStore,
+    lease_seconds: float,
+    stop: threading.Event | None = None,
+    also: Callable[[], None] = lambda: None,
+) -> threading.Thread:
+    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called as often."""
     stopped = stop or threading.Event()
 
     def reap_for_ever() -> None:
@@ -32,6 +38,7 @@ def start_reaper(store: ExecutionStore, lease_seconds: float, stop: threading.Ev
                 next_due = store.reap()
             except StoreUnavailable:
                 next_due = None  # the store is away: the next beat tries again
+            also()
 
     thread = threading.Thread(target=reap_for_ever, name="reaper", daemon=True)
     thread.start()

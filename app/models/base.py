@@ -16,12 +16,15 @@ class Completion:
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
+    retries: int = 0
+    """How often the call was repeated before this answer came."""
 
 
 class ModelError(Exception):
-    """A model call failed. `retry_after_seconds` is the provider's own wish, where it had one."""
+    """A model call failed, after so many `retries`. `retry_after_seconds` is the provider's own wish, if any."""
 
     transient = False
+    retries = 0
 
     def __init__(self, message: str, retry_after_seconds: float | None = None):
         super().__init__(message)

@@ -24,6 +24,8 @@ from app.settings import Settings
 
 MAX_CONNECTIONS = 2000
 
+_TOKENS = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens", "total_tokens": "total_tokens"}
+
 
 class OpenAIProvider:
     """Calls from any number of threads share one event loop, one client and its connections.
@@ -82,8 +84,10 @@ class OpenAIProvider:
                 messages=list(messages), model=model, **options
             )
         except openai.OpenAIError as error:
-            raise _translated(error) from error
-        return _completion(response.http_response.json(), model)
+            failed = _translated(error)
+            failed.retries = _retries(getattr(error, "request", None))
+            raise failed from error
+        return _completion(response.http_response.json(), model, response.retries_taken)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._starting:
@@ -114,14 +118,19 @@ def _cancel(future: concurrent.futures.Future[Completion]) -> None:
     future.cancel()
 
 
-def _completion(data: Any, model: str) -> Completion:
+def _retries(request: Any) -> int:
+    """How many tries went before this one; the SDK tells it the server, too."""
+    return int(request.headers.get("x-stainless-retry-count", 0)) if request is not None else 0
+
+
+def _completion(data: Any, model: str, retries: int) -> Completion:
     try:
         text = data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         raise ModelRejected("The model's answer holds no message.") from None
     usage = data.get("usage") or {}
-    tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    return Completion(text or "", data.get("model") or model, *tokens)
+    tokens = {name: usage.get(theirs) for name, theirs in _TOKENS.items()}
+    return Completion(text or "", data.get("model") or model, **tokens, retries=retries)
 
 
 def _translated(error: Exception) -> ModelError:

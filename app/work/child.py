@@ -28,6 +28,8 @@ import structlog
 
 from app import logs
 from app.catalog.model import Catalog
+from app.catalog.names import models_of
+from app.executions.counters import Counts
 from app.executions.model import Progress
 from app.executions.payload import pack, read_call
 from app.models.base import ModelProvider, Stopped
@@ -36,6 +38,7 @@ from app.runtime.errors import RunFailed, failure_from
 from app.runtime.run import Ports, Run, execute
 from app.runtime.stop import StopSignal
 from app.settings import Settings
+from app.work.model_calls import WatchedModels
 from app.work.protocol import ChildSocket, Head
 
 PROGRESS_INTERVAL_SECONDS = 0.2
@@ -80,7 +83,11 @@ class Child:
     """The running executions of this process, by id, and the two sides of its socket."""
 
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
-        self._worker, self._config, self._models = worker, config, models
+        self._worker, self._config = worker, config
+        self._counts = Counts()
+        self._models = WatchedModels(
+            models, config.settings.openai_model_name, models_of(config.catalog), self._counts.add
+        )
         self._stops: dict[str, StopSignal] = {}
         self._progress = ProgressReports(worker)
 
@@ -106,6 +113,7 @@ class Child:
                 elif head["kind"] == "stop" and (stop := self._stops.get(head["id"])):
                     stop.request()
                 self._progress.send_late()
+                self._send_counts()
         except (EOFError, OSError):
             os._exit(1)  # the worker is gone: nobody may see what happens from here on
 
@@ -116,8 +124,15 @@ class Child:
         if self._config.slots == 1:
             kill_descendants(os.getpid())
         memory_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        self._send_counts()
         with contextlib.suppress(OSError):  # the listener notices, and ends this process
             self._worker.send({"kind": "ended", "id": start["id"], "memory_bytes": memory_bytes, **ended}, outputs)
+
+    def _send_counts(self) -> None:
+        """What was counted meanwhile. At least once a second, as the worker speaks that often."""
+        if counts := self._counts.take():
+            with contextlib.suppress(OSError):
+                self._worker.send({"kind": "counted", "counts": counts})
 
     def _outcome(self, start: Head, data: bytes) -> tuple[Head, bytes]:
         """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import StoreUnavailable
 from app.executions import connection, scripts
+from app.executions.counters import Reports
 from app.executions.store import reap_arguments
 from app.settings import Settings
 from app.work.attempt import Attempt, Ending
@@ -28,7 +29,7 @@ class Ledger:
         self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
         self._scripts: dict[str, Callable[..., Any]] = {
             name: self._client.register_script(scripts.source(name))
-            for name in ("claim", "beat", "finish", "release", "reap")
+            for name in ("claim", "beat", "finish", "release", "reap", "count")
         }
         self._lease = int(settings.lease * 1_000_000)
 
@@ -99,6 +100,14 @@ class Ledger:
         with connection.translated():
             next_due = await self._scripts["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
+
+    async def add(self, reports: Reports) -> None:
+        """Adds what was counted here to the store's counters, where there is anything."""
+        number, arguments = reports.next()
+        if arguments:
+            with connection.translated():
+                await self._scripts["count"](args=arguments)
+            reports.told(number)
 
     async def leave(self) -> None:
         """This worker is no longer there to be counted on."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from app.executions.counters import Reports
 from app.work import protocol
 from app.work.attempt import Attempt
 from app.work.child import ChildConfig
@@ -42,6 +43,7 @@ class Pool:
         self._children: list[ChildHandle] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self.free = asyncio.Event()
+        self.counted = Reports()
         self._suspended = self._closed = False
 
     @property
@@ -143,6 +145,8 @@ class Pool:
         elif head["kind"] == "progress":
             if attempt := child.attempts.get(head["id"]):
                 attempt.progress = head["progress"]
+        elif head["kind"] == "counted":
+            self.counted.add(head["counts"])
         elif head["kind"] == "ended":
             if attempt := child.attempts.pop(head["id"], None):
                 self._on_ended(attempt, head, body)

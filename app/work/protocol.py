@@ -4,7 +4,7 @@ A message is a head (a small JSON object with a `kind`) and a body of bytes that
 the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
     worker -> child   start {id, attempt} + data | stop {id} | alive {}
-    child  -> worker  ready {} | progress {id, progress} | ended {id, outcome, ...} + outputs
+    child  -> worker  ready {} | progress {id, progress} | counted {counts} | ended {id, outcome, ...} + outputs
 """
 
 from __future__ import annotations

@@ -176,13 +176,14 @@ class ExecutionWorker(BaseWorker):
                 await commands.aclose()
 
     async def _reap_loop(self) -> None:
-        """Moves on what nobody else does, six times a lease, and when a delay is over."""
+        """Moves on what nobody else does, six times a lease, and when a delay is over; reports what was counted."""
         next_due: float | None = None
         while True:
             await _at_most(pause_seconds(self._settings.lease, next_due), self._delays_changed.wait())
             self._delays_changed.clear()
             try:
                 next_due = await self._ledger.reap()
+                await self._ledger.add(self._runs.pool.counted)
             except StoreUnavailable:
                 next_due = None
 
@@ -262,6 +263,7 @@ class ExecutionWorker(BaseWorker):
 
     async def _unregister(self) -> None:
         try:
+            await self._ledger.add(self._runs.pool.counted)
             await self._ledger.leave()
             self.register_death()  # type: ignore[no-untyped-call]  # RQ's
         except (StoreUnavailable, redis.RedisError) as error:

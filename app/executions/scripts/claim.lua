@@ -5,7 +5,7 @@
 -- ARGV: queue, worker, count, lease in microseconds.
 -- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data}.
 work_when_full()
-local at, claimed = now(), {}
+local at, claimed, waits = now(), {}, {}
 while #claimed < tonumber(ARGV[3]) do
   local id = redis.call('LPOP', queue_key(ARGV[1]))
   if not id then break end
@@ -20,6 +20,7 @@ while #claimed < tonumber(ARGV[3]) do
       set_status(record, 'running')
       redis.call('HSET', job_key(id), 'attempt', record.attempt + 1, 'token', token, 'worker', ARGV[2],
         'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
+      if not record.queued then waits[#waits + 1] = at - record.created end  -- its first start
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
       local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data')
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
@@ -27,4 +28,5 @@ while #claimed < tonumber(ARGV[3]) do
     end
   end
 end
+count_durations('w:' .. ARGV[1], waits)
 return claimed

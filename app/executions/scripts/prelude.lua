@@ -11,14 +11,18 @@ local TOKEN   = 'exec:token'    -- the last fencing token that was given out
 local REAPED  = 'exec:reaped'   -- when the last reap was
 local WORKERS = 'exec:workers'  -- queue:name of each worker -> when it was last heard of
 local SLOTS   = 'exec:slots'    -- a hash, by the same names: used/all slots
+local COUNTS  = 'exec:metrics'  -- a hash of counters that only grow; app/executions/counters.py names its fields
 
 local SMALL_BYTES = 1024        -- outputs up to this size are kept in the record
 
 local API_WORD = {queued = 'pending', started = 'running', finished = 'completed', failed = 'failed', canceled = 'cancelled'}
 local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished', failed = 'failed', cancelled = 'canceled'}
 
+-- Upper bounds of the histograms' buckets, in milliseconds; the same as in counters.py.
+local BOUNDS = {10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 1800000, 7200000}
+
 local FIELDS = {'status', 'tenant', 'type', 'target', 'created', 'origin', 'steps', 'attempt', 'token', 'worker', 'started',
-                'cancel', 'lost', 'max_attempts', 'retried', 'expires', 'history'}
+                'cancel', 'lost', 'max_attempts', 'retried', 'expires', 'history', 'queued'}
 
 local function now()
   local time = redis.call('TIME')
@@ -33,6 +37,30 @@ end
 -- could not: a store must not refuse the scripts that end executions and so make room.
 local function work_when_full()
   redis.call('ZREM', LEASES, '')
+end
+
+-- Counting never stops a transition: where the key holds something else, nothing is counted.
+local function count(field, amount)
+  redis.pcall('HINCRBY', COUNTS, field, amount or 1)
+end
+
+local function bucket(microseconds)
+  for _, bound in ipairs(BOUNDS) do
+    if microseconds <= bound * 1000 then return bound end
+  end
+  return 'inf'
+end
+
+-- Adds durations to a histogram: to their buckets, and to the sum.
+local function count_durations(name, durations)
+  local buckets, sum = {}, 0
+  for _, each in ipairs(durations) do
+    local place = name .. ':' .. bucket(each)
+    buckets[place] = (buckets[place] or 0) + 1
+    sum = sum + math.max(0, each)
+  end
+  for place, amount in pairs(buckets) do count(place, amount) end
+  if #durations > 0 then count(name .. ':sum', whole(sum)) end
 end
 
 local function job_key(id) return 'rq:job:' .. id end
@@ -77,6 +105,12 @@ local function let_go(record)
   if waited == 1 and delayed == 0 then redis.call('LREM', queue_key(record.origin), 1, record.id) end
 end
 
+-- What ran is counted with the time of its last attempt, what never ran (or waited for a retry) without.
+local function count_end(record, status, at)
+  local name = ':' .. record.type .. ':' .. record.target .. ':' .. status
+  if record.started then count_durations('r' .. name, {at - record.started}) else count('x' .. name) end
+end
+
 -- The only way into a final state; callers have checked that the record is in none.
 local function end_as(record, status, at, error)
   let_go(record)
@@ -84,6 +118,7 @@ local function end_as(record, status, at, error)
   redis.call('HSET', job_key(record.id), 'ended', whole(at))
   if error then redis.call('HSET', job_key(record.id), 'error', error) end
   redis.call('ZADD', ENDED .. status, whole(at), record.id)
+  count_end(record, status, at)
 end
 
 -- The error of a failure that the service itself noticed.
@@ -104,6 +139,7 @@ local function requeue(record, at, delay, how, error_type)
   end
   let_go(record)
   set_status(record, 'pending')
+  redis.call('HSET', key, 'queued', whole(at + delay))
   redis.call('HDEL', key, 'token', 'worker', 'started', 'progress')
   redis.call('ZADD', WAITING, '+inf', record.id)
   if delay > 0 then
@@ -117,6 +153,7 @@ end
 -- The second attempt starts at once, later ones wait 1, 3, 7 ... 30 s, so that a poisonous execution
 -- does not keep killing processes.
 local function lose(record, at, reason)
+  count('a:lost')
   if record.cancel then
     end_as(record, 'cancelled', at)
     return 'cancelled'

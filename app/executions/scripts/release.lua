@@ -16,9 +16,11 @@ if record.cancel then
   return 'cancelled'
 end
 if how == 'failed' then
+  count('a:retried')
   redis.call('HSET', job_key(record.id), 'retried', record.retried + 1)
   requeue(record, at, tonumber(ARGV[4]), 'failed', ARGV[5])
 else
+  count('a:handed_back')
   requeue(record, at, 0)
 end
 return 'pending'

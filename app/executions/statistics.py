@@ -1,0 +1,78 @@
+"""The store's counters and gauges, as the web side reads them, and the way in for what it counts itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from app.executions import connection, scripts
+from app.executions.counters import Reports
+from app.executions.store import QUEUES
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What waits in one queue, and who works on it. `used` of all `slots` run something."""
+
+    length: int
+    oldest_seconds: float
+    workers: int
+    used: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that is measured, at one instant. `counts` are named as in `counters`."""
+
+    counts: dict[str, int]
+    running: int
+    delayed: int
+    queues: dict[str, QueueState]
+
+
+class Statistics:
+    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`."""
+
+    def __init__(self, client: redis.Redis, settings: Settings):
+        self._lease = int(settings.lease * 1_000_000)
+        self._observe = client.register_script(scripts.source("observe"))
+        self._count = client.register_script(scripts.source("count"))
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Statistics:
+        """Opens no connection yet: the first call does."""
+        return cls(connection.connect(settings), settings)
+
+    def add(self, reports: Reports) -> None:
+        """Tells the store what this process has counted; first what it could not tell before, if any."""
+        for _ in range(2):
+            number, arguments = reports.next()
+            if not arguments:
+                return
+            with connection.translated():
+                self._count(args=arguments)
+            reports.told(number)
+
+    def read(self) -> Snapshot:
+        with connection.translated():
+            answer: Any = self._observe(args=[self._lease, *QUEUES.values()])
+        counts, running, delayed, queues, workers = answer
+        pairs = zip(counts[::2], counts[1::2], strict=True)
+        found = list(zip(workers[::2], workers[1::2], strict=True))
+        states = {
+            name: _queue_state(name, length, age, found)
+            for name, (length, age) in zip(QUEUES.values(), queues, strict=True)
+        }
+        return Snapshot({field.decode(): int(value) for field, value in pairs}, running, delayed, states)
+
+
+def _queue_state(queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]) -> QueueState:
+    slots = [
+        tuple(map(int, slots.split(b"/"))) for worker, slots in workers if worker.partition(b":")[0] == queue.encode()
+    ]
+    used, every = (sum(each) for each in zip(*slots, strict=True)) if slots else (0, 0)
+    return QueueState(length, int(age) / 1_000_000, len(slots), used, every)
