@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from gunicorn.glogging import Logger
+
 from app import logs
 
 # Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
@@ -25,11 +27,14 @@ limit_request_fields = 64
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
 
-def on_starting(server: Any) -> None:
+class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  gunicorn has no types, and wants this name
     """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
-    logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
-    server.log.error_log.handlers.clear()
-    server.log.error_log.propagate = True
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,55 +1,116 @@
 """Logs: one JSON line an event on stdout, or a readable line where stdout is a terminal.
 
 Event names are constant, facts go into fields. Bodies, inputs, prompts and outputs are never logged, and
-what looks like a secret in any line is masked.
+what looks like a secret in any line is masked. Of an exception, the type and the places in the code are
+logged, and those of its causes; not its message, since that may quote what a flow was working on. (The
+message goes to whoever asks for the execution, in `error.message`.)
+
+Lines of libraries (gunicorn, RQ, warnings, ...) come in the same form, as the event `library_message`.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-import re
 import sys
+import threading
+import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
-_SECRET = re.compile(r"sk-[A-Za-z0-9_\-]{8,}|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+from app.masking import mask
+
+_WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib3")
+"""On a finer level these have several lines for each model call, and what they quote is up to their next version."""
+
+_REFUSED_BY_GUNICORN = "Invalid request from ip="
+
+log = structlog.get_logger(__name__)
 
 
 def configure(level: str) -> None:
-    """Routes this process's records through one handler: ours, gunicorn's, RQ's. May be called again."""
+    """Routes this process's records through one handler: ours, and all libraries'. May be called again."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        _describe_exception,
         mask_secrets,
     ]
     readable = sys.stdout.isatty()
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        foreign_pre_chain=[_library_message, *shared],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    _route(formatter, level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    sys.excepthook = _crashed
+    threading.excepthook = lambda each: _crashed(each.exc_type, each.exc_value, each.exc_traceback)
+
+
+def _route(formatter: logging.Formatter, level: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a lone surrogate must not cost a line
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _WARNINGS_ONLY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # or a line that can not be written is printed raw
 
 
 def mask_secrets(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Keys, bearer tokens and passwords in addresses, wherever they stand in a line."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = _SECRET.sub("[masked]", value)
-    return event
+    """Keys, bearer tokens and passwords, wherever they stand in a line."""
+    return {name: _masked(value) for name, value in event.items()}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {name: _masked(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(each) for each in value]
+    return value
+
+
+def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The first line alone: what follows it in a message is an exception's text, or a line of code."""
+    message, _, _ = str(event["event"]).partition("\n")
+    if message.startswith(_REFUSED_BY_GUNICORN):
+        message, _, _ = message.partition(": ")  # what follows quotes the request
+    return {**event, "event": "library_message", "message": message}
+
+
+def _describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    info = event.pop("exc_info", None)
+    error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else None
+    if info is True:
+        error = sys.exc_info()[1]
+    chain: list[dict[str, Any]] = []
+    while error is not None and len(chain) < 5:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+        chain.append({"type": type(error).__name__, "at": places[-20:]})
+        error = error.__cause__ or error.__context__
+    return {**event, "errors": chain} if chain else event
+
+
+def _crashed(_: Any, error: BaseException | None, *__: Any) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        return
+    log.critical("crashed", exc_info=error)

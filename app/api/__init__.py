@@ -12,6 +12,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
 from app.api import executions, operations, problems
+from app.executions import identifiers
 from app.executions.service import ExecutionService
 from app.settings import Settings
 
@@ -50,6 +51,9 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    execution_id = (request.view_args or {}).get("execution_id", "")
+    if identifiers.PATTERN.fullmatch(execution_id):
+        structlog.contextvars.bind_contextvars(execution_id=execution_id)
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound
     if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":

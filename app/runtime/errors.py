@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from app.executions.model import Failure
+from app.masking import mask
 from app.models.base import ModelError
 
 MAX_MESSAGE_BYTES = 4096
-
-_SECRETS = re.compile(
-    r"(sk-[A-Za-z0-9_\-]{8,}|Bearer\s+\S+|(?i:(?:api[_-]?key|token|password|secret)['\"]?\s*[=:]\s*['\"]?)[^\s'\",}]+)"
-)
 
 
 class TemplateError(Exception):
@@ -62,5 +58,5 @@ def failure_from(error: BaseException, details: dict[str, Any]) -> Failure:
     text = str(error) or type(error).__name__
     if isinstance(error, SystemExit):
         text = f"The flow called sys.exit({error.code!r})."
-    masked = _SECRETS.sub("[masked]", text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
+    masked = mask(text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
     return Failure(type(error).__name__, masked.decode(errors="ignore"), details)

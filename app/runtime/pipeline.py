@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,7 @@ class PipelineRun:
         stop = StopSignal()
         given = {name: self._values.get(source) for name, source in step.input_mapping.items()}
         give_up_at = time.monotonic() + step.timeout_seconds if step.timeout_seconds else float("inf")
-        future = threads.submit(self._work, step, given, stop)
+        future = threads.submit(copy_context().run, self._work, step, given, stop)
         self._running[step.id] = _Running(step, number, stop, future, give_up_at)
         if self.stop.requested:
             stop.request()
@@ -158,7 +159,7 @@ class PipelineRun:
         threads = ThreadPoolExecutor(workers, thread_name_prefix=f"{step.id}-item")
         try:
             futures = [
-                threads.submit(self._run_agent, step, {**given, name: item}, stop, position)
+                threads.submit(copy_context().run, self._run_agent, step, {**given, name: item}, stop, position)
                 for position, item in enumerate(items)
             ]
             return [future.result() for future in futures]

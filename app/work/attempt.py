@@ -62,7 +62,7 @@ class Attempt:
         )
 
     def start_message(self) -> dict[str, Any]:
-        return {"kind": "start", "id": self.id, "attempt": self.number, "request_id": self.request_id}
+        return {"kind": "start", "id": self.id, "attempt": self.number, "names": self.names()}
 
     def conclude(self) -> None:
         """From now on how it ended is known; no timer may change that."""

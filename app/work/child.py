@@ -118,7 +118,8 @@ class Child:
             os._exit(1)  # the worker is gone: nobody may see what happens from here on
 
     def _run_one(self, start: Head, data: bytes) -> None:
-        ended, outputs = self._outcome(start, data)
+        with structlog.contextvars.bound_contextvars(**start["names"]):  # also for what libraries log meanwhile
+            ended, outputs = self._outcome(start, data)
         self._stops.pop(start["id"], None)
         self._progress.forget(start["id"])
         if self._config.slots == 1:
@@ -145,7 +146,7 @@ class Child:
             retry = {"retryable": failed.retryable, "retry_after_seconds": failed.retry_after_seconds}
             return {"outcome": "failed", "error": error, **retry}, b""
         except BaseException as error:
-            log.exception("run_crashed", execution_id=start["id"])
+            log.exception("run_crashed")
             return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}, b""
 
     def _execute(self, start: Head, data: bytes) -> bytes:
@@ -158,7 +159,7 @@ class Child:
             inputs=call["inputs"],
             config=call["config"],
         )
-        bound = log.bind(execution_id=run.execution_id, attempt=run.attempt, request_id=start.get("request_id"))
+        bound = log.bind(**start["names"])
         ports = Ports(
             catalog=self._config.catalog,
             models=self._models,

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import signal
 import sys
-import time
 from functools import partial
 
 import redis
@@ -20,6 +19,7 @@ from app.executions import connection
 from app.executions.store import QUEUES
 from app.work.child import ChildConfig
 from app.work.child_handle import start_fork_server
+from app.work.outage import OutageLog
 from app.work.pool import Pool
 from app.work.worker import FENCE_SHARE, ExecutionWorker
 
@@ -77,14 +77,13 @@ def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig
 
 async def _store_answers(client: redis.Redis, stop: asyncio.Event) -> bool:
     """Waits for the store, however long that takes; False where the shutdown came first."""
-    began = time.monotonic()
+    outage = OutageLog()
     while not stop.is_set():
         try:
             client.ping()
+            outage.done("start")
             return True
         except (redis.RedisError, OSError) as error:
-            log.warning(
-                "store_unavailable", what="start", waited_seconds=round(time.monotonic() - began), error=str(error)
-            )
+            outage.refused("start", error)
             await asyncio.sleep(STORE_WAIT_SECONDS)
     return False

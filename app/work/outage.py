@@ -1,8 +1,16 @@
-"""Tells an outage of the store from being cut off from it."""
+"""Outages of the store: tells one from being cut off, and tells people of it without filling the log."""
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import redis
+import structlog
+
+REPEAT_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
 
 _SERVES_NOBODY = (
     ConnectionRefusedError,
@@ -27,3 +35,33 @@ def nobody_can_be_served(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+class OutageLog:
+    """Says that the store is away when it begins, then every ten seconds, and for how long it was.
+
+    Several loops report to one. The outage is over when none of them is refused any more.
+    """
+
+    def __init__(self, **names: Any):
+        self._log = log.bind(**names)
+        self._refused: set[str] = set()
+        self._began_at = self._said_at = 0.0
+
+    def refused(self, what: str, error: BaseException) -> None:
+        """The store did not do `what`."""
+        at = time.monotonic()
+        if not self._refused:
+            self._began_at, self._said_at = at, at - REPEAT_SECONDS
+        self._refused.add(what)
+        if at - self._said_at >= REPEAT_SECONDS:
+            self._said_at = at
+            seconds = round(at - self._began_at, 1)
+            self._log.warning("store_unavailable", what=what, seconds=seconds, error=str(error.__cause__ or error))
+
+    def done(self, what: str) -> None:
+        """The store did it, or it is not wanted any more."""
+        if what in self._refused:
+            self._refused.remove(what)
+            if not self._refused:
+                self._log.warning("store_back", seconds=round(time.monotonic() - self._began_at, 1))

@@ -23,7 +23,7 @@ from app.executions.reaper import pause_seconds
 from app.settings import Settings
 from app.work.attempt import Attempt, Stopping
 from app.work.ledger import Ledger
-from app.work.outage import nobody_can_be_served
+from app.work.outage import OutageLog, nobody_can_be_served
 from app.work.pool import Pool
 from app.work.runs import Runs
 
@@ -58,6 +58,7 @@ class ExecutionWorker(BaseWorker):
         self._settings = settings
         self._ledger = Ledger(settings, queue, self.name)
         self._runs = Runs(settings, make_pool)
+        self._outage = OutageLog(queue=queue)
         self._stopping = asyncio.Event()
         self._delays_changed = asyncio.Event()
         self._beaten_at = 0.0
@@ -105,6 +106,7 @@ class ExecutionWorker(BaseWorker):
                     await self._ledger.hand_back_others(self._runs.attempts)
                     in_doubt = False
                 if not self._runs.pool.free_slots:
+                    self._outage.done("claim")
                     await self._or_stopping(self._runs.pool.free.wait())
                     continue
                 in_doubt = True  # if the answer is lost, something may have been claimed all the same
@@ -112,10 +114,11 @@ class ExecutionWorker(BaseWorker):
                 in_doubt = False
                 for row in rows:
                     self._start(row)
+                self._outage.done("claim")
                 if not rows:
                     await self._or_stopping(self._ledger.wait_for_work())
             except StoreUnavailable as error:
-                _log_outage("claim", error)
+                self._outage.refused("claim", error)
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
 
     async def _beat_loop(self) -> None:
@@ -128,11 +131,12 @@ class ExecutionWorker(BaseWorker):
                 await self._beat(attempts, lambda pipe: self.heartbeat(pipeline=pipe), slots)
             except StoreUnavailable as error:
                 self._cut_off = not nobody_can_be_served(error)
-                _log_outage("beat", error)
+                self._outage.refused("beat", error)
                 await asyncio.sleep(RETRY_STORE_SECONDS)
             else:
                 self._beaten_at, self._cut_off = asked_at, True
                 self._runs.pool.resume()
+                self._outage.done("beat")
                 await asyncio.sleep(self._settings.lease / 3)
 
     async def _progress_loop(self) -> None:
@@ -207,10 +211,12 @@ class ExecutionWorker(BaseWorker):
 
     async def _try_to_write(self, endings: Sequence[Any]) -> list[str] | None:
         try:
-            return await self._ledger.write(endings)
+            words = await self._ledger.write(endings)
         except StoreUnavailable as error:
-            _log_outage("write", error)
+            self._outage.refused("write", error)
             return None
+        self._outage.done("write")
+        return words
 
     def _start(self, row: list[bytes]) -> None:
         try:
@@ -267,11 +273,7 @@ class ExecutionWorker(BaseWorker):
             await self._ledger.leave()
             self.register_death()  # type: ignore[no-untyped-call]  # RQ's
         except (StoreUnavailable, redis.RedisError) as error:
-            _log_outage("unregister", error)
-
-
-def _log_outage(what: str, error: BaseException) -> None:
-    log.warning("store_unavailable", what=what, error=str(error.__cause__ or error))
+            self._outage.refused("unregister", error)
 
 
 async def _at_most(seconds: float, waiting: Awaitable[Any]) -> None:

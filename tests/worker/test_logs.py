@@ -1,0 +1,196 @@
+"""The lines of real processes: one JSON object each, with its ids, and with nothing of what users sent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.model_server import Answer, ModelServer
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+MARKER = "mark3r"
+
+FLOW = """
+import asyncio, logging, threading, warnings
+
+def run(inputs, context):
+    do, text = inputs["do"], inputs["text"]
+    context.log("seen", size=len(text), api_key=None, note="token=abc123secret")
+    if do == "library":
+        logging.getLogger("some.library").warning("called")
+        warnings.warn("old way", DeprecationWarning)
+    if do == "thread":
+        thread = threading.Thread(target=_raise, args=(text,))
+        thread.start()
+        thread.join()
+    if do == "chain":
+        try:
+            _raise(text)
+        except ValueError as error:
+            raise RuntimeError(text) from error
+    if do == "surrogate":
+        context.log("odd \\ud800 text")
+    if do == "exit":
+        raise SystemExit(text)
+    return context.complete([{"role": "user", "content": text}]).text if do == "complete" else text
+
+async def forgotten(inputs):
+    asyncio.ensure_future(_raise_later(inputs["text"]))
+    await asyncio.sleep(0.01)
+    import gc; gc.collect()
+    return inputs["text"]
+
+async def _raise_later(text):
+    raise ValueError(text)
+
+def _raise(text):
+    raise ValueError(text)
+"""
+
+AGENT = """
+default_flow: run
+flows:
+  - {name: run, entrypoint: "flow.py:run"}
+  - {name: thread, entrypoint: "flow.py:run", isolation: thread}
+  - {name: forgotten, entrypoint: "flow.py:forgotten"}
+  - {name: prompt, file: prompt.yaml}
+"""
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Path:
+    folder = tmp_path / "agents" / "logger"
+    (folder / "prompts").mkdir(parents=True)
+    (folder / "agent.yaml").write_text(AGENT)
+    (folder / "flow.py").write_text(FLOW)
+    (folder / "prompts" / "prompt.yaml").write_text("user_template: 'Say {text}'\noutput_parser: {type: json}\n")
+    return tmp_path / "agents"
+
+
+def lines(service: Service, name: str) -> list[dict[str, Any]]:
+    """Every line that a process printed; each must be a JSON object."""
+    return [json.loads(line) for line in service.output(name).splitlines()]
+
+
+def until(service: Service, name: str, event: str, seconds: float = 15) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + seconds
+    while not (found := [each for each in lines(service, name) if each["event"] == event]):
+        assert time.monotonic() < deadline, service.output(name)
+        time.sleep(0.05)
+    return found
+
+
+def test_nothing_that_users_send_or_get_is_logged_on_any_level(
+    make_service: Callable[..., Service], agents: Path
+) -> None:
+    with ModelServer(default=Answer(f"{MARKER} answers")) as model:
+        service = make_service(
+            agents=agents,
+            LOG_LEVEL="DEBUG",
+            OPENAI_BASE_URL=model.url,
+            OPENAI_API_KEY=f"sk-{MARKER}-key",
+            MODEL_MAX_RETRIES=1,
+        )
+        actions = ("library", "thread", "chain", "surrogate", "exit", "complete", "return")
+        for flow in ("run", "thread"):
+            for do in actions:
+                service.run("logger", {"do": do, "text": MARKER}, config={"flow_id": flow})
+        ended = service.run("logger", {"do": "chain", "text": MARKER})
+        assert MARKER in ended["error"]["message"]  # whoever asks for the execution is told
+        service.run("logger", {"text": MARKER}, config={"flow_id": "forgotten"})
+        model.play(Answer(MARKER, 429, {"Retry-After-Ms": "1"}), Answer(MARKER, 400))
+        for _ in range(2):
+            service.run("logger", {"text": MARKER}, config={"flow_id": "prompt"})
+        service.run("behaves", {"do": "not_json", "what": "object", "text": MARKER})
+        for body in ("{" + MARKER, json.dumps({"type": MARKER, "target_id": MARKER, "inputs": {MARKER: 1}})):
+            service.post("/executions", data=body, headers={"Content-Type": "application/json", "X-API-Key": MARKER})
+        for request in (f"GET /x?key={MARKER} HTTP/9.9\r\n\r\n", f"GET / HTTP/1.1\r\nX-API-Key : {MARKER}\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                connection.sendall(request.encode())
+                assert b" 400 " in connection.recv(1000)
+    for name in ("web", "worker0"):
+        found = lines(service, name)
+        assert found
+        assert MARKER not in service.output(name)
+    events = [each["event"] for each in lines(service, "worker0")]
+    assert events.count("crashed") == 2  # each thread that a flow let die
+    chatty = [each for each in lines(service, "worker0") if each["logger"].split(".")[0] in ("openai", "asyncio")]
+    assert {each["level"] for each in chatty} <= {"warning", "error"}
+    assert "abc123secret" not in service.output("worker0")
+
+
+def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(
+    make_service: Callable[..., Service], agents: Path
+) -> None:
+    service = make_service(agents=agents)
+    body = {"type": "agent", "target_id": "logger", "inputs": {"do": "library", "text": "x"}}
+    for flow in ("run", "thread"):
+        headers = {"X-Request-ID": f"request-{flow}"}
+        id = service.post("/executions", json={**body, "config": {"flow_id": flow}}, headers=headers).json()
+        service.ended(id["execution_id"])
+        names = {
+            "execution_id": id["execution_id"],
+            "attempt": 1,
+            "tenant": "default",
+            "request_id": headers["X-Request-ID"],
+        }
+        deadline = time.monotonic() + 5
+        while "attempt_ended" not in (seen := events_of(service, names["execution_id"])):
+            assert time.monotonic() < deadline
+        assert set(seen) == {"attempt_started", "flow_log", "library_message", "attempt_ended"}
+        for line in lines(service, "worker0"):
+            if line.get("execution_id") == names["execution_id"]:
+                assert names.items() <= line.items()
+    service.get(f"/executions/{names['execution_id']}x", headers={"X-Request-ID": "request-3"})
+    [refused] = [each for each in lines(service, "web") if each.get("request_id") == "request-3"]
+    assert (refused["event"], refused["execution_id"]) == ("request_refused", f"{names['execution_id']}x")
+
+
+def events_of(service: Service, execution_id: str) -> list[str]:
+    return [each["event"] for each in lines(service, "worker0") if each.get("execution_id") == execution_id]
+
+
+def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(
+    make_service: Callable[..., Service], agents: Path
+) -> None:
+    service = make_service(agents=agents)
+    service.run("logger", {"do": "thread", "text": MARKER})
+    [line] = until(service, "worker0", "crashed")
+    [error] = line["errors"]
+    assert error["type"] == "ValueError"
+    assert error["at"][-1].endswith("_raise")
+    assert "flow.py:" in error["at"][-1]
+
+
+def test_the_lines_of_gunicorn_have_the_same_form(service: Service) -> None:
+    started = [each for each in lines(service, "web") if each["event"] == "library_message"]
+    assert any(each["logger"] == "gunicorn.error" and "Listening" in each["message"] for each in started)
+    assert all(each["timestamp"].endswith("Z") and each["level"] for each in started)
+
+
+def test_an_outage_is_said_at_its_beginning_and_at_its_end_with_how_long_it_was(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
+    service = make_service(own_store.url)
+    service.run("behaves", {"do": "echo"})
+    own_store.kill()
+    time.sleep(3)
+    own_store.start()
+    for queue in ("threads", "processes"):
+        deadline = time.monotonic() + 10
+        while not (back := about(service, "store_back", queue)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(back) == len(about(service, "store_unavailable", queue)) == 1
+        assert 2 < back[0]["seconds"] < 10
+
+
+def about(service: Service, event: str, queue: str) -> list[dict[str, Any]]:
+    return [each for each in lines(service, "worker0") if (each["event"], each.get("queue")) == (event, queue)]
