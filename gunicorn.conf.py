@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
 from gunicorn.glogging import Logger
 
-from app import logs
+from app import logs, settings, tracing
+from app.errors import ConfigurationError
 
 # Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
 # comes from outside.
@@ -37,6 +39,12 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  gunicorn has no
         self.error_log.propagate = True
 
 
+def on_starting(_: Any) -> None:
+    """Says once, not in each web process, what is missing. A mistake in the settings is said by these."""
+    with contextlib.suppress(ConfigurationError):
+        tracing.warn_if_missing(settings.load())
+
+
 def post_worker_init(worker: Any) -> None:
     """Every web process helps to move on what is lost, so that this happens even where no worker lives."""
     from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
@@ -49,3 +57,4 @@ def worker_exit(_: Any, worker: Any) -> None:
     """What a web process counted last must not go with it."""
     if hasattr(worker, "wsgi"):  # else it ended before it began
         worker.wsgi.extensions["operations"].flush()
+        worker.wsgi.extensions["tracing"].close()

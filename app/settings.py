@@ -126,6 +126,11 @@ class Settings:
     model_max_retries: int = _setting(
         2, "MODEL_MAX_RETRIES", "How often a model call that met 429 or 5xx is repeated.", min=0, max=10
     )
+    otlp_endpoint: str | None = _setting(
+        None,
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "Where spans are sent (OTLP over HTTP); needs requirements-otel.txt. The SDK reads its other OTEL_* itself.",
+    )
     log_level: str = _setting(
         "INFO", "LOG_LEVEL", "`DEBUG`, `INFO`, `WARNING` or `ERROR`.", one_of=("DEBUG", "INFO", "WARNING", "ERROR")
     )

@@ -11,7 +11,8 @@ from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, operations, problems
+from app import tracing
+from app.api import executions, operations, problems, traces
 from app.executions import identifiers
 from app.executions.service import ExecutionService
 from app.settings import Settings
@@ -34,6 +35,7 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     app.url_map.merge_slashes = False
     operations.register(app, settings, service.catalog)
     app.before_request(_begin)
+    traces.register(app, tracing.connect(settings))
     app.after_request(_give_request_id)
     problems.register(app)
     problems.ProblemApi(app).register_blueprint(executions.blueprint)

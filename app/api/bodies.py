@@ -36,6 +36,8 @@ def execution(each: Execution) -> str:
         body["error"] = {"type": failure.type, "message": failure.message, "details": failure.details}
     if each.attempts:
         body["attempts"] = [_attempt(attempt) for attempt in each.attempts]
+    if each.traceparent:
+        body["traceparent"] = each.traceparent
     text = json.dumps(body)
     if each.status is Status.COMPLETED:
         return f'{text[:-1]}, "outputs": {(each.outputs or b"{}").decode()}}}'

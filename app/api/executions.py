@@ -68,6 +68,7 @@ def start_execution(body: dict[str, Any]) -> Response:
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
         request_id=g.request_id,
+        traceparent=g.traceparent,
     )
     answer = bodies.started(_service().start(command))
     return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})

@@ -146,6 +146,7 @@ class ExecutionSchema(SummarySchema):
     outputs = fields.Dict()
     error = fields.Nested(FailureSchema)
     attempts = fields.List(fields.Nested(AttemptSchema))
+    traceparent = fields.String(metadata={"description": "As it came with the start (W3C Trace Context)."})
 
 
 class PaginationSchema(Schema):

@@ -49,7 +49,7 @@ SUMMARY_FIELDS = (
 )
 """What a list shows."""
 
-RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "steps", "error", "worker", "history", "outputs")
+RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "steps", "error", "worker", "history", "outputs", "traceparent")
 """What a status shows. The inputs (`data`) are not among them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +106,8 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
     if new.request_id:
         fields += ["request_id", new.request_id]
+    if new.traceparent:
+        fields += ["traceparent", new.traceparent]
     return fields
 
 
@@ -126,6 +128,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         outputs=unpack(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=Failure(**json.loads(record["error"])) if "error" in record else None,
         attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
+        traceparent=record["traceparent"].decode() if "traceparent" in record else None,
     )
 
 

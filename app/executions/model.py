@@ -91,6 +91,7 @@ class NewExecution:
     retries: Retries = Retries()
     expires_in_seconds: float | None = None
     request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class Execution:
     outputs: bytes | None = None
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

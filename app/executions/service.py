@@ -33,6 +33,7 @@ class StartCommand:
     expires_in_seconds: int | None = None
     tenant: str = DEFAULT_TENANT
     request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class ExecutionService:
             retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
             expires_in_seconds=command.expires_in_seconds,
             request_id=command.request_id,
+            traceparent=command.traceparent,
         )
         return Started(new.id, new.type, self.store.submit(new))
 

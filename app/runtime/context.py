@@ -42,6 +42,7 @@ class Context:
         attempt: int,
         config: Mapping[str, Any],
         step_key: str,
+        traceparent: str | None = None,
         stop: StopSignal,
         models: ModelProvider,
         log: Callable[..., None],
@@ -55,6 +56,8 @@ class Context:
         """The request's `config`, as it was sent."""
         self.step_key = step_key
         """The same for every attempt of the same step: a key for idempotent side effects."""
+        self.traceparent = traceparent
+        """The trace that the run belongs to (W3C Trace Context), for calls that the flow makes; None without one."""
         self.usage = Usage()
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override

@@ -28,6 +28,7 @@ class Run:
     target_id: str
     inputs: dict[str, Any]
     config: dict[str, Any]
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def new_context(
         execution_id=run.execution_id,
         attempt=run.attempt,
         config=run.config,
+        traceparent=run.traceparent,
         step_key=f"{run.execution_id}:{step or agent.id}",
         stop=stop or ports.stop,
         models=ports.models,

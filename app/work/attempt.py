@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from app.tracing import Span, trace_id
+
 if TYPE_CHECKING:
     from app.work.child_handle import ChildHandle
 
@@ -35,6 +37,8 @@ class Attempt:
     tenant: str
     request_id: str | None
     data: bytes
+    traceparent: str | None = None
+    span: Span | None = None
     child: ChildHandle | None = None
     stopping: Stopping | None = None
     progress: str = ""
@@ -59,10 +63,17 @@ class Attempt:
             tenant=tenant,
             request_id=request_id or None,
             data=row[8],
+            traceparent=row[9].decode() or None,
         )
 
     def start_message(self) -> dict[str, Any]:
-        return {"kind": "start", "id": self.id, "attempt": self.number, "names": self.names()}
+        return {
+            "kind": "start",
+            "id": self.id,
+            "attempt": self.number,
+            "names": self.names(),
+            "traceparent": self.traceparent,
+        }
 
     def conclude(self) -> None:
         """From now on how it ended is known; no timer may change that."""
@@ -73,7 +84,8 @@ class Attempt:
 
     def names(self) -> dict[str, Any]:
         """What every log line about it has."""
-        return {"execution_id": self.id, "attempt": self.number, "tenant": self.tenant, "request_id": self.request_id}
+        names = {"execution_id": self.id, "attempt": self.number, "tenant": self.tenant, "request_id": self.request_id}
+        return {**names, "trace_id": trace_id(self.traceparent)} if self.traceparent else names
 
 
 @dataclass(frozen=True, slots=True)

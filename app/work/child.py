@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import structlog
 
-from app import logs
+from app import logs, tracing
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
 from app.executions.counters import Counts
@@ -38,7 +38,7 @@ from app.runtime.errors import RunFailed, failure_from
 from app.runtime.run import Ports, Run, execute
 from app.runtime.stop import StopSignal
 from app.settings import Settings
-from app.work.model_calls import WatchedModels
+from app.work.model_calls import WatchedModels, traced
 from app.work.protocol import ChildSocket, Head
 
 PROGRESS_INTERVAL_SECONDS = 0.2
@@ -85,6 +85,7 @@ class Child:
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
         self._worker, self._config = worker, config
         self._counts = Counts()
+        self._tracing = tracing.connect(config.settings)
         self._models = WatchedModels(
             models, config.settings.openai_model_name, models_of(config.catalog), self._counts.add
         )
@@ -158,11 +159,12 @@ class Child:
             target_id=call["target_id"],
             inputs=call["inputs"],
             config=call["config"],
+            traceparent=start["traceparent"],
         )
         bound = log.bind(**start["names"])
         ports = Ports(
             catalog=self._config.catalog,
-            models=self._models,
+            models=traced(self._models, self._tracing, start["traceparent"], self._config.settings.openai_model_name),
             stop=self._stops[run.execution_id],
             report=lambda progress: self._progress.report(run.execution_id, progress),
             log=bound.info,

@@ -12,7 +12,7 @@ from functools import partial
 import redis
 import structlog
 
-from app import catalog, logs, settings
+from app import catalog, logs, settings, tracing
 from app.catalog.model import Catalog
 from app.errors import ConfigurationError
 from app.executions import connection
@@ -36,8 +36,9 @@ def main() -> None:
         known = catalog.load(config.agents_path, config.pipelines_path)
     except ConfigurationError as error:
         sys.exit(str(error))
+    tracing.warn_if_missing(config)
     preload = ["app.work.child", "openai"] if config.openai_api_key or config.openai_base_url else ["app.work.child"]
-    start_fork_server(preload)
+    start_fork_server([*preload, *tracing.preload(config)])
     asyncio.run(_work(config, known))
 
 
@@ -58,8 +59,9 @@ async def _work(config: settings.Settings, known: Catalog) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if not await _store_answers(client, stop):
         return
+    traces = tracing.connect(config)
     workers = [
-        ExecutionWorker(QUEUES[isolation], client, config, partial(Pool, _child(config, known, slots), size))
+        ExecutionWorker(QUEUES[isolation], client, config, partial(Pool, _child(config, known, slots), size), traces)
         for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
         if slots and size
     ]
@@ -69,6 +71,7 @@ async def _work(config: settings.Settings, known: Catalog) -> None:
     for worker in workers:
         worker.request_shutdown()
     await asyncio.gather(*running)
+    traces.close()
 
 
 def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:

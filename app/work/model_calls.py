@@ -1,4 +1,4 @@
-"""Watches the model calls of the runs in this process: counts them for the metrics."""
+"""Watches the model calls of the runs in this process: counts them for the metrics, and traces them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from app.models.base import Completion, ModelError, ModelProvider, Stop
+from app.tracing import Tracing
 
 
 class WatchedModels:
@@ -49,3 +50,49 @@ class WatchedModels:
             raise
         finally:
             self._count({field: amount for field, amount in counts.items() if amount})
+
+
+def traced(provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str) -> ModelProvider:
+    """The provider for one run, whose model calls become spans under `parent`; as it is where nothing is traced."""
+    return _TracedModels(provider, tracing, parent, default_model) if tracing.enabled else provider
+
+
+class _TracedModels:
+    """The spans have the names of OpenTelemetry's conventions for generative AI, and nothing of what was said."""
+
+    def __init__(self, provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str):
+        self._provider, self._tracing, self._parent, self._default_model = provider, tracing, parent, default_model
+
+    def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        stop: Stop | None = None,
+        **options: Any,
+    ) -> Completion:
+        """See `ModelProvider`."""
+        asked, error_type = model or self._default_model, None
+        span = self._tracing.start(
+            f"chat {asked}",
+            "client",
+            self._parent,
+            gen_ai__operation__name="chat",
+            gen_ai__provider__name="openai",
+            gen_ai__request__model=asked,
+            gen_ai__request__temperature=options.get("temperature"),
+            gen_ai__request__max_tokens=options.get("max_tokens"),
+        )
+        try:
+            completion = self._provider.complete(messages, model=asked, stop=stop, **options)
+            span.set(
+                gen_ai__response__model=completion.model,
+                gen_ai__usage__input_tokens=completion.input_tokens,
+                gen_ai__usage__output_tokens=completion.output_tokens,
+            )
+            return completion
+        except BaseException as error:
+            error_type = type(error).__name__
+            raise
+        finally:
+            span.end(error_type)

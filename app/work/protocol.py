@@ -3,7 +3,7 @@
 A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on unread:
 the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
-    worker -> child   start {id, attempt, names} + data | stop {id} | alive {}
+    worker -> child   start {id, attempt, names, traceparent} + data | stop {id} | alive {}
     child  -> worker  ready {} | progress {id, progress} | counted {counts} | ended {id, outcome, ...} + outputs
 """
 

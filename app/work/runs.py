@@ -16,6 +16,8 @@ import structlog
 
 from app.executions.payload import read_call
 from app.settings import Settings
+from app.tracing import Tracing
+from app.work import spans
 from app.work.attempt import Attempt, Ending, Stopping
 from app.work.pool import Pool
 
@@ -28,7 +30,8 @@ log = structlog.get_logger(__name__)
 class Runs:
     """Used in one event loop. `idle` is set while there is no attempt, `endings` is what to write next."""
 
-    def __init__(self, settings: Settings, make_pool: Callable[..., Pool]):
+    def __init__(self, settings: Settings, make_pool: Callable[..., Pool], tracing: Tracing):
+        self._tracing = tracing
         self._cancel_grace_seconds = settings.cancel_grace
         self.pool = make_pool(on_ended=self._on_ended, on_died=self._on_died)
         self.attempts: dict[str, Attempt] = {}
@@ -41,6 +44,7 @@ class Runs:
         self.attempts[attempt.id] = attempt
         self.idle.clear()
         self._after(attempt.timeout_seconds, attempt, lambda: self.stop(attempt, Stopping.TIMEOUT))
+        spans.begin(self._tracing, attempt)
         self.pool.place(attempt)
         log.info("attempt_started", **attempt.names())
 
@@ -66,8 +70,9 @@ class Runs:
             self.stop(attempt, Stopping.SHUTDOWN)
         await self.pool.close()
 
-    def forget(self, attempt: Attempt) -> None:
-        """Its end is written, or somebody else's."""
+    def forget(self, attempt: Attempt, ending: Ending | None = None, status: str = "lost") -> None:
+        """Its end is written, or somebody else's; then its status now is told, else it is lost."""
+        spans.end(attempt, ending, status)
         self.attempts.pop(attempt.id, None)
         if not self.attempts:
             self.idle.set()

@@ -21,6 +21,7 @@ from app.errors import StoreUnavailable
 from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
 from app.settings import Settings
+from app.tracing import Tracing
 from app.work.attempt import Attempt, Stopping
 from app.work.ledger import Ledger
 from app.work.outage import OutageLog, nobody_can_be_served
@@ -52,12 +53,14 @@ class ExecutionWorker(BaseWorker):
     commands (RQ's stop command kills a process without asking whose it is).
     """
 
-    def __init__(self, queue: str, connection: redis.Redis, settings: Settings, make_pool: Callable[..., Pool]):
+    def __init__(
+        self, queue: str, connection: redis.Redis, settings: Settings, make_pool: Callable[..., Pool], tracing: Tracing
+    ):
         queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
         super().__init__(queues, name=secrets.token_hex(6), connection=connection)
         self._settings = settings
         self._ledger = Ledger(settings, queue, self.name)
-        self._runs = Runs(settings, make_pool)
+        self._runs = Runs(settings, make_pool, tracing)
         self._outage = OutageLog(queue=queue)
         self._stopping = asyncio.Event()
         self._delays_changed = asyncio.Event()
@@ -204,7 +207,7 @@ class ExecutionWorker(BaseWorker):
                 if word.startswith("!"):
                     self._runs.refused(ending, word)
                 else:
-                    self._runs.forget(ending.attempt)
+                    self._runs.forget(ending.attempt, ending, word)
                     if ending.script == "release":
                         self._delays_changed.set()
                     log.info("attempt_ended", **ending.attempt.names(), how=ending.arguments[0], status=word)

@@ -3,7 +3,7 @@
 -- What is in the queue but is not pending (delivered twice, cancelled, unreadable) is dropped in silence;
 -- what expired while it waited ends here.
 -- ARGV: queue, worker, count, lease in microseconds.
--- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data}.
+-- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data, traceparent}.
 work_when_full()
 local at, claimed, waits = now(), {}, {}
 while #claimed < tonumber(ARGV[3]) do
@@ -22,9 +22,9 @@ while #claimed < tonumber(ARGV[3]) do
         'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
       if not record.queued then waits[#waits + 1] = at - record.created end  -- its first start
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
-      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data')
+      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data', 'traceparent')
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
-        record.tenant, more[3] or '', more[4] or ''}
+        record.tenant, more[3] or '', more[4] or '', more[5] or ''}
     end
   end
 end

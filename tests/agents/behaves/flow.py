@@ -51,6 +51,10 @@ def _echo(inputs, context):
     return inputs
 
 
+def _traceparent(inputs, context):
+    return context.traceparent
+
+
 def _sleep(inputs, context):
     """Sleeps in one piece, deaf to everything."""
     time.sleep(inputs["seconds"])

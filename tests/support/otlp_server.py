@@ -1,0 +1,79 @@
+"""A stand-in for a collector of traces: takes OTLP over HTTP, and keeps every span that it is sent."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+class OtlpServer:
+    """Started by `with`. A span is its fields as a dict, `attributes` with plain values."""
+
+    def __init__(self) -> None:
+        self.spans: list[dict[str, Any]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                owner.spans += _read(body)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> OtlpServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def wait_for(self, trace_id: str, count: int, seconds: float = 15) -> list[dict[str, Any]]:
+        """The spans of a trace, in the order in which they began, once there are so many."""
+        deadline = time.monotonic() + seconds
+        while len(found := [each for each in self.spans if each["trace_id"] == trace_id]) < count:
+            assert time.monotonic() < deadline, self.spans
+            time.sleep(0.05)
+        return sorted(found, key=lambda each: each["began"])
+
+
+def _read(body: bytes) -> list[dict[str, Any]]:
+    return [
+        {
+            "service": {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"],
+            "name": span.name,
+            "kind": span.kind,
+            "trace_id": span.trace_id.hex(),
+            "span_id": span.span_id.hex(),
+            "parent_id": span.parent_span_id.hex(),
+            "links": [link.span_id.hex() for link in span.links],
+            "began": span.start_time_unix_nano,
+            "failed": span.status.code == 2,
+            "attributes": {each.key: _value(each.value) for each in span.attributes},
+        }
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _value(value: Any) -> Any:
+    return getattr(value, value.WhichOneof("value"))
