@@ -120,7 +120,7 @@ def test_without_a_caller_s_trace_one_begins_and_polls_of_health_make_none(
     trace_id = ended["traceparent"].split("-")[1]
     request, attempt = collector.wait_for(trace_id, 2)
     assert request["parent_id"] == ""
-    assert ended["outputs"]["output"] .rpartition("-")[0] == f"00-{trace_id}-{attempt['span_id']}"
+    assert ended["outputs"]["output"].rpartition("-")[0] == f"00-{trace_id}-{attempt['span_id']}"
     traced.http.get(f"{traced.url}/readyz", timeout=5)
     start(traced, HEADER, do="echo")
     collector.wait_for(TRACE, 2)
