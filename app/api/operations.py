@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import TypeVar
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry
@@ -26,8 +28,12 @@ from app.executions.statistics import Snapshot, Statistics
 from app.executions.store import QUEUES
 from app.settings import Settings
 
-READY_SECONDS = 1.8
-"""What a look at the store may take, so that the answer is there within two seconds."""
+LOOK_SECONDS = 1.8
+"""What a look at the store may take, so that the answer is there within two seconds. One that drips its
+answers byte by byte is not waited for.
+"""
+
+Found = TypeVar("Found")
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -38,19 +44,19 @@ class Operations:
     def __init__(self, settings: Settings, catalog: Catalog):
         self._readiness, self._statistics = Readiness.connect(settings), Statistics.connect(settings)
         self._queues = queues_needed(catalog)
-        self._looking = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+        self._looking = ThreadPoolExecutor(4, thread_name_prefix="look")
         self._requests = counters.Reports()
         self._registry = CollectorRegistry()
         models = models_of(catalog) | {settings.openai_model_name}
         targets = {each.id for each in catalog}
-        self._registry.register(StoreCollector(self._read, targets, models))
+        self._registry.register(StoreCollector(lambda: self._in_time(self._read), targets, models))
 
     def readyz(self) -> Response:
-        """Whether what is started now would be kept and run. A store that drips its answers is not waited for."""
+        """Whether what is started now would be kept and run."""
         try:
-            checks = self._looking.submit(self._readiness.look, self._queues).result(READY_SECONDS)
-        except TimeoutError:
-            checks = [Check("store", "failed", "The store does not answer in time.", "REDIS_URL")]
+            checks = self._in_time(lambda: self._readiness.look(self._queues))
+        except StoreUnavailable as error:
+            checks = [Check("store", "failed", str(error), "REDIS_URL")]
         return _readiness(checks)
 
     def metrics(self) -> Response:
@@ -83,8 +89,14 @@ class Operations:
         return response
 
     def _read(self) -> Snapshot:
-        self.flush()
+        self._statistics.add(self._requests)
         return self._statistics.read()
+
+    def _in_time(self, look: Callable[[], Found]) -> Found:
+        try:
+            return self._looking.submit(look).result(LOOK_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailable("The store does not answer in time.") from None
 
 
 def register(app: Flask, settings: Settings, catalog: Catalog) -> None:

@@ -102,9 +102,11 @@ class Ledger:
         return next_due / 1_000_000 if next_due >= 0 else None
 
     async def add(self, reports: Reports) -> None:
-        """Adds what was counted here to the store's counters, where there is anything."""
-        number, arguments = reports.next()
-        if arguments:
+        """Tells the store what this worker has counted; first what it could not tell before, if any."""
+        for _ in range(2):
+            number, arguments = reports.next()
+            if not arguments:
+                return
             with connection.translated():
                 await self._scripts["count"](args=arguments)
             reports.told(number)

@@ -157,6 +157,20 @@ def test_a_store_that_is_away_leaves_one_gauge_and_is_not_forgotten_when_back(
     assert metrics("http_requests_total", route="/metrics") >= 1
 
 
+def test_a_frozen_store_delays_a_scrape_by_two_seconds_at_most(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
+    service = make_service(own_store.url, workers=0)
+    scrape(service)
+    own_store.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert scrape(service)("execution_store_up") == 0
+        assert time.monotonic() - began < 2
+    finally:
+        own_store.send_signal(signal.SIGCONT)
+
+
 def test_a_report_whose_answer_was_lost_is_added_once(redis_client: redis.Redis) -> None:
     statistics, reports = Statistics(redis_client, Settings()), Reports()
     reports.add({"a:lost": 2})
