@@ -13,6 +13,7 @@ import requests
 from app.executions.readiness import Check, Readiness
 from app.settings import Settings
 from tests.store.driver import Driver
+from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
@@ -94,6 +95,19 @@ def test_a_store_that_does_not_answer_is_red_within_two_seconds(
     finally:
         own_store.send_signal(signal.SIGCONT) if fault == "frozen" else own_store.start()
     until(service, 200)
+
+
+def test_a_store_whose_every_answer_is_late_is_not_waited_for(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
+    with Proxy(own_store.url.removeprefix("unix://")) as proxy:
+        service = make_service(proxy.url, workers=0)
+        proxy.delay_seconds = 0.35  # each way, for each of the half dozen exchanges of a new connection
+        proxy.mode = "delay"
+        began = time.monotonic()
+        answer = readyz(service)
+        assert 1.7 < time.monotonic() - began < 2
+        assert "does not answer in time" in failed(answer)["store"]["detail"]
 
 
 def test_a_store_that_may_evict_or_keeps_nothing_is_red_and_names_the_setting(client: redis.Redis) -> None:

@@ -54,6 +54,15 @@ def _raise(text):
     raise ValueError(text)
 """
 
+PIPELINE = """
+inputs:
+  - {name: do, required: true}
+  - {name: texts, type: array, required: true}
+steps:
+  - {id: one, agent: logger, flow: run, input_mapping: {do: do, text: texts}, output_key: first}
+  - {id: each, agent: logger, flow: run, input_mapping: {do: do, text: texts}, output_key: rest, batch_mode: true}
+"""
+
 AGENT = """
 default_flow: run
 flows:
@@ -151,6 +160,19 @@ def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(
     service.get(f"/executions/{names['execution_id']}x", headers={"X-Request-ID": "request-3"})
     [refused] = [each for each in lines(service, "web") if each.get("request_id") == "request-3"]
     assert (refused["event"], refused["execution_id"]) == ("request_refused", f"{names['execution_id']}x")
+
+
+def test_a_step_of_a_pipeline_logs_with_the_ids_too(
+    make_service: Callable[..., Service], agents: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "steps.yaml").write_text(PIPELINE)
+    service = make_service(agents=agents, pipelines=tmp_path / "pipelines")
+    inputs = {"do": "library", "texts": ["a", "b"]}
+    ended = service.run("steps", inputs, type="pipeline")
+    assert ended["status"] == "completed"
+    said = [each for each in lines(service, "worker0") if each.get("logger") == "some.library"]
+    assert [each.get("execution_id") for each in said] == [ended["execution_id"]] * 3
 
 
 def events_of(service: Service, execution_id: str) -> list[str]:
