@@ -2,8 +2,8 @@
 
 Event names are constant, facts go into fields. Bodies, inputs, prompts and outputs are never logged, and
 what looks like a secret in any line is masked. Of an exception, the type and the places in the code are
-logged, and those of its causes; not its message, since that may quote what a flow was working on. (The
-message goes to whoever asks for the execution, in `error.message`.)
+logged, and those of its causes; not its message, since that may quote what a flow was working on, but for
+what the store said. (The message goes to whoever asks for the execution, in `error.message`.)
 
 Lines of libraries (gunicorn, RQ, warnings, ...) come in the same form, as the event `library_message`.
 """
@@ -37,7 +37,7 @@ def configure(level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _describe_exception,
+        describe_exception,
         mask_secrets,
     ]
     readable = sys.stdout.isatty()
@@ -96,7 +96,8 @@ def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[s
     return {**event, "event": "library_message", "message": message}
 
 
-def _describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """`exc_info` as `errors`: the exception, then its causes."""
     info = event.pop("exc_info", None)
     error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else None
     if info is True:
@@ -105,9 +106,17 @@ def _describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any
     while error is not None and len(chain) < 5:
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
-        chain.append({"type": type(error).__name__, "at": places[-20:]})
+        chain.append({"type": type(error).__name__, **_said_by_the_store(error), "at": places[-20:]})
         error = error.__cause__ or error.__context__
     return {**event, "errors": chain} if chain else event
+
+
+def _said_by_the_store(error: BaseException) -> dict[str, str]:
+    """Its refusals are told in its own words, up to where it quotes what it was sent."""
+    if not type(error).__module__.startswith("redis."):
+        return {}
+    said, _, _ = str(error).partition(", with args")
+    return {"said": mask(said)}
 
 
 def _crashed(_: Any, error: BaseException | None, *__: Any) -> None:
