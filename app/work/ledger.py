@@ -71,7 +71,10 @@ class Ledger:
                 calls = len(pipe.command_stack)
                 if also:
                     also(pipe)
-                answers = await pipe.execute()
+                answers = await pipe.execute(raise_on_error=False)
+            for answer in answers[:calls]:  # what else was sent may fail: a full store takes no other write
+                if isinstance(answer, Exception):
+                    raise answer
         return [word.decode() for answer in answers[:calls] for word in answer]
 
     async def write(self, endings: Sequence[Ending]) -> list[str]:
