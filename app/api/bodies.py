@@ -29,7 +29,7 @@ def status_url(execution_id: str) -> str:
     return f"/api/v1/executions/{execution_id}"
 
 
-def execution(each: Execution) -> str:
+def execution(each: Execution, *, with_steps: bool = False) -> str:
     """A status, as JSON text. Fields of another state are left out, not null."""
     body = summary(each)
     if each.definition:
@@ -42,19 +42,19 @@ def execution(each: Execution) -> str:
         body["attempts"] = [_attempt(attempt) for attempt in each.attempts]
     if each.usage:
         body["usage"] = _usage(each.usage)
-    if each.steps is not None:
+    if with_steps:
         body["steps"] = [_step(step) for step in each.steps]
     text = json.dumps(body)
-    if each.outputs_partial:
-        text = _with(text, "outputs_partial", _object(each.outputs_partial))
-    return _with(text, "outputs", each.outputs or b"{}") if each.status is Status.COMPLETED else text
+    if each.status is Status.COMPLETED:
+        return _with(text, "outputs", each.outputs or b"{}")
+    return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
 
 
-def steps(each: Execution, outputs: Mapping[str, bytes] | None) -> str:
-    """The steps of an execution that has them, as JSON text; with `outputs`, what they have put out."""
-    body = {"execution_id": each.id, "status": each.status, "steps": [_step(step) for step in each.steps or ()]}
+def steps(each: Execution, *, with_outputs: bool = False) -> str:
+    """The steps of an execution, as JSON text; where asked for, with what the finished ones have put out."""
+    body = {"execution_id": each.id, "status": each.status, "steps": [_step(step) for step in each.steps]}
     text = json.dumps(body)
-    return text if outputs is None else _with(text, "outputs", _object(outputs))
+    return _with(text, "outputs", _object(each.step_outputs)) if with_outputs else text
 
 
 def _with(text: str, name: str, value: bytes) -> str:

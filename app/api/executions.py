@@ -25,7 +25,7 @@ from app.api.schemas import (
     StepsSchema,
 )
 from app.executions import identifiers
-from app.executions.model import Status, TargetType
+from app.executions.model import Include, Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
 
 
@@ -100,8 +100,9 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
 @_documented(400, 404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    include_steps = query.get("include") == "steps"
-    return _json(bodies.execution(_service().get(_known_form(execution_id), include_steps=include_steps)))
+    include = Include(query.get("include", Include.STATUS))
+    execution = _service().get(_known_form(execution_id), include=include)
+    return _json(bodies.execution(execution, with_steps=include is Include.STEPS))
 
 
 @blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
@@ -112,9 +113,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
 
     In the order of the pipeline's file. An agent's execution has one step, the agent.
     """
-    execution = _service().get(_known_form(execution_id), include_steps=True)
-    outputs = _service().outputs_of_steps(execution) if query.get("include") == "outputs" else None
-    return _json(bodies.steps(execution, outputs))
+    include = Include(query.get("include", Include.STEPS))
+    execution = _service().get(_known_form(execution_id), include=include)
+    return _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
 
 
 @blueprint.route("/executions", methods=["GET"])

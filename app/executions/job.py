@@ -49,7 +49,7 @@ SUMMARY_FIELDS = (
     "lost",
     "retry_of",
 )
-"""What a list shows."""
+"""What a list shows. The scripts count on the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,

@@ -155,13 +155,21 @@ class Attempt:
     outcome: str = "running"
 
 
+class Include(StrEnum):
+    """What is read of an execution beside its status. Of a pipeline that broke off, everything always is."""
+
+    STATUS = "status"
+    STEPS = "steps"
+    OUTPUTS = "outputs"
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
     `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on unparsed, and so
-    are `outputs_partial`, the outputs of the finished steps of one that failed or was cancelled, by key.
-    `steps` is None where they were not asked for.
+    is what finished steps have put out, by output key. Which of `steps` and `step_outputs` are there is said
+    by `Include`.
     """
 
     id: str
@@ -181,8 +189,8 @@ class Execution:
     definition: str = ""
     retry_of: str | None = None
     usage: Mapping[str, ModelUsage] = field(default_factory=dict)
-    outputs_partial: Mapping[str, bytes] = field(default_factory=dict)
-    steps: tuple[StepRecord, ...] | None = None
+    steps: tuple[StepRecord, ...] = ()
+    step_outputs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRe
 from app.executions.identifiers import new_id
 from app.executions.model import (
     Execution,
+    Include,
     NewExecution,
     Page,
     Retries,
@@ -110,25 +111,12 @@ class ExecutionService:
             new = replace(new, take_over=True)
         return self._submit(new)
 
-    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, *, include_steps: bool = False) -> Execution:
-        """One execution; `outputs_partial` where a pipeline did not complete. Raises `NotFound`.
-
-        One round trip, whatever the steps have put out; a second one where the steps are asked for, two more
-        for a pipeline that failed or was cancelled.
-        """
-        execution = self._stored(execution_id, tenant)
-        broke_off = execution.type is TargetType.PIPELINE and execution.status in (Status.FAILED, Status.CANCELLED)
-        if not (include_steps or broke_off):
+    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
+        """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
+        execution = self._stored(execution_id, tenant, include)
+        if include is Include.STATUS or execution.steps:
             return execution
-        steps = self._steps(execution)
-        if broke_off:
-            partial = self.store.values(execution_id, [each for each in steps if each.done])
-            execution = replace(execution, outputs_partial=partial)
-        return replace(execution, steps=steps) if include_steps else execution
-
-    def outputs_of_steps(self, execution: Execution) -> dict[str, bytes]:
-        """The output of each finished step of an execution with `steps`, as JSON, by its output key."""
-        return self.store.values(execution.id, [each for each in execution.steps or () if each.done])
+        return replace(execution, steps=self._planned_steps(execution))
 
     def list(self, query: ListQuery) -> Page:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
@@ -183,16 +171,15 @@ class ExecutionService:
     def _submit(self, new: NewExecution) -> Started:
         return Started(new.id, new.type, self.store.submit(new), new.retry_of)
 
-    def _stored(self, execution_id: str, tenant: str) -> Execution:
-        return self.store.get(execution_id, tenant) or self._unknown(execution_id)
+    def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
+        return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
 
-    def _steps(self, execution: Execution) -> tuple[StepRecord, ...]:
-        """Those that its run has stored; before it ran, those that the catalog knows of."""
+    def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
+        """Those of an execution that has stored none: the agent, or what the catalog knows of the pipeline."""
         if execution.type is TargetType.AGENT:
             return (_agent_step(execution),)
-        stored = self.store.steps(execution.id, execution.status)
         pipeline = self.catalog.pipelines.get(execution.target_id)
-        return stored or tuple(
+        return tuple(
             as_seen(StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent), execution.status)
             for place, each in enumerate(pipeline.steps if pipeline else ())
         )

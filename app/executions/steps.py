@@ -14,7 +14,8 @@ from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.executions.model import Failure, ModelUsage, Status, StepRecord, StepStatus
+from app.executions.model import Execution, Failure, ModelUsage, Status, StepRecord, StepStatus
+from app.executions.payload import unpack
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,6 +54,13 @@ def write_record(record: StepRecord) -> str:
         "failure": asdict(record.failure) if record.failure else None,
     }
     return json.dumps({name: value for name, value in fields.items() if value is not None and value != ""})
+
+
+def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> Execution:
+    """The execution with its steps, and what the finished ones have put out, from the two hashes."""
+    records = tuple(as_seen(record, execution.status) for record in read_records(steps))
+    outputs = {each.output_key: unpack(values[each.id]) for each in records if each.done and each.id in values}
+    return replace(execution, steps=records, step_outputs=outputs)
 
 
 def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:

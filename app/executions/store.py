@@ -13,9 +13,9 @@ import redis
 from app.errors import StoreUnavailable
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
-from app.executions.model import Execution, NewExecution, Status, StepRecord, TargetType
-from app.executions.payload import read_call, unpack
-from app.executions.steps import as_seen, read_records, to_datetime
+from app.executions.model import Execution, Include, NewExecution, Status, TargetType
+from app.executions.payload import read_call
+from app.executions.steps import to_datetime, with_steps
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
@@ -34,7 +34,8 @@ class ExecutionStore:
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
         self._script: dict[str, Callable[..., Any]] = {
-            name: client.register_script(scripts.source(name)) for name in ("submit", "cancel", "reap", "page")
+            name: client.register_script(scripts.source(name))
+            for name in ("submit", "cancel", "reap", "status", "page")
         }
         self._broken_until = 0.0
 
@@ -50,34 +51,18 @@ class ExecutionStore:
         with self._calling():
             return to_datetime(self._script["submit"](args=[new.id, expires, take_over, *new_fields(new)]))
 
-    def get(self, execution_id: str, tenant: str) -> Execution | None:
-        """The execution with its outputs, without its steps; None where the tenant has none of that id."""
-        with self._calling(), self._client.pipeline(transaction=False) as pipe:
-            pipe.hmget(f"rq:job:{execution_id}", RECORD_FIELDS)
-            pipe.get(f"rq:job:{execution_id}:outputs")
-            values, outputs = pipe.execute(raise_on_error=False)
-        if isinstance(values, redis.ResponseError):
-            return None  # the key holds something else than a record
+    def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
+        """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+        with self._calling():
+            found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+        if not found:
+            return None
+        values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        if outputs is not None:  # they were too large for the record
+        if outputs:  # they were too large for the record
             record["outputs"] = outputs
-        return self._read(execution_id, tenant, record)
-
-    def steps(self, execution_id: str, status: Status) -> tuple[StepRecord, ...]:
-        """The steps as their pipeline's run has stored them; none before it ran. `status` is its execution's."""
-        with self._calling():
-            fields: Any = self._client.hgetall(f"rq:job:{execution_id}:steps")
-        records = read_records({name.decode(): value for name, value in fields.items()})
-        return tuple(as_seen(record, status) for record in records)
-
-    def values(self, execution_id: str, steps: Sequence[StepRecord]) -> dict[str, bytes]:
-        """The output of each of these steps as JSON, by its output key; without those that have none."""
-        if not steps:
-            return {}
-        with self._calling():
-            values: Any = self._client.hmget(f"rq:job:{execution_id}:values", [each.id for each in steps])
-        pairs = zip(steps, values, strict=True)
-        return {each.output_key: unpack(value) for each, value in pairs if value is not None}
+        execution = self._read(execution_id, tenant, record)
+        return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
@@ -141,6 +126,11 @@ class ExecutionStore:
             if type(error) is StoreUnavailable:
                 self._broken_until = time.monotonic() + BREAK_SECONDS
             raise
+
+
+def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:
+    """What a script returns of HGETALL."""
+    return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
 def index_key(

@@ -9,7 +9,7 @@ import redis
 
 from app.executions import scripts
 from app.executions.identifiers import new_id
-from app.executions.model import NewExecution, Status, StepRecord, TargetType
+from app.executions.model import Execution, Include, NewExecution, Status, StepRecord, TargetType
 from app.executions.steps import write_record
 from app.executions.store import ExecutionStore, index_key
 from app.settings import Settings
@@ -99,6 +99,11 @@ class Driver:
             for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
                 self.client.zadd(f"exec:ended:{status}", {id: 1})
         self.store.reap()
+
+    def stored(self, id: str, include: Include = Include.OUTPUTS) -> Execution:
+        execution = self.store.get(id, "default", include)
+        assert execution is not None
+        return execution
 
     def status(self, id: str) -> str | None:
         execution = self.store.get(id, "default")

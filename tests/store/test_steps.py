@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from app.executions.model import Failure, ModelUsage, Status, StepRecord, StepStatus, TargetType
+from app.executions.model import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
 from app.executions.steps import read_usage, write_usage
 from tests.store.driver import Driver, new_execution
 
@@ -39,7 +39,8 @@ def test_records_outputs_progress_and_usage_are_stored_together(driver: Driver) 
     usage = write_usage(COMPLETED.usage)
     records = ((COMPLETED, "ended"), (RUNNING, "started"))
     assert driver.checkpoint(id, token, *records, values={"first": b'"1"'}, usage=usage) == "ok"
-    first, second = driver.store.steps(id, Status.RUNNING)
+    execution = driver.stored(id)
+    first, second = execution.steps
     assert (first.status, first.agent, first.usage, first.failure) == (
         StepStatus.COMPLETED,
         "work",
@@ -48,9 +49,7 @@ def test_records_outputs_progress_and_usage_are_stored_together(driver: Driver) 
     )
     assert first.ended_at is not None
     assert (second.status, second.started_at is not None, second.ended_at) == (StepStatus.RUNNING, True, None)
-    assert driver.store.values(id, [first, second]) == {"one": b'"1"'}
-    execution = driver.store.get(id, "default")
-    assert execution is not None
+    assert execution.step_outputs == {"one": b'"1"'}
     assert execution.progress is not None
     assert (execution.progress.finished, execution.usage) == (1, COMPLETED.usage)
 
@@ -60,7 +59,7 @@ def test_a_stale_token_stores_nothing(driver: Driver) -> None:
     driver.release(id, token)
     driver.claim()
     assert driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"}) == "lost"
-    assert driver.store.steps(id, Status.RUNNING) == ()
+    assert driver.stored(id).steps == ()
     assert driver.client.exists(f"rq:job:{id}:values") == 0
 
 
@@ -69,14 +68,14 @@ def test_after_a_cancel_request_the_answer_says_so_and_the_work_is_kept(driver: 
     driver.store.cancel(id, "default")
     assert driver.checkpoint(id, token, (COMPLETED, "ended")) == "cancel"
     assert driver.finish(id, token) == "cancelled"
-    assert [each.status for each in driver.store.steps(id, Status.CANCELLED)] == [StepStatus.COMPLETED]
+    assert [each.status for each in driver.stored(id).steps] == [StepStatus.COMPLETED]
 
 
 def test_what_another_definition_left_is_dropped(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"})
     driver.checkpoint(id, token, (RUNNING, "started"), definition="d2")
-    assert [each.id for each in driver.store.steps(id, Status.RUNNING)] == ["second"]
+    assert [each.id for each in driver.stored(id).steps] == ["second"]
     assert driver.client.exists(f"rq:job:{id}:values") == 0
 
 
@@ -85,7 +84,7 @@ def test_items_of_a_batch_have_outcomes_and_their_outputs_give_way_to_the_whole(
     failed = '{"type": "ValueError", "message": "no", "details": {}}'
     outcomes = {"second:0": "null", "second:1": failed}
     driver.checkpoint(id, token, (RUNNING, "started"), outcomes=outcomes, values={"second:0": b"1"})
-    [step] = driver.store.steps(id, Status.RUNNING)
+    [step] = driver.stored(id).steps
     assert step.items == {0: None, 1: Failure("ValueError", "no", {})}
     driver.checkpoint(id, token, values={"second": b"[1]"}, dropped=("second:0", "second:1"))
     assert set(driver.client.hgetall(f"rq:job:{id}:values")) == {b"second"}
@@ -94,9 +93,20 @@ def test_items_of_a_batch_have_outcomes_and_their_outputs_give_way_to_the_whole(
 def test_what_did_not_end_is_pending_between_attempts_and_cancelled_at_the_end(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (RUNNING, "started"))
-    for status, seen in (("pending", "pending"), ("failed", "cancelled"), ("cancelled", "cancelled")):
-        [step] = driver.store.steps(id, Status(status))
-        assert step.status == seen
+    driver.release(id, token)
+    assert driver.stored(id).steps[0].status is StepStatus.PENDING
+    [(_, token)] = driver.claim()
+    driver.finish(id, token, "failed")
+    assert driver.stored(id).steps[0].status is StepStatus.CANCELLED
+
+
+def test_outputs_of_steps_are_read_where_asked_for_and_where_a_pipeline_broke_off(driver: Driver) -> None:
+    id, token = running_pipeline(driver)
+    driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"})
+    for include, read in ((Include.STATUS, {}), (Include.STEPS, {}), (Include.OUTPUTS, {"one": b"1"})):
+        assert driver.stored(id, include).step_outputs == read
+    driver.finish(id, token, "failed")
+    assert driver.stored(id, Include.STATUS).step_outputs == {"one": b"1"}
 
 
 def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
@@ -105,12 +115,9 @@ def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
     driver.finish(id, token, "failed")
     again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
     driver.store.submit(again)
-    [step] = driver.store.steps(again.id, Status.PENDING)
-    assert (step.id, step.status) == ("first", StepStatus.COMPLETED)
-    assert driver.store.values(again.id, [step]) == {"one": b"1"}
-    execution = driver.store.get(again.id, "default")
-    assert execution is not None
-    assert execution.retry_of == id
+    taken = driver.stored(again.id)
+    assert [(each.id, each.status) for each in taken.steps] == [("first", StepStatus.COMPLETED)]
+    assert (taken.step_outputs, taken.retry_of) == ({"one": b"1"}, id)
 
 
 def test_steps_leave_with_their_execution(driver: Driver) -> None:
@@ -125,6 +132,4 @@ def test_usage_that_is_not_said_again_stays(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, usage='{"m": [1, 11, 5, 16]}')
     driver.finish(id, token, "failed")
-    execution = driver.store.get(id, "default")
-    assert execution is not None
-    assert execution.usage == read_usage('{"m": [1, 11, 5, 16]}')
+    assert driver.stored(id).usage == read_usage('{"m": [1, 11, 5, 16]}')
