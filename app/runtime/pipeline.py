@@ -12,11 +12,11 @@ import graphlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from app.catalog.model import Pipeline, Step
-from app.executions.model import Progress, StepRecord, StepStatus
+from app.executions.model import Progress, StepStatus
 from app.models.base import Stopped
 from app.runtime.aggregate import holds
 from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE, Batch
@@ -61,7 +61,10 @@ class PipelineRun:
         self._max_workers, self._limit_bytes = max_workers, result_limit_bytes
         self._journal = Journal(ports.save, result_limit_bytes, ports.found)
         self._values = dict(inputs)
-        self._states = {step.id: self._state(position, step) for position, step in enumerate(pipeline.steps)}
+        self._states = {
+            step.id: runner.planned(position, step, ports.found, ports.usage)
+            for position, step in enumerate(pipeline.steps)
+        }
         self._order = graphlib.TopologicalSorter({step.id: step.depends_on for step in pipeline.steps})
         self._ready: list[StepState] = []
         self._running: dict[str, StepState] = {}
@@ -90,19 +93,6 @@ class PipelineRun:
         return {**outputs, "metadata": self._metadata()}
 
     # What earlier attempts have done.
-
-    def _state(self, position: int, step: Step) -> StepState:
-        found = self._ports.found.records.get(step.id)
-        flow = self._runner.flow_of(step)
-        plan = StepRecord(
-            step.id, position, StepStatus.PENDING, step.output_key, step.agent, flow.name if flow else None
-        )
-        known = found if found and found.done else replace(plan, attempt=found.attempt if found else 0)
-        before = found.usage if found else {}
-        state = StepState(step, known, Usage(self._ports.usage, before))
-        if step.batch_mode and not known.done:
-            state.done_items = self._ports.found.items(step.id)
-        return state
 
     def _take_over(self) -> None:
         for state in self._states.values():
@@ -154,14 +144,14 @@ class PipelineRun:
         try:
             return step.when is None or holds(step.when, self._values)
         except FlowError as error:
-            raise RunFailed.from_error(error, self._details(step)) from error
+            raise RunFailed.from_error(error, self._runner.details(step)) from error
 
     def _check_budget(self, state: StepState) -> None:
         try:
             others = (each for each in self._states.values() if each is not state)
             self._ports.budget.before_step(sum(each.record.attempt > 0 for each in others))
         except BudgetExceeded as error:
-            raise RunFailed.from_error(error, self._details(state.step)) from error
+            raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
     def _start(self, state: StepState, threads: ThreadPoolExecutor) -> None:
         given = {name: self._values.get(source) for name, source in state.step.input_mapping.items()}
@@ -259,7 +249,7 @@ class PipelineRun:
 
     def _fail(self, state: StepState, error: BaseException) -> None:
         """Tried again, passed over where the step may fail, or the failure of the whole run."""
-        failed = RunFailed.from_error(error, self._details(state.step))
+        failed = RunFailed.from_error(error, self._runner.details(state.step))
         state.works.clear()  # what still runs of this try is not listened to any more
         if failed.retryable and state.tries <= state.step.retries:
             del self._running[state.step.id]
@@ -284,7 +274,9 @@ class PipelineRun:
             for work in [each for each in state.works if each.future.done()]:
                 self._note(work)
             if state.step.id in self._running:
-                failure = RunFailed.from_error(state.error, self._details(state.step)).failure if state.error else None
+                failure = (
+                    RunFailed.from_error(state.error, self._runner.details(state.step)).failure if state.error else None
+                )
                 state.become(StepStatus.FAILED if failure else StepStatus.CANCELLED, failure=failure)
                 self._journal.note(state.record, "ended")
         self._save(wait=False)
@@ -303,12 +295,3 @@ class PipelineRun:
         used = dict.fromkeys(model for state in self._states.values() for model in state.record.usage)
         models = [model for model in used if model != UNKNOWN_MODEL]
         return {"tokens_used": self._ports.usage.total.total_tokens, "models_used": models}
-
-    def _details(self, step: Step) -> dict[str, Any]:
-        flow = self._runner.flow_of(step)
-        return {
-            "pipeline_id": self._pipeline.id,
-            "step_id": step.id,
-            "agent_id": step.agent,
-            "flow_id": flow.name if flow else None,
-        }

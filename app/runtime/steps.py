@@ -13,6 +13,7 @@ from app.catalog.model import Agent, Flow, Pipeline, Step
 from app.executions.model import Failure, StepRecord, StepStatus
 from app.runtime.aggregate import aggregate
 from app.runtime.batch import Batch
+from app.runtime.checkpoint import Found
 from app.runtime.outputs import encode
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
@@ -77,6 +78,7 @@ class StepRunner:
         run_flow: RunFlow,
         result_limit_bytes: int,
     ):
+        self._pipeline_id = pipeline.id
         self._agents, self._run_flow, self._limit_bytes = agents, run_flow, result_limit_bytes
         self._model_override = config.get("model_override")
         self._overrides = pipeline.variants.get(config.get("variant", ""), {})
@@ -86,6 +88,33 @@ class StepRunner:
         if step.agent is None:
             return None
         return self._agents[step.agent].flow(self._overrides.get(step.id, {}).get("flow", step.flow))
+
+    def details(self, step: Step) -> dict[str, Any]:
+        """Where a failure happened, for `error.details`."""
+        flow_id = self._flow_id(step)
+        return {"pipeline_id": self._pipeline_id, "step_id": step.id, "agent_id": step.agent, "flow_id": flow_id}
+
+    def planned(self, position: int, step: Step, found: Found, usage: Usage) -> StepState:
+        """The step as this run begins with it: done already, or still to do, with what is known of earlier tries."""
+        known = found.records.get(step.id)
+        before = known.usage if known else {}
+        if known and known.done:
+            return StepState(step, known, Usage(usage, before))
+        plan = StepRecord(
+            step.id,
+            position,
+            StepStatus.PENDING,
+            step.output_key,
+            step.agent,
+            self._flow_id(step),
+            attempt=known.attempt if known else 0,
+        )
+        done_items = found.items(step.id) if step.batch_mode else {}
+        return StepState(step, plan, Usage(usage, before), done_items=done_items)
+
+    def _flow_id(self, step: Step) -> str | None:
+        flow = self.flow_of(step)
+        return flow.name if flow else None
 
     def run(self, state: StepState, given: dict[str, Any], item: int | None) -> tuple[Any, bytes]:
         """The output, and the same as JSON. Raises whatever the flow raises, and `InvalidOutput`.
