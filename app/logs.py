@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-_SECRET = re.compile(r"sk-[A-Za-z0-9_\-]{8,}|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+_SECRET = re.compile(r"sk-[A-Za-z0-9_\-]{8,}|exkey_\w+|(?<=[Bb]earer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 
 
 def configure(level: str) -> None:

@@ -11,15 +11,17 @@ from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, problems
+from app.api import access, executions, problems
+from app.api.security import SecurityPlugin
 from app.executions.service import ExecutionService
+from app.keys.ring import KeyRing
 from app.settings import Settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
-def build(settings: Settings, service: ExecutionService) -> Flask:
-    """A Flask application around the service."""
+def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask:
+    """A Flask application around the service, open to those whom the ring knows."""
     app = Flask(__name__, static_folder=None)
     app.extensions["executions"] = service
     app.config.update(
@@ -32,9 +34,11 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     )
     app.url_map.merge_slashes = False
     app.before_request(_begin)
+    access.register(app, ring, metrics_open=settings.metrics == "open")
     app.after_request(_give_request_id)
     problems.register(app)
-    problems.ProblemApi(app).register_blueprint(executions.blueprint)
+    documented = problems.ProblemApi(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
+    documented.register_blueprint(executions.blueprint)
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
     app.add_url_rule("/healthz", view_func=_healthz)
     return app

@@ -9,6 +9,7 @@ from flask import Response, current_app, g
 from flask_smorest import Blueprint
 
 from app.api import bodies, examples
+from app.api.access import needs, tenant
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
@@ -23,6 +24,7 @@ from app.api.schemas import (
 from app.executions import identifiers
 from app.executions.model import Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, StartCommand
+from app.keys.model import Scope
 
 
 class _Blueprint(Blueprint):
@@ -56,6 +58,7 @@ def _documented(*statuses: int, **success: Any) -> Any:
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
 @_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+@needs(Scope.START)
 def start_execution(body: dict[str, Any]) -> Response:
     """Start an execution
 
@@ -67,6 +70,7 @@ def start_execution(body: dict[str, Any]) -> Response:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        tenant=tenant(),
         request_id=g.request_id,
     )
     answer = bodies.started(_service().start(command))
@@ -75,14 +79,16 @@ def start_execution(body: dict[str, Any]) -> Response:
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
 @_documented(404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@needs(Scope.READ)
 def get_execution(execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    return _json(bodies.execution(_service().get(_known_form(execution_id))))
+    return _json(bodies.execution(_service().get(_known_form(execution_id), tenant())))
 
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
 @_documented(400, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
+@needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -96,6 +102,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             page=query["page"],
             page_size=query["page_size"],
             descending=query["order"] == "desc",
+            tenant=tenant(),
         )
     )
     return _json(json.dumps(bodies.page(found)))
@@ -104,12 +111,13 @@ def list_executions(query: dict[str, Any]) -> Response:
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
 @_documented(400, 404, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
+@needs(Scope.CANCEL)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution
 
     200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
     """
-    execution = _service().cancel(_known_form(execution_id))
+    execution = _service().cancel(_known_form(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
 

@@ -14,9 +14,10 @@ from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound
 from app.executions.identifiers import new_id
 from app.executions.model import Execution, NewExecution, Page, Retries, Status, TargetType
 from app.executions.store import QUEUES, ExecutionStore, index_key
+from app.keys import model as keys
 from app.settings import Settings
 
-DEFAULT_TENANT = "default"
+DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
 CANCEL_POLL_SECONDS = 0.02

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from app.errors import StoreUnavailable
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
 from app.executions.model import Execution, NewExecution, Status, TargetType
@@ -19,14 +16,11 @@ from app.settings import Settings
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
 
-BREAK_SECONDS = 1.0
-
 
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
 
-    After a call that failed, calls fail at once for a second, so that no pile of threads waits for a
-    store that does not answer.
+    After a call that failed, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
@@ -34,7 +28,7 @@ class ExecutionStore:
         self._script: dict[str, Callable[..., Any]] = {
             name: client.register_script(scripts.source(name)) for name in ("submit", "cancel", "reap", "page")
         }
-        self._broken_until = 0.0
+        self._calling = connection.Breaker().calling
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -104,18 +98,6 @@ class ExecutionStore:
             for key in {*keys, index_key(tenant)}:
                 pipe.zrem(key, *gone)
             pipe.execute()
-
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        if time.monotonic() < self._broken_until:
-            raise StoreUnavailable
-        try:
-            with connection.translated():
-                yield
-        except StoreUnavailable as error:
-            if type(error) is StoreUnavailable:
-                self._broken_until = time.monotonic() + BREAK_SECONDS
-            raise
 
 
 def index_key(
