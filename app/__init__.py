@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     from app.settings import load
 
     settings = settings or load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets)
     if service is None:
         known = catalog.load(settings.agents_path, settings.pipelines_path)
         service = ExecutionService(ExecutionStore.connect(settings), known, settings)

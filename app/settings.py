@@ -18,7 +18,7 @@ from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range
 
 from app.errors import ConfigurationError
-from app.keys.model import parse_environment
+from app.keys.model import chosen_keys, parse_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -151,6 +151,11 @@ class Settings:
     @property
     def keys_required(self) -> bool:
         return self.auth == "keys" or self.api_keys is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never stand in a log, beside what looks like a secret."""
+        return chosen_keys(self.api_keys or "")
 
     @property
     def may_be_reached(self) -> bool:

@@ -118,3 +118,8 @@ def parse_environment(text: str) -> tuple[Key, ...]:
             raise ValueError(f"Entry {place} repeats a key.")
         keys[found.id] = found
     return tuple(keys.values())
+
+
+def chosen_keys(text: str) -> tuple[str, ...]:
+    """The keys themselves of `API_KEYS`, so that a log can mask them."""
+    return tuple(entry.strip().rpartition(":")[2] for entry in text.split(",") if entry)
