@@ -16,6 +16,9 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
 ENDED = ("completed", "failed", "cancelled")
+BIN = Path(sys.executable).parent
+
+_NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
 
 def free_port() -> int:
@@ -48,7 +51,7 @@ class Service:
             ),
         }
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
             "WEB_CONCURRENCY": "1",
@@ -85,7 +88,7 @@ class Service:
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
-        self.web = self._run("web", str(Path(sys.executable).parent / "gunicorn"), "wsgi:app")
+        self.web = self._run("web", str(BIN / "gunicorn"), "wsgi:app")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.web.poll() is None:
             try:
@@ -99,6 +102,18 @@ class Service:
         worker = self._run(f"worker{len(self.workers)}", sys.executable, "worker.py")
         self.workers.append(worker)
         return worker
+
+    def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`flask ...` beside it, with its environment."""
+        return subprocess.run(
+            [BIN / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
+        )
+
+    def add_key(self, name: str, *options: str) -> str:
+        """A new key of `flask keys add`."""
+        made = self.flask("keys", "add", name, *options)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
 
     def output(self, name: str) -> str:
         """What a process printed: `web`, `worker0`, `worker1`, ..."""
