@@ -65,7 +65,7 @@ class Gate:
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
         g.identity = self._identify() if self._ring.required else ANYONE
-        structlog.contextvars.bind_contextvars(tenant=g.identity.tenant)
+        structlog.contextvars.bind_contextvars(tenant=g.identity.tenant, key_name=g.identity.key)
         if rule is not None:
             _check_scope(rule, g.identity)
 

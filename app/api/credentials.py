@@ -50,6 +50,6 @@ def _ambiguous() -> Problem:
 def _token(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").partition(" ")
     token = token.strip(" ")
-    if scheme.lower() != "bearer" or not token or " " in token:
+    if scheme.lower() != "bearer" or not token:
         raise unauthorized("The header must be Authorization: Bearer KEY.", error="invalid_request")
     return token

@@ -113,7 +113,7 @@ def parse_environment(text: str) -> tuple[Key, ...]:
             raise ValueError(f"Entry {place} must be tenant:key; a tenant has letters, digits, '.', '_' and '-'.")
         if len(key) < MIN_KEY_CHARACTERS or not _CHOSEN.fullmatch(key):
             raise ValueError(f"The key of entry {place} must be {MIN_KEY_CHARACTERS} visible ASCII characters or more.")
-        found = Key(digest_of(key.encode()), Identity(tenant, "API_KEYS", USUAL))
+        found = Key(digest_of(key.encode()), Identity(tenant, f"API_KEYS[{place}]", USUAL))
         if found.id in keys:
             raise ValueError(f"Entry {place} repeats a key.")
         keys[found.id] = found

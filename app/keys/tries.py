@@ -37,5 +37,4 @@ class WrongKeys:
     def wait_seconds(self, peer: str) -> int:
         """How long until this peer may try another key; 0: now."""
         ends_at, count = self._peers.get(peer, (0.0, 0))
-        left = ends_at - time.monotonic()
-        return math.ceil(left) if count >= WRONG_KEYS_A_MINUTE and left > 0 else 0
+        return max(0, math.ceil(ends_at - time.monotonic())) if count >= WRONG_KEYS_A_MINUTE else 0

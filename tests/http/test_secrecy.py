@@ -73,7 +73,7 @@ def test_a_key_is_in_no_log_and_no_answer(make_service: Callable[..., Service], 
     service = make_service(API_KEYS=f"acme:{OF_ENVIRONMENT}", LOG_LEVEL="DEBUG")
     key = {"never made": new_key(), "of the environment": OF_ENVIRONMENT}.get(kind) or service.add_key("key")
     if kind == "revoked":
-        service.flask("keys", "revoke", "key")
+        service.keys().revoke("key")
     if kind in ("of the store", "of the environment"):
         service.http.headers["X-API-Key"] = key
         service.run("mem_l1_summarizer", GOOD["inputs"])

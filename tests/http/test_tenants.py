@@ -58,6 +58,7 @@ def stage(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory)
 
 def same_as_unknown(stage: Stage, method: str, rule: str) -> None:
     """Another's id is answered word for word like one that never was, and nothing happens to it."""
+    assert stage.ask(ALPHA, method, rule.replace("<execution_id>", stage.ids["completed"])).status_code != 404
     for state, id in stage.ids.items():
         unknown = new_id()
         texts = []
@@ -134,8 +135,8 @@ def test_every_route_needs_its_scope_and_no_other_will_do(stage: Stage, method: 
     scope, _ = RECIPES[method, rule]
     others = ",".join(each for each in SCOPES if each != scope)
     name = f"{scope}-{abs(hash((method, rule)))}"
-    without = stage.service.add_key(f"not-{name}", "--scopes", others)
-    just = stage.service.add_key(f"just-{name}", "--scopes", scope)
+    without = stage.service.add_key(f"not-{name}", others)
+    just = stage.service.add_key(f"just-{name}", scope)
     assert repr(scope) in refusal(stage.ask(without, method, concrete(rule)), 403)["detail"]
     assert stage.ask(just, method, concrete(rule)).status_code not in (401, 403)
 

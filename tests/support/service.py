@@ -13,6 +13,10 @@ from typing import Any
 
 import requests
 
+from app.keys.model import Identity, parse_scopes
+from app.keys.store import KeyStore
+from app.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
 ENDED = ("completed", "failed", "cancelled")
@@ -109,11 +113,12 @@ class Service:
             [BIN / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
         )
 
-    def add_key(self, name: str, *options: str) -> str:
-        """A new key of `flask keys add`."""
-        made = self.flask("keys", "add", name, *options)
-        assert made.returncode == 0, made.stderr
-        return made.stdout.strip()
+    def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
+        """A new key, as `flask keys add` makes it."""
+        return self.keys().add(Identity(tenant, name, parse_scopes(scopes)))
+
+    def keys(self) -> KeyStore:
+        return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
         """What a process printed: `web`, `worker0`, `worker1`, ..."""

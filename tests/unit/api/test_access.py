@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app import api
 from app.api import access, problems
 from app.keys.model import Identity, Scope
 from app.keys.ring import KeyRing
@@ -86,3 +88,14 @@ def test_a_key_that_was_right_is_asked_for_even_where_its_peer_has_tried_too_man
     statuses = [reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code for number in range(110)]
     assert statuses == [401] * 100 + [429] * 10
     assert reader.get("/reads").status_code == 200
+
+
+@pytest.mark.parametrize(("metrics", "status"), [("open", 200), (None, 401)])
+def test_the_setting_opens_the_metrics_of_the_whole_application(
+    redis_client: redis.Redis, metrics: str | None, status: int
+) -> None:
+    settings = Settings(auth="keys", metrics=metrics)
+    app = api.build(settings, cast(Any, None), KeyRing(settings, KeyStore(redis_client)))
+    if "metrics" not in app.view_functions:
+        app.add_url_rule("/metrics", "metrics", lambda: "served")
+    assert app.test_client().get("/metrics").status_code == status

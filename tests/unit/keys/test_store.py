@@ -7,7 +7,9 @@ import redis
 
 from app.keys import store as keys
 from app.keys.model import Identity, Scope, digest_id, digest_of
+from app.keys.ring import KeyRing
 from app.keys.store import KeyStore, NameTaken
+from app.settings import Settings
 
 SHOP = Identity("acme", "shop", frozenset({Scope.READ}))
 
@@ -57,3 +59,14 @@ def test_a_scope_of_a_later_version_gives_nothing(redis_client: redis.Redis) -> 
     found = store.find(digest)
     assert found is not None
     assert found.identity.scopes == {Scope.READ}
+
+
+def test_the_ring_knows_a_key_by_its_whole_digest_alone(redis_client: redis.Redis) -> None:
+    store = KeyStore(redis_client)
+    ring = KeyRing(Settings(api_keys="acme:0123456789abcdef"), store)
+    made, chosen = digest_of(store.add(SHOP).encode()), digest_of(b"0123456789abcdef")
+    assert ring.known(made) is None  # not before it was looked up
+    assert ring.look_up(made) == SHOP
+    for digest in (made, chosen):
+        assert ring.known(digest) is not None
+        assert ring.known(digest_id(digest) + "0" * 32) is None

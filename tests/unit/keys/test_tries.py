@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,10 +24,13 @@ def test_a_peer_with_too_many_waits_for_the_rest_of_its_minute_and_others_do_not
 
 
 def test_after_its_minute_it_may_try_as_often_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "WINDOW_SECONDS", 0.05)
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(tries, "time", clock)
     wrong = exhausted(WrongKeys(), "a")
-    time.sleep(0.06)
-    exhausted(wrong, "a")
+    clock.now = 159.0
+    assert wrong.wait_seconds("a") == 1
+    for clock.now in (160.0, 4000.0):
+        exhausted(wrong, "a")
 
 
 def test_past_so_many_peers_the_oldest_is_forgotten() -> None:
