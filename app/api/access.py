@@ -65,7 +65,7 @@ class Gate:
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
         g.identity = self._identify() if self._ring.required else ANYONE
-        structlog.contextvars.bind_contextvars(tenant=g.identity.tenant, key_name=g.identity.key)
+        _name_in_logs(g.identity)
         if rule is not None:
             _check_scope(rule, g.identity)
 
@@ -93,6 +93,12 @@ class Gate:
 def register(app: Flask, ring: KeyRing, metrics_open: bool) -> None:
     """Puts the gate before every view that the application has or will have."""
     app.before_request(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN).check)
+
+
+def _name_in_logs(who: Identity) -> None:
+    structlog.contextvars.bind_contextvars(tenant=who.tenant)
+    if who.key is not None:
+        structlog.contextvars.bind_contextvars(key_name=who.key)
 
 
 def _check_scope(rule: Rule, who: Identity) -> None:
