@@ -1,4 +1,4 @@
-"""The four endpoints. Each view reads its request, calls the service, and answers."""
+"""The endpoints for executions. Each view reads its request, calls the service, and answers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from app.api.schemas import (
     ListQuerySchema,
     PageSchema,
     ProblemSchema,
+    RetrySchema,
     StartedSchema,
     StartSchema,
+    StatusQuerySchema,
+    StepsQuerySchema,
+    StepsSchema,
 )
 from app.executions import identifiers
 from app.executions.model import Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, StartCommand
+from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
 from app.keys.model import Scope
 
 
@@ -33,7 +37,8 @@ class _Blueprint(Blueprint):
 
 blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _list = StartSchema(), ListQuerySchema()
+_start, _retry = StartSchema(), RetrySchema()
+_list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
 
 
 def _documented(*statuses: int, **success: Any) -> Any:
@@ -73,16 +78,51 @@ def start_execution(body: dict[str, Any]) -> Response:
         tenant=tenant(),
         request_id=g.request_id,
     )
-    answer = bodies.started(_service().start(command))
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
+    return _accepted(_service().start(command))
+
+
+@blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
+@blueprint.arguments(_retry, required=False)
+@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.RETRIED)
+@needs(Scope.START)
+def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
+    """Start a failed or cancelled execution again
+
+    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
+    `start`. What is in `config` replaces what was asked for then.
+    """
+    command = RetryCommand(
+        execution_id=_known_form(execution_id),
+        from_start=body["from_"] == "start",
+        config=body["config"],
+        tenant=tenant(),
+        request_id=g.request_id,
+    )
+    return _accepted(_service().retry(command))
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@_documented(404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@blueprint.arguments(_status, location="query")
+@_documented(400, 404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 @needs(Scope.READ)
-def get_execution(execution_id: str) -> Response:
+def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    return _json(bodies.execution(_service().get(_known_form(execution_id), tenant())))
+    include_steps = query.get("include") == "steps"
+    return _json(bodies.execution(_service().get(_known_form(execution_id), tenant(), include_steps=include_steps)))
+
+
+@blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
+@blueprint.arguments(_steps, location="query")
+@_documented(400, 404, 503, status_code=200, schema=StepsSchema, example=examples.STEPS)
+@needs(Scope.READ)
+def get_steps(query: dict[str, Any], execution_id: str) -> Response:
+    """Get what became of each step
+
+    In the order of the pipeline's file. An agent's execution has one step, the agent.
+    """
+    execution = _service().get(_known_form(execution_id), tenant(), include_steps=True)
+    outputs = _service().outputs_of_steps(execution) if query.get("include") == "outputs" else None
+    return _json(bodies.steps(execution, outputs))
 
 
 @blueprint.route("/executions", methods=["GET"])
@@ -120,6 +160,11 @@ def cancel_execution(execution_id: str) -> Response:
     execution = _service().cancel(_known_form(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
+
+
+def _accepted(receipt: Started) -> Response:
+    answer = bodies.started(receipt)
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
 
 
 def _service() -> ExecutionService:

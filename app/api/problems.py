@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable, ServiceError, StoreUnavailable
 
 READ_THE_REST_BYTES = 16 * 1024 * 1024
 
@@ -122,6 +122,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(400, "invalid_request", detail, error.errors)
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
+    if isinstance(error, NotRetryable):
+        return problem(400, "not_retryable", detail)
     if isinstance(error, StoreUnavailable):
         return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
     return _render_bug(error)

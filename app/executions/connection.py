@@ -22,7 +22,7 @@ CALL_TIMEOUT_SECONDS = 0.8
 BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
-_AWAY = ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
+_AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:

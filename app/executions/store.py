@@ -9,8 +9,10 @@ from typing import Any
 import redis
 
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
-from app.executions.model import Execution, NewExecution, Status, TargetType
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
+from app.executions.model import Execution, NewExecution, Status, StepRecord, TargetType
+from app.executions.payload import read_call, unpack
+from app.executions.steps import as_seen, read_records, to_datetime
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
@@ -38,11 +40,12 @@ class ExecutionStore:
     def submit(self, new: NewExecution) -> datetime:
         """Stores and queues an execution in one step; returns its time of creation."""
         expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+        take_over = new.retry_of if new.take_over else ""
         with self._calling():
-            return to_datetime(self._script["submit"](args=[new.id, expires, *new_fields(new)]))
+            return to_datetime(self._script["submit"](args=[new.id, expires, take_over, *new_fields(new)]))
 
     def get(self, execution_id: str, tenant: str) -> Execution | None:
-        """The execution with its outputs; None where the tenant has none of that id."""
+        """The execution with its outputs, without its steps; None where the tenant has none of that id."""
         with self._calling(), self._client.pipeline(transaction=False) as pipe:
             pipe.hmget(f"rq:job:{execution_id}", RECORD_FIELDS)
             pipe.get(f"rq:job:{execution_id}:outputs")
@@ -53,6 +56,28 @@ class ExecutionStore:
         if outputs is not None:  # they were too large for the record
             record["outputs"] = outputs
         return self._read(execution_id, tenant, record)
+
+    def steps(self, execution_id: str, status: Status) -> tuple[StepRecord, ...]:
+        """The steps as their pipeline's run has stored them; none before it ran. `status` is its execution's."""
+        with self._calling():
+            fields: Any = self._client.hgetall(f"rq:job:{execution_id}:steps")
+        records = read_records({name.decode(): value for name, value in fields.items()})
+        return tuple(as_seen(record, status) for record in records)
+
+    def values(self, execution_id: str, steps: Sequence[StepRecord]) -> dict[str, bytes]:
+        """The output of each of these steps as JSON, by its output key; without those that have none."""
+        if not steps:
+            return {}
+        with self._calling():
+            values: Any = self._client.hmget(f"rq:job:{execution_id}:values", [each.id for each in steps])
+        pairs = zip(steps, values, strict=True)
+        return {each.output_key: unpack(value) for each, value in pairs if value is not None}
+
+    def call(self, execution_id: str) -> dict[str, Any] | None:
+        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
+        with self._calling():
+            data: Any = self._client.hget(f"rq:job:{execution_id}", "data")
+        return read_call(data) if data else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool

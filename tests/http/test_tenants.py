@@ -93,6 +93,8 @@ RECIPES: dict[tuple[str, str], tuple[str, Callable[[Stage, str, str], None]]] = 
     ("POST", "/api/v1/executions"): ("start", starts_its_own),
     ("GET", "/api/v1/executions"): ("read", lists_its_own),
     ("GET", "/api/v1/executions/<execution_id>"): ("read", same_as_unknown),
+    ("GET", "/api/v1/executions/<execution_id>/steps"): ("read", same_as_unknown),
+    ("POST", "/api/v1/executions/<execution_id>/retry"): ("start", same_as_unknown),
     ("POST", "/api/v1/executions/<execution_id>/cancel"): ("cancel", same_as_unknown),
 }
 
