@@ -51,5 +51,5 @@ def _token(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").partition(" ")
     token = token.strip(" ")
     if scheme.lower() != "bearer" or not token:
-        raise unauthorized("The header must be Authorization: Bearer KEY.", error="invalid_request")
+        raise unauthorized("The header must be Authorization: Bearer KEY.")
     return token

@@ -32,11 +32,12 @@ class KeyRing:
 
     def look_up(self, digest: str) -> Identity | None:
         """Whom it identifies, None where it is no key: one round trip. Raises `StoreUnavailable`."""
+        until = time.monotonic() + REMEMBERED_SECONDS  # from before it was asked for: it may be revoked meanwhile
         key = self._store.find(digest)
         if key is None:
             self._seen.pop(digest_id(digest), None)
             return None
-        self._seen[key.id] = (time.monotonic() + REMEMBERED_SECONDS, key)
+        self._seen[key.id] = (until, key)
         return key.identity
 
     def _remembered(self, id: str) -> Key | None:
