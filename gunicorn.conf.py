@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from typing import Any
 
-from app import logs
+import structlog
 
-# Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
-# comes from outside.
-host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
+from app import binding, logs
+from app.errors import ConfigurationError
+from app.settings import load
+
+try:
+    settings = load()
+except ConfigurationError as error:
+    sys.exit(str(error))
+
+host = os.environ.get("HOST") or binding.default_host(settings)
 bind = f"{host}:{os.environ.get('PORT') or 8000}"
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
@@ -27,9 +36,18 @@ accesslog = None  # a line a request costs more than the request; refusals are l
 
 def on_starting(server: Any) -> None:
     """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
-    logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+    logs.configure(settings.log_level, settings.secrets)
     server.log.error_log.handlers.clear()
     server.log.error_log.propagate = True
+
+
+def when_ready(server: Any) -> None:
+    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is served yet."""
+    hosts = [each.getsockname()[0] for each in server.LISTENERS if each.sock.family != socket.AF_UNIX]
+    if reason := binding.refusal(settings, hosts, on_heroku="DYNO" in os.environ):
+        sys.exit(reason)
+    if remark := binding.remark(settings):
+        structlog.get_logger("app.binding").warning("no_keys_asked_for", remark=remark)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -18,6 +18,7 @@ from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range
 
 from app.errors import ConfigurationError
+from app.keys.model import chosen_keys, parse_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,23 @@ class Settings:
     )
     redis_tls_verify: bool = _setting(
         True, "REDIS_TLS_VERIFY", "`0` accepts a self-signed certificate on `rediss://` (Heroku)."
+    )
+    auth: str | None = _setting(
+        None,
+        "AUTH",
+        "`keys`: every request needs a key, of `flask keys` or `API_KEYS`. `off`: none does, whoever asks. "
+        "Default: `keys` with `API_KEYS`; without, none does, and only this machine is served.",
+        one_of=("keys", "off"),
+    )
+    api_keys: str | None = _setting(
+        None,
+        "API_KEYS",
+        "Keys without a command: `tenant:key,tenant:key`, or a key alone for the tenant `default`. "
+        "They may start, read and cancel. At least 16 characters each.",
+        secret=True,
+    )
+    metrics: str | None = _setting(
+        None, "METRICS", "`open`: `/metrics` needs no key. Default: one with the scope `admin`.", one_of=("open",)
     )
     agents_path: tuple[Path, ...] = _setting(
         (ROOT / "agents",), "AGENTS_PATH", "Folders of agents, separated like `PATH`."
@@ -130,6 +148,20 @@ class Settings:
         "INFO", "LOG_LEVEL", "`DEBUG`, `INFO`, `WARNING` or `ERROR`.", one_of=("DEBUG", "INFO", "WARNING", "ERROR")
     )
 
+    @property
+    def keys_required(self) -> bool:
+        return self.auth == "keys" or self.api_keys is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never stand in a log, beside what looks like a secret."""
+        return chosen_keys(self.api_keys or "")
+
+    @property
+    def may_be_reached(self) -> bool:
+        """Whether it was decided who may use the service, so that others than this machine may reach it."""
+        return self.keys_required or self.auth == "off"
+
     def retention_for(self, status: str) -> float:
         """Seconds an execution that ended in `status` is kept."""
         own: float | None = getattr(self, f"retention_{status}")
@@ -139,6 +171,15 @@ class Settings:
 def _store_url(text: str) -> None:
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+
+
+def _api_keys(text: str) -> None:
+    try:
+        parse_environment(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+    if os.environ.get("AUTH") == "off":
+        raise ValidationError("Keys make no sense with AUTH=off: take one of the two away.")
 
 
 def _read(env: environs.Env, each: Field[Any]) -> Any:
@@ -153,6 +194,8 @@ def _read(env: environs.Env, each: Field[Any]) -> Any:
         checks.append(OneOf(each.metadata["one_of"]))
     if name == "REDIS_URL":
         checks.append(_store_url)
+    if name == "API_KEYS":
+        checks.append(_api_keys)
     kind = str(each.type).removesuffix(" | None")
     if kind.startswith("tuple"):
         return tuple(env.list(name, subcast=Path, delimiter=os.pathsep))

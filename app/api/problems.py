@@ -36,9 +36,16 @@ _DETAILS = {
 class Problem(Exception):
     """An answer that is a problem, raised by the HTTP side itself."""
 
-    def __init__(self, status: int, code: str, detail: str, errors: Sequence[FieldError] = ()):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(detail)
-        self.status, self.code, self.detail, self.errors = status, code, detail, tuple(errors)
+        self.status, self.code, self.detail, self.errors, self.headers = status, code, detail, tuple(errors), headers
 
     @classmethod
     def of_body(cls, code: str, detail: str) -> Problem:
@@ -55,7 +62,7 @@ class ProblemApi(Api):
 
 def register(app: Flask) -> None:
     """Lets every exception of every view end in `problem`."""
-    app.register_error_handler(Problem, lambda each: problem(each.status, each.code, each.detail, each.errors))
+    app.register_error_handler(Problem, _render_problem)
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(Exception, _render_bug)
 
@@ -101,6 +108,10 @@ def _read_the_rest() -> None:
     body, left_bytes = request.environ["wsgi.input"], READ_THE_REST_BYTES
     while left_bytes > 0 and (chunk := body.read(min(left_bytes, 65536))):
         left_bytes -= len(chunk)
+
+
+def _render_problem(error: Problem) -> Response:
+    return problem(error.status, error.code, error.detail, error.errors, error.headers)
 
 
 def _render_service_error(error: ServiceError) -> Response:
