@@ -13,15 +13,19 @@ host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.
 bind = f"{host}:{os.environ.get('PORT') or 8000}"
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gthread"
+worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
 threads = 32  # a cancel may hold one for five seconds
-control_socket_disable = True
+worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
+backlog = 1024  # those who wait while a process is replaced
+control_socket_disable = True  # it would be a file in HOME, which may be read-only
 
 timeout = 30  # for a process that hangs as a whole; threads are not interrupted
-graceful_timeout = 20
-keepalive = 30
-limit_request_line = 4094
-limit_request_fields = 64
+graceful_timeout = 20  # what runs may end, and Heroku kills after 30 s; a cancel takes five
+keepalive = 30  # polling clients come back within it
+
+limit_request_line = 4094  # the longest address that the API answers is far shorter
+limit_request_fields = 64  # proxies add a dozen
+limit_request_field_size = 8190  # a bearer token with room to spare
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
 
@@ -37,4 +41,5 @@ def post_worker_init(worker: Any) -> None:
     from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
+    worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease)
