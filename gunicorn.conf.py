@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
-from app import logs
+import structlog
+
+from app import logs, settings
+from app.errors import ConfigurationError
+
+try:
+    chosen = settings.load()
+except ConfigurationError as error:
+    sys.exit(str(error))
 
 # Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
 # comes from outside.
 host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
 bind = f"{host}:{os.environ.get('PORT') or 8000}"
 
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+workers = chosen.web_concurrency
 worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
-threads = 32  # a cancel may hold one for five seconds
+threads = chosen.web_threads  # a cancel may hold one for five seconds
 worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
 backlog = 1024  # those who wait while a process is replaced
 control_socket_disable = True  # it would be a file in HOME, which may be read-only
@@ -31,9 +40,11 @@ accesslog = None  # a line a request costs more than the request; refusals are l
 
 def on_starting(server: Any) -> None:
     """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
-    logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+    logs.configure(chosen.log_level)
     server.log.error_log.handlers.clear()
     server.log.error_log.propagate = True
+    for variable, setting in settings.warnings():
+        structlog.get_logger("app.settings").warning("setting_unknown", variable=variable, meant=setting)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -36,6 +36,8 @@ def main() -> None:
         known = catalog.load(config.agents_path, config.pipelines_path)
     except ConfigurationError as error:
         sys.exit(str(error))
+    for variable, setting in settings.warnings():
+        log.warning("setting_unknown", variable=variable, meant=setting)
     preload = ["app.work.child", "openai"] if config.openai_api_key or config.openai_base_url else ["app.work.child"]
     start_fork_server(preload)
     asyncio.run(_work(config, known))
