@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
 from app import logs, settings
 from app.errors import ConfigurationError
+
+log = structlog.get_logger("web")
 
 try:
     chosen = settings.load()
@@ -44,7 +49,26 @@ def on_starting(server: Any) -> None:
     server.log.error_log.handlers.clear()
     server.log.error_log.propagate = True
     for variable, setting in settings.warnings():
-        structlog.get_logger("app.settings").warning("setting_unknown", variable=variable, meant=setting)
+        log.warning("setting_unknown", variable=variable, meant=setting)
+    server.handle_hup = partial(reload_what_loads, server.handle_hup)
+
+
+def reload_what_loads(reload: Callable[[], None]) -> None:
+    """SIGHUP: new processes take over, with the agents, pipelines and code as they are now.
+
+    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once beforehand, in
+    a process of its own. Where that fails, the old ones serve on.
+    """
+    tried = subprocess.run([sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True)  # noqa: S603
+    if tried.returncode:
+        log.error("reload_refused", reason=tried.stderr[-4096:])
+    else:
+        reload()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Tells a process that replaces one which died (see `wsgi.py`)."""
+    os.environ["WEB_PROCESS_IS_FIRST"] = "1" if worker.age <= server.cfg.workers else ""
 
 
 def post_worker_init(worker: Any) -> None:
@@ -54,3 +78,4 @@ def post_worker_init(worker: Any) -> None:
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease)
+    log.info("web_process_ready")
