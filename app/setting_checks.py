@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field
 from pathlib import Path
@@ -52,10 +53,15 @@ def allowed(each: Field[Any]) -> str:
     return str(meta["check"].__doc__) if "check" in meta else "one word"
 
 
+_SENTINELS = re.compile(r"sentinel://([^@/]*@)?[^@/:,]+(:\d{1,5})?(,[^@/:,]+(:\d{1,5})?)*/[^/?]+(\?db=\d+)?")
+
+
 def store_url(text: str) -> None:
-    """an address that begins with redis://, rediss:// or unix://"""
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+    """an address that begins with redis://, rediss:// or unix://, or sentinel://HOST:PORT,HOST:PORT/SERVICE"""
+    if text.startswith("sentinel://") and not _SENTINELS.fullmatch(text):
+        raise ValidationError("Must be like sentinel://host:26379,host:26379/service?db=0.")
+    if not text.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
+        raise ValidationError("Must begin with redis://, rediss://, unix:// or sentinel://.")
 
 
 def http_url(text: str) -> None:

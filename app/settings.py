@@ -34,7 +34,7 @@ class Settings:
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
         "REDIS_URL",
-        "The store. `redis://`, `rediss://` or `unix://`.",
+        "The store. `redis://`, `rediss://`, `unix://` or `sentinel://`.",
         secret=True,
         check=store_url,
     )

@@ -107,6 +107,15 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert [line.split(":")[0] for line in str(raised.value).splitlines()] == ["LEASE", "RETENTION"]
 
 
+@pytest.mark.parametrize(
+    "url", ["sentinel://a", "sentinel://a/", "sentinel://a:b/main", "sentinel://a,,b/main", "sentinel://a/main?db=x"]
+)
+def test_an_address_of_sentinels_without_hosts_or_service_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(ConfigurationError, match=r"^REDIS_URL: Must be like sentinel://"):
+        load()
+
+
 def test_a_wrong_secret_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-abc \n")
     monkeypatch.setenv("REDIS_URL", "http://:pass-word@host/0")
