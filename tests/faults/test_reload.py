@@ -147,3 +147,21 @@ def test_a_broken_file_at_the_start_ends_the_web_server_with_what_is_wrong(make_
     with pytest.raises(AssertionError, match=r"agent\.yaml"):
         make_service(agents=agents, workers=0)
     assert time.monotonic() - began < 15
+
+
+def test_agents_behind_a_link_change_all_at_once_with_the_reload_and_not_before(
+    make_service: Make, tmp_path: Path
+) -> None:
+    """Also in a child that has run nothing yet: a definition and its code belong together."""
+    link = tmp_path / "current"
+    write(tmp_path / "v1", GREETER, "old")
+    write(tmp_path / "v2", GREETER, "new")
+    link.symlink_to(tmp_path / "v1")
+    service = make_service(agents=link)
+    until(lambda: said(service, "worker0", "worker_started"))
+    link.unlink()
+    link.symlink_to(tmp_path / "v2")
+    assert [service.run("greeter")["outputs"]["output"] for _ in range(4)] == ["old"] * 4
+    service.workers[0].send_signal(signal.SIGHUP)
+    until(lambda: said(service, "worker0", "reloaded"))
+    assert [service.run("greeter")["outputs"]["output"] for _ in range(4)] == ["new"] * 4
