@@ -168,6 +168,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if fs.cancelled() or fs.result():
             super().finish_request(conn, fs)
             return
+        if conn.sock.fileno() < 0:  # closed already, after an answer that broke off
+            self._drop(conn)
+            return
         conn.timeout = monotonic() + LINGER_SECONDS
         self._lingering.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self._on_lingering_socket_readable, conn))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from tests.support.service import Service
+from tests.support.service import ROOT, Service, free_port
 
 LIST = b"/api/v1/executions"
 ONE = LIST + b"/exec_00000000000000000000"
@@ -290,3 +294,43 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_a_thread(service: 
             assert time.monotonic() < deadline
             time.sleep(0.2)
     assert "Socket error processing request" not in service.output("web")
+
+
+def breaks_off(environ: dict[str, object], start_response: Callable[..., object]) -> Iterator[bytes]:
+    """An application whose answer ends in an error after its first half."""
+    start_response("200 OK", [("Content-Length", "8")])
+    yield b"half"
+    if environ["PATH_INFO"] != "/half":
+        yield b"half"
+    raise RuntimeError
+
+
+def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
+    port = free_port()
+    options = ["-k", "app.server.PatientWorker", "--no-control-socket", "-b", f"127.0.0.1:{port}", "--threads", "4"]
+    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, *options, "tests.http.test_raw_http:breaks_off"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                bodies = [raw_body(port, path) for path in (b"/half", b"/half", b"/whole")]
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert bodies == [b"half", b"half", b"halfhalf"]
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert "Exception in worker process" not in (tmp_path / "log").read_text()
+
+
+def raw_body(port: int, path: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(get(path=path))
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer.partition(b"\r\n\r\n")[2]
