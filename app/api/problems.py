@@ -14,8 +14,6 @@ from werkzeug.exceptions import HTTPException
 
 from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable, ServiceError, StoreUnavailable
 
-READ_THE_REST_BYTES = 16 * 1024 * 1024
-
 log = structlog.get_logger(__name__)
 
 _CODES = {
@@ -94,20 +92,9 @@ def render_http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
     if error.response is not None or error.code is None or error.code < 400:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
-    if error.code == 413:
-        _read_the_rest()
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
     return problem(error.code, code, _DETAILS.get(error.code) or error.description or error.name, headers=headers)
-
-
-def _read_the_rest() -> None:
-    """Takes what is left of a body that is too large, within reason: a client that is still sending would
-    find its connection reset before it could read the answer.
-    """
-    body, left_bytes = request.environ["wsgi.input"], READ_THE_REST_BYTES
-    while left_bytes > 0 and (chunk := body.read(min(left_bytes, 65536))):
-        left_bytes -= len(chunk)
 
 
 def _render_problem(error: Problem) -> Response:

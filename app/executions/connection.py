@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.errors import StoreFull, StoreUnavailable
+from app.executions import sentinel
 from app.settings import Settings
 
 CALL_TIMEOUT_SECONDS = 0.8
@@ -28,13 +29,23 @@ _AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN"
 def connect(settings: Settings, **options: Any) -> redis.Redis:
     """A client for calls that are answered at once. A call whose answer is lost is repeated once."""
     retry = Retry(NoBackoff(), 1)
-    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options(settings), **options)
+    options = {"retry": retry, **_options(settings), **options}
+    if _by_sentinel(settings):
+        return sentinel.connect(settings.redis_url, **options)
+    return redis.Redis.from_url(settings.redis_url, **options)
 
 
 def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """The same for an event loop, without a repeat: its callers are loops, which repeat by themselves."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_url(settings.redis_url, **{"retry": retry, **_options(settings), **options})
+    options = {"retry": retry, **_options(settings), **options}
+    if _by_sentinel(settings):
+        return sentinel.connect_async(settings.redis_url, **options)
+    return redis.asyncio.Redis.from_url(settings.redis_url, **options)
+
+
+def _by_sentinel(settings: Settings) -> bool:
+    return urlsplit(settings.redis_url).scheme == sentinel.SCHEME
 
 
 def _options(settings: Settings) -> dict[str, Any]:
