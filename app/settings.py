@@ -67,6 +67,7 @@ class Settings:
         "They may start, read and cancel. At least 16 characters each.",
         secret=True,
         check=_api_keys,
+        several_words=True,
     )
     metrics: str | None = _setting(
         None, "METRICS", "`open`: `/metrics` needs no key. Default: one with the scope `admin`.", one_of=("open",)
