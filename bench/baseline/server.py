@@ -1,11 +1,8 @@
-"""The same server settings as the service's own, without its reaper."""
+"""The service's own gunicorn settings, without its hooks: a baseline has no reaper, and logs in gunicorn's way."""
 
-import os
+import runpy
 
-bind = f"127.0.0.1:{os.environ['PORT']}"
-workers = 1
-worker_class = "gthread"
-threads = 32
-control_socket_disable = True
-keepalive = 30
+_HOOKS = ("on_starting", "post_worker_init")
+
+globals().update({name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name not in _HOOKS})
 loglevel = "error"
