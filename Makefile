@@ -28,7 +28,7 @@ chaos: .venv/installed-dev
 
 faults: .venv/installed-dev
 	@$(BIN)/python -m tests.chaos --seconds 600
-	@EXAMPLES=2000 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/faults tests/properties
+	@LONG_FAULTS=1 EXAMPLES=2000 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/faults tests/properties
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .

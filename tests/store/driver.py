@@ -54,8 +54,8 @@ class Driver:
     def beat(self, id: str, token: str, progress: str = "") -> str:
         return self._scripts["beat"](args=[LEASE_MICROSECONDS, id, token, progress])[0].decode()
 
-    def finish(self, id: str, token: str, status: str = "completed") -> str:
-        outputs = '{"output":"done"}' if status == "completed" else ""
+    def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:
+        outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
         return self._scripts["finish"](args=[id, token, status, outputs, error]).decode()
 
