@@ -14,7 +14,7 @@ bind = f"{host}:{os.environ.get('PORT') or 8000}"
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_class = "gthread"
-threads = 32  # a cancel may hold one for five seconds
+threads = 64  # a cancel may hold one for five seconds; more threads cost nothing (`make bench ARGS='--only servers'`)
 control_socket_disable = True
 
 timeout = 30  # for a process that hangs as a whole; threads are not interrupted

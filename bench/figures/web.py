@@ -107,8 +107,8 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
                     rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(0.5, 2))[0])
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
-            default = rates[kind, "gthread, 32"]
-            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "32 threads", default)
+            chosen = rates[kind, "gthread, 64"]
+            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "64 threads", chosen)
         took = _while_callers_wait(folder, options)
         yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
 
