@@ -9,7 +9,9 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="longer, with a million executions; writes the docs")
     parser.add_argument("--only", default="", help="only figures whose name contains this: " + ", ".join(_names()))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so ends what it has started
     chosen = [each for each in _figures(options.full or bool(options.only)) if options.only in each.__name__]
     lines = [_where("make bench-full" if options.full else "make bench"), "", *table.HEAD]
     print("\n".join(lines), flush=True)
