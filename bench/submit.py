@@ -53,7 +53,7 @@ def completed(client: redis.Redis) -> int:
     return int(client.zcard("exec:ended:completed"))
 
 
-def wait_until(count: Callable[[], int], wanted: int, seconds: float = 60, pause_seconds: float = 0.002) -> float:
+def wait_until(count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002) -> float:
     """When, on `perf_counter`, so many were counted. Raises `TimeoutError` after so many seconds."""
     deadline = time.perf_counter() + seconds
     while count() < wanted:

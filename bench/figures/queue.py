@@ -121,8 +121,7 @@ def _latencies(running: Stack, port: int, path: str, target: str, count: int) ->
         for _ in range(count):
             began = time.perf_counter()
             id = exchange_json(connection, request)["execution_id"]
-            while running.client.hget(f"rq:job:{id}", "status") != b"finished":
-                time.sleep(0.0002)
+            wait_until(lambda id=id: running.client.hget(f"rq:job:{id}", "status") == b"finished", 1, 30, 0.0002)
             took.append((time.perf_counter() - began) * 1000)
             time.sleep(0.005)
     return took

@@ -145,6 +145,8 @@ def _ours(running: Stack, workers: list[Process], count: int, seconds: float, ta
     newest = fill(client, count, target, "thread", **inputs)[-1]
     with connect(port) as connection:
         while completed(client) < already + count:
+            if time.perf_counter() - began > 60:
+                raise TimeoutError(f"{completed(client) - already} of {count} are done after a minute")
             if time.perf_counter() - began > seconds * 0.7 and not memory:
                 memory = pss_mb(workers)
             status_ms.append(took_ms(connection, get(f"{OURS}/{newest}")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.figures.scale import Scale
 from bench.load import connect, exchange_json, get, post, requests_per_second, took_ms
 from bench.stack import Stack, cpu_seconds, stack
-from bench.submit import fill
+from bench.submit import fill, wait_until
 from bench.table import Row, Values, at_most, ratio_at_least, ratio_at_most
 
 TEXT = "x" * 280
@@ -122,8 +122,7 @@ def _while_callers_wait(folder: Path, options: list[str]) -> list[float]:
     with stack(folder, CANCEL_GRACE=30, WORKER_THREADS=WAITING_CALLERS) as running, contextlib.ExitStack() as opened:
         port, worker = running.web("wsgi:app", *options), running.worker("--processes", "0")
         ids = fill(running.client, WAITING_CALLERS, "in_thread", "thread", seconds=8)
-        while running.client.zcard("exec:leases") < WAITING_CALLERS:
-            time.sleep(0.01)
+        wait_until(lambda: int(running.client.zcard("exec:leases")), WAITING_CALLERS)
         callers = [opened.enter_context(connect(port)) for _ in ids]
         for caller, id in zip(callers, ids, strict=True):
             caller.sendall(post(f"{OURS}/{id}/cancel"))
