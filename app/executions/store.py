@@ -40,10 +40,8 @@ class ExecutionStore:
 
     def submit(self, new: NewExecution) -> datetime:
         """Stores and queues an execution in one step; returns its time of creation."""
-        expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
-        take_over = new.retry_of if new.take_over else ""
         with self._calling():
-            return to_datetime(self._script["submit"](args=[new.id, expires, take_over, *new_fields(new)]))
+            return to_datetime(self._script["submit"](args=submit_arguments(new)))
 
     def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
         """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
@@ -121,6 +119,12 @@ def index_key(
     """The sorted set that holds the ids of exactly these executions. A target is named with its type."""
     scope = "all" if type is None else type.value if target_id is None else f"{type.value}:{target_id}"
     return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
+
+
+def submit_arguments(new: NewExecution) -> list[str | bytes | int | float]:
+    """The arguments of `submit.lua`."""
+    expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+    return [new.id, expires, (new.retry_of or "") if new.take_over else "", *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:
