@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import structlog
 from gunicorn.glogging import Logger
 
-from app import logs, settings, tracing
+from app import binding, logs, settings, tracing
 from app.errors import ConfigurationError
 
-# Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
-# comes from outside.
-host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
-bind = f"{host}:{os.environ.get('PORT') or 8000}"
+log = structlog.get_logger("web")
 
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gthread"
-threads = 32  # a cancel may hold one for five seconds
-control_socket_disable = True
+try:
+    chosen = settings.load()
+except ConfigurationError as error:
+    sys.exit(str(error))
+
+host = chosen.host or binding.default_host(chosen)
+bind = f"{host}:{chosen.port}"
+
+workers = chosen.web_concurrency
+worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
+threads = chosen.web_threads  # a cancel may hold one for five seconds; `make bench ARGS='--only servers'` compares
+worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
+backlog = 1024  # those who wait while a process is replaced
+control_socket_disable = True  # it would be a file in HOME, which may be read-only
 
 timeout = 30  # for a process that hangs as a whole; threads are not interrupted
-graceful_timeout = 20
-keepalive = 30
-limit_request_line = 4094
-limit_request_fields = 64
+graceful_timeout = 20  # what runs may end, and Heroku kills after 30 s; a cancel takes five
+keepalive = 30  # polling clients come back within it
+
+limit_request_line = 4094  # the longest address that the API answers is far shorter
+limit_request_fields = 64  # proxies add a dozen
+limit_request_field_size = 8190  # a bearer token with room to spare
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
 
@@ -34,15 +48,44 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  gunicorn has no
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+        logs.configure(chosen.log_level, chosen.secrets)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 
 
-def on_starting(_: Any) -> None:
-    """Says once, not in each web process, what is missing. A mistake in the settings is said by these."""
-    with contextlib.suppress(ConfigurationError):
-        tracing.warn_if_missing(settings.load())
+def on_starting(server: Any) -> None:
+    """Says once, not in each web process, what is missing or not understood."""
+    tracing.warn_if_missing(chosen)
+    for variable, setting in settings.warnings():
+        log.warning("setting_unknown", variable=variable, meant=setting)
+    server.handle_hup = partial(reload_what_loads, server.handle_hup)
+
+
+def reload_what_loads(reload: Callable[[], None]) -> None:
+    """SIGHUP: new processes take over, with the agents, pipelines and code as they are now.
+
+    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once beforehand, in
+    a process of its own. Where that fails, the old ones serve on.
+    """
+    tried = subprocess.run([sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True)  # noqa: S603
+    if tried.returncode:
+        log.error("reload_refused", reason=tried.stderr[-4096:])
+    else:
+        reload()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Tells a process that replaces one which died (see `wsgi.py`)."""
+    os.environ["WEB_PROCESS_IS_FIRST"] = "1" if worker.age <= server.cfg.workers else ""
+
+
+def when_ready(server: Any) -> None:
+    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is served yet."""
+    hosts = [each.getsockname()[0] for each in server.LISTENERS if each.sock.family != socket.AF_UNIX]
+    if reason := binding.refusal(chosen, hosts, on_heroku="DYNO" in os.environ):
+        sys.exit(reason)
+    if remark := binding.remark(chosen):
+        structlog.get_logger("app.binding").warning("no_keys_asked_for", remark=remark)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -50,7 +93,9 @@ def post_worker_init(worker: Any) -> None:
     from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
+    worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
+    log.info("web_process_ready")
 
 
 def worker_exit(_: Any, worker: Any) -> None:

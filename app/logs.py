@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
 
-from app.masking import mask
+from app.masking import MASK, mask
 
 _WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib3")
 """On a finer level these have several lines for each model call, and what they quote is up to their next version."""
@@ -30,15 +31,18 @@ _REFUSED_BY_GUNICORN = "Invalid request from ip="
 log = structlog.get_logger(__name__)
 
 
-def configure(level: str) -> None:
-    """Routes this process's records through one handler: ours, and all libraries'. May be called again."""
+def configure(level: str, secrets: Sequence[str] = ()) -> None:
+    """Routes this process's records through one handler: ours, and all libraries'. May be called again.
+
+    `secrets` are masked wherever they stand, beside what looks like a secret.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         describe_exception,
-        mask_secrets,
+        masking(secrets),
     ]
     readable = sys.stdout.isatty()
     renderer: Any = (
@@ -73,19 +77,20 @@ def _route(formatter: logging.Formatter, level: str) -> None:
     logging.raiseExceptions = False  # or a line that can not be written is printed raw
 
 
-def mask_secrets(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Keys, bearer tokens and passwords, wherever they stand in a line."""
-    return {name: _masked(value) for name, value in event.items()}
+def masking(secrets: Sequence[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any]]:
+    """Masks these secrets, and keys, bearer tokens and passwords, wherever they stand in a line."""
+    literally = re.compile("|".join(map(re.escape, secrets)) or "(?!)")
 
+    def masked(value: Any) -> Any:
+        if isinstance(value, str):
+            return mask(literally.sub(MASK, value))
+        if isinstance(value, dict):
+            return {name: masked(each) for name, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [masked(each) for each in value]
+        return value
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, dict):
-        return {name: _masked(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_masked(each) for each in value]
-    return value
+    return lambda _, __, event: {name: masked(value) for name, value in event.items()}
 
 
 def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

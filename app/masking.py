@@ -7,21 +7,22 @@ import re
 MASK = "[masked]"
 
 _LOOKS = (
+    r"\bexkey_\w+",  # this service's own
     r"\bsk-[\w\-]{8,}",  # OpenAI and those that copied its form
     r"\bAKIA[0-9A-Z]{16}\b",  # AWS
     r"\bAIza[\w\-]{30,}",  # Google
     r"\bgh[pousr]_\w{20,}",  # GitHub
     r"\bxox[abprs]-[\w\-]{10,}",  # Slack
     r"\beyJ[\w\-]+\.[\w\-]+\.[\w\-]*",  # a JSON web token
-    r"(?<=[Bb]earer )[^\s'\",]+",
-    r"(?<=[Bb]asic )[A-Za-z0-9+/=]{8,}",
+    r"(?<=(?i:bearer) )[^\s'\",]+",
+    r"(?<=(?i:basic) )[A-Za-z0-9+/=]{8,}",
     r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)",  # user and password in an address
 )
 
 _NAMED = r"(?i:(?:api[_-]?key|access[_-]?key|token|passw(?:or)?d|secret|authorization)['\"]?\s*[=:]\s*['\"]?)"
 """What stands in front of a value that is one by its name: `api_key=`, `"password": "`, `Authorization: `."""
 
-_SECRET = re.compile(rf"({_NAMED})(?!(?:Bearer|Basic) )[^\s'\",}}&]+|{'|'.join(_LOOKS)}")
+_SECRET = re.compile(rf"({_NAMED})(?!(?i:bearer|basic) )[^\s'\",}}&]+|{'|'.join(_LOOKS)}")
 
 
 def mask(text: str) -> str:

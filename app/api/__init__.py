@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
 from app import tracing
-from app.api import executions, operations, problems, traces
+from app.api import access, executions, operations, problems, traces
+from app.api.security import SecurityPlugin
+from app.errors import FieldError, InvalidRequest
 from app.executions import identifiers
 from app.executions.service import ExecutionService
+from app.keys.ring import KeyRing
 from app.settings import Settings
+
+_STRICT = frozenset({executions.blueprint.name})
+"""The blueprints whose views refuse what they do not know."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
-def build(settings: Settings, service: ExecutionService) -> Flask:
-    """A Flask application around the service."""
+def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask:
+    """A Flask application around the service, open to those whom the ring knows."""
     app = Flask(__name__, static_folder=None)
     app.extensions["executions"] = service
     app.config.update(
@@ -36,9 +43,13 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     operations.register(app, settings, service.catalog)
     app.before_request(_begin)
     traces.register(app, tracing.connect(settings))
+    access.register(app, ring, metrics_open=settings.metrics == "open")
+    app.before_request(_refuse_unknown_query)
     app.after_request(_give_request_id)
     problems.register(app)
-    problems.ProblemApi(app).register_blueprint(executions.blueprint)
+    documented = problems.ProblemApi(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
+    documented.register_blueprint(executions.blueprint)
+    app.extensions["takes_query"] = {name for name, view in app.view_functions.items() if _takes_query(view)}
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
     app.add_url_rule("/healthz", view_func=_healthz)
     return app
@@ -60,6 +71,19 @@ def _begin() -> None:
         raise NotFound
     if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise problems.Problem(400, "missing_host", "An HTTP/1.1 request must have a Host header.")
+
+
+def _takes_query(view: Any) -> bool:
+    """Whether a view's description, from which it is checked too, has parameters in the query."""
+    arguments = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
+    return any(each.get("in") == "query" for each in arguments)
+
+
+def _refuse_unknown_query() -> None:
+    """A view that takes parameters in the query refuses unknown ones itself; here are those that take none."""
+    if request.args and request.blueprint in _STRICT and request.endpoint not in current_app.extensions["takes_query"]:
+        message = "Unknown parameter. This endpoint takes none."
+        raise InvalidRequest([FieldError(name, message, "unknown_parameter") for name in request.args])
 
 
 def _give_request_id(response: Response) -> Response:

@@ -37,6 +37,53 @@ STARTED = {
     "created_at": _AT,
 }
 
+RETRIED = {**STARTED, "message": "Pipeline execution started", "retry_of": "exec_0mwunokq1rkz5y8d3f7a"}
+
+_USAGE = {
+    "tokens_used": 250,
+    "models": {"doubao-pro-32k": {"calls": 1, "input_tokens": 200, "output_tokens": 50, "total_tokens": 250}},
+}
+
+STEPS = {
+    "execution_id": _ID,
+    "status": "failed",
+    "steps": [
+        {
+            "id": "intent",
+            "agent": "intent_classifier",
+            "flow": "llm",
+            "status": "completed",
+            "attempt": 1,
+            "output_key": "intent",
+            "started_at": _AT,
+            "ended_at": _LATER,
+            "model": "doubao-pro-32k",
+            "tokens": {"input": 200, "output": 50, "total": 250},
+            "usage": _USAGE,
+        },
+        {
+            "id": "answer",
+            "agent": "knowledge_answerer",
+            "flow": "llm",
+            "status": "failed",
+            "attempt": 1,
+            "output_key": "answer",
+            "started_at": _LATER,
+            "ended_at": _LATER,
+            "error": {
+                "type": "ModelUnavailable",
+                "message": "The model's server answered 503: overloaded",
+                "details": {
+                    "pipeline_id": "customer_service_flow",
+                    "step_id": "answer",
+                    "agent_id": "knowledge_answerer",
+                    "flow_id": "llm",
+                },
+            },
+        },
+    ],
+}
+
 EXECUTIONS = {
     "pending": {"value": {**_AGENT, "status": "pending", "phase": "queued", "attempt": 0}},
     "running": {

@@ -1,4 +1,4 @@
-"""The four endpoints. Each view reads its request, calls the service, and answers."""
+"""The endpoints for executions. Each view reads its request, calls the service, and answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flask import Response, current_app, g
 from flask_smorest import Blueprint
 
 from app.api import bodies, examples
+from app.api.access import needs, tenant
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
@@ -17,12 +18,17 @@ from app.api.schemas import (
     ListQuerySchema,
     PageSchema,
     ProblemSchema,
+    RetrySchema,
     StartedSchema,
     StartSchema,
+    StatusQuerySchema,
+    StepsQuerySchema,
+    StepsSchema,
 )
 from app.executions import identifiers
-from app.executions.model import Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, StartCommand
+from app.executions.model import Include, Status, TargetType
+from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
+from app.keys.model import Scope
 
 
 class _Blueprint(Blueprint):
@@ -31,7 +37,8 @@ class _Blueprint(Blueprint):
 
 blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _list = StartSchema(), ListQuerySchema()
+_start, _retry = StartSchema(), RetrySchema()
+_list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
 
 
 def _documented(*statuses: int, **success: Any) -> Any:
@@ -56,6 +63,7 @@ def _documented(*statuses: int, **success: Any) -> Any:
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
 @_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+@needs(Scope.START)
 def start_execution(body: dict[str, Any]) -> Response:
     """Start an execution
 
@@ -67,23 +75,63 @@ def start_execution(body: dict[str, Any]) -> Response:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
     )
-    answer = bodies.started(_service().start(command))
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
+    return _accepted(_service().start(command))
+
+
+@blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
+@blueprint.arguments(_retry, required=False)
+@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.RETRIED)
+@needs(Scope.START)
+def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
+    """Start a failed or cancelled execution again
+
+    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
+    `start`. What is in `config` replaces what was asked for then.
+    """
+    command = RetryCommand(
+        execution_id=_known_form(execution_id),
+        from_start=body["from_"] == "start",
+        config=body["config"],
+        tenant=tenant(),
+        request_id=g.request_id,
+        traceparent=g.traceparent,
+    )
+    return _accepted(_service().retry(command))
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@_documented(404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
-def get_execution(execution_id: str) -> Response:
+@blueprint.arguments(_status, location="query")
+@_documented(400, 404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@needs(Scope.READ)
+def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    return _json(bodies.execution(_service().get(_known_form(execution_id))))
+    include = Include(query.get("include", Include.STATUS))
+    execution = _service().get(_known_form(execution_id), tenant(), include)
+    return _json(bodies.execution(execution, with_steps=include is Include.STEPS))
+
+
+@blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
+@blueprint.arguments(_steps, location="query")
+@_documented(400, 404, 503, status_code=200, schema=StepsSchema, example=examples.STEPS)
+@needs(Scope.READ)
+def get_steps(query: dict[str, Any], execution_id: str) -> Response:
+    """Get what became of each step
+
+    In the order of the pipeline's file. An agent's execution has one step, the agent.
+    """
+    include = Include(query.get("include", Include.STEPS))
+    execution = _service().get(_known_form(execution_id), tenant(), include)
+    return _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
 
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
 @_documented(400, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
+@needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -97,6 +145,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             page=query["page"],
             page_size=query["page_size"],
             descending=query["order"] == "desc",
+            tenant=tenant(),
         )
     )
     return _json(json.dumps(bodies.page(found)))
@@ -105,14 +154,20 @@ def list_executions(query: dict[str, Any]) -> Response:
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
 @_documented(400, 404, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
+@needs(Scope.CANCEL)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution
 
     200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
     """
-    execution = _service().cancel(_known_form(execution_id))
+    execution = _service().cancel(_known_form(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
+
+
+def _accepted(receipt: Started) -> Response:
+    answer = bodies.started(receipt)
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
 
 
 def _service() -> ExecutionService:

@@ -23,9 +23,10 @@ from app.catalog.model import Catalog
 from app.catalog.names import models_of
 from app.errors import StoreUnavailable
 from app.executions import counters
-from app.executions.readiness import Check, Readiness
+from app.executions.readiness import Readiness
 from app.executions.statistics import Snapshot, Statistics
 from app.executions.store import QUEUES
+from app.executions.store_check import Check
 from app.settings import Settings
 
 LOOK_SECONDS = 1.8

@@ -18,6 +18,10 @@ _CODES = (
     ("Not a valid", "invalid_type"),
     ("Invalid input", "invalid_type"),
     ("Must be one of", "invalid_choice"),
+    ("Must be plain text", "invalid_text"),
+    ("Shorter than", "out_of_range"),
+    ("Longer than", "out_of_range"),
+    ("Length must be", "out_of_range"),
     ("Must be", "out_of_range"),
     ("This field is set by the service", "read_only"),
 )
@@ -31,6 +35,9 @@ class StrictParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}  # noqa: RUF012  webargs' own
 
     def load_json(self, req: Request, schema: Schema) -> Any:
+        """The body's object; `{}` where there is none, and the schema's `body_optional` allows that."""
+        if getattr(schema, "body_optional", False) and not req.content_length and not req.get_data(cache=True):
+            return {}
         return read_json_object(req)
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:

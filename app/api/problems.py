@@ -12,9 +12,7 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
-
-READ_THE_REST_BYTES = 16 * 1024 * 1024
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable, ServiceError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -36,9 +34,16 @@ _DETAILS = {
 class Problem(Exception):
     """An answer that is a problem, raised by the HTTP side itself."""
 
-    def __init__(self, status: int, code: str, detail: str, errors: Sequence[FieldError] = ()):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(detail)
-        self.status, self.code, self.detail, self.errors = status, code, detail, tuple(errors)
+        self.status, self.code, self.detail, self.errors, self.headers = status, code, detail, tuple(errors), headers
 
     @classmethod
     def of_body(cls, code: str, detail: str) -> Problem:
@@ -55,7 +60,7 @@ class ProblemApi(Api):
 
 def register(app: Flask) -> None:
     """Lets every exception of every view end in `problem`."""
-    app.register_error_handler(Problem, lambda each: problem(each.status, each.code, each.detail, each.errors))
+    app.register_error_handler(Problem, _render_problem)
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(Exception, _render_bug)
 
@@ -89,20 +94,13 @@ def render_http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
     if error.response is not None or error.code is None or error.code < 400:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
-    if error.code == 413:
-        _read_the_rest()
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
     return problem(error.code, code, _DETAILS.get(error.code) or error.description or error.name, headers=headers)
 
 
-def _read_the_rest() -> None:
-    """Takes what is left of a body that is too large, within reason: a client that is still sending would
-    find its connection reset before it could read the answer.
-    """
-    body, left_bytes = request.environ["wsgi.input"], READ_THE_REST_BYTES
-    while left_bytes > 0 and (chunk := body.read(min(left_bytes, 65536))):
-        left_bytes -= len(chunk)
+def _render_problem(error: Problem) -> Response:
+    return problem(error.status, error.code, error.detail, error.errors, error.headers)
 
 
 def _render_service_error(error: ServiceError) -> Response:
@@ -113,6 +111,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(400, "invalid_request", detail, error.errors)
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
+    if isinstance(error, NotRetryable):
+        return problem(400, "not_retryable", detail)
     if isinstance(error, StoreUnavailable):
         return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
     return _render_bug(error)

@@ -10,7 +10,7 @@ of the record. Nothing here changes a state: only the scripts do.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rq.job import Job
@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from app.executions.model import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
 from app.executions.payload import FUNCTION, unpack, write_call
+from app.executions.steps import read_usage, to_datetime
 
 STATUS_OF_RQ = {
     "created": Status.PENDING,
@@ -44,15 +45,16 @@ SUMMARY_FIELDS = (
     "started",
     "ended",
     "cancel",
-    "retried",
-    "lost",
+    "due",
+    "retry_of",
 )
-"""What a list shows."""
+"""What a list shows. The scripts count on the first three."""
 
-RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "steps", "error", "worker", "history", "outputs", "traceparent")
+RECORD_FIELDS = (
+    *SUMMARY_FIELDS,
+    *("progress", "steps", "error", "worker", "history", "outputs", "usage", "flow", "definition", "traceparent"),
+)
 """What a status shows. The inputs (`data`) are not among them."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ExecutionJob(Job):
@@ -104,10 +106,10 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         fields += ["steps", new.total_steps]
     if new.retries.max:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
-    if new.request_id:
-        fields += ["request_id", new.request_id]
-    if new.traceparent:
-        fields += ["traceparent", new.traceparent]
+    optional = ("request_id", "flow", "definition", "retry_of", "traceparent")
+    for name in optional:
+        if value := getattr(new, name):
+            fields += [name, value]
     return fields
 
 
@@ -128,13 +130,17 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         outputs=unpack(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=Failure(**json.loads(record["error"])) if "error" in record else None,
         attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
-        traceparent=record["traceparent"].decode() if "traceparent" in record else None,
+        traceparent=_text(record, "traceparent"),
+        flow=_text(record, "flow"),
+        definition=_text(record, "definition") or "",
+        retry_of=_text(record, "retry_of"),
+        usage=read_usage(record["usage"]) if "usage" in record else {},
     )
 
 
 def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.PENDING:
-        return Phase.RETRY_WAIT if "retried" in record or "lost" in record else Phase.QUEUED
+        return Phase.RETRY_WAIT if "due" in record else Phase.QUEUED
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
@@ -148,6 +154,10 @@ def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
     return Progress(*json.loads(record["progress"])) if status is Status.RUNNING and "progress" in record else None
 
 
+def _text(record: dict[str, bytes], field: str) -> str | None:
+    return record[field].decode() if field in record else None
+
+
 def _time(record: dict[str, bytes], field: str) -> datetime | None:
     return to_datetime(record[field]) if field in record else None
 
@@ -157,23 +167,25 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
     past = json.loads(b"[" + record.get("history", b"").removesuffix(b",") + b"]")
     attempts = [
         Attempt(
-            each["number"], each["worker"], to_datetime(each["started"]), to_datetime(each["ended"]), each["outcome"]
+            each["number"],
+            each["worker"],
+            to_datetime(each["started"]),
+            to_datetime(each["ended"]),
+            each["outcome"],
+            each["error"],
         )
         for each in past
     ]
     if "started" in record and "worker" in record:
+        error = json.loads(record["error"])["type"] if "error" in record else None
         attempts.append(
             Attempt(
                 int(record["attempt"]),
                 record["worker"].decode(),
                 to_datetime(record["started"]),
                 _time(record, "ended"),
-                status,
+                "lost" if error == "WorkerLost" else status,
+                error,
             )
         )
     return tuple(attempts)
-
-
-def to_datetime(microseconds: bytes | str | float) -> datetime:
-    """The store's microseconds since 1970 as an aware time in UTC."""
-    return _EPOCH + timedelta(microseconds=int(microseconds))

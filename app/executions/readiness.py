@@ -7,30 +7,17 @@ does not wait behind requests, and is not spared by their break after a failed c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import redis
 
 from app.errors import StoreUnavailable
-from app.executions import connection, scripts
+from app.executions import connection, scripts, store_check
+from app.executions.store_check import Check
 from app.settings import Settings
 
 SCRIPTS = ("submit", "cancel", "reap", "page")
 """Those that a web process calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say no.
-
-    `detail` is a sentence for a person; `setting` is what to change, `""` where nothing is wrong.
-    """
-
-    name: str
-    status: Literal["ok", "failed", "unknown"]
-    detail: str
-    setting: str = ""
 
 
 class Readiness:
@@ -56,13 +43,11 @@ class Readiness:
 
     def _ask(self) -> dict[str, Any]:
         """The answers; an error where the store refuses that one command."""
-        commands: dict[str, list[Any]] = {
-            "time": ["TIME"],
-            "scripts": ["SCRIPT EXISTS", *self._scripts],
-            "workers": ["ZRANGE", "exec:workers", 0, -1, "WITHSCORES"],
-            "memory": ["INFO", "memory"],
-            "persistence": ["INFO", "persistence"],
-            "save": ["CONFIG GET", "save"],
+        commands: dict[str, tuple[Any, ...]] = {
+            "time": ("TIME",),
+            "scripts": ("SCRIPT EXISTS", *self._scripts),
+            "workers": ("ZRANGE", "exec:workers", 0, -1, "WITHSCORES"),
+            **store_check.COMMANDS,
         }
         with self._client.pipeline(transaction=False) as pipe:
             for command in commands.values():
@@ -74,8 +59,7 @@ class Readiness:
 
     def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         yield self._check_scripts(asked["scripts"])
-        yield _check_eviction(asked["memory"])
-        yield _check_disk(asked["persistence"], asked["save"])
+        yield from store_check.checks(asked["info"], asked["save"])
         yield from self._check_workers(asked["workers"], asked["time"], queues)
 
     def _check_scripts(self, exist: Any) -> Check:
@@ -101,27 +85,6 @@ class Readiness:
                 detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
                 setting = f"python worker.py, with WORKER_{queue.upper()} over 0"
                 yield Check(f"workers_{queue}", "failed", detail, setting)
-
-
-def _check_eviction(memory: Any) -> Check:
-    policy = "" if isinstance(memory, redis.ResponseError) else memory.get("maxmemory_policy", "")
-    if not policy:
-        return Check("eviction", "unknown", "The store does not tell its maxmemory-policy.")
-    if policy == "noeviction":
-        return Check("eviction", "ok", "The store evicts nothing.")
-    detail = f"The store may throw executions away: its maxmemory-policy is {policy}."
-    return Check("eviction", "failed", detail, "maxmemory-policy noeviction")
-
-
-def _check_disk(persistence: Any, save: Any) -> Check:
-    """Either of the two ways to keep data will do; where the second can not be asked for, nobody knows."""
-    if not isinstance(persistence, redis.ResponseError) and persistence.get("aof_enabled"):
-        return Check("disk", "ok", "The store keeps an append-only file.")
-    if isinstance(save, redis.ResponseError):
-        return Check("disk", "unknown", "The store does not tell whether it saves to disk.")
-    if save.get("save"):
-        return Check("disk", "ok", "The store saves to disk at times: what came after the last save can be lost.")
-    return Check("disk", "failed", "The store keeps nothing on disk: a restart loses everything.", "appendonly yes")
 
 
 def _answer(value: Any) -> Any:

@@ -9,8 +9,12 @@ import random
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from app.errors import StoreUnavailable
 from app.executions.store import ExecutionStore
+
+log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
 """Every two seconds for a lease of twelve. `reap.lua` takes half a lease without a reap for an outage."""
@@ -28,7 +32,7 @@ def start_reaper(
     stop: threading.Event | None = None,
     also: Callable[[], None] = lambda: None,
 ) -> threading.Thread:
-    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called as often."""
+    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called after each reap."""
     stopped = stop or threading.Event()
 
     def reap_for_ever() -> None:
@@ -36,9 +40,12 @@ def start_reaper(
         while not stopped.wait(pause_seconds(lease_seconds, next_due)):
             try:
                 next_due = store.reap()
+                also()
             except StoreUnavailable:
                 next_due = None  # the store is away: the next beat tries again
-            also()
+            except Exception:
+                next_due = None
+                log.exception("reap_failed")  # and the next beat tries again: nobody else may be there to do it
 
     thread = threading.Thread(target=reap_for_ever, name="reaper", daemon=True)
     thread.start()

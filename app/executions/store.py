@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from app.errors import StoreUnavailable
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
-from app.executions.model import Execution, NewExecution, Status, TargetType
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
+from app.executions.model import Execution, Include, NewExecution, Status, TargetType
+from app.executions.payload import read_call
+from app.executions.steps import to_datetime, with_steps
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
 
-BREAK_SECONDS = 1.0
-
 
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
 
-    After a call that failed, calls fail at once for a second, so that no pile of threads waits for a
-    store that does not answer.
+    After a call that found no store, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
         self._script: dict[str, Callable[..., Any]] = {
-            name: client.register_script(scripts.source(name)) for name in ("submit", "cancel", "reap", "page")
+            name: client.register_script(scripts.source(name))
+            for name in ("submit", "cancel", "reap", "status", "page")
         }
-        self._broken_until = 0.0
+        self._calling = connection.Breaker().calling
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -43,22 +40,27 @@ class ExecutionStore:
 
     def submit(self, new: NewExecution) -> datetime:
         """Stores and queues an execution in one step; returns its time of creation."""
-        expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
         with self._calling():
-            return to_datetime(self._script["submit"](args=[new.id, expires, *new_fields(new)]))
+            return to_datetime(self._script["submit"](args=submit_arguments(new)))
 
-    def get(self, execution_id: str, tenant: str) -> Execution | None:
-        """The execution with its outputs; None where the tenant has none of that id."""
-        with self._calling(), self._client.pipeline(transaction=False) as pipe:
-            pipe.hmget(f"rq:job:{execution_id}", RECORD_FIELDS)
-            pipe.get(f"rq:job:{execution_id}:outputs")
-            values, outputs = pipe.execute(raise_on_error=False)
-        if isinstance(values, redis.ResponseError):
-            return None  # the key holds something else than a record
+    def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
+        """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+        with self._calling():
+            found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+        if not found:
+            return None
+        values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        if outputs is not None:  # they were too large for the record
+        if outputs:  # they were too large for the record
             record["outputs"] = outputs
-        return self._read(execution_id, tenant, record)
+        execution = self._read(execution_id, tenant, record)
+        return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
+
+    def call(self, execution_id: str) -> dict[str, Any] | None:
+        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
+        with self._calling():
+            data: Any = self._client.hget(f"rq:job:{execution_id}", "data")
+        return read_call(data) if data else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
@@ -105,17 +107,10 @@ class ExecutionStore:
                 pipe.zrem(key, *gone)
             pipe.execute()
 
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        if time.monotonic() < self._broken_until:
-            raise StoreUnavailable
-        try:
-            with connection.translated():
-                yield
-        except StoreUnavailable as error:
-            if type(error) is StoreUnavailable:
-                self._broken_until = time.monotonic() + BREAK_SECONDS
-            raise
+
+def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:
+    """What a script returns of HGETALL."""
+    return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
 def index_key(
@@ -124,6 +119,12 @@ def index_key(
     """The sorted set that holds the ids of exactly these executions. A target is named with its type."""
     scope = "all" if type is None else type.value if target_id is None else f"{type.value}:{target_id}"
     return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
+
+
+def submit_arguments(new: NewExecution) -> list[str | bytes | int | float]:
+    """The arguments of `submit.lua`."""
+    expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+    return [new.id, expires, (new.retry_of or "") if new.take_over else "", *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

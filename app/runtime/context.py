@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from app.executions.model import Progress
 from app.models.base import Completion, ModelProvider
 from app.runtime.stop import StopSignal
+from app.runtime.usage import Budget, Usage
 
-
-@dataclass(slots=True)
-class Usage:
-    """What model calls reported, added up. May be added to from several threads."""
-
-    models: list[str] = field(default_factory=list)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, completion: Completion) -> None:
-        with self._lock:
-            if completion.model not in self.models:
-                self.models.append(completion.model)
-            self.input_tokens += completion.input_tokens or 0
-            self.output_tokens += completion.output_tokens or 0
-            if completion.total_tokens is not None:
-                self.total_tokens = (self.total_tokens or 0) + completion.total_tokens
+MAX_PROGRESS_STEPS = 1_000_000_000
+MAX_STEP_NAME = 256
 
 
 class Context:
@@ -45,6 +28,8 @@ class Context:
         traceparent: str | None = None,
         stop: StopSignal,
         models: ModelProvider,
+        usage: Usage,
+        budget: Budget,
         log: Callable[..., None],
         report: Callable[[Progress], None] | None = None,
         model_override: str | None = None,
@@ -58,10 +43,12 @@ class Context:
         """The same for every attempt of the same step: a key for idempotent side effects."""
         self.traceparent = traceparent
         """The trace that the run belongs to (W3C Trace Context), for calls that the flow makes; None without one."""
-        self.usage = Usage()
+        self.usage = Usage(parent=usage)
+        self._budget = budget
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override
-        self._finished = 0
+        self._progressing = threading.Lock()
+        self._share_done = 0.0
 
     @property
     def cancelled(self) -> bool:
@@ -76,15 +63,19 @@ class Context:
     def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
         """Says how far the run is: `current_step` of `total_steps` are done. Raises `ValueError`.
 
-        A step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
+        What would be a step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
         """
-        if isinstance(current_step, bool) or not isinstance(current_step, int) or not isinstance(total_steps, int):
+        if type(current_step) is not int or type(total_steps) is not int:
             raise ValueError("progress(current_step, total_steps): both are whole numbers.")
-        if total_steps < 1 or not 0 <= current_step <= total_steps:
+        if not 0 <= current_step <= total_steps or not 1 <= total_steps <= MAX_PROGRESS_STEPS:
             raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps, from 1 step on.")
-        if self._report and current_step >= self._finished:
-            self._finished = current_step
-            self._report(Progress(current_step, total_steps, step_name))
+        if step_name is not None and not isinstance(step_name, str):
+            raise ValueError("progress(..., step_name): it is text, or None.")
+        name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
+        with self._progressing:
+            if self._report and current_step / total_steps >= self._share_done:
+                self._share_done = current_step / total_steps
+                self._report(Progress(current_step, total_steps, name))
 
     def log(self, message: str, **fields: Any) -> None:
         """One line in the worker's log, with the execution's id."""
@@ -94,8 +85,10 @@ class Context:
         """Asks the service's model and waits; the tokens count as the step's.
 
         `config.model_override` (or the step's) goes before `model`. Raises a `ModelError`; once the run is
-        asked to end, it raises `Stopped`, which is no `Exception`, so that `except Exception` lets it pass.
+        asked to end, it raises `Stopped`, and once `config.budget` is spent, `BudgetExceeded`; neither is an
+        `Exception`, so that `except Exception` lets them pass.
         """
+        self._budget.before_call()
         completion = self._models.complete(messages, model=self._model_override or model, stop=self._stop, **options)
         self.usage.add(completion)
         return completion

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from app.tracing import Span, trace_id
+from app.work.protocol import join
 
 if TYPE_CHECKING:
     from app.work.child_handle import ChildHandle
@@ -25,7 +26,10 @@ class Stopping(Enum):
 
 @dataclass(slots=True)
 class Attempt:
-    """`token` is the fencing token: what is written without it, or with an older one, is refused."""
+    """`token` is the fencing token: what is written without it, or with an older one, is refused.
+
+    It names the attempt wherever several of one execution could meet.
+    """
 
     id: str
     token: str
@@ -39,10 +43,18 @@ class Attempt:
     data: bytes
     traceparent: str | None = None
     span: Span | None = None
+    used_before: str = ""
+    definition: str = ""
+    resumes: bool = False
+    """Earlier attempts, or the execution that it retries, have stored steps."""
+    steps: dict[str, bytes] = field(default_factory=dict)
+    values: dict[str, bytes] = field(default_factory=dict)
     child: ChildHandle | None = None
     stopping: Stopping | None = None
     progress: str = ""
     """The last reported, as JSON; `""` once it is stored."""
+    usage: str = ""
+    """The same for what its model calls have used."""
     concluded: bool = False
     """How it ended is known, and on its way to the store."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -63,17 +75,27 @@ class Attempt:
             tenant=tenant,
             request_id=request_id or None,
             data=row[8],
-            traceparent=row[9].decode() or None,
+            used_before=row[9].decode(),
+            definition=row[10].decode(),
+            resumes=row[11] == b"1",
+            traceparent=row[12].decode() or None,
         )
 
-    def start_message(self) -> dict[str, Any]:
-        return {
+    def start_message(self) -> tuple[dict[str, Any], bytes]:
+        """What its child is told: a head and, behind the data, what earlier attempts have stored."""
+        head = {
             "kind": "start",
+            "token": self.token,
             "id": self.id,
             "attempt": self.number,
             "names": self.names(),
             "traceparent": self.traceparent,
         }
+        if not self.used_before and not self.resumes:
+            return head, self.data
+        lengths, body = join([self.data, *self.steps.values(), *self.values.values()])
+        known = {"usage": self.used_before, "definition": self.definition}
+        return {**head, **known, "steps": list(self.steps), "values": list(self.values), "lengths": lengths}, body
 
     def conclude(self) -> None:
         """From now on how it ended is known; no timer may change that."""
@@ -89,9 +111,13 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended: the script that writes it (`finish` or `release`) and its arguments."""
+class Entry:
+    """What is to be written of an attempt: a script and its arguments.
+
+    `finish` and `release` end the attempt. A `checkpoint` does not: its child waits for it, by `number`.
+    """
 
     attempt: Attempt
     script: str
     arguments: tuple[Any, ...]
+    number: int = 0

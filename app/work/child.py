@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import queue
 import resource
@@ -18,6 +17,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,18 +30,21 @@ from app import logs, tracing
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
 from app.executions.counters import Counts
-from app.executions.model import Progress
 from app.executions.payload import pack, read_call
+from app.executions.steps import read_records, read_usage, write_usage
 from app.models.base import ModelProvider, Stopped
 from app.models.openai_provider import OpenAIProvider
+from app.runtime.checkpoint import Found
 from app.runtime.errors import RunFailed, failure_from
-from app.runtime.run import Ports, Run, execute
+from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal
+from app.runtime.usage import Usage
 from app.settings import Settings
 from app.work.model_calls import WatchedModels, traced
-from app.work.protocol import ChildSocket, Head
+from app.work.protocol import ChildSocket, Head, split
+from app.work.reports import ProgressReports, StepReports
 
-PROGRESS_INTERVAL_SECONDS = 0.2
+THREAD_GRACE_SECONDS = 0.1
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -61,7 +64,7 @@ class ChildConfig:
 def main(end: socket.socket, config: ChildConfig) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
     _become_a_child()
-    logs.configure(config.settings.log_level)
+    logs.configure(config.settings.log_level, config.settings.secrets)
     Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
 
 
@@ -80,7 +83,7 @@ def _become_a_child() -> None:
 
 
 class Child:
-    """The running executions of this process, by id, and the two sides of its socket."""
+    """The attempts that run in this process, by token, and the two sides of its socket."""
 
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
         self._worker, self._config = worker, config
@@ -90,6 +93,7 @@ class Child:
             models, config.settings.openai_model_name, models_of(config.catalog), self._counts.add
         )
         self._stops: dict[str, StopSignal] = {}
+        self._steps: dict[str, StepReports] = {}
         self._progress = ProgressReports(worker)
 
     def run(self) -> None:
@@ -109,26 +113,37 @@ class Child:
             while True:
                 head, body = self._worker.receive(self._config.silence_seconds)
                 if head["kind"] == "start":
-                    self._stops[head["id"]] = StopSignal()
+                    self._stops[head["token"]] = StopSignal()
                     starts.put((head, body))
-                elif head["kind"] == "stop" and (stop := self._stops.get(head["id"])):
+                elif head["kind"] == "stop" and (stop := self._stops.get(head["token"])):
                     stop.request()
+                elif head["kind"] == "stored" and (steps := self._steps.get(head["token"])):
+                    steps.stored(head["number"])
                 self._progress.send_late()
                 self._send_counts()
         except (EOFError, OSError):
-            os._exit(1)  # the worker is gone: nobody may see what happens from here on
+            pass  # the worker is gone: nobody may see what happens from here on
+        except BaseException:
+            log.exception("child_crashed")
+        finally:
+            os._exit(1)  # a child that does not listen must not go on
 
-    def _run_one(self, start: Head, data: bytes) -> None:
-        with structlog.contextvars.bound_contextvars(**start["names"]):  # also for what libraries log meanwhile
-            ended, outputs = self._outcome(start, data)
-        self._stops.pop(start["id"], None)
-        self._progress.forget(start["id"])
-        if self._config.slots == 1:
-            kill_descendants(os.getpid())
-        memory_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    def _run_one(self, start: Head, body: bytes) -> None:
+        surroundings = Surroundings()
+        around = contextlib.nullcontext() if self._config.slots > 1 else cleaned_up(surroundings)
+        with around, structlog.contextvars.bound_contextvars(**start["names"]):  # also for what libraries log
+            ended, outputs = self._outcome(start, body, surroundings)
+        self._stops.pop(start["token"], None)
+        self._steps.pop(start["token"], None)
+        self._progress.forget(start["token"])
+        ended |= {
+            "usage": write_usage(surroundings.usage.models),
+            "left_behind": surroundings.left_behind,
+            "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+        }
         self._send_counts()
         with contextlib.suppress(OSError):  # the listener notices, and ends this process
-            self._worker.send({"kind": "ended", "id": start["id"], "memory_bytes": memory_bytes, **ended}, outputs)
+            self._worker.send({"kind": "ended", "token": start["token"], **ended}, outputs)
 
     def _send_counts(self) -> None:
         """What was counted meanwhile. At least once a second, as the worker speaks that often."""
@@ -136,10 +151,10 @@ class Child:
             with contextlib.suppress(OSError):
                 self._worker.send({"kind": "counted", "counts": counts})
 
-    def _outcome(self, start: Head, data: bytes) -> tuple[Head, bytes]:
+    def _outcome(self, start: Head, body: bytes, surroundings: Surroundings) -> tuple[Head, bytes]:
         """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
         try:
-            return {"outcome": "completed"}, pack(self._execute(start, data))
+            return {"outcome": "completed"}, pack(self._execute(start, body, surroundings))
         except Stopped:
             return {"outcome": "stopped"}, b""
         except RunFailed as failed:
@@ -150,62 +165,94 @@ class Child:
             log.exception("run_crashed")
             return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}, b""
 
-    def _execute(self, start: Head, data: bytes) -> bytes:
+    def _execute(self, start: Head, body: bytes, surroundings: Surroundings) -> bytes:
+        data, *stored = split(start["lengths"], body) if "lengths" in start else [body]
         call = read_call(data)
+        token, id, target_id = start["token"], start["id"], call["target_id"]
+        bound = log.bind(**start["names"])
+        pipeline = self._config.catalog.pipelines.get(target_id)
+        definition = pipeline.definition if pipeline else ""
+        found = _found(start, stored)
+        if found.records and definition != start["definition"]:
+            bound.warning("definition_changed", target=target_id)  # what another one did does not fit this one
+            found = Found()
         run = Run(
-            execution_id=start["id"],
+            execution_id=id,
             attempt=start["attempt"],
             target_type=call["type"],
-            target_id=call["target_id"],
+            target_id=target_id,
             inputs=call["inputs"],
             config=call["config"],
             traceparent=start["traceparent"],
+            found=found,
         )
-        bound = log.bind(**start["names"])
+        surroundings.usage = usage_before(read_usage(start.get("usage", "")), found)
+        surroundings.usage.on_change = lambda usage: self._say_used(token, usage)
+        stop = self._stops[token]
+        steps = self._steps[token] = StepReports(self._worker, token, definition, stop, surroundings.usage)
         ports = Ports(
             catalog=self._config.catalog,
             models=traced(self._models, self._tracing, start["traceparent"], self._config.settings.openai_model_name),
-            stop=self._stops[run.execution_id],
-            report=lambda progress: self._progress.report(run.execution_id, progress),
+            stop=stop,
+            usage=surroundings.usage,
+            report=lambda progress: self._progress.report(token, progress),
+            save=steps.save,
+            left_behind=surroundings.leave_behind,
             log=bound.info,
         )
         return execute(run, ports, self._config.settings.max_result_bytes)
 
+    def _say_used(self, token: str, usage: Usage) -> None:
+        """After each model call, so that what was spent is known even of a run that is ended by force."""
+        if usage.total.calls:
+            with contextlib.suppress(OSError):
+                self._worker.send({"kind": "used", "token": token, "usage": write_usage(usage.models)})
 
-class ProgressReports:
-    """Sends progress at most five times a second for each execution; the last word is late, never lost."""
 
-    def __init__(self, worker: ChildSocket):
-        self._worker = worker
-        self._lock = threading.Lock()
-        self._sent_at: dict[str, float] = {}
-        self._late: dict[str, Progress] = {}
+class Surroundings:
+    """What is known of a run beside its outcome."""
 
-    def report(self, execution_id: str, progress: Progress) -> None:
-        with self._lock:
-            if time.monotonic() - self._sent_at.get(execution_id, 0.0) < PROGRESS_INTERVAL_SECONDS:
-                self._late[execution_id] = progress
-                return
-            self._send(execution_id, progress)
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.left_behind = 0
 
-    def send_late(self) -> None:
-        """Called at least once a second: the worker speaks that often."""
-        with self._lock:
-            late, self._late = self._late, {}
-            for execution_id, progress in late.items():
-                self._send(execution_id, progress)
+    def leave_behind(self, threads: int) -> None:
+        self.left_behind = max(self.left_behind, threads)
 
-    def forget(self, execution_id: str) -> None:
-        with self._lock:
-            self._late.pop(execution_id, None)
-            self._sent_at.pop(execution_id, None)
 
-    def _send(self, execution_id: str, progress: Progress) -> None:
-        self._late.pop(execution_id, None)
-        self._sent_at[execution_id] = time.monotonic()
-        numbers = json.dumps([progress.finished, progress.total, progress.step_name])
-        with contextlib.suppress(OSError):
-            self._worker.send({"kind": "progress", "id": execution_id, "progress": numbers})
+@contextlib.contextmanager
+def cleaned_up(surroundings: Surroundings) -> Iterator[None]:
+    """For a run that has the process for itself: the next one finds it as this one did.
+
+    Its processes are ended, its folder and environment are put back. Threads can not be ended: those that do
+    not end by themselves are left behind.
+    """
+    folder, environment, before = os.getcwd(), dict(os.environ), set(threading.enumerate())
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        kill_descendants(os.getpid())
+        deadline = time.monotonic() + THREAD_GRACE_SECONDS
+        started = [each for each in threading.enumerate() if each not in before and not _is_ours(each)]
+        for thread in started:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        surroundings.leave_behind(sum(thread.is_alive() for thread in started))
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    """The provider's event loop, and the threads in which it looks up names: they stay for all runs."""
+    return thread.name == "models" or thread.name.startswith("asyncio_")
+
+
+def _found(start: Head, stored: list[bytes]) -> Found:
+    """What earlier attempts have stored of their steps."""
+    names = start.get("steps", [])
+    fields = dict(zip(names, stored, strict=False))
+    values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
+    return Found({record.id: record for record in read_records(fields)}, values)
 
 
 def adopt_orphans() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import redis
 import structlog
 
+from app.errors import StoreFull
+
 REPEAT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
@@ -18,6 +20,7 @@ _SERVES_NOBODY = (
     FileNotFoundError,
     redis.ReadOnlyError,
     redis.BusyLoadingError,
+    StoreFull,
 )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
+from app.catalog.model import Catalog
 from app.executions.counters import Reports
 from app.work import protocol
 from app.work.attempt import Attempt
@@ -36,10 +38,11 @@ class Pool:
         size: int,
         *,
         on_ended: Callable[[Attempt, protocol.Head, bytes], None],
+        on_checkpoint: Callable[[Attempt, protocol.Head, bytes], None],
         on_died: Callable[[Attempt, str], None],
     ):
         self._config, self._size = config, size
-        self._on_ended, self._on_died = on_ended, on_died
+        self._on_ended, self._on_checkpoint, self._on_died = on_ended, on_checkpoint, on_died
         self._children: list[ChildHandle] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self.free = asyncio.Event()
@@ -60,14 +63,17 @@ class Pool:
         for _ in range(self._size):
             self._spawn()
 
-    def place(self, attempt: Attempt) -> None:
-        """Gives an attempt to the child with the most free slots; there must be one."""
-        child = max(self._children, key=lambda each: each.free_slots)
+    def place(self, attempt: Attempt) -> bool:
+        """Gives an attempt to the child with the most free slots; False where a child died and none is left."""
+        child = max(self._children, key=lambda each: each.free_slots, default=None)
+        if child is None or not child.free_slots:
+            return False
         attempt.child = child
-        child.attempts[attempt.id] = attempt
+        child.attempts[attempt.token] = attempt
         child.runs += 1
-        child.send(attempt.start_message(), attempt.data)
+        child.send(*attempt.start_message())
         self._note_free_slots()
+        return True
 
     def end(self, attempt: Attempt) -> bool:
         """Ends an attempt by force. True: its process dies, and `on_died` follows when it has.
@@ -80,11 +86,21 @@ class Pool:
         if child.slots == 1:
             child.kill()
             return True
-        child.attempts.pop(attempt.id, None)
+        child.attempts.pop(attempt.token, None)
         child.hung += 1
         if child.hung > child.slots * HUNG_SHARE:
             self._retire(child, "hung_threads")
         return False
+
+    def renew(self, catalog: Catalog) -> None:
+        """From now on attempts are given to new children, which know this catalog and have loaded no flow's code.
+
+        The old ones end what they run, undisturbed.
+        """
+        self._config = replace(self._config, catalog=catalog)
+        for child in [] if self._closed else list(self._children):
+            self._retire(child, "reload")
+        self._note_free_slots()
 
     def say_alive(self) -> None:
         """Tells the children that their worker lives and holds its leases; without it they end themselves."""
@@ -127,9 +143,13 @@ class Pool:
     async def _watch(self, child: ChildHandle) -> None:
         await child.listen(self._hear)
         self._children.remove(child)
+        self._note_free_slots()
         end_strays()
         for attempt in list(child.attempts.values()):
-            self._on_died(attempt, child.death())
+            if attempt.token in child.last_words:
+                self._on_ended(attempt, *child.last_words[attempt.token])
+            else:
+                self._on_died(attempt, child.death())
         if self._closed or child.retiring:
             return
         if not child.killed:
@@ -142,18 +162,31 @@ class Pool:
     def _hear(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
         if head["kind"] == "ready":
             child.ready = True
-        elif head["kind"] == "progress":
-            if attempt := child.attempts.get(head["id"]):
-                attempt.progress = head["progress"]
         elif head["kind"] == "counted":
             self.counted.add(head["counts"])
         elif head["kind"] == "ended":
-            if attempt := child.attempts.pop(head["id"], None):
-                self._on_ended(attempt, head, body)
-            else:
-                child.hung -= 1  # an abandoned one came back
-            self._recycle(child, head["memory_bytes"])
+            self._hear_the_end(child, head, body)
+        elif attempt := child.attempts.get(head["token"]):
+            if head["kind"] == "progress":
+                attempt.progress = head["progress"]
+            elif head["kind"] == "used":
+                attempt.usage = head["usage"]
+            elif head["kind"] == "checkpoint":
+                self._on_checkpoint(attempt, head, body)
         self._note_free_slots()
+
+    def _hear_the_end(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
+        """An execution is over when nothing of it runs: steps that did not stop end with their process."""
+        if head["left_behind"] and child.slots == 1:
+            child.last_words[head["token"]] = (head, body)
+            child.kill()
+            return
+        if attempt := child.attempts.pop(head["token"], None):
+            child.hung += head["left_behind"]
+            self._on_ended(attempt, head, body)
+        else:
+            child.hung -= 1  # an abandoned one came back
+        self._recycle(child, head["memory_bytes"])
 
     def _recycle(self, child: ChildHandle, memory_bytes: int) -> None:
         settings = self._config.settings

@@ -6,7 +6,7 @@ import json
 
 from app.executions.payload import read_call
 from app.tracing import Span, Tracing
-from app.work.attempt import Attempt, Ending
+from app.work.attempt import Attempt, Entry
 
 
 def begin(tracing: Tracing, attempt: Attempt) -> None:
@@ -26,13 +26,13 @@ def begin(tracing: Tracing, attempt: Attempt) -> None:
     attempt.traceparent = attempt.span.traceparent
 
 
-def end(attempt: Attempt, ending: Ending | None, status: str) -> None:
-    """Ends it with the status that the execution has now; without an ending, it was somebody else's."""
+def end(attempt: Attempt, entry: Entry | None, status: str) -> None:
+    """Ends it with the status that the execution has now; without an entry, it was somebody else's."""
     span: Span | None = attempt.span
     if span is None:
         return
     span.set(execution__status=status)
-    span.end(_error_type(ending))
+    span.end(_error_type(entry))
 
 
 def _name(attempt: Attempt) -> str:
@@ -42,10 +42,10 @@ def _name(attempt: Attempt) -> str:
         return "run"  # the child will find that out, and say so
 
 
-def _error_type(ending: Ending | None) -> str | None:
-    if ending is None or ending.arguments[0] == "lost":
+def _error_type(entry: Entry | None) -> str | None:
+    if entry is None or entry.arguments[0] == "lost":
         return "WorkerLost"
-    if ending.arguments[0] != "failed":
+    if entry.arguments[0] != "failed":
         return None
-    detail = ending.arguments[2]
-    return str(json.loads(detail)["type"] if ending.script == "finish" else detail)
+    detail = entry.arguments[2]
+    return str(json.loads(detail)["type"] if entry.script == "finish" else detail)

@@ -10,7 +10,8 @@ import pytest
 import redis
 import requests
 
-from app.executions.readiness import Check, Readiness
+from app.executions.readiness import Readiness
+from app.executions.store_check import Check
 from app.settings import Settings
 from tests.store.driver import Driver
 from tests.support.proxy import Proxy
@@ -51,7 +52,7 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
     service = make_service(own_store.url)
     answer = until(service, 200)
     assert {each["name"] for each in answer.json()["checks"]} == {
-        *("store", "scripts", "eviction", "disk", "workers_processes", "workers_threads")
+        *("store", "scripts", "version", "role", "eviction", "disk", "workers_processes", "workers_threads")
     }
     service.workers[0].terminate()
     service.workers[0].wait(15)
@@ -134,7 +135,8 @@ def test_what_a_managed_store_does_not_tell_is_unknown_and_no_failure(
         found = look(managed)
         assert (found["eviction"].status, found["disk"].status) == ("ok", "unknown")
         client.acl_setuser("managed", commands=["-info"])
-        assert look(managed)["eviction"].status == "unknown"
+        found = look(managed)
+        assert {found[name].status for name in ("version", "role", "eviction")} == {"unknown"}
 
 
 def test_scripts_are_loaded_by_the_look_and_their_refusal_is_named(
@@ -163,3 +165,9 @@ def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(clien
     assert look(client)["workers_threads"].status == "failed"
     driver.store.reap()
     assert not client.exists("exec:workers", "exec:slots")
+
+
+def test_a_replica_is_red_as_it_would_keep_nothing(client: redis.Redis) -> None:
+    client.replicaof("127.0.0.1", 1)
+    found = look(client)
+    assert (found["role"].status, found["role"].setting) == ("failed", "REDIS_URL, to its primary")

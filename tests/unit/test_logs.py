@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from app.logs import describe_exception, mask_secrets
+from app.logs import describe_exception, masking
 
 
 def described(error: Exception) -> list[dict[str, Any]]:
@@ -30,5 +30,5 @@ def test_the_words_of_the_store_are_but_not_what_it_quotes() -> None:
 
 
 def test_a_secret_is_masked_however_deep_it_stands() -> None:
-    event = mask_secrets(None, "info", {"event": "x", "facts": {"list": ["sk-abcdefghijkl"]}, "number": 5})
+    event = masking([])(None, "info", {"event": "x", "facts": {"list": ["sk-abcdefghijkl"]}, "number": 5})
     assert event == {"event": "x", "facts": {"list": ["[masked]"]}, "number": 5}

@@ -1,7 +1,7 @@
--- running -> running, for many executions of one worker: extends each lease and stores its progress.
+-- running -> running, for many executions of one worker: extends each lease, stores its progress and usage.
 -- It also notes that the worker lives, and how much of it is in use.
 -- ARGV: lease in microseconds, worker (`queue:name`, or '' where it is not to be noted), its slots (`used/all`),
---   then id, token, progress (JSON, or '' where it did not change), ...
+--   then id, token, progress, usage (each JSON, or '' where it did not change), ...
 -- Answers a word for each: `ok`, `cancel` (asked to stop), or `lost` (it is not this attempt's any more).
 work_when_full()
 local at = now()
@@ -10,12 +10,13 @@ if ARGV[2] ~= '' then
   redis.call('ZADD', WORKERS, whole(at), ARGV[2])
   redis.call('HSET', SLOTS, ARGV[2], ARGV[3])
 end
-for i = 4, #ARGV, 3 do
+for i = 4, #ARGV, 4 do
   local id = ARGV[i]
   local record = redis.call('HMGET', job_key(id), 'status', 'token', 'cancel')
   if record[1] == 'started' and record[2] == ARGV[i + 1] then
     redis.call('ZADD', LEASES, ends, id)
     if ARGV[i + 2] ~= '' then redis.call('HSET', job_key(id), 'progress', ARGV[i + 2]) end
+    note_usage(id, ARGV[i + 3])
     answers[#answers + 1] = record[3] and 'cancel' or 'ok'
   else
     answers[#answers + 1] = 'lost'

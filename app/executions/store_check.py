@@ -1,0 +1,101 @@
+"""What a store says of itself: is it fit to keep executions? And whether a worker of this machine lives.
+
+Asked before a release, and by health checks; never for a request.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis
+from rq.utils import as_text, utcparse
+
+from app.executions.connection import translated
+
+OLDEST_VERSION = (6, 2)
+
+COMMANDS = {"info": ("INFO",), "save": ("CONFIG GET", "save")}
+"""What `checks` is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say no.
+
+    `detail` is a sentence for a person; `setting` is what to change, `""` where nothing is wrong.
+    """
+
+    name: str
+    status: Literal["ok", "failed", "unknown"]
+    detail: str
+    setting: str = ""
+
+
+def look(client: redis.Redis) -> list[Check]:
+    """Asks a store, in one round trip. Raises `StoreUnavailable`."""
+    with translated(), client.pipeline(transaction=False) as pipe:
+        for command in COMMANDS.values():
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
+        return list(checks(*pipe.execute(raise_on_error=False)))
+
+
+def checks(info: Any, save: Any) -> Iterator[Check]:
+    """From the answers to `COMMANDS`; managed stores may refuse either, and leave things out."""
+    known: dict[str, Any] = {} if isinstance(info, redis.ResponseError) else info
+    yield _check_version(str(known.get("redis_version", "")))
+    yield _check_role(known.get("role", ""))
+    yield _check_eviction(known.get("maxmemory_policy", ""))
+    yield _check_disk(known.get("aof_enabled"), save)
+
+
+def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
+    """Whether a worker of this machine has said within so many seconds, by this machine's clock, that it lives."""
+    with translated():
+        for name in client.smembers("rq:workers"):
+            host, beat = client.hmget(name, "hostname", "last_heartbeat")
+            if host and beat and as_text(host) == socket.gethostname():
+                silence_seconds = time.time() - utcparse(as_text(beat)).timestamp()
+                if silence_seconds < silent_seconds:
+                    return True
+    return False
+
+
+def _check_version(version: str) -> Check:
+    if not version:
+        return Check("version", "unknown", "The store does not tell its version.")
+    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_VERSION:
+        return Check("version", "ok", f"The store is version {version}.")
+    detail = f"The store is version {version}; Redis 6.2 or Valkey 7.2 is the oldest that works."
+    return Check("version", "failed", detail, "the store itself")
+
+
+def _check_role(role: str) -> Check:
+    if not role:
+        return Check("role", "unknown", "The store does not tell whether it is a replica.")
+    if role == "master":
+        return Check("role", "ok", "The store is a primary.")
+    return Check("role", "failed", "The store is a replica, which takes no writes.", "REDIS_URL, to its primary")
+
+
+def _check_eviction(policy: str) -> Check:
+    if not policy:
+        return Check("eviction", "unknown", "The store does not tell its maxmemory-policy.")
+    if policy == "noeviction":
+        return Check("eviction", "ok", "The store evicts nothing.")
+    detail = f"The store throws data away when it is full: its maxmemory-policy is {policy}."
+    return Check("eviction", "failed", detail, "maxmemory-policy noeviction")
+
+
+def _check_disk(keeps_log: Any, save: Any) -> Check:
+    """Either of the two ways to keep data will do; where the second can not be asked for, nobody knows."""
+    if keeps_log:
+        return Check("disk", "ok", "The store keeps an append-only file.")
+    if isinstance(save, redis.ResponseError):
+        return Check("disk", "unknown", "The store does not tell whether it saves to disk.")
+    if save.get("save"):
+        return Check("disk", "ok", "The store saves to disk at times: what came after the last save can be lost.")
+    return Check("disk", "failed", "The store keeps nothing on disk: a restart loses everything.", "appendonly yes")
