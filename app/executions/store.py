@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
 from app.executions.model import Execution, Include, NewExecution, Status, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import to_datetime, with_steps
@@ -51,15 +51,14 @@ class ExecutionStore:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        if outputs:  # they were too large for the record
-            record["outputs"] = outputs
+        record["outputs"] = outputs
         execution = self._read(execution_id, tenant, record)
         return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
         with self._calling():
-            data: Any = self._client.hget(f"rq:job:{execution_id}", "data")
+            data: Any = self._client.get(data_key(execution_id))
         return read_call(data) if data else None
 
     def page(
@@ -124,7 +123,7 @@ def index_key(
 def submit_arguments(new: NewExecution) -> list[str | bytes | int | float]:
     """The arguments of `submit.lua`."""
     expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
-    return [new.id, expires, (new.retry_of or "") if new.take_over else "", *new_fields(new)]
+    return [new.id, expires, (new.retry_of or "") if new.take_over else "", new_data(new), *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import redis
 
 from app.executions.payload import pack
@@ -14,7 +13,6 @@ COUNT = 1000
 LIMIT_BYTES = 2000
 
 
-@pytest.mark.xfail(reason="The record holds its inputs, which makes the store keep it as a hash table: 2,220 bytes.")
 def test_a_small_execution_holds_less_than_two_kilobytes(redis_client: redis.Redis) -> None:
     """300 bytes in, 300 bytes out. The store's own figure, so what its allocator rounds up counts too."""
     driver = Driver(redis_client)
