@@ -56,6 +56,15 @@ def test_a_traceparent_is_kept_shown_handed_to_the_flow_and_in_every_line(servic
     assert {each["trace_id"] for each in own} == {TRACE}
 
 
+def test_a_retry_belongs_to_the_trace_that_comes_with_it(service: Service) -> None:
+    failed = start(service, HEADER, do="fail")
+    other = f"00-{PARENT * 2}-{PARENT}-01"
+    retry = service.post(f"/executions/{failed['execution_id']}/retry", headers={"traceparent": other}).json()
+    assert service.ended(retry["execution_id"])["traceparent"] == other
+    again = service.post(f"/executions/{failed['execution_id']}/retry").json()
+    assert "traceparent" not in service.ended(again["execution_id"])
+
+
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "garbage"}])
 def test_without_a_valid_one_there_is_none(service: Service, headers: dict[str, str]) -> None:
     ended = start(service, headers, do="traceparent")
