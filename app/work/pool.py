@@ -17,7 +17,7 @@ from app.catalog.model import Catalog
 from app.work import protocol
 from app.work.attempt import Attempt
 from app.work.child import ChildConfig
-from app.work.child_handle import ChildHandle, end_strays, ensure_fork_server
+from app.work.child_handle import ChildHandle, end_strays
 
 RESPAWN_SECONDS = 1.0
 """The wait before a child is replaced that died before it was ready: what killed it may kill the next."""
@@ -126,7 +126,6 @@ class Pool:
             await asyncio.wait(self._watchers)
 
     def _spawn(self) -> None:
-        ensure_fork_server()
         child = ChildHandle(self._config)
         self._children.append(child)
         watcher = asyncio.ensure_future(self._watch(child))

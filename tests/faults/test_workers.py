@@ -286,3 +286,26 @@ def test_ended_executions_leave_after_their_retention_and_living_ones_do_not(
     with redis.Redis.from_url(own_store.url) as client:
         assert [key for key in client.scan_iter() if gone["execution_id"].encode() in key] == []
     service.cancel(living)
+
+
+def test_frozen_children_die_with_their_worker(broken: Make) -> None:
+    service = broken()
+    service.run("behaves", {"do": "echo"})
+    worker = psutil.Process(service.workers[0].pid)
+    family = worker.children(recursive=True)
+    for each in family:
+        each.suspend()
+    worker.kill()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert len(family) >= 4
+    assert alive == []
+
+
+def test_children_come_also_after_their_zygote_was_killed(make_service: Make) -> None:
+    service = make_service(WORKER_PROCESSES=1, RUNS_PER_PROCESS=1)
+    service.run("behaves", {"do": "echo"})
+    [zygote] = [each for each in psutil.Process(service.workers[0].pid).children() if each.name() == "exec-zygote"]
+    zygote.kill()
+    pids = {service.run("behaves", {"do": "pid"})["outputs"]["output"] for _ in range(3)}
+    assert len(pids) == 3
+    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
