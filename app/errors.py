@@ -47,6 +47,13 @@ class AlreadyEnded(ServiceError):
         self.status = status
 
 
+class KeyReused(ServiceError):
+    """A start with an idempotency key that was used before, for a start that asked for something else."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before, with another body.")
+
+
 class StoreUnavailable(ServiceError):
     """The store can not be reached, or refuses to work for now: try again after `retry_after_seconds`."""
 

@@ -117,6 +117,9 @@ class Settings:
         min=1,
         max=10 * 365 * 86_400,
     )
+    idempotency_ttl: float = _setting(
+        86_400.0, "IDEMPOTENCY_TTL", "Seconds an `Idempotency-Key` is kept after its first use.", min=1, max=30 * 86_400
+    )
     openai_base_url: str | None = _setting(
         None, "OPENAI_BASE_URL", "An OpenAI-compatible endpoint; default OpenAI's own."
     )

@@ -15,8 +15,9 @@ import redis
 
 from app.executions import scripts
 from app.executions.identifiers import new_id
-from app.executions.job import new_fields
 from app.executions.model import NewExecution, TargetType
+from app.executions.store import submit_arguments
+from app.settings import Settings
 from bench.stack import exchange, get, post, pss_mb, requests_per_second, stack
 
 TEXT = "x" * 280
@@ -67,7 +68,7 @@ def fill(client: redis.Redis, count: int, target: str = "in_process", queue: str
                 timeout_seconds=600,
                 max_attempts=3,
             )
-            submit(args=[new.id, "", *new_fields(new)], client=pipe)
+            submit(args=submit_arguments(new, Settings()), client=pipe)
             if number % 1000 == 999:
                 pipe.execute()
         pipe.execute()

@@ -101,12 +101,19 @@ CANCELLING = {
 }
 
 
+CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    413: "body_too_large",
+    422: "idempotency_key_reused",
+    503: "store_unavailable",
+}
+
+
 def problem(status: int) -> dict[str, Any]:
     """What a problem with this status looks like."""
     title = http.HTTPStatus(status).phrase
-    code = {400: "invalid_request", 404: "not_found", 503: "store_unavailable"}.get(
-        status, title.lower().replace(" ", "_")
-    )
+    code = CODES.get(status, title.lower().replace(" ", "_"))
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",
         "title": title,

@@ -8,7 +8,7 @@ from typing import Any, cast
 from flask import Response, current_app, g
 from flask_smorest import Blueprint
 
-from app.api import bodies, examples
+from app.api import bodies, examples, idempotency
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
@@ -18,6 +18,7 @@ from app.api.schemas import (
     PageSchema,
     ProblemSchema,
     StartedSchema,
+    StartHeadersSchema,
     StartSchema,
 )
 from app.executions import identifiers
@@ -31,7 +32,7 @@ class _Blueprint(Blueprint):
 
 blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _list = StartSchema(), ListQuerySchema()
+_start, _start_headers, _list = StartSchema(), StartHeadersSchema(), ListQuerySchema()
 
 
 def _documented(*statuses: int, **success: Any) -> Any:
@@ -55,11 +56,13 @@ def _documented(*statuses: int, **success: Any) -> Any:
 
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
-@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
-def start_execution(body: dict[str, Any]) -> Response:
+@blueprint.arguments(_start_headers, location="headers")
+@_documented(400, 404, 413, 415, 422, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
-    It is stored and queued when the answer is 202; follow it at `status_url`.
+    It is stored and queued when the answer is 202; follow it at `status_url`. With an `Idempotency-Key` it may
+    be repeated: that starts nothing, and is answered as the first time.
     """
     command = StartCommand(
         type=TargetType(body["type"]),
@@ -68,9 +71,12 @@ def start_execution(body: dict[str, Any]) -> Response:
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
         request_id=g.request_id,
+        idempotency=idempotency.of_request(body, headers),
     )
-    answer = bodies.started(_service().start(command))
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
+    receipt = _service().start(command)
+    answer = bodies.started(receipt)
+    replayed = idempotency.REPLAYED if receipt.replayed else {}
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])

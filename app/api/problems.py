@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, KeyReused, NotFound, ServiceError, StoreUnavailable
 
 READ_THE_REST_BYTES = 16 * 1024 * 1024
 
@@ -109,6 +109,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(404, "not_found", detail)
     if isinstance(error, InvalidRequest):
         return problem(400, "invalid_request", detail, error.errors)
+    if isinstance(error, KeyReused):
+        return problem(422, "idempotency_key_reused", detail)
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
     if isinstance(error, StoreUnavailable):

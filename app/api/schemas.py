@@ -14,6 +14,8 @@ from app.executions.model import Phase, Status, TargetType
 NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z", error="Must be plain text.")
 """No control, zero-width or direction-changing characters: a name must look like what it is."""
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
 SERVER_OWNED = frozenset(
     (
         *("id", "execution_id", "status", "phase", "owner", "tenant", "created_at", "started_at", "completed_at"),
@@ -62,6 +64,18 @@ class StartSchema(_RequestSchema):
     config = fields.Nested(ConfigSchema, load_default=dict)
     expires_in = ExactInteger(
         validate=Range(1, 604_800), metadata={"description": "Seconds in which it must start, or it fails as Expired."}
+    )
+
+
+class StartHeadersSchema(Schema):
+    idempotency_key = fields.String(
+        attribute=IDEMPOTENCY_KEY,
+        data_key=IDEMPOTENCY_KEY,
+        validate=Regexp(r"[!-~]{1,255}\Z", error="Must be 1 to 255 visible ASCII characters, in one header."),
+        metadata={
+            "description": "Makes the start safe to repeat: with the same key and the same body it is answered as the "
+            "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day."
+        },
     )
 
 

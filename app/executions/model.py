@@ -71,6 +71,14 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What makes a start one that may be repeated: the caller's key, and a digest of what was asked with it."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
     """An accepted request to start, on its way to the store.
 
@@ -91,6 +99,16 @@ class NewExecution:
     retries: Retries = Retries()
     expires_in_seconds: float | None = None
     request_id: str | None = None
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What the store made of a new execution; `replayed`: it is that of an earlier start with the same key."""
+
+    execution_id: str
+    created_at: datetime
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from app.catalog.inputs import check_inputs
 from app.catalog.model import Catalog, Isolation, Pipeline, Target
 from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound
 from app.executions.identifiers import new_id
-from app.executions.model import Execution, NewExecution, Page, Retries, Status, TargetType
+from app.executions.model import Execution, Idempotency, NewExecution, Page, Retries, Status, TargetType
 from app.executions.store import QUEUES, ExecutionStore, index_key
 from app.settings import Settings
 
@@ -33,6 +33,7 @@ class StartCommand:
     expires_in_seconds: int | None = None
     tenant: str = DEFAULT_TENANT
     request_id: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,12 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The receipt for an accepted start."""
+    """The receipt for an accepted start; `replayed`: for an earlier one with the same idempotency key."""
 
     execution_id: str
     type: TargetType
     created_at: datetime
+    replayed: bool = False
 
 
 class ExecutionService:
@@ -64,30 +66,23 @@ class ExecutionService:
         self.store, self.catalog, self.settings = store, catalog, settings
 
     def start(self, command: StartCommand) -> Started:
-        """Stores and queues an execution in one step. Raises `NotFound` (target) and `InvalidRequest`."""
-        target = self._target(command.type, command.target_id)
-        isolation, total_steps = self._plan(target, command.config)
-        errors = check_inputs(target.inputs, command.inputs)
-        if errors:
-            raise InvalidRequest(errors)
-        config = command.config
-        retries = config.get("retries") or {}
-        new = NewExecution(
-            id=new_id(),
-            tenant=command.tenant,
-            type=command.type,
-            target_id=command.target_id,
-            inputs=command.inputs,
-            config=config,
-            queue=QUEUES[isolation],
-            total_steps=total_steps,
-            timeout_seconds=config.get("timeout", self.settings.default_timeout),
-            max_attempts=config.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
-            retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
-            expires_in_seconds=command.expires_in_seconds,
-            request_id=command.request_id,
-        )
-        return Started(new.id, new.type, self.store.submit(new))
+        """Stores and queues an execution in one step, or finds the one that its idempotency key started.
+
+        Raises `NotFound` (target), `InvalidRequest` and `KeyReused`.
+        """
+        try:
+            new = self._new(command)
+        except (NotFound, InvalidRequest):  # now; it may have been right when it was first asked
+            if earlier := self.recall(command):
+                return earlier
+            raise
+        stored = self.store.submit(new)
+        return Started(stored.execution_id, new.type, stored.created_at, stored.replayed)
+
+    def recall(self, command: StartCommand) -> Started | None:
+        """The receipt of an earlier start with the same idempotency key and body, if there was one."""
+        stored = self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
+        return Started(stored.execution_id, command.type, stored.created_at, stored.replayed) if stored else None
 
     def get(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
         """One execution, in one round trip. Raises `NotFound`."""
@@ -116,6 +111,31 @@ class ExecutionService:
             if execution.status is Status.CANCELLED or time.monotonic() >= deadline:
                 return execution
             time.sleep(CANCEL_POLL_SECONDS)
+
+    def _new(self, command: StartCommand) -> NewExecution:
+        target = self._target(command.type, command.target_id)
+        isolation, total_steps = self._plan(target, command.config)
+        errors = check_inputs(target.inputs, command.inputs)
+        if errors:
+            raise InvalidRequest(errors)
+        config = command.config
+        retries = config.get("retries") or {}
+        return NewExecution(
+            id=new_id(),
+            tenant=command.tenant,
+            type=command.type,
+            target_id=command.target_id,
+            inputs=command.inputs,
+            config=config,
+            queue=QUEUES[isolation],
+            total_steps=total_steps,
+            timeout_seconds=config.get("timeout", self.settings.default_timeout),
+            max_attempts=config.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
+            retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
+            expires_in_seconds=command.expires_in_seconds,
+            request_id=command.request_id,
+            idempotency=command.idempotency,
+        )
 
     def _target(self, type: TargetType, target_id: str) -> Target:
         known = self.catalog.agents if type is TargetType.AGENT else self.catalog.pipelines

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import redis
 
-from app.errors import StoreUnavailable
+from app.errors import KeyReused, StoreUnavailable
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
-from app.executions.model import Execution, NewExecution, Status, TargetType
+from app.executions.model import Execution, Idempotency, NewExecution, Status, Submitted, TargetType
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
@@ -41,11 +41,25 @@ class ExecutionStore:
         """Opens no connection yet: the first call does."""
         return cls(connection.connect(settings), settings)
 
-    def submit(self, new: NewExecution) -> datetime:
-        """Stores and queues an execution in one step; returns its time of creation."""
-        expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+    def submit(self, new: NewExecution) -> Submitted:
+        """Stores and queues an execution in one step, or finds the one that this idempotency key started.
+
+        Raises `KeyReused` where that was started with another body.
+        """
         with self._calling():
-            return to_datetime(self._script["submit"](args=[new.id, expires, *new_fields(new)]))
+            word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
+        if word == b"reused":
+            raise KeyReused
+        return Submitted(receipt[0].decode(), to_datetime(receipt[1]), replayed=word == b"replayed")
+
+    def recall(self, tenant: str, idempotency: Idempotency) -> Submitted | None:
+        """What was stored by an earlier start with this key and body, if there was one."""
+        with self._calling():
+            kept = self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", ["id", "created", "digest"])
+        id, created, digest = cast(list[bytes | None], kept)
+        if id is None or created is None or digest != idempotency.digest.encode():
+            return None
+        return Submitted(id.decode(), to_datetime(created), replayed=True)
 
     def get(self, execution_id: str, tenant: str) -> Execution | None:
         """The execution with its outputs; None where the tenant has none of that id."""
@@ -124,6 +138,16 @@ def index_key(
     """The sorted set that holds the ids of exactly these executions. A target is named with its type."""
     scope = "all" if type is None else type.value if target_id is None else f"{type.value}:{target_id}"
     return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
+
+
+def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes | int | float]:
+    """The arguments of `submit.lua`."""
+    expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
+    asked: dict[str, str | int] = {"tenant": new.tenant}
+    if new.idempotency:
+        ttl = int(settings.idempotency_ttl * 1000)
+        asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}
+    return [new.id, expires, json.dumps(asked), *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

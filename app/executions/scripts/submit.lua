@@ -1,13 +1,16 @@
 -- (start) -> pending. Stores the job with its record, indexes it and queues it, all or nothing.
 -- An id that exists is a repeat of the same call: nothing changes, and the answer is the same.
--- ARGV: id, expires in microseconds or '', then the record as field, value, ...
--- Answers the time of creation.
-local id, key = ARGV[1], job_key(ARGV[1])
+-- ARGV: id, expires in microseconds or '', what `admission.lua` asks (JSON), then the record as field, value, ...
+-- Answers `accepted` with the id and the time of creation; `replayed` with those of the first start with this
+-- idempotency key; or `reused`, where that had another body.
+local id, key, asked = ARGV[1], job_key(ARGV[1]), cjson.decode(ARGV[3])
 local known = redis.call('HGET', key, 'created')
-if known then return known end
+if known then return {'accepted', id, known} end
+local before = earlier(asked)
+if before then return before end
 
 local at = now()
-redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 3))
+redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 4))
 local record = load(id)
 local expires = '+inf'
 if ARGV[2] ~= '' then
@@ -18,4 +21,5 @@ index(record, 'all')
 index(record, 'pending')
 redis.call('ZADD', WAITING, expires, id)
 redis.call('RPUSH', queue_key(record.origin), id)
-return whole(at)
+remember(asked, id, whole(at))
+return {'accepted', id, whole(at)}
