@@ -7,6 +7,7 @@ are reported at once. `python -m app.settings` prints every setting with its val
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
@@ -117,6 +118,34 @@ class Settings:
         min=1,
         max=10 * 365 * 86_400,
     )
+    max_unfinished: int = _setting(
+        0,
+        "MAX_UNFINISHED_PER_TENANT",
+        "Pending and running executions a tenant may have; one more is 429. `0`: no limit.",
+        min=0,
+        max=100_000_000,
+    )
+    max_queue_length: int = _setting(
+        100_000,
+        "MAX_QUEUE_LENGTH",
+        "Executions that may wait in a queue (there are two: prompts, code); one more is 503. `0`: no limit.",
+        min=0,
+        max=100_000_000,
+    )
+    max_queue_age: float = _setting(
+        0.0,
+        "MAX_QUEUE_AGE",
+        "Seconds the oldest in a queue may have waited; a start is 503 while it is older. `0`: no limit.",
+        min=0,
+        max=30 * 86_400,
+    )
+    rate_limit_start: str | None = _setting(
+        None, "RATE_LIMIT_START", "Starts of one caller, such as `100/minute` or `5/second;1000/day`.", rate=True
+    )
+    rate_limit_cancel: str | None = _setting(None, "RATE_LIMIT_CANCEL", "The same for cancels.", rate=True)
+    rate_limit_read: str | None = _setting(
+        None, "RATE_LIMIT_READ", "The same for reads, each endpoint by itself; clients poll, so be generous.", rate=True
+    )
     idempotency_ttl: float = _setting(
         86_400.0, "IDEMPOTENCY_TTL", "Seconds an `Idempotency-Key` is kept after its first use.", min=1, max=30 * 86_400
     )
@@ -144,6 +173,11 @@ def _store_url(text: str) -> None:
         raise ValidationError("Must begin with redis://, rediss:// or unix://.")
 
 
+def _rate(text: str) -> None:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}/(second|minute|hour|day)(;[1-9][0-9]{0,8}/(second|minute|hour|day))*", text):
+        raise ValidationError("Must be like 100/minute, several separated by a semicolon.")
+
+
 def _read(env: environs.Env, each: Field[Any]) -> Any:
     """One setting from the environment; an empty variable counts as not set."""
     name = each.metadata["env"]
@@ -152,6 +186,8 @@ def _read(env: environs.Env, each: Field[Any]) -> Any:
         return each.default
     if "min" in each.metadata:
         checks.append(Range(each.metadata["min"], each.metadata["max"]))
+    if "rate" in each.metadata:
+        checks.append(_rate)
     if "one_of" in each.metadata:
         checks.append(OneOf(each.metadata["one_of"]))
     if name == "REDIS_URL":

@@ -53,7 +53,7 @@ def _one(port: int, path: str) -> str:
 
 def fill(client: redis.Redis, count: int, target: str = "in_process", queue: str = "processes", **inputs: Any) -> None:
     """Submits executions past the web process."""
-    submit = client.register_script(scripts.source("submit"))
+    submit, unlimited = client.register_script(scripts.source("submit")), Settings(max_queue_length=0)
     with client.pipeline(transaction=False) as pipe:
         for number in range(count):
             new = NewExecution(
@@ -68,7 +68,7 @@ def fill(client: redis.Redis, count: int, target: str = "in_process", queue: str
                 timeout_seconds=600,
                 max_attempts=3,
             )
-            submit(args=submit_arguments(new, Settings()), client=pipe)
+            submit(args=submit_arguments(new, unlimited), client=pipe)
             if number % 1000 == 999:
                 pipe.execute()
         pipe.execute()

@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, problems
+from app.api import executions, limits, problems
 from app.executions.service import ExecutionService
 from app.settings import Settings
 
@@ -33,6 +33,7 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     app.url_map.merge_slashes = False
     app.before_request(_begin)
     app.after_request(_give_request_id)
+    limits.register(app, settings, service.store, executions.earlier_start)
     problems.register(app)
     problems.ProblemApi(app).register_blueprint(executions.blueprint)
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))

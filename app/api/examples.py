@@ -105,6 +105,7 @@ CODES = {
     400: "invalid_request",
     404: "not_found",
     413: "body_too_large",
+    429: "rate_limited",
     422: "idempotency_key_reused",
     503: "store_unavailable",
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from flask import Response, current_app, g
+from flask import Response, current_app, g, request
 from flask_smorest import Blueprint
+from werkzeug.exceptions import HTTPException
 
-from app.api import bodies, examples, idempotency
+from app.api import bodies, caller, examples, idempotency, limits
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
+    IDEMPOTENCY_KEY,
     CancelledSchema,
     ExecutionSchema,
     ListQuerySchema,
@@ -21,9 +23,10 @@ from app.api.schemas import (
     StartHeadersSchema,
     StartSchema,
 )
+from app.errors import ServiceError
 from app.executions import identifiers
 from app.executions.model import Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, StartCommand
+from app.executions.service import ExecutionService, ListQuery, StartCommand, Started
 
 
 class _Blueprint(Blueprint):
@@ -57,38 +60,59 @@ def _documented(*statuses: int, **success: Any) -> Any:
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
 @blueprint.arguments(_start_headers, location="headers")
-@_documented(400, 404, 413, 415, 422, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+@_documented(400, 404, 413, 415, 422, 429, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
     It is stored and queued when the answer is 202; follow it at `status_url`. With an `Idempotency-Key` it may
     be repeated: that starts nothing, and is answered as the first time.
     """
-    command = StartCommand(
+    return _receipt(_service().start(_command(body, headers)))
+
+
+def earlier_start() -> Response | None:
+    """The answer to a start that is repeated with its idempotency key; None for any other request."""
+    if request.endpoint != "executions.start_execution" or IDEMPOTENCY_KEY not in request.headers:
+        return None
+    try:
+        body = StrictParser().parse(_start, location="json")
+        headers = StrictParser().parse(_start_headers, location="headers")
+    except (ServiceError, Problem, HTTPException):
+        return None
+    earlier = _service().recall(_command(body, headers))
+    return _receipt(earlier) if earlier else None
+
+
+def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
+    return StartCommand(
         type=TargetType(body["type"]),
         target_id=body["target_id"],
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        tenant=caller.tenant(),
         request_id=g.request_id,
         idempotency=idempotency.of_request(body, headers),
     )
-    receipt = _service().start(command)
+
+
+def _receipt(receipt: Started) -> Response:
+    limits.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
     answer = bodies.started(receipt)
     replayed = idempotency.REPLAYED if receipt.replayed else {}
     return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@_documented(404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@_documented(404, 429, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 def get_execution(execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    return _json(bodies.execution(_service().get(_known_form(execution_id))))
+    return _json(bodies.execution(_service().get(_known_form(execution_id), caller.tenant())))
 
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
-@_documented(400, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
+@_documented(400, 429, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -102,20 +126,21 @@ def list_executions(query: dict[str, Any]) -> Response:
             page=query["page"],
             page_size=query["page_size"],
             descending=query["order"] == "desc",
+            tenant=caller.tenant(),
         )
     )
     return _json(json.dumps(bodies.page(found)))
 
 
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@_documented(400, 404, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
+@_documented(400, 404, 429, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution
 
     200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
     """
-    execution = _service().cancel(_known_form(execution_id))
+    execution = _service().cancel(_known_form(execution_id), caller.tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
 

@@ -12,7 +12,18 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, KeyReused, NotFound, ServiceError, StoreUnavailable
+from app.api import limits
+from app.errors import (
+    AlreadyEnded,
+    FieldError,
+    InvalidRequest,
+    KeyReused,
+    NotFound,
+    QueueFull,
+    ServiceError,
+    StoreUnavailable,
+    TooManyUnfinished,
+)
 
 READ_THE_REST_BYTES = 16 * 1024 * 1024
 
@@ -23,12 +34,14 @@ _CODES = {
     405: "method_not_allowed",
     413: "body_too_large",
     415: "unsupported_media_type",
+    429: "rate_limited",
     500: "internal_error",
 }
 
 _DETAILS = {
     404: "There is nothing at this address.",
     413: "The body is larger than MAX_CONTENT_LENGTH allows.",
+    429: "Too many requests: RateLimit-Policy says how many are allowed, Retry-After when to come back.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
 }
 
@@ -113,6 +126,11 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(422, "idempotency_key_reused", detail)
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
+    if isinstance(error, TooManyUnfinished):
+        limits.note_unfinished(error.allowed, error.allowed)
+        return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, QueueFull):
+        return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, StoreUnavailable):
         return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
     return _render_bug(error)

@@ -104,11 +104,15 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What the store made of a new execution; `replayed`: it is that of an earlier start with the same key."""
+    """What the store made of a new execution; `replayed`: it is that of an earlier start with the same key.
+
+    `unfinished` is how many the tenant has now, where their number is limited.
+    """
 
     execution_id: str
     created_at: datetime
     replayed: bool = False
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,16 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The receipt for an accepted start; `replayed`: for an earlier one with the same idempotency key."""
+    """The receipt for an accepted start; `replayed`: for an earlier one with the same idempotency key.
+
+    `unfinished` is how many executions the tenant has now, where their number is limited.
+    """
 
     execution_id: str
     type: TargetType
     created_at: datetime
     replayed: bool = False
+    unfinished: int | None = None
 
 
 class ExecutionService:
@@ -68,7 +72,8 @@ class ExecutionService:
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.
 
-        Raises `NotFound` (target), `InvalidRequest` and `KeyReused`.
+        Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or `QueueFull`
+        where a limit is reached: nothing is stored then, and a repeated start is not refused.
         """
         try:
             new = self._new(command)
@@ -77,7 +82,7 @@ class ExecutionService:
                 return earlier
             raise
         stored = self.store.submit(new)
-        return Started(stored.execution_id, new.type, stored.created_at, stored.replayed)
+        return Started(stored.execution_id, new.type, stored.created_at, stored.replayed, stored.unfinished)
 
     def recall(self, command: StartCommand) -> Started | None:
         """The receipt of an earlier start with the same idempotency key and body, if there was one."""

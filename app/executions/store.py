@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, StoreUnavailable
+from app.errors import KeyReused, QueueFull, StoreUnavailable, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
 from app.executions.model import Execution, Idempotency, NewExecution, Status, Submitted, TargetType
@@ -41,16 +41,32 @@ class ExecutionStore:
         """Opens no connection yet: the first call does."""
         return cls(connection.connect(settings), settings)
 
+    @property
+    def connection_pool(self) -> Any:
+        """For others of this process who use the same store, each call of theirs in `guard`."""
+        return self._client.connection_pool
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Calls in it are answered in time or raise `StoreUnavailable`, like the methods here."""
+        return self._calling()
+
     def submit(self, new: NewExecution) -> Submitted:
         """Stores and queues an execution in one step, or finds the one that this idempotency key started.
 
-        Raises `KeyReused` where that was started with another body.
+        Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
+        where a limit is reached; then nothing is stored.
         """
         with self._calling():
             word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
         if word == b"reused":
             raise KeyReused
-        return Submitted(receipt[0].decode(), to_datetime(receipt[1]), replayed=word == b"replayed")
+        if word == b"too_many_unfinished":
+            raise TooManyUnfinished(self._settings.max_unfinished)
+        if word == b"queue_full":
+            raise QueueFull
+        id, created, *unfinished = receipt
+        count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
+        return Submitted(id.decode(), to_datetime(created), word == b"replayed", count)
 
     def recall(self, tenant: str, idempotency: Idempotency) -> Submitted | None:
         """What was stored by an earlier start with this key and body, if there was one."""
@@ -143,7 +159,13 @@ def index_key(
 def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes | int | float]:
     """The arguments of `submit.lua`."""
     expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
-    asked: dict[str, str | int] = {"tenant": new.tenant}
+    limits = {
+        "max_unfinished": settings.max_unfinished,
+        "max_length": settings.max_queue_length,
+        "max_age": int(settings.max_queue_age * 1_000_000),
+    }
+    asked: dict[str, str | int] = {"tenant": new.tenant, "queue": new.queue}
+    asked |= {name: limit for name, limit in limits.items() if limit}
     if new.idempotency:
         ttl = int(settings.idempotency_ttl * 1000)
         asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}

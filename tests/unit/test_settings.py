@@ -25,7 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
             "bool": ["perhaps"],
         }.get(str(each.type), [])
     ]
-    + [("REDIS_URL", "localhost"), ("LOG_LEVEL", "LOUD")],
+    + [("REDIS_URL", "localhost"), ("LOG_LEVEL", "LOUD")]
+    + [
+        (variable, value)
+        for variable in ("RATE_LIMIT_START", "RATE_LIMIT_CANCEL", "RATE_LIMIT_READ")
+        for value in ("many", "5", "0/minute", "5/fortnight", "5/minute;", "5/minute 7/day")
+    ],
 )
 def test_a_wrong_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)

@@ -2,14 +2,15 @@
 -- An id that exists is a repeat of the same call: nothing changes, and the answer is the same.
 -- ARGV: id, expires in microseconds or '', what `admission.lua` asks (JSON), then the record as field, value, ...
 -- Answers `accepted` with the id and the time of creation; `replayed` with those of the first start with this
--- idempotency key; or `reused`, where that had another body.
+-- idempotency key; or `reused`, where that had another body; or the limit that was reached, and nothing is stored.
+-- After the time of creation it says how many executions of the tenant are unfinished now, or -1.
 local id, key, asked = ARGV[1], job_key(ARGV[1]), cjson.decode(ARGV[3])
 local known = redis.call('HGET', key, 'created')
-if known then return {'accepted', id, known} end
-local before = earlier(asked)
-if before then return before end
-
+if known then return {'accepted', id, known, unfinished(asked)} end
 local at = now()
+local instead = earlier(asked) or refusal(asked, at)
+if instead then return instead end
+
 redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 4))
 local record = load(id)
 local expires = '+inf'
@@ -22,4 +23,4 @@ index(record, 'pending')
 redis.call('ZADD', WAITING, expires, id)
 redis.call('RPUSH', queue_key(record.origin), id)
 remember(asked, id, whole(at))
-return {'accepted', id, whole(at)}
+return {'accepted', id, whole(at), unfinished(asked)}
