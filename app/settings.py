@@ -47,6 +47,9 @@ class Settings:
     max_content_length: int = _setting(
         1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024
     )
+    max_text_length: int = _setting(
+        512 * 1024, "MAX_TEXT_LENGTH", "Longest single text in a body, in characters.", min=1024, max=64 * 1024 * 1024
+    )
     max_result_bytes: int = _setting(
         16 * 1024 * 1024,
         "MAX_RESULT_BYTES",

@@ -24,6 +24,7 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     app.extensions["executions"] = service
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_content_length,
+        MAX_TEXT_LENGTH=settings.max_text_length,
         API_TITLE="Async Execution API",
         API_VERSION="1.0.0",
         OPENAPI_VERSION="3.1.0",
