@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, limits, problems
+from app.api import executions, limits, problems, targets
 from app.executions.service import ExecutionService
 from app.settings import Settings
 
@@ -36,7 +36,10 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     app.after_request(_give_request_id)
     limits.register(app, settings, service.store, executions.earlier_start)
     problems.register(app)
-    problems.ProblemApi(app).register_blueprint(executions.blueprint)
+    described = problems.ProblemApi(app)
+    described.register_blueprint(executions.blueprint)
+    described.register_blueprint(targets.blueprint)
+    targets.register(app, service.catalog)
     app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
     app.add_url_rule("/healthz", view_func=_healthz)
     return app

@@ -101,6 +101,61 @@ CANCELLING = {
 }
 
 
+INDEX = {
+    "version": "1.0.0",
+    "openapi_url": "/openapi.json",
+    "docs_url": "/docs/",
+    "endpoints": [{"method": "POST", "path": "/api/v1/executions", "description": "Start an execution"}],
+}
+
+AGENT = {
+    "id": "mem_l1_summarizer",
+    "type": "agent",
+    "name": "Level 1 memory summarizer",
+    "description": "Condenses a text.",
+    "version": "1.0.0",
+    "inputs": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "What is to be condensed"}},
+        "required": ["text"],
+        "additionalProperties": False,
+    },
+    "flows": [
+        {"name": "default", "kind": "python", "isolation": "process", "default": True},
+        {"name": "llm", "kind": "prompt", "isolation": "thread", "default": False},
+    ],
+}
+
+PIPELINE = {
+    "id": "customer_service_flow",
+    "type": "pipeline",
+    "name": "Customer service",
+    "description": "Finds out what a customer wants, and answers.",
+    "version": "1.0.0",
+    "inputs": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"customer_query": {"type": "string", "description": "What the customer wrote"}},
+        "required": ["customer_query"],
+        "additionalProperties": False,
+    },
+    "steps": [
+        {
+            "id": "classify",
+            "type": "agent_flow",
+            "description": "What does the customer want?",
+            "agent": "intent_classifier",
+            "flow": "default",
+            "depends_on": [],
+            "required": True,
+            "output_key": "intent",
+        }
+    ],
+    "outputs": [{"key": "intent", "label": "What the customer wants"}],
+    "variants": [],
+}
+
 CODES = {
     400: "invalid_request",
     404: "not_found",

@@ -1,4 +1,4 @@
-"""The four endpoints. Each view reads its request, calls the service, and answers."""
+"""The endpoints of executions. Each view reads its request, calls the service, and answers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
-from flask_smorest import Blueprint
 from werkzeug.exceptions import HTTPException
 
 from app.api import bodies, caller, examples, idempotency, limits
+from app.api.blueprint import ApiBlueprint
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
@@ -18,7 +18,6 @@ from app.api.schemas import (
     ExecutionSchema,
     ListQuerySchema,
     PageSchema,
-    ProblemSchema,
     StartedSchema,
     StartHeadersSchema,
     StartSchema,
@@ -28,33 +27,12 @@ from app.executions import identifiers
 from app.executions.model import Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, StartCommand, Started
 
-
-class _Blueprint(Blueprint):
-    ARGUMENTS_PARSER = StrictParser()
-
-
-blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
+blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
 _start, _start_headers, _list = StartSchema(), StartHeadersSchema(), ListQuerySchema()
 
 
-def _documented(*statuses: int, **success: Any) -> Any:
-    """What a view answers, for OpenAPI: one success, and problems with these statuses.
-
-    flask-smorest wraps a view once for each answer it documents, though only the description is wanted:
-    the wrappers are taken off again, as every request would pay for them.
-    """
-
-    def decorate(view: Any) -> Any:
-        documented = blueprint.alt_response(**success, success=True)(view)
-        for status in statuses:
-            documented = blueprint.alt_response(
-                status, schema=ProblemSchema, content_type="application/problem+json", example=examples.problem(status)
-            )(documented)
-        view._apidoc = documented._apidoc
-        return view
-
-    return decorate
+_documented = blueprint.documented
 
 
 @blueprint.route("/executions", methods=["POST"])
