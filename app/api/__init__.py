@@ -8,10 +8,10 @@ import secrets
 
 import structlog
 from flask import Flask, Response, g, request
-from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
-from app.api import executions, limits, problems, targets
+from app.api import docs, executions, limits, problems, targets
+from app.api.openapi import ApiDescription
 from app.executions.service import ExecutionService
 from app.settings import Settings
 
@@ -36,11 +36,11 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     app.after_request(_give_request_id)
     limits.register(app, settings, service.store, executions.earlier_start)
     problems.register(app)
-    described = problems.ProblemApi(app)
+    described = ApiDescription(app)
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(targets.blueprint)
     targets.register(app, service.catalog)
-    app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
+    docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)
     return app
 

@@ -31,6 +31,13 @@ blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", descripti
 
 _start, _start_headers, _list = StartSchema(), StartHeadersSchema(), ListQuerySchema()
 
+_STARTED_HEADERS = {
+    "Location": {"description": "The `status_url`.", "required": True, "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "There where this is the answer of an earlier start with the same `Idempotency-Key`.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
 _documented = blueprint.documented
 
@@ -38,7 +45,14 @@ _documented = blueprint.documented
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
 @blueprint.arguments(_start_headers, location="headers")
-@_documented(400, 404, 413, 415, 422, 429, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+@_documented(
+    *("invalid_request", "invalid_json", "not_found", "body_too_large", "unsupported_media_type"),
+    *("idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full"),
+    status_code=202,
+    schema=StartedSchema,
+    example=examples.STARTED,
+    headers=_STARTED_HEADERS,
+)
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
@@ -82,7 +96,7 @@ def _receipt(receipt: Started) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@_documented(404, 429, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 def get_execution(execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     return _json(bodies.execution(_service().get(_known_form(execution_id), caller.tenant())))
@@ -90,7 +104,7 @@ def get_execution(execution_id: str) -> Response:
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
-@_documented(400, 429, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
+@_documented("invalid_request", status_code=200, schema=PageSchema, example=examples.PAGE)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -111,7 +125,7 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@_documented(400, 404, 429, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
+@_documented("already_ended", "not_found", status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution

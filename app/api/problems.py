@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
-from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from app.api import limits
@@ -41,7 +40,7 @@ _CODES = {
 _DETAILS = {
     404: "There is nothing at this address.",
     413: "The body is larger than MAX_CONTENT_LENGTH allows.",
-    429: "Too many requests: RateLimit-Policy says how many are allowed, Retry-After when to come back.",
+    429: "Too many requests: RateLimit-Policy says how many are allowed.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
 }
 
@@ -57,13 +56,6 @@ class Problem(Exception):
     def of_body(cls, code: str, detail: str) -> Problem:
         """400: the body as a whole is wrong."""
         return cls(400, code, detail, [FieldError("", detail, code)])
-
-
-class ProblemApi(Api):
-    """flask-smorest with our problems instead of its own error bodies, and the headers it would drop."""
-
-    def handle_http_exception(self, error: HTTPException) -> Response:
-        return render_http_error(error)
 
 
 def register(app: Flask) -> None:

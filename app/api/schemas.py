@@ -16,6 +16,7 @@ NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufef
 """No control, zero-width or direction-changing characters: a name must look like what it is."""
 
 MAX_INPUTS = 256
+MAX_PAGE = 999_999_999
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -109,7 +110,7 @@ class _DigitsField(fields.Integer):
     """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
 
     def _validated(self, value: Any) -> int:
-        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9):
+        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_PAGE))):
             raise self.make_error("invalid")
         return int(value)
 
@@ -117,8 +118,8 @@ class _DigitsField(fields.Integer):
 class ListQuerySchema(_RequestSchema):
     status = fields.String(validate=OneOf([each.value for each in Status]))
     type = fields.String(validate=OneOf([each.value for each in TargetType]))
-    target_id = fields.String(validate=_name())
-    page = _DigitsField(load_default=1, validate=Range(1))
+    target_id = fields.String(validate=[Length(1, 128), NAME])
+    page = _DigitsField(load_default=1, validate=Range(1, MAX_PAGE))
     page_size = _DigitsField(load_default=50, validate=Range(1, 100))
     order = fields.String(load_default="desc", validate=OneOf(["desc", "asc"]))
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
@@ -225,7 +226,7 @@ class ProblemSchema(Schema):
     title = fields.String(required=True)
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
-    instance = fields.String()
-    request_id = fields.String()
-    code = fields.String()
+    instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
+    request_id = fields.String(required=True, metadata={"description": "It is in `X-Request-ID` and in the log, too."})
+    code = fields.String(required=True, metadata={"description": "What is wrong, as a stable word."})
     errors = fields.List(fields.Nested(FieldErrorSchema))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, current_app, request
@@ -20,39 +21,50 @@ from app.errors import NotFound
 
 blueprint = ApiBlueprint("targets", __name__, url_prefix="/api/v1", description="What can be run.")
 
-_documented = blueprint.documented
+_IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "The ETag of what is known already: then 304, unless it changed.",
+    "schema": {"type": "string"},
+}
+_documented = partial(
+    blueprint.documented,
+    etag=True,
+    status_code=200,
+    headers={"ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}},
+)
 
 
-@blueprint.route("", methods=["GET"])
-@_documented(429, 503, status_code=200, schema=IndexSchema, example=examples.INDEX)
+@blueprint.route("", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=IndexSchema, example=examples.INDEX)
 def list_endpoints() -> Response:
     """List the endpoints"""
     return _answer("", "")
 
 
-@blueprint.route("/agents", methods=["GET"])
-@_documented(429, 503, status_code=200, schema=AgentsSchema, example={"agents": [examples.AGENT]})
+@blueprint.route("/agents", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=AgentsSchema, example={"agents": [examples.AGENT]})
 def list_agents() -> Response:
     """List the agents"""
     return _answer("agents", "")
 
 
-@blueprint.route("/agents/<agent_id>", methods=["GET"])
-@_documented(404, 429, 503, status_code=200, schema=AgentSchema, example=examples.AGENT)
+@blueprint.route("/agents/<agent_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented("not_found", schema=AgentSchema, example=examples.AGENT)
 def get_agent(agent_id: str) -> Response:
     """Get an agent's inputs and flows"""
     return _answer("agent", agent_id)
 
 
-@blueprint.route("/pipelines", methods=["GET"])
-@_documented(429, 503, status_code=200, schema=PipelinesSchema, example={"pipelines": [examples.PIPELINE]})
+@blueprint.route("/pipelines", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=PipelinesSchema, example={"pipelines": [examples.PIPELINE]})
 def list_pipelines() -> Response:
     """List the pipelines"""
     return _answer("pipelines", "")
 
 
-@blueprint.route("/pipelines/<pipeline_id>", methods=["GET"])
-@_documented(404, 429, 503, status_code=200, schema=PipelineSchema, example=examples.PIPELINE)
+@blueprint.route("/pipelines/<pipeline_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented("not_found", schema=PipelineSchema, example=examples.PIPELINE)
 def get_pipeline(pipeline_id: str) -> Response:
     """Get a pipeline's inputs, steps and outputs"""
     return _answer("pipeline", pipeline_id)
