@@ -47,6 +47,14 @@ class AlreadyEnded(ServiceError):
         self.status = status
 
 
+class NotRetryable(ServiceError):
+    """A retry of an execution that neither failed nor was cancelled; `status` is its status."""
+
+    def __init__(self, execution_id: str, status: str):
+        super().__init__(f"Execution {execution_id} is {status}; only a failed or cancelled one can be retried.")
+        self.status = status
+
+
 class KeyReused(ServiceError):
     """A start with an idempotency key that was used before, for a start that asked for something else."""
 

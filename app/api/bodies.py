@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.executions.model import Attempt, Execution, Page, Progress, Status
+from app.executions.model import Attempt, Execution, Failure, ModelUsage, Page, Progress, Status, StepRecord
 from app.executions.service import Started
 
 _ENDED_AT = {Status.COMPLETED: "completed_at", Status.FAILED: "failed_at", Status.CANCELLED: "cancelled_at"}
 
 
 def started(receipt: Started) -> dict[str, Any]:
+    retry_of = {"retry_of": receipt.retry_of} if receipt.retry_of else {}
     return {
+        **retry_of,
         "execution_id": receipt.execution_id,
         "status": "pending",
         "message": f"{receipt.type.capitalize()} execution started",
@@ -26,20 +29,41 @@ def status_url(execution_id: str) -> str:
     return f"/api/v1/executions/{execution_id}"
 
 
-def execution(each: Execution) -> str:
+def execution(each: Execution, *, with_steps: bool = False) -> str:
     """A status, as JSON text. Fields of another state are left out, not null."""
     body = summary(each)
+    if each.definition:
+        body["definition"] = each.definition
     if each.progress or each.status is Status.RUNNING:
         body["progress"] = _progress(each.progress or Progress(0, 1))
     if each.failure:
-        failure = each.failure
-        body["error"] = {"type": failure.type, "message": failure.message, "details": failure.details}
+        body["error"] = _failure(each.failure)
     if each.attempts:
         body["attempts"] = [_attempt(attempt) for attempt in each.attempts]
+    if each.usage:
+        body["usage"] = _usage(each.usage)
+    if with_steps:
+        body["steps"] = [_step(step) for step in each.steps]
     text = json.dumps(body)
     if each.status is Status.COMPLETED:
-        return f'{text[:-1]}, "outputs": {(each.outputs or b"{}").decode()}}}'
-    return text
+        return _with(text, "outputs", each.outputs or b"{}")
+    return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
+
+
+def steps(each: Execution, *, with_outputs: bool = False) -> str:
+    """The steps of an execution, as JSON text; where asked for, with what the finished ones have put out."""
+    body = {"execution_id": each.id, "status": each.status, "steps": [_step(step) for step in each.steps]}
+    text = json.dumps(body)
+    return _with(text, "outputs", _object(each.step_outputs)) if with_outputs else text
+
+
+def _with(text: str, name: str, value: bytes) -> str:
+    """A JSON object with one more field, whose value is JSON already."""
+    return f'{text[:-1]}, "{name}": {value.decode()}}}'
+
+
+def _object(values: Mapping[str, bytes]) -> bytes:
+    return b"{" + b", ".join(json.dumps(name).encode() + b": " + value for name, value in values.items()) + b"}"
 
 
 def summary(each: Execution) -> dict[str, Any]:
@@ -54,6 +78,8 @@ def summary(each: Execution) -> dict[str, Any]:
     }
     if each.phase:
         body["phase"] = each.phase
+    if each.retry_of:
+        body["retry_of"] = each.retry_of
     if each.started_at:
         body["started_at"] = time(each.started_at)
     if each.ended_at:
@@ -101,3 +127,56 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     if attempt.ended_at:
         body["ended_at"] = time(attempt.ended_at)
     return {**body, "outcome": attempt.outcome}
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {"type": failure.type, "message": failure.message, "details": failure.details}
+
+
+def _usage(usage: Mapping[str, ModelUsage]) -> dict[str, Any]:
+    return {
+        "tokens_used": sum(each.total_tokens for each in usage.values()),
+        "models": {
+            model: {
+                "calls": each.calls,
+                "input_tokens": each.input_tokens,
+                "output_tokens": each.output_tokens,
+                "total_tokens": each.total_tokens,
+            }
+            for model, each in usage.items()
+        },
+    }
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": step.id,
+        "agent": step.agent,
+        "flow": step.flow,
+        "status": step.status,
+        "attempt": step.attempt,
+        "output_key": step.output_key,
+    }
+    if step.started_at:
+        body["started_at"] = time(step.started_at)
+    if step.ended_at:
+        body["ended_at"] = time(step.ended_at)
+    if step.usage:
+        body["model"] = list(step.usage)[-1]
+        body["tokens"] = {
+            "input": sum(each.input_tokens for each in step.usage.values()),
+            "output": sum(each.output_tokens for each in step.usage.values()),
+            "total": sum(each.total_tokens for each in step.usage.values()),
+        }
+        body["usage"] = _usage(step.usage)
+    if step.failure:
+        body["error"] = _failure(step.failure)
+    if step.items:
+        body["items"] = [_item(number, step.items[number]) for number in sorted(step.items)]
+    return body
+
+
+def _item(number: int, failure: Failure | None) -> dict[str, Any]:
+    if failure is None:
+        return {"item": number, "status": "completed"}
+    return {"item": number, "status": "failed", "error": _failure(failure)}

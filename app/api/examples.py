@@ -30,12 +30,64 @@ STARTS = {
     },
 }
 
+RETRIES = {
+    "as it was": {"value": {}},
+    "from the start, for longer": {"value": {"from": "start", "config": {"timeout": 1200}}},
+}
+
 STARTED = {
     "execution_id": _ID,
     "status": "pending",
     "message": "Agent execution started",
     "status_url": _URL,
     "created_at": _AT,
+}
+
+RETRIED = {**STARTED, "message": "Pipeline execution started", "retry_of": "exec_0mwunokq1rkz5y8d3f7a"}
+
+_USAGE = {
+    "tokens_used": 250,
+    "models": {"doubao-pro-32k": {"calls": 1, "input_tokens": 200, "output_tokens": 50, "total_tokens": 250}},
+}
+
+STEPS = {
+    "execution_id": _ID,
+    "status": "failed",
+    "steps": [
+        {
+            "id": "intent",
+            "agent": "intent_classifier",
+            "flow": "llm",
+            "status": "completed",
+            "attempt": 1,
+            "output_key": "intent",
+            "started_at": _AT,
+            "ended_at": _LATER,
+            "model": "doubao-pro-32k",
+            "tokens": {"input": 200, "output": 50, "total": 250},
+            "usage": _USAGE,
+        },
+        {
+            "id": "answer",
+            "agent": "knowledge_answerer",
+            "flow": "llm",
+            "status": "failed",
+            "attempt": 1,
+            "output_key": "answer",
+            "started_at": _LATER,
+            "ended_at": _LATER,
+            "error": {
+                "type": "ModelUnavailable",
+                "message": "The model's server answered 503: overloaded",
+                "details": {
+                    "pipeline_id": "customer_service_flow",
+                    "step_id": "answer",
+                    "agent_id": "knowledge_answerer",
+                    "flow_id": "llm",
+                },
+            },
+        },
+    ],
 }
 
 EXECUTIONS = {
@@ -161,6 +213,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_request": (400, "The request is not valid."),
     "invalid_json": (400, "The body is not JSON: Expecting value at line 1, column 1."),
     "already_ended": (400, f"Execution {_ID} is already completed, so it can not be cancelled."),
+    "not_retryable": (400, f"Execution {_ID} is completed; only a failed or cancelled one can be retried."),
     "not_found": (404, f"There is no execution with the id {_ID}."),
     "body_too_large": (413, "The body is larger than MAX_CONTENT_LENGTH allows."),
     "unsupported_media_type": (415, "The body must be application/json."),

@@ -1,4 +1,4 @@
-"""The endpoints of executions. Each view reads its request, calls the service, and answers."""
+"""The endpoints for executions. Each view reads its request, calls the service, and answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ from app.api.schemas import (
     ExecutionSchema,
     ListQuerySchema,
     PageSchema,
+    RetrySchema,
     StartedSchema,
     StartHeadersSchema,
     StartSchema,
+    StatusQuerySchema,
+    StepsQuerySchema,
+    StepsSchema,
 )
 from app.errors import ServiceError
 from app.executions import identifiers
-from app.executions.model import Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, StartCommand, Started
+from app.executions.model import Include, Status, TargetType
+from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
 
 blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _start_headers, _list = StartSchema(), StartHeadersSchema(), ListQuerySchema()
+_start, _start_headers, _retry = StartSchema(), StartHeadersSchema(), RetrySchema()
+_list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
 
 _STARTED_HEADERS = {
     "Location": {"description": "The `status_url`.", "required": True, "schema": {"type": "string"}},
@@ -59,7 +64,7 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     It is stored and queued when the answer is 202; follow it at `status_url`. With an `Idempotency-Key` it may
     be repeated: that starts nothing, and is answered as the first time.
     """
-    return _receipt(_service().start(_command(body, headers)))
+    return _accepted(_service().start(_command(body, headers)))
 
 
 def earlier_start() -> Response | None:
@@ -72,7 +77,7 @@ def earlier_start() -> Response | None:
     except (ServiceError, Problem, HTTPException):
         return None
     earlier = _service().recall(_command(body, headers))
-    return _receipt(earlier) if earlier else None
+    return _accepted(earlier) if earlier else None
 
 
 def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
@@ -88,18 +93,53 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
     )
 
 
-def _receipt(receipt: Started) -> Response:
-    limits.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
-    answer = bodies.started(receipt)
-    replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
+@blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
+@blueprint.arguments(_retry, required=False, examples=examples.RETRIES)
+@_documented(
+    *("invalid_request", "invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
+    *("too_many_unfinished", "store_full", "queue_full"),
+    status_code=202,
+    schema=StartedSchema,
+    example=examples.RETRIED,
+    headers={"Location": _STARTED_HEADERS["Location"]},
+)
+def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
+    """Start a failed or cancelled execution again
+
+    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
+    `start`. What is in `config` replaces what was asked for then.
+    """
+    command = RetryCommand(
+        execution_id=_known_form(execution_id),
+        from_start=body["from_"] == "start",
+        config=body["config"],
+        tenant=caller.tenant(),
+        request_id=g.request_id,
+    )
+    return _accepted(_service().retry(command))
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
-@_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
-def get_execution(execution_id: str) -> Response:
+@blueprint.arguments(_status, location="query")
+@_documented("invalid_request", "not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    return _json(bodies.execution(_service().get(_known_form(execution_id), caller.tenant())))
+    include = Include(query.get("include", Include.STATUS))
+    execution = _service().get(_known_form(execution_id), caller.tenant(), include)
+    return _json(bodies.execution(execution, with_steps=include is Include.STEPS))
+
+
+@blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
+@blueprint.arguments(_steps, location="query")
+@_documented("invalid_request", "not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
+def get_steps(query: dict[str, Any], execution_id: str) -> Response:
+    """Get what became of each step
+
+    In the order of the pipeline's file. An agent's execution has one step, the agent.
+    """
+    include = Include(query.get("include", Include.STEPS))
+    execution = _service().get(_known_form(execution_id), caller.tenant(), include)
+    return _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
 
 
 @blueprint.route("/executions", methods=["GET"])
@@ -135,6 +175,13 @@ def cancel_execution(execution_id: str) -> Response:
     execution = _service().cancel(_known_form(execution_id), caller.tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
+
+
+def _accepted(receipt: Started) -> Response:
+    limits.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
+    answer = bodies.started(receipt)
+    replayed = idempotency.REPLAYED if receipt.replayed else {}
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
 
 def _service() -> ExecutionService:

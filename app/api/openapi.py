@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask
 from flask_smorest import Api
 from marshmallow import fields
+from marshmallow.validate import Range
 from werkzeug.exceptions import HTTPException
 
 from app.api.problems import render_http_error
@@ -23,7 +24,7 @@ class ApiDescription(Api):
 
     def init_app(self, app: Flask, **options: Any) -> None:
         super().init_app(app, **options)
-        for function in (_pattern, _inputs):
+        for function in (_pattern, _exclusive, _inputs):
             self.ma_plugin.converter.add_attribute_function(function)
 
     def handle_http_exception(self, error: HTTPException) -> Any:
@@ -34,6 +35,13 @@ def _pattern(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> d
     """JSON Schema searches where Python matches from the beginning, and knows no `\\Z`."""
     pattern = ret.get("pattern")
     return {"pattern": f"^{pattern.removesuffix(chr(92) + 'Z')}$"} if pattern else {}
+
+
+def _exclusive(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A number that must be more than the least, which apispec takes for one that may be equal to it."""
+    if any(isinstance(each, Range) and not each.min_inclusive for each in field.validators):
+        return {"exclusiveMinimum": ret.pop("minimum")}
+    return {}
 
 
 def _inputs(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class StrictParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "headers": EXCLUDE}  # noqa: RUF012  webargs' own
 
     def load_json(self, req: Request, schema: Schema) -> Any:
+        """The body's object; `{}` where there is none, and the schema's `body_optional` allows that."""
+        if getattr(schema, "body_optional", False) and not req.content_length and not req.get_data(cache=True):
+            return {}
         return read_json_object(req)
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:

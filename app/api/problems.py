@@ -18,6 +18,7 @@ from app.errors import (
     InvalidRequest,
     KeyReused,
     NotFound,
+    NotRetryable,
     QueueFull,
     ServiceError,
     StoreUnavailable,
@@ -123,6 +124,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, QueueFull):
         return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, NotRetryable):
+        return problem(400, "not_retryable", detail)
     if isinstance(error, StoreUnavailable):
         return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
     return _render_bug(error)

@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
-from app.executions.model import Phase, Status, TargetType
+from app.executions.model import Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z", error="Must be plain text.")
 """No control, zero-width or direction-changing characters: a name must look like what it is."""
@@ -57,9 +57,13 @@ class RetriesSchema(_RequestSchema):
 
 
 class BudgetSchema(_RequestSchema):
-    max_tokens = ExactInteger(validate=Range(1))
-    max_steps = ExactInteger(validate=Range(1))
-    max_seconds = ExactNumber(validate=Range(0, min_inclusive=False))
+    max_tokens = ExactInteger(validate=Range(1), metadata={"description": "Tokens of all model calls together."})
+    max_steps = ExactInteger(
+        validate=Range(1), metadata={"description": "Steps of a pipeline; model calls of an agent."}
+    )
+    max_seconds = ExactNumber(
+        validate=Range(0, min_inclusive=False), metadata={"description": "Seconds of an attempt, between calls."}
+    )
 
 
 class ConfigSchema(_RequestSchema):
@@ -70,6 +74,7 @@ class ConfigSchema(_RequestSchema):
     max_attempts = ExactInteger(validate=Range(1, 10), metadata={"description": "Runs that may lose their process."})
     retries = fields.Nested(RetriesSchema, metadata={"description": "Starting again after a failure."})
     variant = fields.String(validate=_name(), metadata={"description": "Which variant of a pipeline."})
+    budget = fields.Nested(BudgetSchema, metadata={"description": "What a run may spend, looked at before each call."})
 
 
 class Inputs(Table):
@@ -106,6 +111,22 @@ class StartHeadersSchema(Schema):
     )
 
 
+class RetrySchema(_RequestSchema):
+    """The body may be left out."""
+
+    body_optional = True
+
+    from_ = fields.String(
+        data_key="from",
+        load_default="failure",
+        validate=OneOf(["failure", "start"]),
+        metadata={"description": "`failure` takes over the finished steps of a pipeline, `start` does all again."},
+    )
+    config = fields.Nested(
+        ConfigSchema, load_default=dict, metadata={"description": "What is to be changed; the rest stays as it was."}
+    )
+
+
 class _DigitsField(fields.Integer):
     """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
 
@@ -115,7 +136,22 @@ class _DigitsField(fields.Integer):
         return int(value)
 
 
-class ListQuerySchema(_RequestSchema):
+class _QuerySchema(_RequestSchema):
+    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
+        StrictSchema.handle_error(self, error, data, many=many, **kwargs)
+
+
+class StatusQuerySchema(_QuerySchema):
+    include = fields.String(validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps."})
+
+
+class StepsQuerySchema(_QuerySchema):
+    include = fields.String(
+        validate=OneOf(["outputs"]), metadata={"description": "`outputs` adds what the finished steps have put out."}
+    )
+
+
+class ListQuerySchema(_QuerySchema):
     status = fields.String(validate=OneOf([each.value for each in Status]))
     type = fields.String(validate=OneOf([each.value for each in TargetType]))
     target_id = fields.String(validate=[Length(1, 128), NAME])
@@ -123,9 +159,6 @@ class ListQuerySchema(_RequestSchema):
     page_size = _DigitsField(load_default=50, validate=Range(1, 100))
     order = fields.String(load_default="desc", validate=OneOf(["desc", "asc"]))
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
-
-    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        StrictSchema.handle_error(self, error, data, many=many, **kwargs)
 
     @validates_schema
     def _nothing_else(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -144,6 +177,7 @@ class StartedSchema(Schema):
     status = fields.String(required=True, validate=OneOf(["pending"]))
     message = fields.String(required=True)
     status_url = fields.String(required=True)
+    retry_of = fields.String(metadata={"description": "The execution that this one repeats."})
     created_at = _time("When it was accepted.", required=True)
 
 
@@ -176,15 +210,69 @@ class SummarySchema(Schema):
     phase = fields.String(validate=OneOf([each.value for each in Phase]))
     attempt = fields.Integer(required=True)
     created_at = _time("When it was accepted.", required=True)
+    retry_of = fields.String(metadata={"description": "The execution that this one repeats."})
     started_at = _time("When the current or last attempt began.")
     completed_at = _time("When it completed.")
     failed_at = _time("When it failed.")
     cancelled_at = _time("When it was over, as cancelled.")
 
 
+class ModelUsageSchema(Schema):
+    calls = fields.Integer(required=True)
+    input_tokens = fields.Integer(required=True)
+    output_tokens = fields.Integer(required=True)
+    total_tokens = fields.Integer(required=True)
+
+
+class UsageSchema(Schema):
+    tokens_used = fields.Integer(required=True)
+    models = fields.Dict(keys=fields.String(), values=fields.Nested(ModelUsageSchema), required=True)
+
+
+class TokensSchema(Schema):
+    input = fields.Integer(required=True)
+    output = fields.Integer(required=True)
+    total = fields.Integer(required=True)
+
+
+class ItemSchema(Schema):
+    item = fields.Integer(required=True, metadata={"description": "Its position in the list, from 0."})
+    status = fields.String(required=True, validate=OneOf(["completed", "failed"]))
+    error = fields.Nested(FailureSchema)
+
+
+class StepSchema(Schema):
+    id = fields.String(required=True)
+    agent = fields.String(required=True, allow_none=True)
+    flow = fields.String(required=True, allow_none=True)
+    status = fields.String(required=True, validate=OneOf([each.value for each in StepStatus]))
+    attempt = fields.Integer(required=True, metadata={"description": "How often it was started."})
+    output_key = fields.String(required=True)
+    started_at = _time("When its last attempt began.")
+    ended_at = _time("When it ended.")
+    model = fields.String(metadata={"description": "The model that was asked last."})
+    tokens = fields.Nested(TokensSchema)
+    usage = fields.Nested(UsageSchema)
+    error = fields.Nested(FailureSchema)
+    items = fields.List(fields.Nested(ItemSchema), metadata={"description": "Of a batch: the items that ended."})
+
+
+class StepsSchema(Schema):
+    execution_id = fields.String(required=True)
+    status = fields.String(required=True, validate=OneOf([each.value for each in Status]))
+    steps = fields.List(fields.Nested(StepSchema), required=True)
+    outputs = fields.Dict(metadata={"description": "By output key, where they were asked for."})
+
+
 class ExecutionSchema(SummarySchema):
+    definition = fields.String(metadata={"description": "The version of the target's files that it ran with."})
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict()
+    outputs_partial = fields.Dict(
+        metadata={"description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."}
+    )
+    usage = fields.Nested(UsageSchema, metadata={"description": "What its model calls have used, over all attempts."})
+    steps = fields.List(fields.Nested(StepSchema))
     error = fields.Nested(FailureSchema)
     attempts = fields.List(fields.Nested(AttemptSchema))
 

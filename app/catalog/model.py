@@ -80,7 +80,10 @@ Flow = PromptFlow | PythonFlow
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent with its flows. `inputs` is None where none are declared: then every input is accepted."""
+    """One agent with its flows. `inputs` is None where none are declared: then every input is accepted.
+
+    `definition` is the version of its files: it changes with any of them.
+    """
 
     id: str
     flows: Mapping[str, Flow]
@@ -89,6 +92,7 @@ class Agent:
     name: str = ""
     description: str = ""
     version: str = ""
+    definition: str = ""
 
     def flow(self, flow_id: str | None = None) -> Flow | None:
         """The flow of that name; `None` and `default` mean the default flow; None where there is none."""
@@ -140,7 +144,9 @@ class Output:
 class Pipeline:
     """A pipeline whose graph has been checked: ids unique, no cycle, every key has a producer.
 
-    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is.
+    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is. `definition` is
+    the version of what is run: it changes with inputs, steps, outputs and variants, not with what is for
+    people, nor with the agents.
     """
 
     id: str
@@ -152,6 +158,7 @@ class Pipeline:
     name: str = ""
     description: str = ""
     version: str = ""
+    definition: str = ""
 
 
 Target = Agent | Pipeline

@@ -10,7 +10,7 @@ from app.catalog import graph
 from app.catalog.documents import Place, Problem, read
 from app.catalog.model import Agent, Flow, Output, Pipeline, Step
 from app.catalog.schemas import PipelineSchema
-from app.catalog.targets import described, id_problems, input_fields
+from app.catalog.targets import described, id_problems, input_fields, version_of
 
 _PIPELINE = PipelineSchema()
 
@@ -67,6 +67,7 @@ def _built(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pip
         isolation="thread" if threads_will_do else "process",
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
+        definition=version_of([data[name] for name in ("inputs", "steps", "outputs", "variants")]),
         **described(data),
     )
 

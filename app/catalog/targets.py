@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from marshmallow import ValidationError
@@ -35,3 +38,16 @@ def id_problems(data: Mapping[str, Any], own: str, whose: str) -> Iterator[Probl
         IDENTIFIER(own)
     except ValidationError as error:
         yield (), f"The name of the {whose}, {own!r}, is no id. {error.messages[0]}"
+
+
+def version_of_files(files: Iterable[Path]) -> str:
+    """Sixteen hex digits that change with any of these files."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def version_of(data: Any) -> str:
+    """Sixteen hex digits that change with the data, but not with how a file spells it."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]

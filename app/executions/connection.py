@@ -19,7 +19,7 @@ CALL_TIMEOUT_SECONDS = 0.8
 """For each try of a call; with one repeat, a request is answered within 2 s whatever the store does."""
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
-_AWAY = ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
+_AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:

@@ -10,7 +10,7 @@ of the record. Nothing here changes a state: only the scripts do.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rq.job import Job
@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from app.executions.model import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
 from app.executions.payload import FUNCTION, unpack, write_call
+from app.executions.steps import read_usage, to_datetime
 
 STATUS_OF_RQ = {
     "created": Status.PENDING,
@@ -46,13 +47,15 @@ SUMMARY_FIELDS = (
     "cancel",
     "retried",
     "lost",
+    "retry_of",
 )
-"""What a list shows."""
+"""What a list shows. The scripts count on the first three."""
 
-RECORD_FIELDS = (*SUMMARY_FIELDS, "progress", "steps", "error", "worker", "history", "outputs")
+RECORD_FIELDS = (
+    *SUMMARY_FIELDS,
+    *("progress", "steps", "error", "worker", "history", "outputs", "usage", "flow", "definition"),
+)
 """What a status shows. The inputs (`data`) are not among them."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ExecutionJob(Job):
@@ -104,8 +107,10 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         fields += ["steps", new.total_steps]
     if new.retries.max:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
-    if new.request_id:
-        fields += ["request_id", new.request_id]
+    optional = ("request_id", "flow", "definition", "retry_of")
+    for name in optional:
+        if value := getattr(new, name):
+            fields += [name, value]
     return fields
 
 
@@ -126,6 +131,10 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         outputs=unpack(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=Failure(**json.loads(record["error"])) if "error" in record else None,
         attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
+        flow=_text(record, "flow"),
+        definition=_text(record, "definition") or "",
+        retry_of=_text(record, "retry_of"),
+        usage=read_usage(record["usage"]) if "usage" in record else {},
     )
 
 
@@ -143,6 +152,10 @@ def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
         steps = int(record.get("steps", 1))
         return Progress(steps, steps)
     return Progress(*json.loads(record["progress"])) if status is Status.RUNNING and "progress" in record else None
+
+
+def _text(record: dict[str, bytes], field: str) -> str | None:
+    return record[field].decode() if field in record else None
 
 
 def _time(record: dict[str, bytes], field: str) -> datetime | None:
@@ -169,8 +182,3 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
             )
         )
     return tuple(attempts)
-
-
-def to_datetime(microseconds: bytes | str | float) -> datetime:
-    """The store's microseconds since 1970 as an aware time in UTC."""
-    return _EPOCH + timedelta(microseconds=int(microseconds))

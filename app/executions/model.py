@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -39,6 +40,17 @@ class TargetType(StrEnum):
     PIPELINE = "pipeline"
 
 
+class StepStatus(StrEnum):
+    """What became of one step. A step that was not wanted (`when`) is `skipped`."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is: `finished` of `total` steps; `step_name` is the running step that started first."""
@@ -63,6 +75,39 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """What one model was used for: calls that were answered, and the tokens that its server reported."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of an execution, as the store has it. An agent's execution has one step, the agent.
+
+    `attempt` counts how often the step was started, `done` is whether the pipeline goes on from it (a step
+    that may fail is done when it failed), `items` has an outcome for each item of a batch that ended.
+    """
+
+    id: str
+    position: int
+    status: StepStatus
+    output_key: str
+    agent: str | None = None
+    flow: str | None = None
+    done: bool = False
+    attempt: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: Mapping[str, ModelUsage] = field(default_factory=dict)
+    failure: Failure | None = None
+    items: Mapping[int, Failure | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Retries:
     """`config.retries`: how often a flow that failed is started again, and how long to wait before each."""
 
@@ -83,7 +128,9 @@ class NewExecution:
     """An accepted request to start, on its way to the store.
 
     `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was sent;
-    what the service itself acts on stands beside it.
+    what the service itself acts on stands beside it. `flow` is an agent's, by its own name; `definition`
+    is the version of the target's files. `retry_of` is the execution that this one repeats, and whose
+    finished steps it has where `take_over` says so.
     """
 
     id: str
@@ -99,6 +146,10 @@ class NewExecution:
     retries: Retries = Retries()
     expires_in_seconds: float | None = None
     request_id: str | None = None
+    flow: str | None = None
+    definition: str = ""
+    retry_of: str | None = None
+    take_over: bool = False
     idempotency: Idempotency | None = None
 
 
@@ -126,11 +177,21 @@ class Attempt:
     outcome: str = "running"
 
 
+class Include(StrEnum):
+    """What is read of an execution beside its status. Of a pipeline that broke off, everything always is."""
+
+    STATUS = "status"
+    STEPS = "steps"
+    OUTPUTS = "outputs"
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
-    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on unparsed.
+    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on unparsed, and so
+    is what finished steps have put out, by output key. Which of `steps` and `step_outputs` are there is said
+    by `Include`.
     """
 
     id: str
@@ -146,6 +207,12 @@ class Execution:
     outputs: bytes | None = None
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
+    flow: str | None = None
+    definition: str = ""
+    retry_of: str | None = None
+    usage: Mapping[str, ModelUsage] = field(default_factory=dict)
+    steps: tuple[StepRecord, ...] = ()
+    step_outputs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

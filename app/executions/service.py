@@ -1,18 +1,30 @@
-"""The use cases: start, get, list, cancel. Knows the catalog and the store; knows neither HTTP nor RQ."""
+"""The use cases: start, get, list, cancel, retry. Knows the catalog and the store; knows neither HTTP nor RQ."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NoReturn
 
 from app.catalog.inputs import check_inputs
 from app.catalog.model import Catalog, Isolation, Pipeline, Target
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound
+from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable
 from app.executions.identifiers import new_id
-from app.executions.model import Execution, Idempotency, NewExecution, Page, Retries, Status, TargetType
+from app.executions.model import (
+    Execution,
+    Idempotency,
+    Include,
+    NewExecution,
+    Page,
+    Retries,
+    Status,
+    StepRecord,
+    StepStatus,
+    TargetType,
+)
+from app.executions.steps import as_seen
 from app.executions.store import QUEUES, ExecutionStore, index_key
 from app.settings import Settings
 
@@ -34,6 +46,17 @@ class StartCommand:
     tenant: str = DEFAULT_TENANT
     request_id: str | None = None
     idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryCommand:
+    """A retry as it was asked for. `config` has what is to be changed; the rest stays as it was."""
+
+    execution_id: str
+    from_start: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    tenant: str = DEFAULT_TENANT
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,7 @@ class Started:
     execution_id: str
     type: TargetType
     created_at: datetime
+    retry_of: str | None = None
     replayed: bool = False
     unfinished: int | None = None
 
@@ -76,22 +100,46 @@ class ExecutionService:
         where a limit is reached: nothing is stored then, and a repeated start is not refused.
         """
         try:
-            new = self._new(command)
+            new = self._checked(command)
         except (NotFound, InvalidRequest):  # now; it may have been right when it was first asked
             if earlier := self.recall(command):
                 return earlier
             raise
-        stored = self.store.submit(new)
-        return Started(stored.execution_id, new.type, stored.created_at, stored.replayed, stored.unfinished)
+        return self._submit(new)
 
     def recall(self, command: StartCommand) -> Started | None:
         """The receipt of an earlier start with the same idempotency key and body, if there was one."""
         stored = self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
-        return Started(stored.execution_id, command.type, stored.created_at, stored.replayed) if stored else None
+        return Started(stored.execution_id, command.type, stored.created_at, replayed=True) if stored else None
 
-    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
-        """One execution, in one round trip. Raises `NotFound`."""
-        return self.store.get(execution_id, tenant) or self._unknown(execution_id)
+    def retry(self, command: RetryCommand) -> Started:
+        """Starts a failed or cancelled execution again, as a new one that takes over its finished steps.
+
+        Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest` where the
+        pipeline's definition or its variant is another one than that of the finished steps, unless it is
+        asked for from the start.
+        """
+        old = self._stored(command.execution_id, command.tenant)
+        if old.status not in (Status.FAILED, Status.CANCELLED):
+            raise NotRetryable(old.id, old.status)
+        call = self.store.call(old.id) or self._unknown(old.id)
+        config = {**call["config"], **command.config}
+        same = StartCommand(
+            old.type, old.target_id, call["inputs"], config, tenant=command.tenant, request_id=command.request_id
+        )
+        new = replace(self._checked(same), retry_of=old.id)
+        if old.type is TargetType.PIPELINE and not command.from_start:
+            if new.definition != old.definition or config.get("variant") != call["config"].get("variant"):
+                raise InvalidRequest([_changed(old)])
+            new = replace(new, take_over=True)
+        return self._submit(new)
+
+    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
+        """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
+        execution = self._stored(execution_id, tenant, include)
+        if include is Include.STATUS or execution.steps:
+            return execution
+        return replace(execution, steps=self._planned_steps(execution))
 
     def list(self, query: ListQuery) -> Page:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
@@ -110,16 +158,16 @@ class ExecutionService:
             self._unknown(execution_id)
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
         while True:
-            execution = self.get(execution_id, tenant)
+            execution = self._stored(execution_id, tenant)
             if execution.status in (Status.COMPLETED, Status.FAILED):
                 raise AlreadyEnded(execution_id, execution.status)
             if execution.status is Status.CANCELLED or time.monotonic() >= deadline:
                 return execution
             time.sleep(CANCEL_POLL_SECONDS)
 
-    def _new(self, command: StartCommand) -> NewExecution:
+    def _checked(self, command: StartCommand) -> NewExecution:
         target = self._target(command.type, command.target_id)
-        isolation, total_steps = self._plan(target, command.config)
+        isolation, flow, total_steps = self._plan(target, command.config)
         errors = check_inputs(target.inputs, command.inputs)
         if errors:
             raise InvalidRequest(errors)
@@ -139,7 +187,28 @@ class ExecutionService:
             retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
             expires_in_seconds=command.expires_in_seconds,
             request_id=command.request_id,
+            flow=flow,
+            definition=target.definition,
             idempotency=command.idempotency,
+        )
+
+    def _submit(self, new: NewExecution) -> Started:
+        stored = self.store.submit(new)
+        return Started(
+            stored.execution_id, new.type, stored.created_at, new.retry_of, stored.replayed, stored.unfinished
+        )
+
+    def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
+        return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
+
+    def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
+        """Those of an execution that has stored none: the agent, or what the catalog knows of the pipeline."""
+        if execution.type is TargetType.AGENT:
+            return (_agent_step(execution),)
+        pipeline = self.catalog.pipelines.get(execution.target_id)
+        return tuple(
+            as_seen(StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent), execution.status)
+            for place, each in enumerate(pipeline.steps if pipeline else ())
         )
 
     def _target(self, type: TargetType, target_id: str) -> Target:
@@ -148,17 +217,17 @@ class ExecutionService:
             raise NotFound(f"There is no {type} with the id {target_id!r}.")
         return known[target_id]
 
-    def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, int]:
-        """Where it is to run and in how many steps. Raises `InvalidRequest` for an unknown flow or variant."""
+    def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, str | None, int]:
+        """Where it runs, by which flow, in how many steps. Raises `InvalidRequest` for an unknown flow or variant."""
         if isinstance(target, Pipeline):
             variant = config.get("variant")
             if variant is not None and variant not in target.variants:
                 raise InvalidRequest([_unknown_name("variant", variant, target.id, target.variants)])
-            return target.isolation, len(target.steps)
+            return target.isolation, None, len(target.steps)
         flow = target.flow(config.get("flow_id"))
         if flow is None:
             raise InvalidRequest([_unknown_name("flow_id", config["flow_id"], target.id, target.flows)])
-        return flow.isolation, 1
+        return flow.isolation, flow.name, 1
 
     def _types(self, query: ListQuery) -> Sequence[TargetType | None]:
         """The index of one target is kept under its type, which the query may leave open."""
@@ -171,3 +240,26 @@ class ExecutionService:
 def _unknown_name(field: str, name: str, target_id: str, known: Iterable[str]) -> FieldError:
     choices = ", ".join(sorted(known)) or "none"
     return FieldError(f"config.{field}", f"{target_id} has no {name!r}; it has: {choices}.", f"unknown_{field}")
+
+
+def _changed(old: Execution) -> FieldError:
+    message = f"{old.target_id} is another one than when {old.id} ran, so its finished steps do not fit; say 'start'."
+    return FieldError("from", message, "definition_changed")
+
+
+def _agent_step(execution: Execution) -> StepRecord:
+    """The one step of an agent's execution is the agent."""
+    return StepRecord(
+        id=execution.target_id,
+        position=0,
+        status=StepStatus(execution.status),
+        output_key="output",
+        agent=execution.target_id,
+        flow=execution.flow,
+        done=execution.status is Status.COMPLETED,
+        attempt=execution.attempt,
+        started_at=execution.started_at,
+        ended_at=execution.ended_at if execution.started_at else None,
+        usage=execution.usage,
+        failure=execution.failure,
+    )

@@ -12,8 +12,10 @@ import redis
 
 from app.errors import KeyReused, QueueFull, StoreUnavailable, TooManyUnfinished
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record, to_datetime
-from app.executions.model import Execution, Idempotency, NewExecution, Status, Submitted, TargetType
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
+from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
+from app.executions.payload import read_call
+from app.executions.steps import to_datetime, with_steps
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
@@ -32,7 +34,8 @@ class ExecutionStore:
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
         self._script: dict[str, Callable[..., Any]] = {
-            name: client.register_script(scripts.source(name)) for name in ("submit", "cancel", "reap", "page")
+            name: client.register_script(scripts.source(name))
+            for name in ("submit", "cancel", "reap", "status", "page")
         }
         self._broken_until = 0.0
 
@@ -77,18 +80,24 @@ class ExecutionStore:
             return None
         return Submitted(id.decode(), to_datetime(created), replayed=True)
 
-    def get(self, execution_id: str, tenant: str) -> Execution | None:
-        """The execution with its outputs; None where the tenant has none of that id."""
-        with self._calling(), self._client.pipeline(transaction=False) as pipe:
-            pipe.hmget(f"rq:job:{execution_id}", RECORD_FIELDS)
-            pipe.get(f"rq:job:{execution_id}:outputs")
-            values, outputs = pipe.execute(raise_on_error=False)
-        if isinstance(values, redis.ResponseError):
-            return None  # the key holds something else than a record
+    def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
+        """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+        with self._calling():
+            found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+        if not found:
+            return None
+        values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        if outputs is not None:  # they were too large for the record
+        if outputs:  # they were too large for the record
             record["outputs"] = outputs
-        return self._read(execution_id, tenant, record)
+        execution = self._read(execution_id, tenant, record)
+        return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
+
+    def call(self, execution_id: str) -> dict[str, Any] | None:
+        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
+        with self._calling():
+            data: Any = self._client.hget(f"rq:job:{execution_id}", "data")
+        return read_call(data) if data else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
@@ -148,6 +157,11 @@ class ExecutionStore:
             raise
 
 
+def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:
+    """What a script returns of HGETALL."""
+    return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
+
+
 def index_key(
     tenant: str, status: Status | None = None, type: TargetType | None = None, target_id: str | None = None
 ) -> str:
@@ -169,7 +183,8 @@ def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes 
     if new.idempotency:
         ttl = int(settings.idempotency_ttl * 1000)
         asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}
-    return [new.id, expires, json.dumps(asked), *new_fields(new)]
+    take_over = (new.retry_of if new.take_over else None) or ""
+    return [new.id, expires, take_over, json.dumps(asked), *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from app.executions.model import Progress
 from app.models.base import Completion, ModelProvider
 from app.runtime.stop import StopSignal
-
-
-@dataclass(slots=True)
-class Usage:
-    """What model calls reported, added up. May be added to from several threads."""
-
-    models: list[str] = field(default_factory=list)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, completion: Completion) -> None:
-        with self._lock:
-            if completion.model not in self.models:
-                self.models.append(completion.model)
-            self.input_tokens += completion.input_tokens or 0
-            self.output_tokens += completion.output_tokens or 0
-            if completion.total_tokens is not None:
-                self.total_tokens = (self.total_tokens or 0) + completion.total_tokens
+from app.runtime.usage import Budget, Usage
 
 
 class Context:
@@ -44,6 +23,8 @@ class Context:
         step_key: str,
         stop: StopSignal,
         models: ModelProvider,
+        usage: Usage,
+        budget: Budget,
         log: Callable[..., None],
         report: Callable[[Progress], None] | None = None,
         model_override: str | None = None,
@@ -55,7 +36,8 @@ class Context:
         """The request's `config`, as it was sent."""
         self.step_key = step_key
         """The same for every attempt of the same step: a key for idempotent side effects."""
-        self.usage = Usage()
+        self.usage = Usage(parent=usage)
+        self._budget = budget
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override
         self._finished = 0
@@ -91,8 +73,10 @@ class Context:
         """Asks the service's model and waits; the tokens count as the step's.
 
         `config.model_override` (or the step's) goes before `model`. Raises a `ModelError`; once the run is
-        asked to end, it raises `Stopped`, which is no `Exception`, so that `except Exception` lets it pass.
+        asked to end, it raises `Stopped`, and once `config.budget` is spent, `BudgetExceeded`; neither is an
+        `Exception`, so that `except Exception` lets them pass.
         """
+        self._budget.before_call()
         completion = self._models.complete(messages, model=self._model_override or model, stop=self._stop, **options)
         self.usage.add(completion)
         return completion

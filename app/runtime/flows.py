@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
+from app.executions.model import ModelUsage
 from app.models.base import Stopped
 from app.runtime.context import Context
 from app.runtime.errors import FlowError, InvalidOutput
 from app.runtime.templates import render
+from app.runtime.usage import UNKNOWN_MODEL
 
 _FENCE = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _loading = threading.RLock()
@@ -40,23 +42,28 @@ def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Conte
 
 
 def _filled_in(outputs: dict[str, Any], context: Context) -> dict[str, Any]:
-    """`metadata` completed with what the model calls reported; what the flow said itself stands."""
+    """`metadata` completed with what the model calls reported; what the flow said itself stands.
+
+    Where it made no calls through its context, what it said counts as its usage.
+    """
     own = outputs.get("metadata")
     if own is not None and not isinstance(own, dict):
         raise InvalidOutput("outputs.metadata must be an object.")
-    usage = context.usage
+    models, total = context.usage.models, context.usage.total
     metadata: dict[str, Any] = {
-        "model_used": usage.models[-1] if usage.models else None,
-        "tokens_used": usage.total_tokens,
+        "model_used": list(models)[-1] if models else None,
+        "tokens_used": total.total_tokens or None,
     }
-    if usage.total_tokens is not None:
-        metadata |= {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    if models:
+        metadata |= {"input_tokens": total.input_tokens, "output_tokens": total.output_tokens}
     metadata |= own or {}
     model, tokens = metadata["model_used"], metadata["tokens_used"]
     if not (model is None or isinstance(model, str)):
         raise InvalidOutput("outputs.metadata.model_used must be text or null.")
     if not (tokens is None or (type(tokens) is int and tokens >= 0)):
         raise InvalidOutput("outputs.metadata.tokens_used must be a whole number of at least 0, or null.")
+    if not models and (model or tokens):
+        context.usage.add_usage(model or UNKNOWN_MODEL, ModelUsage(total_tokens=tokens or 0))
     return {**outputs, "metadata": metadata}
 
 

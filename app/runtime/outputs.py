@@ -11,15 +11,15 @@ from app.runtime.errors import InvalidOutput
 MAX_DEPTH = 200
 
 
-def encode(outputs: Any, limit_bytes: int) -> bytes:
+def encode(outputs: Any, limit_bytes: int, place: str = "outputs") -> bytes:
     """Strict JSON. Raises `InvalidOutput` that names what is wrong and where, or the limit it passes."""
-    check(outputs, "outputs")
+    check(outputs, place)
     try:
         text = json.dumps(outputs, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        raise InvalidOutput("The outputs hold text that is not valid Unicode (a lone surrogate).") from None
+        raise InvalidOutput(f"{place}: there is text that is not valid Unicode (a lone surrogate).") from None
     if len(text) > limit_bytes:
-        raise InvalidOutput(f"The outputs are {len(text)} bytes; MAX_RESULT_BYTES allows {limit_bytes}.")
+        raise InvalidOutput(f"{place}: {len(text)} bytes are more than MAX_RESULT_BYTES allows ({limit_bytes}).")
     return text
 
 

@@ -1,216 +1,297 @@
-"""Runs a pipeline: one loop in one thread starts what is ready, waits for the first to end, and goes on.
+"""Runs a pipeline: one loop in one thread starts what is ready, waits for something to end, and goes on.
 
-Only the loop starts steps, reports progress and decides; the steps themselves run in threads. Threads can
-not be ended: a step that runs out of its time is asked to stop, and left behind.
+Only the loop starts steps, stores what became of them, and decides; the steps themselves work in threads.
+What has ended is stored, together with what is about to start, before it starts: so whatever dies, what was
+stored is never done again, and nothing runs that the store has not heard of. Threads can not be ended: a
+step that runs out of its time is asked to stop, and left behind.
 """
 
 from __future__ import annotations
 
+import graphlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from app.catalog.model import Agent, Pipeline, Step
-from app.executions.model import Progress
+from app.catalog.model import Pipeline, Step
+from app.executions.model import Progress, StepStatus
 from app.models.base import Stopped
-from app.runtime.aggregate import aggregate, holds
+from app.runtime.aggregate import holds
+from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE, Batch
+from app.runtime.checkpoint import Found, Journal, Save
 from app.runtime.errors import FlowError, RunFailed, StepTimeout
-from app.runtime.outputs import check
+from app.runtime.outputs import encode
+from app.runtime.steps import StepRunner, StepState, Work
 from app.runtime.stop import StopSignal
+from app.runtime.usage import UNKNOWN_MODEL, Budget, BudgetExceeded, Usage
 
 DEFAULT_MAX_WORKERS = 4
-RETRY_SECONDS = (0.5, 2.0, 8.0)
 
-RunStep = Callable[..., dict[str, Any]]
-"""`(agent, flow_id, inputs, *, step, stop, model_override)` -> the agent's outputs: `output` and `metadata`."""
+STOP_GRACE_SECONDS = 2.0
+"""How long a run that fails waits for its other steps, which it has asked to stop."""
 
 
-@dataclass(slots=True)
-class _Running:
-    """One try of one step."""
+@dataclass(frozen=True, slots=True)
+class PipelinePorts:
+    """What a pipeline's run needs of its surroundings. `left_behind` is told of steps that did not end."""
 
-    step: Step
-    number: int
     stop: StopSignal
-    future: Future[Any]
-    give_up_at: float
+    save: Save
+    found: Found
+    usage: Usage
+    budget: Budget
+    left_behind: Callable[[int], None]
 
 
-@dataclass(slots=True)
 class PipelineRun:
-    pipeline: Pipeline
-    agents: Mapping[str, Agent]
-    inputs: Mapping[str, Any]
-    config: Mapping[str, Any]
-    run_step: RunStep
-    stop: StopSignal
-    report: Callable[[Progress], None]
-    _values: dict[str, Any] = field(default_factory=dict)
-    _done: set[str] = field(default_factory=set)
-    _running: dict[str, _Running] = field(default_factory=dict)
-    _retry_at: dict[str, tuple[float, int]] = field(default_factory=dict)
-    _metadata: list[dict[str, Any]] = field(default_factory=list)
+    """One attempt at one execution of a pipeline. Used once."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        inputs: Mapping[str, Any],
+        max_workers: int,
+        runner: StepRunner,
+        ports: PipelinePorts,
+        result_limit_bytes: int,
+    ):
+        self._pipeline, self._runner, self._ports = pipeline, runner, ports
+        self._max_workers, self._limit_bytes = max_workers, result_limit_bytes
+        self._journal = Journal(ports.save, result_limit_bytes, ports.found)
+        self._values = dict(inputs)
+        self._states = {
+            step.id: runner.planned(position, step, ports.found, ports.usage)
+            for position, step in enumerate(pipeline.steps)
+        }
+        self._order = graphlib.TopologicalSorter({step.id: step.depends_on for step in pipeline.steps})
+        self._ready: list[StepState] = []
+        self._running: dict[str, StepState] = {}
+        self._futures: list[Future[Any]] = []
+        self._done = 0
 
     def run(self) -> dict[str, Any]:
-        """The declared outputs, and `metadata` over all steps. Raises `RunFailed` or `Stopped`."""
-        self._values = dict(self.inputs)
-        max_workers = self.config.get("max_workers", DEFAULT_MAX_WORKERS)
-        threads = ThreadPoolExecutor(max_workers, thread_name_prefix=f"{self.pipeline.id}-step")
-        unsubscribe = self.stop.subscribe(self._stop_all)
+        """The declared outputs, and `metadata` over all steps. Raises `RunFailed`, `BudgetExceeded` or `Stopped`."""
+        most_at_once = max((each.max_workers or DEFAULT_ITEMS_AT_ONCE for each in self._pipeline.steps), default=1)
+        threads = ThreadPoolExecutor(self._max_workers * most_at_once, thread_name_prefix=self._pipeline.id)
+        unsubscribe = self._ports.stop.subscribe(self._ask_all_to_stop)
         try:
-            while len(self._done) < len(self.pipeline.steps):
-                if self.stop.requested:
-                    raise Stopped
-                self._start_what_is_ready(threads, max_workers)
-                self._report()
-                self._wait_and_collect()
+            self._take_over()
+            while self._start_what_is_ready(threads):
+                self._wait()
+                self._collect(threads)
+            self._save(wait=True)
+        except BaseException:
+            self._wind_down()
+            raise
         finally:
             unsubscribe()
-            self._stop_all()
             threads.shutdown(wait=False, cancel_futures=True)
-        outputs = {each.key: self._values.get(each.key) for each in self.pipeline.outputs}
-        return {**outputs, "metadata": self._summed()}
+            self._ports.left_behind(sum(not each.done() for each in self._futures))
+        outputs = {each.key: self._values.get(each.key) for each in self._pipeline.outputs}
+        return {**outputs, "metadata": self._metadata()}
 
-    def _start_what_is_ready(self, threads: ThreadPoolExecutor, max_workers: int) -> None:
-        for step in self.pipeline.steps:
-            if step.id in self._done or step.id in self._running or not step.depends_on <= self._done:
+    # What earlier attempts have done.
+
+    def _take_over(self) -> None:
+        for state in self._states.values():
+            if state.record.done:
+                self._values[state.step.output_key] = self._ports.found.value(state.step.id)
+            else:
+                self._journal.note(state.record)
+        self._order.prepare()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Finds what has become ready; what is done already makes more ready."""
+        while ids := self._order.get_ready():
+            for state in sorted((self._states[id] for id in ids), key=lambda each: each.record.position):
+                if state.record.done:
+                    self._done += 1
+                    self._order.done(state.step.id)
+                else:
+                    self._ready.append(state)
+
+    # The loop.
+
+    def _start_what_is_ready(self, threads: ThreadPoolExecutor) -> bool:
+        """False when all is done."""
+        if self._ports.stop.requested:
+            raise Stopped
+        starting = list(self._pick())
+        self._save(wait=True)
+        for state in starting:
+            self._start(state, threads)
+        return bool(self._running or self._ready)
+
+    def _pick(self) -> Iterator[StepState]:
+        while state := next((each for each in self._ready if time.monotonic() >= each.due_at), None):
+            if not self._wanted(state.step):
+                self._ready.remove(state)
+                self._end(state, StepStatus.SKIPPED, None)
                 continue
-            due_at, number = self._retry_at.get(step.id, (0.0, 1))
-            if len(self._running) >= max_workers or time.monotonic() < due_at:
-                continue
-            if step.when is not None and not self._wanted(step):
-                self._end(step, None)
-                return self._start_what_is_ready(threads, max_workers)  # others may be ready by that
-            self._start(threads, step, number)
-        return None
+            if len(self._running) >= self._max_workers:
+                return
+            self._check_budget(state)
+            self._ready.remove(state)
+            state.begin()
+            self._running[state.step.id] = state
+            self._journal.note(state.record, "started")
+            yield state
 
     def _wanted(self, step: Step) -> bool:
         try:
-            return holds(step.when or "", self._values)
+            return step.when is None or holds(step.when, self._values)
         except FlowError as error:
-            raise RunFailed.from_error(error, self._details(step)) from error
+            raise RunFailed.from_error(error, self._runner.details(step)) from error
 
-    def _start(self, threads: ThreadPoolExecutor, step: Step, number: int) -> None:
-        stop = StopSignal()
-        given = {name: self._values.get(source) for name, source in step.input_mapping.items()}
-        give_up_at = time.monotonic() + step.timeout_seconds if step.timeout_seconds else float("inf")
-        future = threads.submit(self._work, step, given, stop)
-        self._running[step.id] = _Running(step, number, stop, future, give_up_at)
-        if self.stop.requested:
-            stop.request()
+    def _check_budget(self, state: StepState) -> None:
+        try:
+            others = (each for each in self._states.values() if each is not state)
+            self._ports.budget.before_step(sum(each.record.attempt > 0 for each in others))
+        except BudgetExceeded as error:
+            raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
-    def _wait_and_collect(self) -> None:
-        """Waits until something ends, runs out of time, or is due again."""
+    def _start(self, state: StepState, threads: ThreadPoolExecutor) -> None:
+        given = {name: self._values.get(source) for name, source in state.step.input_mapping.items()}
+        if not state.step.batch_mode:
+            self._submit(threads, state, given, None)
+            return
+        try:
+            state.batch = Batch(state.step, given, state.done_items)
+        except FlowError as error:
+            self._fail(state, error)
+        else:
+            self._feed(state, threads)
+
+    def _feed(self, state: StepState, threads: ThreadPoolExecutor) -> None:
+        """Starts items of a batch while there is room, or ends it when there are none left."""
+        assert state.batch is not None
+        if state.batch.complete:
+            outputs = state.batch.outputs
+            self._journal.join(state.step.id, encode(outputs, self._limit_bytes), len(outputs))
+            self._end(state, StepStatus.COMPLETED, outputs)
+            return
+        for number, given in state.batch.next_items():
+            self._submit(threads, state, given, number)
+
+    def _submit(self, threads: ThreadPoolExecutor, state: StepState, given: dict[str, Any], item: int | None) -> None:
+        future = threads.submit(self._runner.run, state, given, item)
+        self._futures.append(future)
+        state.works.append(Work(state, item, future))
+        if self._ports.stop.requested:
+            state.stop.request()
+
+    def _wait(self) -> None:
+        """Until something ends, runs out of time, or is due again."""
         moments = [each.give_up_at for each in self._running.values()]
-        moments += [at for id, (at, _) in self._retry_at.items() if id not in self._running and id not in self._done]
+        if len(self._running) < self._max_workers:
+            moments += [each.due_at for each in self._ready]
         soonest = min(moments, default=float("inf")) - time.monotonic()
-        futures = [each.future for each in self._running.values()]
         timeout_seconds = None if soonest == float("inf") else max(0.0, soonest)
+        futures = [work.future for state in self._running.values() for work in state.works]
         if futures:
             wait(futures, timeout_seconds, FIRST_COMPLETED)
-        elif timeout_seconds:
-            self.stop.wait(timeout_seconds)
-        for each in list(self._running.values()):
-            if each.future.done():
-                del self._running[each.step.id]
-                self._collect(each)
-            elif time.monotonic() >= each.give_up_at:
-                del self._running[each.step.id]
-                each.stop.request()
-                seconds = each.step.timeout_seconds
-                self._fail(each, StepTimeout(f"The step took longer than its timeout of {seconds:g} s."))
+        elif not self._running:
+            self._ports.stop.wait(timeout_seconds)
 
-    def _collect(self, ended: _Running) -> None:
-        error = ended.future.exception()
-        if error is None:
-            self._end(ended.step, ended.future.result())
-        elif isinstance(error, Stopped) and self.stop.requested:
-            raise Stopped
+    def _collect(self, threads: ThreadPoolExecutor) -> None:
+        for state in list(self._running.values()):
+            for work in [each for each in state.works if each.future.done()]:
+                state.works.remove(work)
+                self._futures.remove(work.future)
+                self._note(work)
+            if state.error is not None:
+                if not state.works:
+                    self._fail(state, state.error)
+            elif state.batch is not None and state.step.id in self._running:
+                self._feed(state, threads)
+            if state.step.id in self._running and time.monotonic() >= state.give_up_at:
+                state.stop.request()
+                seconds = state.step.timeout_seconds
+                self._fail(state, StepTimeout(f"The step took longer than its timeout of {seconds:g} s."))
+
+    def _note(self, work: Work) -> None:
+        """What a call came to. The first error of a batch ends it, once its other items have stopped."""
+        state, step = work.state, work.state.step
+        try:
+            output, text = work.future.result()
+            self._journal.keep(step.id if work.item is None else f"{step.id}:{work.item}", text)
+        except Stopped:
+            if not state.stop.requested:
+                state.error = state.error or FlowError("The flow stopped without being asked to.")
+        except BaseException as error:
+            if work.item is not None:
+                self._journal.note_item(f"{step.id}:{work.item}", RunFailed.from_error(error, {}).failure)
+            state.error = state.error or error
+            state.stop.request()
         else:
-            self._fail(ended, error)
+            if work.item is None:
+                self._end(state, StepStatus.COMPLETED, output)
+                return
+            assert state.batch is not None
+            state.batch.end(work.item, output)
+            state.done_items[work.item] = output
+            self._journal.note_item(f"{step.id}:{work.item}")
 
-    def _end(self, step: Step, output: Any) -> None:
-        self._done.add(step.id)
-        self._values[step.output_key] = output
+    # How a step ends.
 
-    def _fail(self, ended: _Running, error: BaseException) -> None:
-        step = ended.step
-        failed = RunFailed.from_error(error, self._details(step))
-        if failed.retryable and ended.number <= step.retries:
-            pauses = step.backoff_seconds or RETRY_SECONDS
-            pause = pauses[min(ended.number, len(pauses)) - 1]
-            self._retry_at[step.id] = (time.monotonic() + (failed.retry_after_seconds or pause), ended.number + 1)
-        elif step.required:
+    def _end(self, state: StepState, status: StepStatus, output: Any, **changes: Any) -> None:
+        """The pipeline goes on from here."""
+        self._running.pop(state.step.id, None)
+        self._values[state.step.output_key] = output
+        state.become(status, done=True, **changes)
+        self._journal.note(state.record, "ended")
+        self._done += 1
+        self._order.done(state.step.id)
+        self._advance()
+
+    def _fail(self, state: StepState, error: BaseException) -> None:
+        """Tried again, passed over where the step may fail, or the failure of the whole run."""
+        failed = RunFailed.from_error(error, self._runner.details(state.step))
+        state.works.clear()  # what still runs of this try is not listened to any more
+        if failed.retryable and state.tries <= state.step.retries:
+            del self._running[state.step.id]
+            state.wait_for_retry(failed.failure, failed.retry_after_seconds)
+            self._journal.note(state.record)
+            self._ready.append(state)
+        elif state.step.required or isinstance(error, BudgetExceeded):
+            del self._running[state.step.id]
+            state.become(StepStatus.FAILED, failure=failed.failure)
+            self._journal.note(state.record, "ended")
             raise failed
         else:
-            self._end(step, None)
+            self._end(state, StepStatus.FAILED, None, failure=failed.failure)
 
-    def _work(self, step: Step, given: dict[str, Any], stop: StopSignal) -> Any:
-        """What a step does, in its thread."""
-        if step.type == "batch_aggregator":
-            return aggregate(step.aggregation, given.get("items"))
-        if not step.batch_mode:
-            return self._run_agent(step, given, stop)
-        name, items = _batch(step, given)
-        workers = (step.max_workers or DEFAULT_MAX_WORKERS) if step.concurrent else 1
-        threads = ThreadPoolExecutor(workers, thread_name_prefix=f"{step.id}-item")
-        try:
-            futures = [
-                threads.submit(self._run_agent, step, {**given, name: item}, stop, position)
-                for position, item in enumerate(items)
-            ]
-            return [future.result() for future in futures]
-        except BaseException:
-            stop.request()  # one item failed: the others need not go on
-            raise
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+    def _wind_down(self) -> None:
+        """Asks what still runs to stop, and keeps what ends well all the same. A stopped run is given all the
+        time it wants, as its worker ends it by force; one that failed has to end by itself.
+        """
+        self._ask_all_to_stop()
+        wait(self._futures, None if self._ports.stop.requested else STOP_GRACE_SECONDS)
+        for state in list(self._running.values()):
+            for work in [each for each in state.works if each.future.done()]:
+                self._note(work)
+            if state.step.id in self._running:
+                failure = (
+                    RunFailed.from_error(state.error, self._runner.details(state.step)).failure if state.error else None
+                )
+                state.become(StepStatus.FAILED if failure else StepStatus.CANCELLED, failure=failure)
+                self._journal.note(state.record, "ended")
+        self._save(wait=False)
 
-    def _run_agent(self, step: Step, given: dict[str, Any], stop: StopSignal, item: int | None = None) -> Any:
-        override = self._override(step)
-        outputs = self.run_step(
-            self.agents[step.agent or ""],
-            override.get("flow", step.flow),
-            given,
-            step=step.id if item is None else f"{step.id}:{item}",
-            stop=stop,
-            model_override=self.config.get("model_override") or override.get("model") or step.model_override,
-        )
-        check(outputs["output"], f"The output of {step.id}")
-        self._metadata.append(outputs["metadata"])
-        return outputs["output"]
+    def _ask_all_to_stop(self) -> None:
+        for state in list(self._running.values()):
+            state.stop.request()
 
-    def _override(self, step: Step) -> Mapping[str, str]:
-        return self.pipeline.variants.get(self.config.get("variant", ""), {}).get(step.id, {})
+    # What is said of it.
 
-    def _report(self) -> None:
-        """The name is that of the running step which started first."""
-        name = next(iter(self._running), None)
-        self.report(Progress(len(self._done), len(self.pipeline.steps), name))
+    def _save(self, wait: bool) -> None:
+        name = next(iter(self._running), None)  # of those that run, the one that started first
+        self._journal.flush(Progress(self._done, len(self._states), name), wait)
 
-    def _summed(self) -> dict[str, Any]:
-        models = dict.fromkeys(each["model_used"] for each in self._metadata if each["model_used"])
-        return {"tokens_used": sum(each["tokens_used"] or 0 for each in self._metadata), "models_used": list(models)}
-
-    def _details(self, step: Step) -> dict[str, Any]:
-        flow_id = self._override(step).get("flow", step.flow)
-        agent = self.agents.get(step.agent or "")
-        if agent:
-            flow = agent.flow(flow_id)
-            flow_id = flow.name if flow else flow_id
-        return {"pipeline_id": self.pipeline.id, "step_id": step.id, "agent_id": step.agent, "flow_id": flow_id}
-
-    def _stop_all(self) -> None:
-        for each in list(self._running.values()):
-            each.stop.request()
-
-
-def _batch(step: Step, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """The one mapped input that is a list, and its items."""
-    lists = [name for name, value in given.items() if isinstance(value, list)]
-    if len(lists) != 1:
-        found = ", ".join(lists) or "none"
-        raise FlowError(f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}; there is: {found}.")
-    return lists[0], given[lists[0]]
+    def _metadata(self) -> dict[str, Any]:
+        used = dict.fromkeys(model for state in self._states.values() for model in state.record.usage)
+        models = [model for model in used if model != UNKNOWN_MODEL]
+        return {"tokens_used": self._ports.usage.total.total_tokens, "models_used": models}

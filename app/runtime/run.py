@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from app.catalog.inputs import with_defaults
-from app.catalog.model import Agent, Catalog
-from app.executions.model import Progress, TargetType
+from app.catalog.model import Agent, Catalog, Flow
+from app.executions.model import ModelUsage, Progress, TargetType
 from app.models.base import ModelProvider, Stopped
+from app.runtime.checkpoint import Found, Save
 from app.runtime.context import Context
 from app.runtime.errors import FlowError, RunFailed
 from app.runtime.flows import run_flow
 from app.runtime.outputs import encode
-from app.runtime.pipeline import PipelineRun
+from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelinePorts, PipelineRun
+from app.runtime.steps import StepRunner
 from app.runtime.stop import StopSignal
+from app.runtime.usage import Budget, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at an execution, as it was asked for."""
+    """One attempt at an execution, as it was asked for. `found` is what earlier ones have stored."""
 
     execution_id: str
     attempt: int
@@ -28,17 +31,35 @@ class Run:
     target_id: str
     inputs: dict[str, Any]
     config: dict[str, Any]
+    found: Found = field(default_factory=Found)
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a run needs of the process it runs in."""
+    """What a run needs of the process it runs in.
+
+    `usage` is added to as models answer; it begins with what earlier attempts used. `left_behind` is told,
+    before `execute` ends, how many threads of the run go on, deaf to its stop.
+    """
 
     catalog: Catalog
     models: ModelProvider
     stop: StopSignal
+    usage: Usage
     report: Callable[[Progress], None]
+    save: Save
+    left_behind: Callable[[int], None]
     log: Callable[..., None]
+
+
+def usage_before(stored: Mapping[str, ModelUsage], found: Found) -> Usage:
+    """What a run begins with: what earlier attempts used; for a retry, what the steps it takes over used."""
+    usage = Usage(before=stored)
+    if not stored:
+        for record in found.records.values():
+            for model, each in record.usage.items() if record.done else ():
+                usage.add_usage(model, each)
+    return usage
 
 
 def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
@@ -49,7 +70,10 @@ def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
     """
     details: dict[str, Any] = {f"{run.target_type}_id": run.target_id}
     try:
-        outputs = _run_agent(run, ports) if run.target_type == TargetType.AGENT else _run_pipeline(run, ports)
+        if run.target_type == TargetType.AGENT:
+            outputs = _run_agent(run, ports)
+        else:
+            outputs = _run_pipeline(run, ports, result_limit_bytes)
         return encode(outputs, result_limit_bytes)
     except Stopped:
         raise
@@ -62,42 +86,48 @@ def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
 def _run_agent(run: Run, ports: Ports) -> dict[str, Any]:
     agent = ports.catalog.agents.get(run.target_id) or _missing(run)
     flow = agent.flow(run.config.get("flow_id")) or _missing(run)
-    context = new_context(run, ports, agent, report=ports.report, model_override=run.config.get("model_override"))
+    budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=True)
+    context = _context(
+        run,
+        ports,
+        budget,
+        step_key=agent.id,
+        stop=ports.stop,
+        usage=ports.usage,
+        report=ports.report,
+        model_override=run.config.get("model_override"),
+    )
     return run_flow(agent, flow, with_defaults(agent.inputs, run.inputs), context)
 
 
-def _run_pipeline(run: Run, ports: Ports) -> dict[str, Any]:
+def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, Any]:
     pipeline = ports.catalog.pipelines.get(run.target_id) or _missing(run)
+    budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=False)
 
-    def run_step(agent: Agent, flow_id: str | None, inputs: dict[str, Any], **bound: Any) -> dict[str, Any]:
-        flow = agent.flow(flow_id) or _missing(run)
-        return run_flow(agent, flow, with_defaults(agent.inputs, inputs), new_context(run, ports, agent, **bound))
+    def run_step(agent: Agent, flow: Flow, inputs: dict[str, Any], **bound: Any) -> dict[str, Any]:
+        return run_flow(agent, flow, with_defaults(agent.inputs, inputs), _context(run, ports, budget, **bound))
 
-    inputs = with_defaults(pipeline.inputs, run.inputs)
-    return PipelineRun(pipeline, ports.catalog.agents, inputs, run.config, run_step, ports.stop, ports.report).run()
+    return PipelineRun(
+        pipeline,
+        with_defaults(pipeline.inputs, run.inputs),
+        run.config.get("max_workers", DEFAULT_MAX_WORKERS),
+        StepRunner(pipeline, ports.catalog.agents, run.config, run_step, result_limit_bytes),
+        PipelinePorts(ports.stop, ports.save, run.found, ports.usage, budget, ports.left_behind),
+        result_limit_bytes,
+    ).run()
 
 
-def new_context(
-    run: Run,
-    ports: Ports,
-    agent: Agent,
-    *,
-    step: str | None = None,
-    stop: StopSignal | None = None,
-    report: Callable[[Progress], None] | None = None,
-    model_override: str | None = None,
-) -> Context:
-    """The context of an agent's run (`step` None), or of one step of a pipeline."""
+def _context(run: Run, ports: Ports, budget: Budget, *, step_key: str, **bound: Any) -> Context:
+    """The context of an agent's run, or of one step of a pipeline; `step_key` is unique in the execution."""
     return Context(
         execution_id=run.execution_id,
         attempt=run.attempt,
         config=run.config,
-        step_key=f"{run.execution_id}:{step or agent.id}",
-        stop=stop or ports.stop,
+        step_key=f"{run.execution_id}:{step_key}",
         models=ports.models,
+        budget=budget,
         log=ports.log,
-        report=report,
-        model_override=model_override,
+        **bound,
     )
 
 

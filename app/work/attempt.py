@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from app.work.protocol import join
+
 if TYPE_CHECKING:
     from app.work.child_handle import ChildHandle
 
@@ -35,10 +37,18 @@ class Attempt:
     tenant: str
     request_id: str | None
     data: bytes
+    used_before: str = ""
+    definition: str = ""
+    resumes: bool = False
+    """Earlier attempts, or the execution that it retries, have stored steps."""
+    steps: dict[str, bytes] = field(default_factory=dict)
+    values: dict[str, bytes] = field(default_factory=dict)
     child: ChildHandle | None = None
     stopping: Stopping | None = None
     progress: str = ""
     """The last reported, as JSON; `""` once it is stored."""
+    usage: str = ""
+    """The same for what its model calls have used."""
     concluded: bool = False
     """How it ended is known, and on its way to the store."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -59,10 +69,19 @@ class Attempt:
             tenant=tenant,
             request_id=request_id or None,
             data=row[8],
+            used_before=row[9].decode(),
+            definition=row[10].decode(),
+            resumes=row[11] == b"1",
         )
 
-    def start_message(self) -> dict[str, Any]:
-        return {"kind": "start", "id": self.id, "attempt": self.number, "request_id": self.request_id}
+    def start_message(self) -> tuple[dict[str, Any], bytes]:
+        """What its child is told: a head and, behind the data, what earlier attempts have stored."""
+        head = {"kind": "start", "id": self.id, "attempt": self.number, "request_id": self.request_id}
+        if not self.used_before and not self.resumes:
+            return head, self.data
+        lengths, body = join([self.data, *self.steps.values(), *self.values.values()])
+        known = {"usage": self.used_before, "definition": self.definition}
+        return {**head, **known, "steps": list(self.steps), "values": list(self.values), "lengths": lengths}, body
 
     def conclude(self) -> None:
         """From now on how it ended is known; no timer may change that."""
@@ -77,9 +96,13 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended: the script that writes it (`finish` or `release`) and its arguments."""
+class Entry:
+    """What is to be written of an attempt: a script and its arguments.
+
+    `finish` and `release` end the attempt. A `checkpoint` does not: its child waits for it, by `number`.
+    """
 
     attempt: Attempt
     script: str
     arguments: tuple[Any, ...]
+    number: int = 0

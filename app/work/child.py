@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import queue
 import resource
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,17 +26,18 @@ import structlog
 
 from app import logs
 from app.catalog.model import Catalog
-from app.executions.model import Progress
 from app.executions.payload import pack, read_call
+from app.executions.steps import read_records, read_usage, write_usage
 from app.models.base import ModelProvider, Stopped
 from app.models.openai_provider import OpenAIProvider
+from app.runtime.checkpoint import Found
 from app.runtime.errors import RunFailed, failure_from
-from app.runtime.run import Ports, Run, execute
+from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal
+from app.runtime.usage import Usage
 from app.settings import Settings
-from app.work.protocol import ChildSocket, Head
-
-PROGRESS_INTERVAL_SECONDS = 0.2
+from app.work.protocol import ChildSocket, Head, split
+from app.work.reports import ProgressReports, StepReports
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -82,6 +81,7 @@ class Child:
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
         self._worker, self._config, self._models = worker, config, models
         self._stops: dict[str, StopSignal] = {}
+        self._steps: dict[str, StepReports] = {}
         self._progress = ProgressReports(worker)
 
     def run(self) -> None:
@@ -105,24 +105,32 @@ class Child:
                     starts.put((head, body))
                 elif head["kind"] == "stop" and (stop := self._stops.get(head["id"])):
                     stop.request()
+                elif head["kind"] == "stored" and (steps := self._steps.get(head["id"])):
+                    steps.stored(head["number"])
                 self._progress.send_late()
         except (EOFError, OSError):
             os._exit(1)  # the worker is gone: nobody may see what happens from here on
 
-    def _run_one(self, start: Head, data: bytes) -> None:
-        ended, outputs = self._outcome(start, data)
+    def _run_one(self, start: Head, body: bytes) -> None:
+        surroundings = Surroundings()
+        ended, outputs = self._outcome(start, body, surroundings)
         self._stops.pop(start["id"], None)
+        self._steps.pop(start["id"], None)
         self._progress.forget(start["id"])
         if self._config.slots == 1:
             kill_descendants(os.getpid())
-        memory_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        ended |= {
+            "usage": write_usage(surroundings.usage.models),
+            "left_behind": surroundings.left_behind,
+            "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+        }
         with contextlib.suppress(OSError):  # the listener notices, and ends this process
-            self._worker.send({"kind": "ended", "id": start["id"], "memory_bytes": memory_bytes, **ended}, outputs)
+            self._worker.send({"kind": "ended", "id": start["id"], **ended}, outputs)
 
-    def _outcome(self, start: Head, data: bytes) -> tuple[Head, bytes]:
+    def _outcome(self, start: Head, body: bytes, surroundings: Surroundings) -> tuple[Head, bytes]:
         """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
         try:
-            return {"outcome": "completed"}, pack(self._execute(start, data))
+            return {"outcome": "completed"}, pack(self._execute(start, body, surroundings))
         except Stopped:
             return {"outcome": "stopped"}, b""
         except RunFailed as failed:
@@ -133,61 +141,65 @@ class Child:
             log.exception("run_crashed", execution_id=start["id"])
             return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}, b""
 
-    def _execute(self, start: Head, data: bytes) -> bytes:
+    def _execute(self, start: Head, body: bytes, surroundings: Surroundings) -> bytes:
+        data, *stored = split(start["lengths"], body) if "lengths" in start else [body]
         call = read_call(data)
+        id, target_id = start["id"], call["target_id"]
+        bound = log.bind(execution_id=id, attempt=start["attempt"], request_id=start.get("request_id"))
+        pipeline = self._config.catalog.pipelines.get(target_id)
+        definition = pipeline.definition if pipeline else ""
+        found = _found(start, stored)
+        if found.records and definition != start["definition"]:
+            bound.warning("definition_changed", target=target_id)  # what another one did does not fit this one
+            found = Found()
         run = Run(
-            execution_id=start["id"],
+            execution_id=id,
             attempt=start["attempt"],
             target_type=call["type"],
-            target_id=call["target_id"],
+            target_id=target_id,
             inputs=call["inputs"],
             config=call["config"],
+            found=found,
         )
-        bound = log.bind(execution_id=run.execution_id, attempt=run.attempt, request_id=start.get("request_id"))
+        surroundings.usage = usage_before(read_usage(start.get("usage", "")), found)
+        surroundings.usage.on_change = lambda usage: self._say_used(id, usage)
+        steps = self._steps[id] = StepReports(self._worker, id, definition, self._stops[id], surroundings.usage)
         ports = Ports(
             catalog=self._config.catalog,
             models=self._models,
-            stop=self._stops[run.execution_id],
-            report=lambda progress: self._progress.report(run.execution_id, progress),
+            stop=self._stops[id],
+            usage=surroundings.usage,
+            report=lambda progress: self._progress.report(id, progress),
+            save=steps.save,
+            left_behind=surroundings.leave_behind,
             log=bound.info,
         )
         return execute(run, ports, self._config.settings.max_result_bytes)
 
+    def _say_used(self, id: str, usage: Usage) -> None:
+        """After each model call, so that what was spent is known even of a run that is ended by force."""
+        if usage.total.calls:
+            with contextlib.suppress(OSError):
+                self._worker.send({"kind": "used", "id": id, "usage": write_usage(usage.models)})
 
-class ProgressReports:
-    """Sends progress at most five times a second for each execution; the last word is late, never lost."""
 
-    def __init__(self, worker: ChildSocket):
-        self._worker = worker
-        self._lock = threading.Lock()
-        self._sent_at: dict[str, float] = {}
-        self._late: dict[str, Progress] = {}
+class Surroundings:
+    """What is known of a run beside its outcome."""
 
-    def report(self, execution_id: str, progress: Progress) -> None:
-        with self._lock:
-            if time.monotonic() - self._sent_at.get(execution_id, 0.0) < PROGRESS_INTERVAL_SECONDS:
-                self._late[execution_id] = progress
-                return
-            self._send(execution_id, progress)
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.left_behind = 0
 
-    def send_late(self) -> None:
-        """Called at least once a second: the worker speaks that often."""
-        with self._lock:
-            late, self._late = self._late, {}
-            for execution_id, progress in late.items():
-                self._send(execution_id, progress)
+    def leave_behind(self, threads: int) -> None:
+        self.left_behind = threads
 
-    def forget(self, execution_id: str) -> None:
-        with self._lock:
-            self._late.pop(execution_id, None)
-            self._sent_at.pop(execution_id, None)
 
-    def _send(self, execution_id: str, progress: Progress) -> None:
-        self._late.pop(execution_id, None)
-        self._sent_at[execution_id] = time.monotonic()
-        numbers = json.dumps([progress.finished, progress.total, progress.step_name])
-        with contextlib.suppress(OSError):
-            self._worker.send({"kind": "progress", "id": execution_id, "progress": numbers})
+def _found(start: Head, stored: list[bytes]) -> Found:
+    """What earlier attempts have stored of their steps."""
+    names = start.get("steps", [])
+    fields = dict(zip(names, stored, strict=False))
+    values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
+    return Found({record.id: record for record in read_records(fields)}, values)
 
 
 def adopt_orphans() -> None:

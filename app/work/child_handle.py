@@ -56,6 +56,8 @@ class ChildHandle:
         theirs.close()
         self.slots = config.slots
         self.attempts: dict[str, Attempt] = {}
+        self.last_words: dict[str, tuple[protocol.Head, bytes]] = {}
+        """Of attempts that are over once this process is dead."""
         self.runs = 0
         self.hung = 0
         self.ready = self.retiring = self.gone = self.killed = False

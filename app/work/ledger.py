@@ -12,7 +12,7 @@ from app.errors import StoreUnavailable
 from app.executions import connection, scripts
 from app.executions.store import reap_arguments
 from app.settings import Settings
-from app.work.attempt import Attempt, Ending
+from app.work.attempt import Attempt, Entry
 
 BEATS_PER_CALL = 200
 """So that one call never holds the store for more than a millisecond or two."""
@@ -27,7 +27,7 @@ class Ledger:
         self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
         self._scripts: dict[str, Callable[..., Any]] = {
             name: self._client.register_script(scripts.source(name))
-            for name in ("claim", "beat", "finish", "release", "reap")
+            for name in ("claim", "beat", "checkpoint", "finish", "release", "reap")
         }
         self._lease = int(settings.lease * 1_000_000)
 
@@ -56,32 +56,47 @@ class Ledger:
                 rows = await pipe.execute()
                 for id, (worker, token) in zip(ids, rows, strict=True):
                     if worker == self._worker.encode() and id not in known:
-                        await self._scripts["release"](args=[id, token, "handed_back", 0, ""], client=pipe)
+                        await self._scripts["release"](args=[id, token, "handed_back", 0, "", ""], client=pipe)
                 await pipe.execute()
 
     async def beat(self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None) -> list[str]:
-        """Extends the leases and stores progress; `ok`, `cancel` or `lost` for each. `also` adds to the round trip."""
+        """Extends leases, stores progress and usage: `ok`, `cancel` or `lost` for each. `also` joins the round trip."""
         with connection.translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 for start in range(0, len(attempts), BEATS_PER_CALL):
                     arguments: list[Any] = [self._lease]
                     for each in attempts[start : start + BEATS_PER_CALL]:
-                        arguments += [each.id, each.token, each.progress]
+                        arguments += [each.id, each.token, each.progress, each.usage]
                     await self._scripts["beat"](args=arguments, client=pipe)
                 calls = len(pipe.command_stack)
                 if also:
                     also(pipe)
-                answers = await pipe.execute()
+                answers = await pipe.execute(raise_on_error=False)
+            for answer in answers[:calls]:  # what else was sent may fail: a full store takes no other write
+                if isinstance(answer, Exception):
+                    raise answer
         return [word.decode() for answer in answers[:calls] for word in answer]
 
-    async def write(self, endings: Sequence[Ending]) -> list[str]:
-        """Writes how attempts ended, in one round trip; the status of each now, or `lost`, or why it was refused.
+    async def load_steps(self, attempt: Attempt) -> None:
+        """Fetches what earlier attempts have stored of their steps."""
+        key = f"rq:job:{attempt.id}"
+        with connection.translated():
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hgetall(f"{key}:steps")
+                pipe.hgetall(f"{key}:values")
+                steps, values = await pipe.execute()
+        attempt.steps = {name.decode(): value for name, value in steps.items()}
+        attempt.values = {name.decode(): value for name, value in values.items()}
 
+    async def write(self, entries: Sequence[Entry]) -> list[str]:
+        """Writes checkpoints and ends, in order and in one round trip; what its script answers to each.
+
+        For an end that is the status of the execution now, or `lost`; for a checkpoint see `checkpoint.lua`.
         What is refused for itself (too big for the store, say) comes back as a word that begins with `!`.
         """
         with connection.translated():
             async with self._client.pipeline(transaction=False) as pipe:
-                for each in endings:
+                for each in entries:
                     await self._scripts[each.script](
                         args=[each.attempt.id, each.attempt.token, *each.arguments], client=pipe
                     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import redis
 
+from app.errors import StoreFull
+
 _SERVES_NOBODY = (
     ConnectionRefusedError,
     ConnectionResetError,
     FileNotFoundError,
     redis.ReadOnlyError,
     redis.BusyLoadingError,
+    StoreFull,
 )
 
 

@@ -35,10 +35,11 @@ class Pool:
         size: int,
         *,
         on_ended: Callable[[Attempt, protocol.Head, bytes], None],
+        on_checkpoint: Callable[[Attempt, protocol.Head, bytes], None],
         on_died: Callable[[Attempt, str], None],
     ):
         self._config, self._size = config, size
-        self._on_ended, self._on_died = on_ended, on_died
+        self._on_ended, self._on_checkpoint, self._on_died = on_ended, on_checkpoint, on_died
         self._children: list[ChildHandle] = []
         self._watchers: set[asyncio.Task[None]] = set()
         self.free = asyncio.Event()
@@ -59,7 +60,7 @@ class Pool:
         attempt.child = child
         child.attempts[attempt.id] = attempt
         child.runs += 1
-        child.send(attempt.start_message(), attempt.data)
+        child.send(*attempt.start_message())
         self._note_free_slots()
 
     def end(self, attempt: Attempt) -> bool:
@@ -122,7 +123,10 @@ class Pool:
         self._children.remove(child)
         end_strays()
         for attempt in list(child.attempts.values()):
-            self._on_died(attempt, child.death())
+            if attempt.id in child.last_words:
+                self._on_ended(attempt, *child.last_words[attempt.id])
+            else:
+                self._on_died(attempt, child.death())
         if self._closed or child.retiring:
             return
         if not child.killed:
@@ -135,16 +139,29 @@ class Pool:
     def _hear(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
         if head["kind"] == "ready":
             child.ready = True
-        elif head["kind"] == "progress":
-            if attempt := child.attempts.get(head["id"]):
-                attempt.progress = head["progress"]
         elif head["kind"] == "ended":
-            if attempt := child.attempts.pop(head["id"], None):
-                self._on_ended(attempt, head, body)
-            else:
-                child.hung -= 1  # an abandoned one came back
-            self._recycle(child, head["memory_bytes"])
+            self._hear_the_end(child, head, body)
+        elif attempt := child.attempts.get(head["id"]):
+            if head["kind"] == "progress":
+                attempt.progress = head["progress"]
+            elif head["kind"] == "used":
+                attempt.usage = head["usage"]
+            elif head["kind"] == "checkpoint":
+                self._on_checkpoint(attempt, head, body)
         self._note_free_slots()
+
+    def _hear_the_end(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
+        """An execution is over when nothing of it runs: steps that did not stop end with their process."""
+        if head["left_behind"] and child.slots == 1:
+            child.last_words[head["id"]] = (head, body)
+            child.kill()
+            return
+        if attempt := child.attempts.pop(head["id"], None):
+            child.hung += head["left_behind"]
+            self._on_ended(attempt, head, body)
+        else:
+            child.hung -= 1  # an abandoned one came back
+        self._recycle(child, head["memory_bytes"])
 
     def _recycle(self, child: ChildHandle, memory_bytes: int) -> None:
         settings = self._config.settings

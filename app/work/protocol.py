@@ -3,8 +3,11 @@
 A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on unread:
 the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
-    worker -> child   start {id, attempt} + data | stop {id} | alive {}
-    child  -> worker  ready {} | progress {id, progress} | ended {id, outcome, ...} + outputs
+    worker -> child   start {id, attempt, ...} + data, steps | stop {id} | stored {id, number} | alive {}
+    child  -> worker  ready {} | progress {id, progress} | used {id, usage}
+                      checkpoint {id, number, ...} + outputs | ended {id, outcome, ...} + outputs
+
+Where a body has several parts, `join` puts them together, and their lengths stand in the head.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import socket
 import struct
 import threading
 from asyncio import StreamReader
+from collections.abc import Iterable
 from typing import Any
 
 _LENGTHS = struct.Struct("!II")
@@ -26,6 +30,21 @@ def encode(head: Head, body: bytes = b"") -> bytes:
     """A message as it goes over the wire."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), len(body)) + text + body
+
+
+def join(parts: Iterable[bytes]) -> tuple[list[int], bytes]:
+    """The lengths of the parts, and the body that holds them."""
+    every = list(parts)
+    return [len(part) for part in every], b"".join(every)
+
+
+def split(lengths: Iterable[int], body: bytes) -> list[bytes]:
+    """Undoes `join`."""
+    parts, start = [], 0
+    for length in lengths:
+        parts.append(body[start : start + length])
+        start += length
+    return parts
 
 
 async def receive(reader: StreamReader) -> tuple[Head, bytes]:

@@ -1,7 +1,7 @@
 """The attempts of a worker, each from its start to its end. Decides; the store is written by others.
 
 An attempt ends once: by what its child says, by its child's death, or by force after it was asked to
-stop. What is to be written then goes into `endings`; whoever has written it calls `forget`.
+stop. What is to be written goes into `entries`, in order; whoever has written it calls `written`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import structlog
 
 from app.executions.payload import read_call
 from app.settings import Settings
-from app.work.attempt import Attempt, Ending, Stopping
+from app.work.attempt import Attempt, Entry, Stopping
 from app.work.pool import Pool
+from app.work.protocol import split
 
 TIMEOUT_GRACE_SECONDS = 0.5
 DEFAULT_BACKOFF_SECONDS = [1.0, 5.0, 30.0]
@@ -26,13 +27,13 @@ log = structlog.get_logger(__name__)
 
 
 class Runs:
-    """Used in one event loop. `idle` is set while there is no attempt, `endings` is what to write next."""
+    """Used in one event loop. `idle` is set while there is no attempt, `entries` is what to write next."""
 
     def __init__(self, settings: Settings, make_pool: Callable[..., Pool]):
         self._cancel_grace_seconds = settings.cancel_grace
-        self.pool = make_pool(on_ended=self._on_ended, on_died=self._on_died)
+        self.pool = make_pool(on_ended=self._on_ended, on_checkpoint=self._on_checkpoint, on_died=self._on_died)
         self.attempts: dict[str, Attempt] = {}
-        self.endings: asyncio.Queue[Ending] = asyncio.Queue()
+        self.entries: asyncio.Queue[Entry] = asyncio.Queue()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -72,17 +73,33 @@ class Runs:
         if not self.attempts:
             self.idle.set()
 
-    def refused(self, ending: Ending, why: str) -> None:
-        """The store would not write this ending, whatever is tried: fail the execution, or give it up."""
-        log.error("ending_refused", **ending.attempt.names(), error=why)
-        if ending.arguments[0] == "completed":
-            self._finish(
-                ending.attempt,
-                "failed",
-                error=_error(ending.attempt, "InvalidOutput", "The store refused the outputs."),
-            )
+    def written(self, entry: Entry, word: str) -> None:
+        """The store has answered to an entry: see `Ledger.write`."""
+        attempt = entry.attempt
+        if word.startswith("!"):
+            self._refused(entry, word)
+        elif entry.script != "checkpoint":
+            self.forget(attempt)
+            log.info("attempt_ended", **attempt.names(), how=entry.arguments[0], status=word)
+        elif word == "lost":
+            self.stop(attempt, Stopping.LOST)
         else:
-            self.forget(ending.attempt)
+            if attempt.child:
+                attempt.child.send({"kind": "stored", "id": attempt.id, "number": entry.number})
+            if word == "cancel":
+                self.stop(attempt, Stopping.CANCEL)
+
+    def _refused(self, entry: Entry, why: str) -> None:
+        """The store would not write this, whatever is tried: fail the execution, or give it up."""
+        attempt = entry.attempt
+        log.error("entry_refused", **attempt.names(), script=entry.script, error=why)
+        if entry.script == "checkpoint" and not attempt.concluded:
+            attempt.conclude()
+            self.pool.end(attempt)
+        elif entry.arguments[0] != "completed":
+            self.forget(attempt)
+            return
+        self._finish(attempt, "failed", error=_error(attempt, "InvalidOutput", "The store refused the outputs."))
 
     def _end_by_force(self, attempt: Attempt) -> None:
         if not attempt.concluded and not self.pool.end(attempt):
@@ -90,7 +107,18 @@ class Runs:
 
     def _on_ended(self, attempt: Attempt, ended: dict[str, Any], outputs: bytes) -> None:
         if not attempt.concluded:
+            attempt.usage = ended["usage"]
             self._conclude(attempt, ended, outputs)
+
+    def _on_checkpoint(self, attempt: Attempt, head: dict[str, Any], body: bytes) -> None:
+        """What a pipeline's run wants stored; its child waits for the answer."""
+        values = dict(zip(head["values"], split(head["lengths"], body), strict=True))
+        attempt.usage, attempt.progress = "", ""
+        counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
+        listed = [part for name in ("records", "outcomes") for each in head[name] for part in each]
+        outputs = [part for each in values.items() for part in each]
+        arguments = (head["progress"], head["usage"], head["definition"], *counts, *listed, *outputs, *head["dropped"])
+        self.entries.put_nowait(Entry(attempt, "checkpoint", arguments, head["number"]))
 
     def _on_died(self, attempt: Attempt, how: str) -> None:
         if not attempt.concluded:
@@ -125,10 +153,11 @@ class Runs:
             self._finish(attempt, "failed", error=json.dumps(ended["error"]))
 
     def _finish(self, attempt: Attempt, status: str, outputs: bytes = b"", error: str = "") -> None:
-        self.endings.put_nowait(Ending(attempt, "finish", (status, outputs, error)))
+        self.entries.put_nowait(Entry(attempt, "finish", (status, outputs, error, attempt.usage)))
 
     def _release(self, attempt: Attempt, how: str, delay_seconds: float = 0.0, reason: str = "") -> None:
-        self.endings.put_nowait(Ending(attempt, "release", (how, int(delay_seconds * 1_000_000), reason)))
+        arguments = (how, int(delay_seconds * 1_000_000), reason, attempt.usage)
+        self.entries.put_nowait(Entry(attempt, "release", arguments))
 
     def _after(self, seconds: float, attempt: Attempt, act: Callable[[], None]) -> None:
         attempt.timers.append(asyncio.get_running_loop().call_later(seconds, act))

@@ -21,7 +21,7 @@ from app.errors import StoreUnavailable
 from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
 from app.settings import Settings
-from app.work.attempt import Attempt, Stopping
+from app.work.attempt import Attempt, Entry, Stopping
 from app.work.ledger import Ledger
 from app.work.outage import nobody_can_be_served
 from app.work.pool import Pool
@@ -109,9 +109,9 @@ class ExecutionWorker(BaseWorker):
                     continue
                 in_doubt = True  # if the answer is lost, something may have been claimed all the same
                 rows = await self._ledger.claim(min(self._runs.pool.free_slots, CLAIM_LIMIT))
-                in_doubt = False
                 for row in rows:
-                    self._start(row)
+                    await self._start(row)
+                in_doubt = False
                 if not rows:
                     await self._or_stopping(self._ledger.wait_for_work())
             except StoreUnavailable as error:
@@ -137,7 +137,8 @@ class ExecutionWorker(BaseWorker):
         """Stores progress soon after it is made. What the store misses goes with a later beat."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            changed = [each for each in self._runs.attempts.values() if each.progress and not each.concluded]
+            attempts = self._runs.attempts.values()
+            changed = [each for each in attempts if (each.progress or each.usage) and not each.concluded]
             if changed:
                 try:
                     await self._beat(changed)
@@ -185,43 +186,44 @@ class ExecutionWorker(BaseWorker):
                 next_due = None
 
     async def _delivery_loop(self) -> None:
-        """Writes how attempts ended, as many as there are in one round trip, until it is written."""
-        queue = self._runs.endings
+        """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written."""
+        queue = self._runs.entries
         while True:
-            endings = [await queue.get()]
-            while not queue.empty() and len(endings) < CLAIM_LIMIT:
-                endings.append(queue.get_nowait())
-            while (words := await self._try_to_write(endings)) is None:
+            entries = [await queue.get()]
+            while not queue.empty() and len(entries) < CLAIM_LIMIT:
+                entries.append(queue.get_nowait())
+            while (words := await self._try_to_write(entries)) is None:
                 await asyncio.sleep(RETRY_STORE_SECONDS)
-            for ending, word in zip(endings, words, strict=True):
-                if word.startswith("!"):
-                    self._runs.refused(ending, word)
-                else:
-                    self._runs.forget(ending.attempt)
-                    if ending.script == "release":
-                        self._delays_changed.set()
-                    log.info("attempt_ended", **ending.attempt.names(), how=ending.arguments[0], status=word)
+            for entry, word in zip(entries, words, strict=True):
+                self._runs.written(entry, word)
+                if entry.script == "release":
+                    self._delays_changed.set()
 
-    async def _try_to_write(self, endings: Sequence[Any]) -> list[str] | None:
+    async def _try_to_write(self, entries: Sequence[Entry]) -> list[str] | None:
         try:
-            return await self._ledger.write(endings)
+            return await self._ledger.write(entries)
         except StoreUnavailable as error:
             _log_outage("write", error)
             return None
 
-    def _start(self, row: list[bytes]) -> None:
+    async def _start(self, row: list[bytes]) -> None:
         try:
-            self._runs.start(Attempt.from_claim(row))
+            attempt = Attempt.from_claim(row)
+            if attempt.resumes:
+                await self._ledger.load_steps(attempt)
+            self._runs.start(attempt)
         except (ValueError, IndexError):
             # Nobody beats for it, so its lease runs out; after config.max_attempts it ends as failed.
             log.error("record_unreadable", execution_id=row[0].decode(errors="replace"))
 
     async def _beat(self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None) -> None:
-        sent = [each.progress for each in attempts]
+        sent = [(each.progress, each.usage) for each in attempts]
         answers = await self._ledger.beat(attempts, also)
-        for attempt, progress, answer in zip(attempts, sent, answers, strict=True):
+        for attempt, (progress, usage), answer in zip(attempts, sent, answers, strict=True):
             if attempt.progress == progress:
                 attempt.progress = ""
+            if attempt.usage == usage:
+                attempt.usage = ""
             if answer == "cancel":
                 self._runs.stop(attempt, Stopping.CANCEL)
             elif answer == "lost" and not attempt.concluded:

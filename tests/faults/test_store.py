@@ -153,7 +153,7 @@ def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_stor
     """Fault 21: reads, cancels and running executions go on; afterwards so do starts."""
     service = broken()
     done = service.run("behaves", {"do": "echo"})["execution_id"]
-    running = service.start("behaves", {"do": "listen", "seconds": 2})
+    running = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS + 1})
     cancelled = service.start("behaves", {"do": "listen", "seconds": 60})
     for id in (running, cancelled):
         service.until(id, "running")
@@ -165,7 +165,8 @@ def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_stor
         assert service.status(done)["status"] == "completed"
         assert service.get("/executions").status_code == 200
         assert service.cancel(cancelled).status_code == 200
-        assert service.ended(running)["status"] == "completed"
+        ended = service.ended(running, seconds=LEASE_SECONDS + 5)
+        assert (ended["status"], ended["attempt"]) == ("completed", 1)
         client.config_set("maxmemory", 0)
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
 

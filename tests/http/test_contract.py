@@ -158,6 +158,8 @@ def test_the_description_names_every_route_and_its_answers(service: Service) -> 
         "/api/v1/executions",
         "/api/v1/executions/{execution_id}",
         "/api/v1/executions/{execution_id}/cancel",
+        "/api/v1/executions/{execution_id}/retry",
+        "/api/v1/executions/{execution_id}/steps",
     }
     start = described["paths"]["/api/v1/executions"]["post"]
     assert set(start["responses"]) >= {"202", "400", "404", "413", "415", "503"}

@@ -71,7 +71,7 @@ def test_every_operation_has_a_name_and_says_what_it_answers(description: dict[s
     items = description["paths"].values()
     operations = [item[method] for item in items for method in ("get", "post") if method in item]
     names = [each["operationId"] for each in operations]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 11
     for each in operations:
         assert each["summary"]
         assert {"429", "503"} <= set(each["responses"])
@@ -85,6 +85,11 @@ def test_every_code_of_a_problem_that_a_view_may_answer_is_shown(description: di
     contents = [content for answer in start.values() for content in answer["content"].values()]
     shown = {code for content in contents for code in content.get("examples", {})}
     assert shown >= {"rate_limited", "too_many_unfinished", "queue_full", "store_full", "idempotency_key_reused"}
+
+
+def test_bounds_are_those_that_are_checked(description: dict[str, Any]) -> None:
+    assert description["components"]["schemas"]["Budget"]["properties"]["max_seconds"]["exclusiveMinimum"] == 0
+    assert description["components"]["schemas"]["Start"]["properties"]["inputs"]["maxProperties"] == 256
 
 
 def test_patterns_are_those_of_json_schema(description: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.driver.let_leases_run_out()
 
     @precondition(lambda self: any(each.tokens for each in self.known.values()))
-    @rule(data=st.data(), call=st.sampled_from(["finish", "beat", "release"]))
+    @rule(data=st.data(), call=st.sampled_from(["finish", "beat", "checkpoint", "release"]))
     def somebody_with_a_stale_token_writes(self, data: st.DataObject, call: str) -> None:
         stale = [
             (id, token)

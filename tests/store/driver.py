@@ -9,7 +9,8 @@ import redis
 
 from app.executions import scripts
 from app.executions.identifiers import new_id
-from app.executions.model import NewExecution, Status, TargetType
+from app.executions.model import Execution, Include, NewExecution, Status, StepRecord, TargetType
+from app.executions.steps import write_record
 from app.executions.store import ExecutionStore, index_key
 from app.settings import Settings
 
@@ -38,7 +39,8 @@ class Driver:
         self.client = client
         self.store = ExecutionStore(client, settings or Settings())
         self._scripts = {
-            name: client.register_script(scripts.source(name)) for name in ("claim", "beat", "finish", "release")
+            name: client.register_script(scripts.source(name))
+            for name in ("claim", "beat", "checkpoint", "finish", "release")
         }
 
     def submit(self, **changes: Any) -> str:
@@ -52,15 +54,33 @@ class Driver:
         return [(row[0].decode(), row[1].decode()) for row in rows]
 
     def beat(self, id: str, token: str, progress: str = "") -> str:
-        return self._scripts["beat"](args=[LEASE_MICROSECONDS, id, token, progress])[0].decode()
+        return self._scripts["beat"](args=[LEASE_MICROSECONDS, id, token, progress, ""])[0].decode()
+
+    def checkpoint(
+        self,
+        id: str,
+        token: str,
+        *records: tuple[StepRecord, str],
+        values: dict[str, bytes] | None = None,
+        outcomes: dict[str, str] | None = None,
+        dropped: tuple[str, ...] = (),
+        usage: str = "",
+        definition: str = "d1",
+    ) -> str:
+        rows = [part for record, moment in records for part in (record.id, write_record(record), moment)]
+        pairs = [part for each in (outcomes or {}).items() for part in each]
+        outputs = [part for each in (values or {}).items() for part in each]
+        counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
+        args = [id, token, "[1,2,null]", usage, definition, *counts, *rows, *pairs, *outputs, *dropped]
+        return self._scripts["checkpoint"](args=args).decode()
 
     def finish(self, id: str, token: str, status: str = "completed") -> str:
         outputs = '{"output":"done"}' if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
-        return self._scripts["finish"](args=[id, token, status, outputs, error]).decode()
+        return self._scripts["finish"](args=[id, token, status, outputs, error, ""]).decode()
 
     def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
-        return self._scripts["release"](args=[id, token, how, delay, reason]).decode()
+        return self._scripts["release"](args=[id, token, how, delay, reason, ""]).decode()
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""
@@ -79,6 +99,11 @@ class Driver:
             for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
                 self.client.zadd(f"exec:ended:{status}", {id: 1})
         self.store.reap()
+
+    def stored(self, id: str, include: Include = Include.OUTPUTS) -> Execution:
+        execution = self.store.get(id, "default", include)
+        assert execution is not None
+        return execution
 
     def status(self, id: str) -> str | None:
         execution = self.store.get(id, "default")

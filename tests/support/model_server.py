@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,12 +45,13 @@ class Answer:
 
 
 class ModelServer:
-    """Started by `with`. `answers` is played in order; then `default` for ever."""
+    """Started by `with`. `answers` is played in order; then `reply` is asked, or `default` is given for ever."""
 
     def __init__(self, port: int = 0, default: Answer | None = None):
         self.port = port
         self.default = default or Answer()
         self.answers: deque[Answer] = deque()
+        self.reply: Callable[[dict[str, Any]], Answer] = lambda asked: self.default
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.aborted = 0
@@ -97,7 +99,7 @@ class ModelServer:
                 asked = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.requests.append(asked)
                 self.headers.append(headers)
-                answer = self.answers.popleft() if self.answers else self.default
+                answer = self.answers.popleft() if self.answers else self.reply(asked)
                 await self._wait(reader, answer.delay_seconds)
                 await self._answer(writer, answer, asked)
         except (asyncio.IncompleteReadError, ConnectionError):

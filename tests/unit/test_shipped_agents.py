@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +12,9 @@ import pytest
 
 from app.catalog import load
 from app.catalog.model import Catalog, PromptFlow
-from app.models.base import ModelProvider
 from app.runtime.errors import RunFailed
-from app.runtime.run import Ports, Run, execute
-from app.runtime.stop import StopSignal
 from app.settings import Settings
+from tests.support.runtime import Recorder
 
 Execute = Callable[..., Any]
 
@@ -45,19 +42,12 @@ def catalog() -> Catalog:
     return load(settings.agents_path, settings.pipelines_path)
 
 
-class NoModel(ModelProvider):
-    def complete(self, *args: Any, **options: Any) -> Any:
-        raise AssertionError("A default flow asked a model.")
-
-
 @pytest.fixture
 def run(catalog: Catalog) -> Execute:
     """Runs a target with the inputs, and returns its outputs."""
 
     def run(target_id: str, **inputs: Any) -> Any:
-        kind = "agent" if target_id in catalog.agents else "pipeline"
-        ports = Ports(catalog, NoModel(), StopSignal(), lambda _: None, lambda *_, **__: None)
-        return json.loads(execute(Run("exec_x", 1, kind, target_id, inputs, {}), ports, 10_000_000))
+        return Recorder().run(catalog, target_id, inputs)
 
     return run
 

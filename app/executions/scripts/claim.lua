@@ -3,7 +3,8 @@
 -- What is in the queue but is not pending (delivered twice, cancelled, unreadable) is dropped in silence;
 -- what expired while it waited ends here.
 -- ARGV: queue, worker, count, lease in microseconds.
--- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data}.
+-- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data, usage so far,
+-- definition, 1 where there are records of steps}.
 work_when_full()
 local at, claimed = now(), {}
 while #claimed < tonumber(ARGV[3]) do
@@ -21,9 +22,10 @@ while #claimed < tonumber(ARGV[3]) do
       redis.call('HSET', job_key(id), 'attempt', record.attempt + 1, 'token', token, 'worker', ARGV[2],
         'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
-      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data')
+      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data', 'usage', 'definition')
+      local steps = record.type == 'pipeline' and redis.call('EXISTS', steps_key(id)) or 0
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
-        record.tenant, more[3] or '', more[4] or ''}
+        record.tenant, more[3] or '', more[4] or '', more[5] or '', more[6] or '', tostring(steps)}
     end
   end
 end

@@ -2,7 +2,7 @@
 -- lease ran out. After a cancel request the only final state is `cancelled`.
 -- Repeating the call changes nothing and gives the same answer.
 -- Small outputs stand in the record, others in a key of their own, so that they do not slow a status down.
--- ARGV: id, token, status, outputs (JSON, packed, or ''), error (JSON, or '').
+-- ARGV: id, token, status, outputs (JSON, packed, or ''), error (JSON, or ''), usage (JSON, or '').
 -- Answers the final status, or `lost` for a stale token.
 work_when_full()
 local record = load(ARGV[1])
@@ -16,5 +16,6 @@ elseif status == 'completed' then
   redis.call('SET', outputs_key(record.id), ARGV[4])
 end
 redis.call('HDEL', job_key(record.id), 'progress')
+note_usage(record.id, ARGV[6])
 end_as(record, status, at, status == 'failed' and ARGV[5] or nil)
 return status

@@ -35,6 +35,8 @@ end
 
 local function job_key(id) return 'rq:job:' .. id end
 local function outputs_key(id) return 'rq:job:' .. id .. ':outputs' end
+local function steps_key(id) return 'rq:job:' .. id .. ':steps' end    -- see app/executions/steps.py
+local function values_key(id) return 'rq:job:' .. id .. ':values' end
 local function queue_key(queue) return 'rq:queue:' .. queue end
 
 -- The record's fields that transitions look at; nil where there is no such record, or none that makes sense.
@@ -66,6 +68,11 @@ local function set_status(record, status)
   unindex(record, API_WORD[record.status])
   index(record, status)
   redis.call('HSET', job_key(record.id), 'status', RQ_WORD[status])
+end
+
+-- What the run has used so far, over all attempts; '' where nothing changed.
+local function note_usage(id, usage)
+  if usage ~= '' then redis.call('HSET', job_key(id), 'usage', usage) end
 end
 
 -- Leaves every place where a living execution is held.

@@ -181,6 +181,11 @@ def _complete(inputs, context):
     return context.complete([{"role": "user", "content": inputs["text"]}]).text
 
 
+def _complete_and_hang(inputs, context):
+    context.complete([{"role": "user", "content": inputs["text"]}])
+    return _listen({"seconds": 60}, context)
+
+
 _leaked = []
 
 ACTIONS = {

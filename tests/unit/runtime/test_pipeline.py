@@ -14,8 +14,8 @@ from app import catalog
 from app.executions.model import Progress
 from app.models.base import Stopped
 from app.runtime.errors import RunFailed
-from app.runtime.run import Ports, Run, execute
 from app.runtime.stop import StopSignal
+from tests.support.runtime import Recorder
 
 AGENT = """
 flows:
@@ -50,26 +50,17 @@ def other(inputs, context):
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Any]:
-    """Runs a pipeline given as YAML; returns its outputs. `.reports` has what was reported."""
+    """Runs a pipeline given as YAML; returns its outputs. `.recorder` has what was stored."""
     (tmp_path / "agents/work").mkdir(parents=True)
     (tmp_path / "agents/work/agent.yaml").write_text(AGENT)
     (tmp_path / "agents/work/flow.py").write_text(FLOW)
     (tmp_path / "pipelines").mkdir()
 
     def run_it(yaml: str, inputs: dict[str, Any] | None = None, stop: StopSignal | None = None, **config: Any) -> Any:
-        import json
-
         (tmp_path / "pipelines/p.yaml").write_text(yaml)
         known = catalog.load([tmp_path / "agents"], [tmp_path / "pipelines"])
-        run_it.reports = []  # type: ignore[attr-defined]
-        ports = Ports(
-            catalog=known,
-            models=None,  # type: ignore[arg-type]
-            stop=stop or StopSignal(),
-            report=run_it.reports.append,  # type: ignore[attr-defined]
-            log=lambda *_, **__: None,
-        )
-        return json.loads(execute(Run("exec_1", 1, "pipeline", "p", inputs or {}, config), ports, 10**6))
+        run_it.recorder = Recorder()  # type: ignore[attr-defined]
+        return run_it.recorder.run(known, "p", inputs or {}, stop=stop, **config)  # type: ignore[attr-defined]
 
     return run_it
 
@@ -107,10 +98,10 @@ def test_what_does_not_depend_on_each_other_runs_side_by_side(
 
 def test_progress_counts_finished_steps_and_never_goes_back(run: Callable[..., Any]) -> None:
     run(DIAMOND, {"t": 0.05})
-    finished = [each.finished for each in run.reports]  # type: ignore[attr-defined]
+    finished = [each.finished for each in run.recorder.reports]  # type: ignore[attr-defined]
     assert finished == sorted(finished)
-    assert run.reports[0] == Progress(0, 5, "a")  # type: ignore[attr-defined]
-    assert {each.total for each in run.reports} == {5}  # type: ignore[attr-defined]
+    assert run.recorder.reports[0] == Progress(0, 5, "a")  # type: ignore[attr-defined]
+    assert {each.total for each in run.recorder.reports} == {5}  # type: ignore[attr-defined]
 
 
 def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> None:

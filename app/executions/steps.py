@@ -1,0 +1,108 @@
+"""The steps of an execution in the store: the form of their records, written by the runtime, read by the web side.
+
+Two hashes stand beside the job. In `rq:job:<id>:steps` the field `<step>` is a record (JSON), `<step>:started`
+and `<step>:ended` are its times, and `<step>:<n>` is the outcome of item n of a batch. In `rq:job:<id>:values`
+the field `<step>` is the step's output, and `<step>:<n>` that of an item, as packed JSON. (A step's id has
+no colon.) Knows no Redis.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, astuple, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.executions.model import Execution, Failure, ModelUsage, Status, StepRecord, StepStatus
+from app.executions.payload import unpack
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_datetime(microseconds: bytes | str | float) -> datetime:
+    """The store's microseconds since 1970 as an aware time in UTC."""
+    return _EPOCH + timedelta(microseconds=int(microseconds))
+
+
+def write_usage(usage: Mapping[str, ModelUsage]) -> str:
+    """`{model: [calls, input, output, total tokens]}` as JSON; empty text for no usage."""
+    return json.dumps({model: astuple(each) for model, each in usage.items()}) if usage else ""
+
+
+def read_usage(text: bytes | str) -> dict[str, ModelUsage]:
+    """Undoes `write_usage`."""
+    return {model: ModelUsage(*numbers) for model, numbers in json.loads(text or "{}").items()}
+
+
+def write_outcome(failure: Failure | None) -> str:
+    """How an item of a batch ended, as JSON."""
+    return json.dumps(asdict(failure)) if failure else "null"
+
+
+def write_record(record: StepRecord) -> str:
+    """As JSON, without the times, which are the store's to give, and without the items, which stand beside it."""
+    fields: dict[str, Any] = {
+        "position": record.position,
+        "status": record.status,
+        "output_key": record.output_key,
+        "agent": record.agent,
+        "flow": record.flow,
+        "done": record.done,
+        "attempt": record.attempt,
+        "usage": write_usage(record.usage),
+        "failure": asdict(record.failure) if record.failure else None,
+    }
+    return json.dumps({name: value for name, value in fields.items() if value is not None and value != ""})
+
+
+def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> Execution:
+    """The execution with its steps, and what the finished ones have put out, from the two hashes."""
+    records = tuple(as_seen(record, execution.status) for record in read_records(steps))
+    outputs = {each.output_key: unpack(values[each.id]) for each in records if each.done and each.id in values}
+    return replace(execution, steps=records, step_outputs=outputs)
+
+
+def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
+    """The records of a `steps` hash, in the order of the pipeline's file."""
+    records = (_record(name, fields) for name in fields if ":" not in name)
+    return sorted(records, key=lambda record: record.position)
+
+
+def _record(id: str, fields: Mapping[str, bytes]) -> StepRecord:
+    record: dict[str, Any] = json.loads(fields[id])
+    failure = record.pop("failure", None)
+    for moment in ("started", "ended"):
+        if f"{id}:{moment}" in fields:
+            record[f"{moment}_at"] = to_datetime(fields[f"{id}:{moment}"])
+    return StepRecord(
+        id=id,
+        status=StepStatus(record.pop("status")),
+        usage=read_usage(record.pop("usage", "")),
+        failure=Failure(**failure) if failure else None,
+        items=dict(_items(id, fields)),
+        **record,
+    )
+
+
+def _items(id: str, fields: Mapping[str, bytes]) -> Iterator[tuple[int, Failure | None]]:
+    for name, text in fields.items():
+        step, _, number = name.partition(":")
+        if step == id and number.isdigit():
+            failure = json.loads(text)
+            yield int(number), Failure(**failure) if failure else None
+
+
+def as_seen(record: StepRecord, status: Status) -> StepRecord:
+    """A record in the light of its execution's status.
+
+    Only a running execution has running steps: what an attempt left behind, a later one starts again, or
+    nobody does.
+    """
+    if status is Status.RUNNING or record.done:
+        return record
+    if status is Status.PENDING:
+        return replace(record, status=StepStatus.PENDING, ended_at=None, failure=None)
+    if record.status in (StepStatus.RUNNING, StepStatus.PENDING):
+        return replace(record, status=StepStatus.CANCELLED)
+    return record

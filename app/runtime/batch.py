@@ -1,0 +1,51 @@
+"""The items of a step in `batch_mode`: which are done, which run, which wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.catalog.model import Step
+from app.runtime.errors import FlowError
+
+DEFAULT_ITEMS_AT_ONCE = 4
+
+
+class Batch:
+    """One try of such a step. `done` are the outputs of items that need not be run again."""
+
+    def __init__(self, step: Step, given: Mapping[str, Any], done: Mapping[int, Any]):
+        """Raises `FlowError` where the inputs do not hold exactly one list."""
+        lists = [name for name, value in given.items() if isinstance(value, list)]
+        if len(lists) != 1:
+            found = ", ".join(lists) or "none"
+            raise FlowError(
+                f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}; there is: {found}."
+            )
+        self._given, self._name = given, lists[0]
+        self._items: list[Any] = given[lists[0]]
+        self._at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
+        self._done = {number: output for number, output in done.items() if number < len(self._items)}
+        self._waiting = deque(number for number in range(len(self._items)) if number not in self._done)
+        self._running: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        return len(self._done) == len(self._items)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """In the order of the items, whatever order they ended in."""
+        return [self._done[number] for number in range(len(self._items))]
+
+    def next_items(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number and the inputs of each item that is to start now."""
+        while self._waiting and len(self._running) < self._at_once:
+            number = self._waiting.popleft()
+            self._running.add(number)
+            yield number, {**self._given, self._name: self._items[number]}
+
+    def end(self, number: int, output: Any) -> None:
+        self._running.discard(number)
+        self._done[number] = output

@@ -1,0 +1,69 @@
+"""Runs a target in this process, with the store's part played by lists: for tests of the runtime alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.catalog.model import Catalog
+from app.executions.model import Progress, StepRecord
+from app.models.base import ModelProvider
+from app.runtime.checkpoint import Checkpoint, Found
+from app.runtime.run import Ports, Run, execute, usage_before
+from app.runtime.stop import StopSignal
+
+
+class NoModel(ModelProvider):
+    def complete(self, *args: Any, **options: Any) -> Any:
+        raise AssertionError("A model was asked.")
+
+
+@dataclass
+class Recorder:
+    """Keeps what a run stores, as the store would, and hands it to the next run."""
+
+    reports: list[Progress] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    records: dict[str, StepRecord] = field(default_factory=dict)
+    values: dict[str, bytes] = field(default_factory=dict)
+    left_behind: int = 0
+
+    def save(self, checkpoint: Checkpoint, wait: bool) -> None:
+        self.checkpoints.append(checkpoint)
+        self.reports.append(checkpoint.progress)
+        self.records |= {record.id: record for record, _ in checkpoint.records}
+        self.values |= checkpoint.values
+        for name in checkpoint.dropped:
+            self.values.pop(name, None)
+
+    def leave_behind(self, threads: int) -> None:
+        self.left_behind = threads
+
+    def run(
+        self,
+        catalog: Catalog,
+        target_id: str,
+        inputs: Mapping[str, Any],
+        *,
+        models: ModelProvider | None = None,
+        stop: StopSignal | None = None,
+        limit_bytes: int = 10_000_000,
+        **config: Any,
+    ) -> Any:
+        """The outputs. Goes on from what was stored before."""
+        found = Found(dict(self.records), dict(self.values))
+        kind = "agent" if target_id in catalog.agents else "pipeline"
+        ports = Ports(
+            catalog=catalog,
+            models=models or NoModel(),
+            stop=stop or StopSignal(),
+            usage=usage_before({}, found),
+            report=self.reports.append,
+            save=self.save,
+            left_behind=self.leave_behind,
+            log=lambda *_, **__: None,
+        )
+        run = Run("exec_1", 1, kind, target_id, dict(inputs), config, found)
+        return json.loads(execute(run, ports, limit_bytes))

@@ -1,0 +1,279 @@
+"""A run that goes on from what earlier ones stored; budgets; usage; what is kept whatever the end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import catalog
+from app.catalog.model import Catalog
+from app.executions.model import ModelUsage, StepStatus
+from app.models.base import Completion, Stopped
+from app.runtime.errors import RunFailed
+from app.runtime.stop import StopSignal
+from tests.support.runtime import Recorder
+
+AGENT = """
+flows:
+  - {name: default, entrypoint: "flow.py:run", isolation: thread}
+  - {name: ask, entrypoint: "flow.py:ask", isolation: thread}
+"""
+
+FLOW = """
+import time
+
+calls, broken = [], set()
+
+def run(inputs, context):
+    name = context.step_key.partition(":")[2]
+    calls.append(name)
+    if name in broken:
+        raise ValueError(f"{name} is broken")
+    time.sleep(inputs.get("seconds") or 0)
+    return f"{name}({inputs.get('value')})"
+
+def ask(inputs, context):
+    calls.append(context.step_key.partition(":")[2])
+    for _ in range(inputs.get("times") or 1):
+        try:
+            answer = context.complete([{"role": "user", "content": "?"}])
+        except Exception:
+            pass
+    return answer.text
+"""
+
+CHAIN = """
+inputs: [{name: start}]
+steps:
+  - {id: a, agent: work, input_mapping: {value: start}}
+  - {id: b, agent: work, input_mapping: {value: a}}
+  - {id: c, agent: work, input_mapping: {value: b}}
+"""
+
+ASKING = """
+inputs: []
+steps:
+  - {id: a, agent: work, flow: ask}
+  - {id: b, agent: work, flow: ask, depends_on: [a]}
+outputs: [{key: a}, {key: b}]
+"""
+
+BATCH = """
+inputs: [{name: items}]
+steps:
+  - {id: each, agent: work, batch_mode: true, concurrent: false, input_mapping: {value: items}}
+"""
+
+
+class Model:
+    """Answers with sixteen tokens."""
+
+    def complete(self, messages: Any, **options: Any) -> Completion:
+        return Completion("An answer.", "m-1", 11, 5, 16)
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Catalog]:
+    """The catalog with the agent `work` and one pipeline, `p`."""
+    (tmp_path / "agents/work").mkdir(parents=True)
+    (tmp_path / "agents/work/agent.yaml").write_text(AGENT)
+    (tmp_path / "agents/work/flow.py").write_text(FLOW)
+    (tmp_path / "pipelines").mkdir()
+
+    def load(yaml: str) -> Catalog:
+        (tmp_path / "pipelines/p.yaml").write_text(yaml)
+        return catalog.load([tmp_path / "agents"], [tmp_path / "pipelines"])
+
+    return load
+
+
+@pytest.fixture
+def flow(tmp_path: Path, load: Callable[[str], Catalog]) -> Any:
+    """The flow's module: `calls` are the steps that were run, `broken` those that fail."""
+    from app.runtime.flows import _load_file
+
+    return _load_file((tmp_path / "agents/work/flow.py").resolve())
+
+
+def test_finished_steps_are_not_run_again_and_their_outputs_are_read_back(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    known, store = load(CHAIN), Recorder()
+    flow.broken.add("c")
+    with pytest.raises(RunFailed):
+        store.run(known, "p", {"start": 1})
+    flow.broken.clear()
+    outputs = store.run(known, "p", {"start": 1})
+    assert outputs["c"] == "c(b(a(1)))"
+    assert flow.calls == ["a", "b", "c", "c"]
+    assert store.records["c"].attempt == 2
+
+
+def test_each_step_is_stored_before_what_depends_on_it_starts(load: Callable[[str], Catalog], flow: Any) -> None:
+    seen: list[tuple[list[str], list[str]]] = []
+
+    class Looking(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            seen.append((sorted(self.values), list(flow.calls)))
+
+    Looking().run(load(CHAIN), "p", {})
+    assert seen == [([], []), (["a"], ["a"]), (["a", "b"], ["a", "b"]), (["a", "b", "c"], ["a", "b", "c"])]
+
+
+def test_a_run_that_failed_keeps_what_ended_and_says_what_did_not(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    flow.broken.add("b")
+    with pytest.raises(RunFailed) as failed:
+        store.run(load(CHAIN), "p", {"start": 1})
+    assert failed.value.failure.details == {
+        "pipeline_id": "p",
+        "step_id": "b",
+        "agent_id": "work",
+        "flow_id": "default",
+    }
+    statuses = {id: record.status for id, record in store.records.items()}
+    assert statuses == {"a": StepStatus.COMPLETED, "b": StepStatus.FAILED, "c": StepStatus.PENDING}
+    assert store.records["b"].failure == failed.value.failure
+    assert json.loads(store.values["a"]) == "a(1)"
+
+
+def test_a_step_that_ends_well_while_another_fails_is_kept(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    flow.broken.add("bad")
+    yaml = """
+    inputs: []
+    steps:
+      - {id: good, agent: slow}
+      - {id: bad, agent: work}
+    """.replace("agent: slow", "agent: work, input_mapping: {seconds: t}").replace("inputs: []", "inputs: [{name: t}]")
+    with pytest.raises(RunFailed):
+        store.run(load(yaml), "p", {"t": 0.2})
+    assert store.records["good"].status is StepStatus.COMPLETED
+
+
+def test_a_batch_goes_on_with_the_items_that_are_not_done(load: Callable[[str], Catalog], flow: Any) -> None:
+    known, store = load(BATCH), Recorder()
+    flow.broken.add("each:2")
+    with pytest.raises(RunFailed):
+        store.run(known, "p", {"items": [10, 11, 12, 13]})
+    assert sorted(store.values) == ["each:0", "each:1"]
+    flow.broken.clear()
+    outputs = store.run(known, "p", {"items": [10, 11, 12, 13]})
+    assert outputs["each"] == ["each:0(10)", "each:1(11)", "each:2(12)", "each:3(13)"]
+    assert flow.calls == ["each:0", "each:1", "each:2", "each:2", "each:3"]
+    assert sorted(store.values) == ["each"]  # the whole stands for its items
+
+
+def test_each_item_has_its_outcome(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    flow.broken.add("each:1")
+    with pytest.raises(RunFailed):
+        store.run(load(BATCH), "p", {"items": [10, 11]})
+    outcomes = {name: outcome for each in store.checkpoints for name, outcome in each.outcomes.items()}
+    assert outcomes["each:0"] is None
+    assert outcomes["each:1"] is not None
+    assert outcomes["each:1"].message == "each:1 is broken"
+
+
+def test_an_empty_batch_is_an_empty_list(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    assert store.run(load(BATCH), "p", {"items": []})["each"] == []
+    assert store.records["each"].status is StepStatus.COMPLETED
+
+
+def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = """
+    inputs: [{name: go}]
+    steps:
+      - {id: skipped, agent: work, when: go}
+      - {id: optional, agent: work, required: false}
+      - {id: last, agent: work, input_mapping: {value: optional}, depends_on: [skipped]}
+    """
+    known, store = load(yaml), Recorder()
+    flow.broken.update(["optional", "last"])
+    with pytest.raises(RunFailed):
+        store.run(known, "p", {"go": False})
+    flow.broken.clear()
+    assert store.run(known, "p", {"go": False})["last"] == "last(None)"
+    assert flow.calls.count("optional") == 1
+    assert store.records["skipped"].status is StepStatus.SKIPPED
+    assert store.records["optional"].status is StepStatus.FAILED
+    assert store.records["optional"].failure is not None
+
+
+def test_usage_is_counted_by_step_and_model(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    outputs = store.run(load(ASKING), "p", {}, models=Model())
+    assert outputs["metadata"] == {"tokens_used": 32, "models_used": ["m-1"]}
+    assert store.records["a"].usage == {"m-1": ModelUsage(1, 11, 5, 16)}
+
+
+def test_a_run_that_goes_on_counts_what_was_used_before(load: Callable[[str], Catalog], flow: Any) -> None:
+    known, store = load(ASKING), Recorder()
+    with pytest.raises(RunFailed) as failed:
+        store.run(known, "p", {}, models=Model(), budget={"max_tokens": 16})
+    assert (failed.value.failure.type, failed.value.retryable) == ("BudgetExceeded", False)
+    assert failed.value.failure.details["step_id"] == "b"
+    assert "budget.max_tokens is 16" in failed.value.failure.message
+    with pytest.raises(RunFailed):
+        store.run(known, "p", {}, models=Model(), budget={"max_tokens": 16})
+    outputs = store.run(known, "p", {}, models=Model(), budget={"max_tokens": 32})
+    assert outputs["metadata"]["tokens_used"] == 32
+    assert flow.calls == ["a", "b"]
+
+
+def test_steps_and_seconds_are_limited_too(load: Callable[[str], Catalog], flow: Any) -> None:
+    with pytest.raises(RunFailed, match="used 2 steps"):
+        Recorder().run(load(CHAIN), "p", {}, budget={"max_steps": 2})
+    assert flow.calls == ["a", "b"]
+    with pytest.raises(RunFailed, match="seconds"):
+        Recorder().run(
+            load(CHAIN.replace("value: start", "seconds: start")), "p", {"start": 0.2}, budget={"max_seconds": 0.1}
+        )
+
+
+def test_a_flow_that_swallows_exceptions_does_not_pass_its_budget(load: Callable[[str], Catalog], flow: Any) -> None:
+    load(CHAIN)
+    known = load(ASKING)
+    with pytest.raises(RunFailed, match="max_steps"):
+        Recorder().run(known, "work", {"times": 5}, models=Model(), flow_id="ask", budget={"max_steps": 3})
+
+
+def test_a_step_that_may_fail_does_not_pass_the_budget_over(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = ASKING.replace("{id: b, agent: work, flow: ask,", "{id: b, agent: work, flow: ask, required: false,")
+    with pytest.raises(RunFailed, match="max_tokens"):
+        Recorder().run(load(yaml), "p", {}, models=Model(), budget={"max_tokens": 10})
+
+
+def test_the_outputs_of_all_steps_together_are_limited(load: Callable[[str], Catalog], flow: Any) -> None:
+    with pytest.raises(RunFailed, match="MAX_RESULT_BYTES allows 30") as failed:
+        Recorder().run(load(CHAIN), "p", {"start": "x" * 10}, limit_bytes=30)
+    assert failed.value.failure.type == "InvalidOutput"
+
+
+def test_a_stop_waits_for_what_runs_and_keeps_what_ended(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = CHAIN.replace("value: a}", "value: a, seconds: start}")
+    store, stop = Recorder(), StopSignal()
+    threading.Timer(0.15, stop.request).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        store.run(load(yaml), "p", {"start": 0.5}, stop=stop)
+    assert time.monotonic() - began > 0.45  # the deaf step has ended before the run said that it is over
+    assert store.left_behind == 0
+    assert store.records["a"].status is StepStatus.COMPLETED
+    assert flow.calls == ["a", "b"]
+
+
+def test_a_step_that_outlives_its_run_is_reported(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = CHAIN.replace("input_mapping: {value: a}", "timeout: 0.1, input_mapping: {value: a, seconds: start}")
+    store = Recorder()
+    with pytest.raises(RunFailed, match="longer than its timeout"):
+        store.run(load(yaml), "p", {"start": 3})
+    assert store.left_behind == 1

@@ -1,0 +1,340 @@
+"""Pipelines on real workers: what was finished is never done again, and is there whatever the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from tests.faults.conftest import children_of
+from tests.support.model_server import Answer, ModelServer
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+Make = Callable[..., Service]
+
+AGENT = """
+inputs:
+  - {name: plan, type: object, required: true}
+  - {name: before}
+  - {name: more}
+default_flow: process
+flows:
+  - {name: process, entrypoint: "flow.py:run"}
+  - {name: thread, entrypoint: "flow.py:run", isolation: thread}
+  - {name: ask, file: ask.yaml}
+"""
+
+FLOW = '''
+"""Notes in a file that it began; waits where its plan says, until there is a file that lets it go."""
+import os
+import time
+from pathlib import Path
+
+
+def run(inputs, context):
+    plan, step = inputs["plan"], context.step_key.partition(":")[2]
+    if plan.get("bytes"):
+        return "x" * plan["bytes"]
+    _hold(plan, step, "before")
+    with Path(plan["log"]).open("a") as log:
+        log.write(step + "\\n")
+    _hold(plan, step, "inside")
+    if plan.get("fail") == step and not Path(plan["log"] + ".go").exists():
+        raise ValueError("told to fail")
+    return {"output": [step, inputs.get("before"), inputs.get("more")]}
+
+
+def _hold(plan, step, moment):
+    if plan.get("hold") == step and plan["moment"] == moment:
+        Path(plan["log"] + ".held").touch()
+        while not Path(plan["log"] + ".go").exists():
+            time.sleep(0.005)
+'''
+
+STEPS = [f"s{number}" for number in range(1, 7)]
+
+PIPELINE = """
+inputs: [{name: plan, type: object, required: true}]
+steps:
+  - {id: s1, agent: held, flow: FLOW, input_mapping: {plan: plan}}
+  - {id: s2, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s1}}
+  - {id: s3, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s1}}
+  - {id: s4, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s2, more: s3}}
+  - {id: s5, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s4}}
+  - {id: s6, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s5}}
+"""
+
+ASKING = """
+inputs: [{name: plan, type: object, required: true}]
+steps:
+  - {id: one, agent: held, flow: ask, input_mapping: {plan: plan}}
+  - {id: two, agent: held, flow: ask, input_mapping: {plan: plan, before: one}}
+  - {id: three, agent: held, flow: ask, input_mapping: {plan: plan, before: two}}
+"""
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> dict[str, Path]:
+    """The agent `held`, and the pipelines `by_process`, `by_thread` and `asking`."""
+    agent, pipelines = tmp_path / "own/agents/held", tmp_path / "own/pipelines"
+    (agent / "prompts").mkdir(parents=True)
+    pipelines.mkdir()
+    (agent / "agent.yaml").write_text(AGENT)
+    (agent / "flow.py").write_text(FLOW)
+    (agent / "prompts/ask.yaml").write_text("user_template: '{before}?'\n")
+    for flow in ("process", "thread"):
+        (pipelines / f"by_{flow}.yaml").write_text(PIPELINE.replace("FLOW", flow))
+    (pipelines / "asking.yaml").write_text(ASKING)
+    return {"agents": agent.parent, "pipelines": pipelines}
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    with ModelServer() as running:
+        yield running
+
+
+def steps_of(service: Service, id: str) -> dict[str, dict[str, Any]]:
+    return {each["id"]: each for each in service.get(f"/executions/{id}/steps").json()["steps"]}
+
+
+def completed(steps: dict[str, dict[str, Any]]) -> list[str]:
+    return [id for id, step in steps.items() if step["status"] == "completed"]
+
+
+@pytest.mark.parametrize("moment", ["before", "inside"])
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
+    make_service: Make, targets: dict[str, Path], tmp_path: Path, flow: str, moment: str
+) -> None:
+    """Six executions, each held at another of its six steps, when kill -9 ends their worker."""
+    service = make_service(**targets, LEASE=2, WORKER_PROCESSES=6)
+    undisturbed = service.run(f"by_{flow}", {"plan": {"log": str(tmp_path / "calm")}}, type="pipeline")["outputs"]
+    ids: dict[str, str] = {}
+    for step in STEPS:
+        plan = {"log": str(tmp_path / step), "hold": step, "moment": moment}
+        ids[step] = service.start(f"by_{flow}", {"plan": plan}, type="pipeline", config={"max_workers": 1})
+    deadline = time.monotonic() + 30
+    while not all((tmp_path / f"{step}.held").exists() for step in STEPS):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    finished = {held: completed(steps_of(service, ids[held])) for held in STEPS}
+    children = children_of(service.workers[0].pid)
+    service.workers[0].kill()
+    psutil.wait_procs(children, timeout=5)  # they notice at once, but not in no time
+    for step in STEPS:
+        (tmp_path / f"{step}.go").touch()
+    service.start_worker()
+    for held, id in ids.items():
+        ended = service.ended(id)
+        assert (ended["status"], ended["attempt"], ended["outputs"]) == ("completed", 2, undisturbed)
+        runs = (tmp_path / held).read_text().split()
+        assert sorted(finished[held]) == STEPS[: STEPS.index(held)]
+        expected = sorted([*STEPS, held] if moment == "inside" else STEPS)
+        assert sorted(runs) == expected
+        assert steps_of(service, id)[held]["attempt"] == 2
+
+
+def test_a_step_that_failed_is_retried_on_its_own(service_with: Make, targets: dict[str, Path], tmp_path: Path) -> None:
+    service, log = service_with(), tmp_path / "log"
+    failed = service.run("by_process", {"plan": {"log": str(log), "fail": "s4"}}, type="pipeline")
+    assert failed["error"]["details"] == {
+        "pipeline_id": "by_process",
+        "step_id": "s4",
+        "agent_id": "held",
+        "flow_id": "process",
+    }
+    assert set(failed["outputs_partial"]) == {"s1", "s2", "s3"}
+    assert failed["outputs_partial"]["s2"] == ["s2", ["s1", None, None], None]
+    assert {id: step["status"] for id, step in steps_of(service, failed["execution_id"]).items()} == {
+        **dict.fromkeys(["s1", "s2", "s3"], "completed"),
+        "s4": "failed",
+        **dict.fromkeys(["s5", "s6"], "cancelled"),
+    }
+    (tmp_path / "log.go").touch()
+    answer = service.post(f"/executions/{failed['execution_id']}/retry")
+    assert answer.status_code == 202
+    assert answer.json()["retry_of"] == failed["execution_id"]
+    ended = service.ended(answer.json()["execution_id"])
+    assert (ended["status"], ended["attempt"], ended["retry_of"]) == ("completed", 1, failed["execution_id"])
+    assert sorted(log.read_text().split()) == ["s1", "s2", "s3", "s4", "s4", "s5", "s6"]
+    assert service.status(failed["execution_id"])["status"] == "failed"
+
+
+@pytest.fixture
+def service_with(make_service: Make, targets: dict[str, Path]) -> Make:
+    return lambda **options: make_service(**targets, **options)
+
+
+def test_a_retry_from_the_start_does_all_again(service_with: Make, tmp_path: Path) -> None:
+    service, log = service_with(), tmp_path / "log"
+    failed = service.run(
+        "by_thread", {"plan": {"log": str(log), "fail": "s2"}}, type="pipeline", config={"max_workers": 1}
+    )
+    (tmp_path / "log.go").touch()
+    again = service.post(f"/executions/{failed['execution_id']}/retry", json={"from": "start"}).json()
+    assert service.ended(again["execution_id"])["status"] == "completed"
+    assert log.read_text().split() == ["s1", "s2", *STEPS]
+
+
+def test_only_what_failed_or_was_cancelled_can_be_retried(service_with: Make, tmp_path: Path) -> None:
+    service = service_with()
+    done = service.run("behaves", {"do": "echo"})["execution_id"]
+    running = service.start("behaves", {"do": "listen", "seconds": 30})
+    service.until(running, "running")
+    for id, status in ((done, "completed"), (running, "running")):
+        refused = service.post(f"/executions/{id}/retry")
+        assert (refused.status_code, refused.json()["code"]) == (400, "not_retryable")
+        assert status in refused.json()["detail"]
+    service.cancel(running)
+    again = service.post(f"/executions/{running}/retry", json={"config": {"timeout": 1}})
+    assert again.status_code == 202
+    ended = service.ended(again.json()["execution_id"])
+    assert (ended["error"]["type"], ended["retry_of"]) == ("Timeout", running)
+    assert service.post("/executions/exec_00000000000000000000/retry").status_code == 404
+    assert service.post(f"/executions/{running}/retry", json={"form": "start"}).status_code == 400
+    assert (
+        service.post(f"/executions/{running}/retry", data="{", headers={"Content-Type": "application/json"}).status_code
+        == 400
+    )
+
+
+def test_a_retry_of_another_definition_is_refused_unless_from_the_start(
+    make_service: Make, targets: dict[str, Path], tmp_path: Path, own_store: EmbeddedStore
+) -> None:
+    first = make_service(own_store.url, **targets)
+    log = tmp_path / "log"
+    failed = first.run("by_process", {"plan": {"log": str(log), "fail": "s2"}}, type="pipeline")["execution_id"]
+    first.__exit__()
+    path = targets["pipelines"] / "by_process.yaml"
+    path.write_text(path.read_text().replace("before: s5", "before: s4"))
+    (tmp_path / "log.go").touch()
+    second = make_service(own_store.url, **targets)
+    refused = second.post(f"/executions/{failed}/retry")
+    assert refused.status_code == 400
+    [error] = refused.json()["errors"]
+    assert (error["field"], error["code"]) == ("from", "definition_changed")
+    again = second.post(f"/executions/{failed}/retry", json={"from": "start"}).json()["execution_id"]
+    assert second.ended(again)["status"] == "completed"
+
+
+def test_a_cancelled_pipeline_keeps_what_it_finished(service_with: Make, tmp_path: Path) -> None:
+    service = service_with(CANCEL_GRACE=0.3)
+    plan = {"log": str(tmp_path / "log"), "hold": "s4", "moment": "inside"}
+    id = service.start("by_process", {"plan": plan}, type="pipeline")
+    while not (tmp_path / "log.held").exists():
+        time.sleep(0.01)
+    running = steps_of(service, id)
+    assert (running["s3"]["status"], running["s4"]["status"], running["s5"]["status"]) == (
+        "completed",
+        "running",
+        "pending",
+    )
+    assert service.status(id)["progress"] == {
+        "current_step": 3,
+        "total_steps": 6,
+        "percentage": 50.0,
+        "current_step_name": "s4",
+    }
+    assert service.cancel(id).status_code == 200
+    ended = service.get(f"/executions/{id}", params={"include": "steps"}).json()
+    assert set(ended["outputs_partial"]) == {"s1", "s2", "s3"}
+    assert [step["status"] for step in ended["steps"]] == [*["completed"] * 3, *["cancelled"] * 3]
+
+
+def test_tokens_are_counted_and_the_budget_holds_also_over_a_retry(
+    service_with: Make, model: ModelServer, tmp_path: Path
+) -> None:
+    service = service_with(OPENAI_BASE_URL=model.url, OPENAI_MODEL_NAME="m")
+    plan = {"plan": {"log": str(tmp_path / "log")}}
+    spent = service.run("asking", plan, type="pipeline", config={"budget": {"max_tokens": 20}})
+    assert spent["error"]["type"] == "BudgetExceeded"
+    assert spent["error"]["details"]["step_id"] == "three"
+    assert spent["usage"]["tokens_used"] == 32
+    assert len(model.requests) == 2
+    url = f"/executions/{spent['execution_id']}/retry"
+    same = service.ended(service.post(url).json()["execution_id"])
+    assert same["error"]["type"] == "BudgetExceeded"
+    assert len(model.requests) == 2
+    more = service.post(url, json={"config": {"budget": {"max_tokens": 100}}}).json()["execution_id"]
+    ended = service.ended(more)
+    assert ended["outputs"]["metadata"] == {"tokens_used": 48, "models_used": ["m-served"]}
+    assert len(model.requests) == 3
+    step = steps_of(service, more)["three"]
+    assert (step["model"], step["tokens"]) == ("m-served", {"input": 11, "output": 5, "total": 16})
+
+
+def test_tokens_of_a_run_that_was_cancelled_or_failed_are_known(
+    service_with: Make, model: ModelServer, tmp_path: Path
+) -> None:
+    service = service_with(OPENAI_BASE_URL=model.url, OPENAI_MODEL_NAME="m", MODEL_MAX_RETRIES=0)
+    model.answers.extend([Answer(), Answer(delay_seconds=30)])
+    id = service.start("asking", {"plan": {"log": ""}}, type="pipeline")
+    while len(model.requests) < 2:
+        time.sleep(0.01)
+    assert service.cancel(id).status_code == 200
+    assert service.status(id)["usage"]["tokens_used"] == 16
+    model.answers.extend([Answer(), Answer(status=400)])
+    failed = service.run("asking", {"plan": {"log": ""}}, type="pipeline")
+    assert (failed["error"]["type"], failed["usage"]["tokens_used"]) == ("ModelRejected", 16)
+    loop = service.start("behaves", {"do": "complete_and_hang", "text": "?"})
+    service.until(loop, "running")
+    while len(model.requests) < 5:
+        time.sleep(0.01)
+    assert service.cancel(loop).status_code == 200
+    assert service.status(loop)["usage"]["models"]["m-served"]["calls"] == 1
+
+
+def test_an_agents_execution_has_one_step(service: Service) -> None:
+    done = service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["execution_id"]
+    body = service.get(f"/executions/{done}/steps").json()
+    [step] = body["steps"]
+    assert (body["status"], step["id"], step["agent"], step["flow"]) == ("completed", "behaves", "behaves", "thread")
+    assert (step["status"], step["attempt"]) == ("completed", 1)
+    assert step["started_at"] <= step["ended_at"]
+    failed = service.run("behaves", {"do": "fail"})["execution_id"]
+    [step] = service.get(f"/executions/{failed}/steps").json()["steps"]
+    assert (step["status"], step["error"]["type"]) == ("failed", "ValueError")
+    assert service.get("/executions/exec_00000000000000000000/steps").status_code == 404
+    assert service.get(f"/executions/{failed}/steps", params={"include": "x"}).status_code == 400
+
+
+def test_before_it_runs_a_pipelines_steps_are_pending(service_with: Make, tmp_path: Path) -> None:
+    service = service_with(workers=0)
+    id = service.start("by_process", {"plan": {"log": ""}}, type="pipeline")
+    assert {step["status"] for step in steps_of(service, id).values()} == {"pending"}
+    assert list(steps_of(service, id)) == STEPS
+
+
+def test_large_step_outputs_cost_a_status_nothing_and_can_be_read(
+    service_with: Make, own_store: EmbeddedStore, targets: dict[str, Path], make_service: Make
+) -> None:
+    service = make_service(own_store.url, **targets, MAX_RESULT_BYTES=20_000_000)
+    big = service.run("by_process", {"plan": {"bytes": 2_000_000}}, type="pipeline")["execution_id"]
+    outputs = service.get(f"/executions/{big}/steps", params={"include": "outputs"}).json()["outputs"]
+    assert {name: len(value) for name, value in outputs.items()} == dict.fromkeys(STEPS, 2_000_000)
+    with redis.Redis.from_url(own_store.url) as client:
+        assert client.memory_usage(f"rq:job:{big}") < 3000
+    fails = service.run("by_process", {"plan": {"bytes": 4_000_000}}, type="pipeline")
+    assert (fails["error"]["type"], fails["error"]["details"]["step_id"]) == ("InvalidOutput", "s5")
+    assert "MAX_RESULT_BYTES allows 20000000" in fails["error"]["message"]
+
+
+def test_independent_steps_take_the_time_of_the_longest(service: Service) -> None:
+    """Four steps of a second side by side, and one that waits for all: two seconds, or five one by one."""
+
+    def seconds(max_workers: int) -> float:
+        ended = service.run("diamond", {"work": {"seconds": 1}}, type="pipeline", config={"max_workers": max_workers})
+        assert ended["status"] == "completed"
+        times = [datetime.fromisoformat(ended[name]) for name in ("started_at", "completed_at")]
+        return (times[1] - times[0]).total_seconds()
+
+    assert min(seconds(4), seconds(4)) < 2.15
+    assert 5 <= seconds(1) < 6
