@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import NotFound
 
 from app.api import docs, executions, limits, problems, targets
 from app.api.openapi import ApiDescription
+from app.errors import FieldError, InvalidRequest
 from app.executions.service import ExecutionService
 from app.settings import Settings
+
+_STRICT = frozenset({executions.blueprint.name, targets.blueprint.name})
+"""The blueprints whose views refuse what they do not know."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
@@ -33,12 +38,14 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     )
     app.url_map.merge_slashes = False
     app.before_request(_begin)
+    app.before_request(_refuse_unknown_query)
     app.after_request(_give_request_id)
     limits.register(app, settings, service.store, executions.earlier_start)
     problems.register(app)
     described = ApiDescription(app)
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(targets.blueprint)
+    app.extensions["takes_query"] = {name for name, view in app.view_functions.items() if _takes_query(view)}
     targets.register(app, service.catalog)
     docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)
@@ -58,6 +65,19 @@ def _begin() -> None:
         raise NotFound
     if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise problems.Problem(400, "missing_host", "An HTTP/1.1 request must have a Host header.")
+
+
+def _takes_query(view: Any) -> bool:
+    """Whether a view's description, from which it is checked too, has parameters in the query."""
+    arguments = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
+    return any(each.get("in") == "query" for each in arguments)
+
+
+def _refuse_unknown_query() -> None:
+    """A view that takes parameters in the query refuses unknown ones itself; here are those that take none."""
+    if request.args and request.blueprint in _STRICT and request.endpoint not in current_app.extensions["takes_query"]:
+        message = "Unknown parameter. This endpoint takes none."
+        raise InvalidRequest([FieldError(name, message, "unknown_parameter") for name in request.args])
 
 
 def _give_request_id(response: Response) -> Response:

@@ -126,7 +126,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     body: dict[str, Any] = {"number": attempt.number, "worker": attempt.worker, "started_at": time(attempt.started_at)}
     if attempt.ended_at:
         body["ended_at"] = time(attempt.ended_at)
-    return {**body, "outcome": attempt.outcome}
+    body["outcome"] = attempt.outcome
+    return {**body, "error": attempt.error} if attempt.error else body
 
 
 def _failure(failure: Failure) -> dict[str, Any]:

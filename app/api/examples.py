@@ -235,7 +235,7 @@ _ERRORS = {
 def problems(codes: Iterable[str]) -> dict[int, dict[str, Any]]:
     """Examples of these problems, by status, as OpenAPI has them."""
     found: dict[int, dict[str, Any]] = {}
-    for code in codes:
+    for code in dict.fromkeys(codes):
         found.setdefault(PROBLEMS[code][0], {})[code] = {"value": _problem(code)}
     return found
 

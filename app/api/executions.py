@@ -51,7 +51,7 @@ _documented = blueprint.documented
 @blueprint.arguments(_start, examples=examples.STARTS)
 @blueprint.arguments(_start_headers, location="headers")
 @_documented(
-    *("invalid_request", "invalid_json", "not_found", "body_too_large", "unsupported_media_type"),
+    *("invalid_json", "not_found", "body_too_large", "unsupported_media_type"),
     *("idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full"),
     status_code=202,
     schema=StartedSchema,
@@ -96,7 +96,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
 @blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
 @blueprint.arguments(_retry, required=False, examples=examples.RETRIES)
 @_documented(
-    *("invalid_request", "invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
+    *("invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
     *("too_many_unfinished", "store_full", "queue_full"),
     status_code=202,
     schema=StartedSchema,
@@ -121,7 +121,7 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
 @blueprint.arguments(_status, location="query")
-@_documented("invalid_request", "not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
@@ -131,7 +131,7 @@ def get_execution(query: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
 @blueprint.arguments(_steps, location="query")
-@_documented("invalid_request", "not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
+@_documented("not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """Get what became of each step
 
@@ -144,7 +144,7 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
-@_documented("invalid_request", status_code=200, schema=PageSchema, example=examples.PAGE)
+@_documented(status_code=200, schema=PageSchema, example=examples.PAGE)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 

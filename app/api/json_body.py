@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -17,7 +18,9 @@ MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_SHOWN_NAME = 256
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
+"""One that is never closed ends with the body: else each quote in it would be tried as a beginning."""
+
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
@@ -107,9 +110,8 @@ def _too_long(value: Any, longest: int, place: tuple[str, ...]) -> Iterator[tupl
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused("duplicate_key", f"The key {twice!r} stands twice in one object.")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise _Refused("duplicate_key", f"The key {twice[:100]!r} stands twice in one object.")
     return found
 
 

@@ -19,6 +19,11 @@ _CODES = (
     ("Not a valid", "invalid_type"),
     ("Invalid input", "invalid_type"),
     ("Must be one of", "invalid_choice"),
+    ("Must be plain text", "invalid_text"),
+    ("Must be in Unicode", "invalid_text"),
+    ("Shorter than", "out_of_range"),
+    ("Longer than", "out_of_range"),
+    ("Length must be", "out_of_range"),
     ("Must be", "out_of_range"),
     ("This field is set by the service", "read_only"),
 )

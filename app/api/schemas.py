@@ -200,6 +200,7 @@ class AttemptSchema(Schema):
     started_at = _time("When this attempt began.", required=True)
     ended_at = _time("When it ended; left out while it runs.")
     outcome = fields.String(required=True, metadata={"description": "`running`, a final status, `failed` or `lost`."})
+    error = fields.String(metadata={"description": "The type of the error it ended with."})
 
 
 class SummarySchema(Schema):

@@ -45,8 +45,7 @@ SUMMARY_FIELDS = (
     "started",
     "ended",
     "cancel",
-    "retried",
-    "lost",
+    "due",
     "retry_of",
 )
 """What a list shows. The scripts count on the first three."""
@@ -140,7 +139,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
 
 def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.PENDING:
-        return Phase.RETRY_WAIT if "retried" in record or "lost" in record else Phase.QUEUED
+        return Phase.RETRY_WAIT if "due" in record else Phase.QUEUED
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
@@ -167,18 +166,25 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
     past = json.loads(b"[" + record.get("history", b"").removesuffix(b",") + b"]")
     attempts = [
         Attempt(
-            each["number"], each["worker"], to_datetime(each["started"]), to_datetime(each["ended"]), each["outcome"]
+            each["number"],
+            each["worker"],
+            to_datetime(each["started"]),
+            to_datetime(each["ended"]),
+            each["outcome"],
+            each["error"],
         )
         for each in past
     ]
     if "started" in record and "worker" in record:
+        error = json.loads(record["error"])["type"] if "error" in record else None
         attempts.append(
             Attempt(
                 int(record["attempt"]),
                 record["worker"].decode(),
                 to_datetime(record["started"]),
                 _time(record, "ended"),
-                status,
+                "lost" if error == "WorkerLost" else status,
+                error,
             )
         )
     return tuple(attempts)

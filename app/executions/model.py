@@ -168,13 +168,18 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of an execution by one worker; `outcome` is `running`, a final status, `lost`, `failed`, ..."""
+    """One run of an execution by one worker.
+
+    `outcome` is `running`, a final status, `failed` also where it was tried again, or `lost` where its process
+    was; `error` is the type of what it failed with.
+    """
 
     number: int
     worker: str
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str = "running"
+    error: str | None = None
 
 
 class Include(StrEnum):

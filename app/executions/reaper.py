@@ -8,8 +8,12 @@ from __future__ import annotations
 import random
 import threading
 
+import structlog
+
 from app.errors import StoreUnavailable
 from app.executions.store import ExecutionStore
+
+log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
 """Every two seconds for a lease of twelve. `reap.lua` takes half a lease without a reap for an outage."""
@@ -32,6 +36,9 @@ def start_reaper(store: ExecutionStore, lease_seconds: float, stop: threading.Ev
                 next_due = store.reap()
             except StoreUnavailable:
                 next_due = None  # the store is away: the next beat tries again
+            except Exception:
+                next_due = None
+                log.exception("reap_failed")  # and the next beat tries again: nobody else may be there to do it
 
     thread = threading.Thread(target=reap_for_ever, name="reaper", daemon=True)
     thread.start()

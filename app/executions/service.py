@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ from app.settings import Settings
 DEFAULT_TENANT = "default"
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
+CANCELS_WAITING = 12
+"""So many requests of one process may wait for the end of what they cancel; they must not hold all its threads."""
+
 CANCEL_POLL_SECONDS = 0.02
 
 
@@ -92,6 +96,7 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
+        self._may_wait = threading.BoundedSemaphore(CANCELS_WAITING)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.
@@ -149,21 +154,29 @@ class ExecutionService:
         return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
-        """Cancels and waits up to 5 s for the end.
+        """Cancels and waits up to 5 s for the end, unless too many others wait already.
 
         The answer is `cancelled` only when that is true, else `running` with `phase` `cancelling`.
         Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
         """
         if self.store.cancel(execution_id, tenant) is None:
             self._unknown(execution_id)
+        execution = self._stored(execution_id, tenant)
+        if not execution.status.ended and self._may_wait.acquire(blocking=False):
+            try:
+                execution = self._wait_for_end(execution, tenant)
+            finally:
+                self._may_wait.release()
+        if execution.status in (Status.COMPLETED, Status.FAILED):
+            raise AlreadyEnded(execution_id, execution.status)
+        return execution
+
+    def _wait_for_end(self, execution: Execution, tenant: str) -> Execution:
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        while True:
-            execution = self._stored(execution_id, tenant)
-            if execution.status in (Status.COMPLETED, Status.FAILED):
-                raise AlreadyEnded(execution_id, execution.status)
-            if execution.status is Status.CANCELLED or time.monotonic() >= deadline:
-                return execution
+        while not execution.status.ended and time.monotonic() < deadline:
             time.sleep(CANCEL_POLL_SECONDS)
+            execution = self._stored(execution.id, tenant)
+        return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
         target = self._target(command.type, command.target_id)

@@ -27,8 +27,8 @@ BREAK_SECONDS = 1.0
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
 
-    After a call that failed, calls fail at once for a second, so that no pile of threads waits for a
-    store that does not answer.
+    After a call that found no store, calls fail at once for a second, so that no pile of threads waits for
+    one that does not answer. A store that answers, if only with a refusal, is asked again.
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
@@ -152,7 +152,7 @@ class ExecutionStore:
             with connection.translated():
                 yield
         except StoreUnavailable as error:
-            if type(error) is StoreUnavailable:
+            if isinstance(error.__cause__, (OSError, redis.ConnectionError, redis.TimeoutError)):
                 self._broken_until = time.monotonic() + BREAK_SECONDS
             raise
 

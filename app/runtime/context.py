@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from app.executions.model import Progress
 from app.models.base import Completion, ModelProvider
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, Usage
+
+MAX_PROGRESS_STEPS = 1_000_000_000
+MAX_STEP_NAME = 256
 
 
 class Context:
@@ -40,7 +44,8 @@ class Context:
         self._budget = budget
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override
-        self._finished = 0
+        self._progressing = threading.Lock()
+        self._share_done = 0.0
 
     @property
     def cancelled(self) -> bool:
@@ -55,15 +60,19 @@ class Context:
     def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
         """Says how far the run is: `current_step` of `total_steps` are done. Raises `ValueError`.
 
-        A step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
+        What would be a step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
         """
-        if isinstance(current_step, bool) or not isinstance(current_step, int) or not isinstance(total_steps, int):
+        if type(current_step) is not int or type(total_steps) is not int:
             raise ValueError("progress(current_step, total_steps): both are whole numbers.")
-        if total_steps < 1 or not 0 <= current_step <= total_steps:
+        if not 0 <= current_step <= total_steps or not 1 <= total_steps <= MAX_PROGRESS_STEPS:
             raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps, from 1 step on.")
-        if self._report and current_step >= self._finished:
-            self._finished = current_step
-            self._report(Progress(current_step, total_steps, step_name))
+        if step_name is not None and not isinstance(step_name, str):
+            raise ValueError("progress(..., step_name): it is text, or None.")
+        name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
+        with self._progressing:
+            if self._report and current_step / total_steps >= self._share_done:
+                self._share_done = current_step / total_steps
+                self._report(Progress(current_step, total_steps, name))
 
     def log(self, message: str, **fields: Any) -> None:
         """One line in the worker's log, with the execution's id."""

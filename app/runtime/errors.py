@@ -9,6 +9,7 @@ from app.executions.model import Failure
 from app.models.base import ModelError
 
 MAX_MESSAGE_BYTES = 4096
+MAX_NAME_CHARACTERS = 200
 
 _SECRETS = re.compile(
     r"(sk-[A-Za-z0-9_\-]{8,}|Bearer\s+\S+|(?i:(?:api[_-]?key|token|password|secret)['\"]?\s*[=:]\s*['\"]?)[^\s'\",}]+)"
@@ -59,8 +60,10 @@ def is_retryable(error: BaseException) -> bool:
 
 def failure_from(error: BaseException, details: dict[str, Any]) -> Failure:
     """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, SystemExit):
-        text = f"The flow called sys.exit({error.code!r})."
+    name = type(error).__name__[:MAX_NAME_CHARACTERS]
+    try:
+        text = f"The flow called sys.exit({error.code!r})." if isinstance(error, SystemExit) else str(error) or name
+    except BaseException:
+        text = f"{name}, whose message can not be read."
     masked = _SECRETS.sub("[masked]", text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
-    return Failure(type(error).__name__, masked.decode(errors="ignore"), details)
+    return Failure(name, masked.decode(errors="ignore"), details)

@@ -25,7 +25,10 @@ class Stopping(Enum):
 
 @dataclass(slots=True)
 class Attempt:
-    """`token` is the fencing token: what is written without it, or with an older one, is refused."""
+    """`token` is the fencing token: what is written without it, or with an older one, is refused.
+
+    It names the attempt wherever several of one execution could meet.
+    """
 
     id: str
     token: str
@@ -76,7 +79,14 @@ class Attempt:
 
     def start_message(self) -> tuple[dict[str, Any], bytes]:
         """What its child is told: a head and, behind the data, what earlier attempts have stored."""
-        head = {"kind": "start", "id": self.id, "attempt": self.number, "request_id": self.request_id}
+        head = {
+            "kind": "start",
+            "token": self.token,
+            "id": self.id,
+            "attempt": self.number,
+            "tenant": self.tenant,
+            "request_id": self.request_id,
+        }
         if not self.used_before and not self.resumes:
             return head, self.data
         lengths, body = join([self.data, *self.steps.values(), *self.values.values()])

@@ -16,6 +16,8 @@ import resource
 import signal
 import socket
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ from app.runtime.usage import Usage
 from app.settings import Settings
 from app.work.protocol import ChildSocket, Head, split
 from app.work.reports import ProgressReports, StepReports
+
+THREAD_GRACE_SECONDS = 0.1
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -76,7 +80,7 @@ def _become_a_child() -> None:
 
 
 class Child:
-    """The running executions of this process, by id, and the two sides of its socket."""
+    """The attempts that run in this process, by token, and the two sides of its socket."""
 
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
         self._worker, self._config, self._models = worker, config, models
@@ -101,31 +105,34 @@ class Child:
             while True:
                 head, body = self._worker.receive(self._config.silence_seconds)
                 if head["kind"] == "start":
-                    self._stops[head["id"]] = StopSignal()
+                    self._stops[head["token"]] = StopSignal()
                     starts.put((head, body))
-                elif head["kind"] == "stop" and (stop := self._stops.get(head["id"])):
+                elif head["kind"] == "stop" and (stop := self._stops.get(head["token"])):
                     stop.request()
-                elif head["kind"] == "stored" and (steps := self._steps.get(head["id"])):
+                elif head["kind"] == "stored" and (steps := self._steps.get(head["token"])):
                     steps.stored(head["number"])
                 self._progress.send_late()
         except (EOFError, OSError):
-            os._exit(1)  # the worker is gone: nobody may see what happens from here on
+            pass  # the worker is gone: nobody may see what happens from here on
+        except BaseException:
+            log.exception("child_crashed")
+        finally:
+            os._exit(1)  # a child that does not listen must not go on
 
     def _run_one(self, start: Head, body: bytes) -> None:
         surroundings = Surroundings()
-        ended, outputs = self._outcome(start, body, surroundings)
-        self._stops.pop(start["id"], None)
-        self._steps.pop(start["id"], None)
-        self._progress.forget(start["id"])
-        if self._config.slots == 1:
-            kill_descendants(os.getpid())
+        with contextlib.nullcontext() if self._config.slots > 1 else cleaned_up(surroundings):
+            ended, outputs = self._outcome(start, body, surroundings)
+        self._stops.pop(start["token"], None)
+        self._steps.pop(start["token"], None)
+        self._progress.forget(start["token"])
         ended |= {
             "usage": write_usage(surroundings.usage.models),
             "left_behind": surroundings.left_behind,
             "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
         }
         with contextlib.suppress(OSError):  # the listener notices, and ends this process
-            self._worker.send({"kind": "ended", "id": start["id"], **ended}, outputs)
+            self._worker.send({"kind": "ended", "token": start["token"], **ended}, outputs)
 
     def _outcome(self, start: Head, body: bytes, surroundings: Surroundings) -> tuple[Head, bytes]:
         """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
@@ -144,8 +151,8 @@ class Child:
     def _execute(self, start: Head, body: bytes, surroundings: Surroundings) -> bytes:
         data, *stored = split(start["lengths"], body) if "lengths" in start else [body]
         call = read_call(data)
-        id, target_id = start["id"], call["target_id"]
-        bound = log.bind(execution_id=id, attempt=start["attempt"], request_id=start.get("request_id"))
+        token, id, target_id = start["token"], start["id"], call["target_id"]
+        bound = log.bind(**{name: start[name] for name in ("attempt", "tenant", "request_id")}, execution_id=id)
         pipeline = self._config.catalog.pipelines.get(target_id)
         definition = pipeline.definition if pipeline else ""
         found = _found(start, stored)
@@ -162,25 +169,26 @@ class Child:
             found=found,
         )
         surroundings.usage = usage_before(read_usage(start.get("usage", "")), found)
-        surroundings.usage.on_change = lambda usage: self._say_used(id, usage)
-        steps = self._steps[id] = StepReports(self._worker, id, definition, self._stops[id], surroundings.usage)
+        surroundings.usage.on_change = lambda usage: self._say_used(token, usage)
+        stop = self._stops[token]
+        steps = self._steps[token] = StepReports(self._worker, token, definition, stop, surroundings.usage)
         ports = Ports(
             catalog=self._config.catalog,
             models=self._models,
-            stop=self._stops[id],
+            stop=stop,
             usage=surroundings.usage,
-            report=lambda progress: self._progress.report(id, progress),
+            report=lambda progress: self._progress.report(token, progress),
             save=steps.save,
             left_behind=surroundings.leave_behind,
             log=bound.info,
         )
         return execute(run, ports, self._config.settings.max_result_bytes)
 
-    def _say_used(self, id: str, usage: Usage) -> None:
+    def _say_used(self, token: str, usage: Usage) -> None:
         """After each model call, so that what was spent is known even of a run that is ended by force."""
         if usage.total.calls:
             with contextlib.suppress(OSError):
-                self._worker.send({"kind": "used", "id": id, "usage": write_usage(usage.models)})
+                self._worker.send({"kind": "used", "token": token, "usage": write_usage(usage.models)})
 
 
 class Surroundings:
@@ -191,7 +199,34 @@ class Surroundings:
         self.left_behind = 0
 
     def leave_behind(self, threads: int) -> None:
-        self.left_behind = threads
+        self.left_behind = max(self.left_behind, threads)
+
+
+@contextlib.contextmanager
+def cleaned_up(surroundings: Surroundings) -> Iterator[None]:
+    """For a run that has the process for itself: the next one finds it as this one did.
+
+    Its processes are ended, its folder and environment are put back. Threads can not be ended: those that do
+    not end by themselves are left behind.
+    """
+    folder, environment, before = os.getcwd(), dict(os.environ), set(threading.enumerate())
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        kill_descendants(os.getpid())
+        deadline = time.monotonic() + THREAD_GRACE_SECONDS
+        started = [each for each in threading.enumerate() if each not in before and not _is_ours(each)]
+        for thread in started:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        surroundings.leave_behind(sum(thread.is_alive() for thread in started))
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    """The provider's event loop, and the threads in which it looks up names: they stay for all runs."""
+    return thread.name == "models" or thread.name.startswith("asyncio_")
 
 
 def _found(start: Head, stored: list[bytes]) -> Found:

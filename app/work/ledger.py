@@ -46,7 +46,10 @@ class Ledger:
             return list(await self._scripts["claim"](args=[self._queue, self._worker, count, self._lease]))
 
     async def hand_back_others(self, known: Container[str]) -> None:
-        """Hands back what the store holds for this worker, but it never heard of: a claim's answer was lost."""
+        """Hands back what the store holds for this worker, but it never heard of: a claim's answer was lost.
+
+        `known` has the tokens of its attempts.
+        """
         with connection.translated():
             leases: Any = await self._client.zrange("exec:leases", 0, -1)
             ids = [each.decode() for each in leases]
@@ -55,7 +58,7 @@ class Ledger:
                     pipe.hmget(f"rq:job:{id}", "worker", "token")
                 rows = await pipe.execute()
                 for id, (worker, token) in zip(ids, rows, strict=True):
-                    if worker == self._worker.encode() and id not in known:
+                    if worker == self._worker.encode() and token.decode() not in known:
                         await self._scripts["release"](args=[id, token, "handed_back", 0, "", ""], client=pipe)
                 await pipe.execute()
 

@@ -54,14 +54,17 @@ class Pool:
         for _ in range(self._size):
             self._spawn()
 
-    def place(self, attempt: Attempt) -> None:
-        """Gives an attempt to the child with the most free slots; there must be one."""
-        child = max(self._children, key=lambda each: each.free_slots)
+    def place(self, attempt: Attempt) -> bool:
+        """Gives an attempt to the child with the most free slots; False where a child died and none is left."""
+        child = max(self._children, key=lambda each: each.free_slots, default=None)
+        if child is None or not child.free_slots:
+            return False
         attempt.child = child
-        child.attempts[attempt.id] = attempt
+        child.attempts[attempt.token] = attempt
         child.runs += 1
         child.send(*attempt.start_message())
         self._note_free_slots()
+        return True
 
     def end(self, attempt: Attempt) -> bool:
         """Ends an attempt by force. True: its process dies, and `on_died` follows when it has.
@@ -74,7 +77,7 @@ class Pool:
         if child.slots == 1:
             child.kill()
             return True
-        child.attempts.pop(attempt.id, None)
+        child.attempts.pop(attempt.token, None)
         child.hung += 1
         if child.hung > child.slots * HUNG_SHARE:
             self._retire(child, "hung_threads")
@@ -121,10 +124,11 @@ class Pool:
     async def _watch(self, child: ChildHandle) -> None:
         await child.listen(self._hear)
         self._children.remove(child)
+        self._note_free_slots()
         end_strays()
         for attempt in list(child.attempts.values()):
-            if attempt.id in child.last_words:
-                self._on_ended(attempt, *child.last_words[attempt.id])
+            if attempt.token in child.last_words:
+                self._on_ended(attempt, *child.last_words[attempt.token])
             else:
                 self._on_died(attempt, child.death())
         if self._closed or child.retiring:
@@ -141,7 +145,7 @@ class Pool:
             child.ready = True
         elif head["kind"] == "ended":
             self._hear_the_end(child, head, body)
-        elif attempt := child.attempts.get(head["id"]):
+        elif attempt := child.attempts.get(head["token"]):
             if head["kind"] == "progress":
                 attempt.progress = head["progress"]
             elif head["kind"] == "used":
@@ -153,10 +157,10 @@ class Pool:
     def _hear_the_end(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
         """An execution is over when nothing of it runs: steps that did not stop end with their process."""
         if head["left_behind"] and child.slots == 1:
-            child.last_words[head["id"]] = (head, body)
+            child.last_words[head["token"]] = (head, body)
             child.kill()
             return
-        if attempt := child.attempts.pop(head["id"], None):
+        if attempt := child.attempts.pop(head["token"], None):
             child.hung += head["left_behind"]
             self._on_ended(attempt, head, body)
         else:

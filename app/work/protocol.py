@@ -3,10 +3,11 @@
 A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on unread:
 the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
-    worker -> child   start {id, attempt, ...} + data, steps | stop {id} | stored {id, number} | alive {}
-    child  -> worker  ready {} | progress {id, progress} | used {id, usage}
-                      checkpoint {id, number, ...} + outputs | ended {id, outcome, ...} + outputs
+    worker -> child   start {token, id, attempt, ...} + data, steps | stop {token} | stored {token, number} | alive {}
+    child  -> worker  ready {} | progress {token, progress} | used {token, usage}
+                      checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
 
+The token is that of the attempt: one process may hold an old attempt and a new one of the same execution.
 Where a body has several parts, `join` puts them together, and their lengths stand in the head.
 """
 

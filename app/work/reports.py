@@ -24,7 +24,7 @@ def _write_progress(progress: Progress) -> str:
 
 
 class ProgressReports:
-    """Sends progress at most five times a second for each execution; the last word is late, never lost."""
+    """Sends progress at most five times a second for each attempt; the last word is late, never lost."""
 
     def __init__(self, worker: ChildSocket):
         self._worker = worker
@@ -32,37 +32,37 @@ class ProgressReports:
         self._sent_at: dict[str, float] = {}
         self._late: dict[str, Progress] = {}
 
-    def report(self, execution_id: str, progress: Progress) -> None:
+    def report(self, token: str, progress: Progress) -> None:
         with self._lock:
-            if time.monotonic() - self._sent_at.get(execution_id, 0.0) < PROGRESS_INTERVAL_SECONDS:
-                self._late[execution_id] = progress
+            if time.monotonic() - self._sent_at.get(token, 0.0) < PROGRESS_INTERVAL_SECONDS:
+                self._late[token] = progress
                 return
-            self._send(execution_id, progress)
+            self._send(token, progress)
 
     def send_late(self) -> None:
         """Called at least once a second: the worker speaks that often."""
         with self._lock:
             late, self._late = self._late, {}
-            for execution_id, progress in late.items():
-                self._send(execution_id, progress)
+            for token, progress in late.items():
+                self._send(token, progress)
 
-    def forget(self, execution_id: str) -> None:
+    def forget(self, token: str) -> None:
         with self._lock:
-            self._late.pop(execution_id, None)
-            self._sent_at.pop(execution_id, None)
+            self._late.pop(token, None)
+            self._sent_at.pop(token, None)
 
-    def _send(self, execution_id: str, progress: Progress) -> None:
-        self._late.pop(execution_id, None)
-        self._sent_at[execution_id] = time.monotonic()
+    def _send(self, token: str, progress: Progress) -> None:
+        self._late.pop(token, None)
+        self._sent_at[token] = time.monotonic()
         with contextlib.suppress(OSError):
-            self._worker.send({"kind": "progress", "id": execution_id, "progress": _write_progress(progress)})
+            self._worker.send({"kind": "progress", "token": token, "progress": _write_progress(progress)})
 
 
 class StepReports:
     """Has the checkpoints of one pipeline's run stored, in order. `save` is called from one thread."""
 
-    def __init__(self, worker: ChildSocket, execution_id: str, definition: str, stop: StopSignal, usage: Usage):
-        self._worker, self._id, self._definition = worker, execution_id, definition
+    def __init__(self, worker: ChildSocket, token: str, definition: str, stop: StopSignal, usage: Usage):
+        self._worker, self._token, self._definition = worker, token, definition
         self._stop, self._usage = stop, usage
         self._number = self._stored = 0
         self._news = threading.Event()
@@ -74,7 +74,7 @@ class StepReports:
         lengths, body = join(map(pack, checkpoint.values.values()))
         head = {
             "kind": "checkpoint",
-            "id": self._id,
+            "token": self._token,
             "number": self._number,
             "definition": self._definition,
             "progress": _write_progress(checkpoint.progress),

@@ -27,7 +27,10 @@ log = structlog.get_logger(__name__)
 
 
 class Runs:
-    """Used in one event loop. `idle` is set while there is no attempt, `entries` is what to write next."""
+    """Used in one event loop. `attempts` are by token, `idle` is set while there are none.
+
+    `entries` is what to write next.
+    """
 
     def __init__(self, settings: Settings, make_pool: Callable[..., Pool]):
         self._cancel_grace_seconds = settings.cancel_grace
@@ -39,11 +42,18 @@ class Runs:
 
     def start(self, attempt: Attempt) -> None:
         """Hands an attempt to a child that has a free slot, and watches its timeout."""
-        self.attempts[attempt.id] = attempt
+        self.attempts[attempt.token] = attempt
         self.idle.clear()
+        if not self.pool.place(attempt):
+            attempt.conclude()
+            self._release(attempt, "handed_back")
+            return
         self._after(attempt.timeout_seconds, attempt, lambda: self.stop(attempt, Stopping.TIMEOUT))
-        self.pool.place(attempt)
         log.info("attempt_started", **attempt.names())
+
+    def of(self, execution_id: str) -> list[Attempt]:
+        """The attempts at this execution: a new one may have come before it is known that an old one is lost."""
+        return [each for each in self.attempts.values() if each.id == execution_id]
 
     def stop(self, attempt: Attempt, why: Stopping) -> None:
         """Asks a flow to end, and ends it by force after a grace; what is lost already gets none.
@@ -54,7 +64,7 @@ class Runs:
             return
         attempt.stopping = why
         if attempt.child:
-            attempt.child.send({"kind": "stop", "id": attempt.id})
+            attempt.child.send({"kind": "stop", "token": attempt.token})
         if why is Stopping.LOST:
             self._end_by_force(attempt)
         elif why is not Stopping.SHUTDOWN:  # then all children are killed together, see `close`
@@ -69,7 +79,7 @@ class Runs:
 
     def forget(self, attempt: Attempt) -> None:
         """Its end is written, or somebody else's."""
-        self.attempts.pop(attempt.id, None)
+        self.attempts.pop(attempt.token, None)
         if not self.attempts:
             self.idle.set()
 
@@ -85,7 +95,7 @@ class Runs:
             self.stop(attempt, Stopping.LOST)
         else:
             if attempt.child:
-                attempt.child.send({"kind": "stored", "id": attempt.id, "number": entry.number})
+                attempt.child.send({"kind": "stored", "token": attempt.token, "number": entry.number})
             if word == "cancel":
                 self.stop(attempt, Stopping.CANCEL)
 

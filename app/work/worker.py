@@ -117,6 +117,9 @@ class ExecutionWorker(BaseWorker):
             except StoreUnavailable as error:
                 _log_outage("claim", error)
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
+            except redis.ResponseError:
+                log.exception("claim_failed")  # something in the queue that nobody thought of: others must go on
+                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
 
     async def _beat_loop(self) -> None:
         """Extends the leases of all attempts, three times a lease, and says that this worker lives."""
@@ -184,6 +187,9 @@ class ExecutionWorker(BaseWorker):
                 next_due = await self._ledger.reap()
             except StoreUnavailable:
                 next_due = None
+            except redis.ResponseError:
+                next_due = None
+                log.exception("reap_failed")
 
     async def _delivery_loop(self) -> None:
         """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written."""
@@ -234,10 +240,10 @@ class ExecutionWorker(BaseWorker):
         """A command to this worker. `cancel` is the only one; anybody may send anything, so it is read with care."""
         try:
             payload = json.loads(message["data"])
-            attempt = self._runs.attempts.get(payload["execution_id"]) if payload["command"] == "cancel" else None
+            attempts = self._runs.of(payload["execution_id"]) if payload["command"] == "cancel" else []
         except (ValueError, KeyError, TypeError):
             return
-        if attempt:
+        for attempt in attempts:
             self._runs.stop(attempt, Stopping.CANCEL)
 
     async def _shut_down(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import signal
 import ssl
 import threading
@@ -16,7 +17,7 @@ import requests
 import trustme
 
 from app.executions.scripts import source
-from tests.faults.conftest import LEASE_SECONDS
+from tests.faults.conftest import LEASE_SECONDS, ticks
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -99,6 +100,20 @@ def test_a_flow_outlasts_an_outage_longer_than_its_lease(broken: Make, proxy: Pr
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
 
+def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_path: Path) -> None:
+    """Fault 14: for longer than a lease, and without a pause."""
+    service = broken()
+    path = tmp_path / "ticks"
+    id = service.start("behaves", {"do": "tick", "seconds": LEASE_SECONDS * 2 + 1, "ticks": str(path)})
+    service.until(id, "running")
+    proxy.mode = "cut"
+    time.sleep(LEASE_SECONDS * 2)
+    proxy.mode = "pass"
+    assert service.ended(id)["attempt"] == 1
+    times = [at for _, _, at in ticks(path)]
+    assert max(later - at for at, later in itertools.pairwise(times)) < 1
+
+
 def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
@@ -172,14 +187,17 @@ def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_stor
 
 
 def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -> None:
-    """A fail-over in between: writes are refused with READONLY for a while."""
+    """A fail-over in between: writes are refused with READONLY for a while; what is there can be read."""
     service = broken()
     id = service.start("behaves", {"do": "listen", "seconds": 1})
     service.until(id, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.replicaof("127.0.0.1", 1)  # a replica of nothing
-        is_away(service.post("/executions", json=START))
-        time.sleep(LEASE_SECONDS + 1)
+        deadline = time.monotonic() + LEASE_SECONDS + 1
+        while time.monotonic() < deadline:
+            is_away(service.post("/executions", json=START))
+            assert service.status(id)["status"] == "running"
+            assert service.get("/executions").status_code == 200
         client.replicaof("NO", "ONE")
     ended = service.ended(id)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
@@ -199,7 +217,8 @@ def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
         body = {**START, "inputs": {"do": "echo", "marks": str(marks)}}
         response = service.post("/executions", json=body)
         assert response.status_code == 202
-        assert service.ended(response.json()["execution_id"])["status"] == "completed"
+        ended = service.ended(response.json()["execution_id"])
+        assert (ended["status"], ended["attempt"]) == ("completed", 1)
     assert proxy.dropped == 5
     assert len(marks.read_text().splitlines()) == 10  # five runs, each with a beginning and an end
     assert service.get("/executions").json()["pagination"]["total_items"] == 6
@@ -219,7 +238,17 @@ def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Pro
     assert codes.count(202) >= 8
 
 
-@pytest.mark.parametrize("garbage", [{"status": "exploded"}, {"data": "not json"}, {"timeout_seconds": "soon"}])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"status": "exploded"},
+        {"data": "not json"},
+        {"timeout_seconds": "soon"},
+        {"created": "nan"},
+        {"expires": "soon"},
+        {"attempt": "inf"},
+    ],
+)
 def test_a_record_that_makes_no_sense_harms_nobody_else(
     broken: Make, own_store: EmbeddedStore, garbage: dict[str, str]
 ) -> None:
@@ -237,6 +266,10 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     time.sleep(LEASE_SECONDS + 1)
     assert worker.poll() is None
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+    worker.terminate()
+    worker.wait(10)
+    late = service.start("behaves", {"do": "echo"}, expires_in=1)
+    assert service.ended(late, seconds=6)["error"]["type"] == "Expired"  # the web side's reaper lives
 
 
 def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(

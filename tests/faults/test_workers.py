@@ -147,6 +147,32 @@ def test_a_worker_that_is_cut_off_freezes_its_flow_before_another_starts_it(
     assert last_of_first < first_of_second
 
 
+def test_an_old_attempt_in_the_same_process_writes_nothing_into_the_new_one(
+    broken: Make, make_service: Make, proxy: Proxy, own_store: EmbeddedStore
+) -> None:
+    """A deaf thread that was given away, and whose worker then takes the execution again."""
+    cut_off = broken(WORKER_PROCESSES=0)
+    web = make_service(own_store.url, workers=0, LEASE=LEASE_SECONDS)
+    seconds = [LEASE_SECONDS * 3, LEASE_SECONDS * 3]
+    id = web.start("behaves", {"do": "attempt_sleeps", "seconds": seconds}, config={"flow_id": "thread"})
+    web.until(id, "running")
+    proxy.mode = "blackhole"
+    web.until(id, "pending", seconds=MOVES_ON_SECONDS)
+    proxy.mode = "pass"
+    ended = web.ended(id)
+    assert (ended["attempt"], ended["outputs"]["output"]) == (2, "attempt 2")
+    assert cut_off.workers[0].poll() is None
+
+
+def test_a_cancel_that_its_worker_did_not_hear_comes_with_the_next_beat(broken: Make, own_store: EmbeddedStore) -> None:
+    service = broken()
+    id = service.start("behaves", {"do": "listen", "seconds": 60})
+    service.until(id, "running")
+    with redis.Redis.from_url(own_store.url) as client:
+        client.hset(f"rq:job:{id}", "cancel", 1)  # the mark, without the message
+    assert service.ended(id, seconds=LEASE_SECONDS + 2)["status"] == "cancelled"
+
+
 @BOTH
 def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flow: str) -> None:
     """Fault 4. The signal goes to every process, as Heroku sends it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -34,22 +35,22 @@ def refusal(response: requests.Response, status: int) -> dict[str, Any]:
         ({"type": ...}, "type", "required"),
         ({"target_id": ...}, "target_id", "required"),
         ({"target_id": 5}, "target_id", "invalid_type"),
-        ({"target_id": "a\u0000b"}, "target_id", "out_of_range"),
-        ({"target_id": "abc\u202edef"}, "target_id", "out_of_range"),
+        ({"target_id": "a\u0000b"}, "target_id", "invalid_text"),
+        ({"target_id": "abc\u202edef"}, "target_id", "invalid_text"),
         ({"inputs": ...}, "inputs", "required"),
         ({"inputs": []}, "inputs", "invalid_type"),
         ({"inputs": {}}, "inputs.text", "required"),
         ({"inputs": {"text": 5}}, "inputs.text", "invalid_type"),
-        ({"inputs": {"te\u0000xt": "x"}}, "inputs.te\u0000xt", "out_of_range"),
-        ({"inputs": {"te\u200bxt": "x"}}, "inputs.te\u200bxt", "out_of_range"),
-        ({"inputs": {"cafe\u0301": "x"}}, "inputs.cafe\u0301", "out_of_range"),
-        ({"inputs": {"": "x"}}, "inputs.", "invalid"),
-        ({"inputs": {"x" * 129: "x"}}, f"inputs.{'x' * 129}", "invalid"),
-        ({"inputs": {"x" * 300_000: "x"}}, f"inputs.{'x' * 256}...", "invalid"),
+        ({"inputs": {"te\u0000xt": "x"}}, "inputs.te\u0000xt", "invalid_text"),
+        ({"inputs": {"te\u200bxt": "x"}}, "inputs.te\u200bxt", "invalid_text"),
+        ({"inputs": {"cafe\u0301": "x"}}, "inputs.cafe\u0301", "invalid_text"),
+        ({"inputs": {"": "x"}}, "inputs.", "out_of_range"),
+        ({"inputs": {"x" * 129: "x"}}, f"inputs.{'x' * 129}", "out_of_range"),
+        ({"inputs": {"x" * 300_000: "x"}}, f"inputs.{'x' * 256}...", "out_of_range"),
         ({"inputs": {f"n{number}": number for number in range(257)}}, "inputs", "out_of_range"),
         ({"inputs": {"text": "x" * (512 * 1024 + 1)}}, "inputs.text", "too_long"),
         ({"inputs": {"text": ["", {"x" * (512 * 1024 + 1): 1}]}}, f"inputs.text.1.{'x' * 256}...", "too_long"),
-        ({"target_id": "cafe\u0301"}, "target_id", "out_of_range"),
+        ({"target_id": "cafe\u0301"}, "target_id", "invalid_text"),
         ({"inputs": {"text": "x", "txet": "y"}}, "inputs.txet", "unknown_field"),
         ({"config": []}, "config", "invalid_type"),
         ({"config": {"flow_id": "no_such_flow"}}, "config.flow_id", "unknown_flow_id"),
@@ -159,6 +160,28 @@ def test_a_body_that_is_not_strict_json_is_refused(service: Service, body: bytes
     problem = refusal(response, 400)
     assert problem["code"] == code
     assert [(each["field"], each["code"]) for each in problem["errors"]] == [("", code)]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[" * 65 + b'"' + b'\\"' * 400_000, "too_deep"),
+        (b'{"a":"' + b'\\"' * 400_000, "invalid_json"),
+        (b"{" + b",".join(b'"k%d":1' % number for number in range(80_000)) + b',"k79999":1}', "duplicate_key"),
+        (b"[" * 500_000, "too_many_values"),
+    ],
+)
+def test_a_large_body_is_refused_as_quickly_as_a_small_one(service: Service, body: bytes, code: str) -> None:
+    began = time.monotonic()
+    response = service.post("/executions", data=body, headers={"Content-Type": "application/json"})
+    assert refusal(response, 400)["code"] == code
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("path", ["", "/exec_00000000000000000000/cancel", "/exec_00000000000000000000/retry"])
+def test_a_query_where_none_is_taken_is_refused(service: Service, path: str) -> None:
+    body = refusal(service.post(f"/executions{path}?statsu=1", json=GOOD), 400)
+    assert [(each["field"], each["code"]) for each in body["errors"]] == [("statsu", "unknown_parameter")]
 
 
 def test_what_is_nested_as_deep_as_allowed_is_read(service: Service) -> None:

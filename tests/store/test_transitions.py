@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import redis
 
@@ -168,7 +170,7 @@ def test_a_lost_run_is_the_next_attempt_until_none_is_left(driver: Driver) -> No
     assert execution.failure.details == {"agent_id": "echo"}
     assert [(each.number, each.worker, each.outcome) for each in execution.attempts] == [
         (1, "w1", "lost"),
-        (2, "w2", "failed"),
+        (2, "w2", "lost"),
     ]
 
 
@@ -389,3 +391,32 @@ def test_the_store_is_left_alone_for_a_second_after_it_failed(tmp_path: object) 
         store.get("exec_000000000000", "default")
     with pytest.raises(StoreUnavailable):
         store.get("exec_000000000000", "default")
+
+
+def test_a_retry_that_is_due_is_queued_again_and_says_so(driver: Driver) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.release(id, token, "failed", delay=10_000_000)
+    assert driver.stored(id).phase is Phase.RETRY_WAIT
+    driver.let_delays_be_over()
+    assert driver.stored(id).phase is Phase.QUEUED
+
+
+def test_a_reap_that_left_something_says_that_it_is_due_at_once(driver: Driver) -> None:
+    for _ in range(250):
+        driver.submit()
+    for id, token in driver.claim(count=250):
+        driver.finish(id, token)
+    for id in driver.client.zrange("exec:ended:completed", 0, -1):
+        driver.client.zadd("exec:ended:completed", {id: 1})
+    assert driver.store.reap() == 0
+    assert driver.store.reap() is None
+    assert driver.listed() == set()
+
+
+def test_what_is_claimed_at_once_is_limited_in_bytes(driver: Driver) -> None:
+    noise = "".join(random.Random(1).choices("0123456789abcdef", k=1_000_000))  # half of it stays, packed
+    for _ in range(8):
+        driver.submit(inputs={"text": noise})
+    assert 2 <= len(driver.claim(count=8)) <= 4
+    assert len(driver.claim(count=8)) >= 1

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support.service import Service
 
@@ -109,6 +110,26 @@ def test_a_cancel_that_takes_longer_than_five_seconds_says_so_and_is_kept(make_s
     assert answer.status_code == 202
     assert answer.json()["data"] == {"execution_id": id, "status": "running", "phase": "cancelling"}
     assert service.ended(id, seconds=10)["status"] == "cancelled"
+
+
+def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> None:
+    service = make_service(CANCEL_GRACE=20)
+    ids = [start(service, "thread", do="sleep", seconds=8) for _ in range(40)]
+    for id in ids:
+        service.until(id, "running")
+    answers: list[requests.Response] = []
+    url = f"{service.url}/api/v1/executions"
+    threads = [
+        threading.Thread(target=lambda id=id: answers.append(requests.post(f"{url}/{id}/cancel", timeout=30)))
+        for id in ids
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    assert requests.get(f"{service.url}/healthz", timeout=10).elapsed.total_seconds() < 1
+    for thread in threads:
+        thread.join()
+    assert {(each.status_code, each.json()["data"]["phase"]) for each in answers} == {(202, "cancelling")}
 
 
 def test_an_ended_execution_is_not_cancelled_and_the_answer_names_its_status(service: Service) -> None:

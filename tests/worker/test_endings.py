@@ -70,7 +70,7 @@ def test_a_process_that_dies_is_tried_again_and_then_lost(service: Service, how:
     assert ended["error"]["type"] == "WorkerLost"
     assert ended["error"]["details"] == {"agent_id": "behaves"}
     assert ended["attempt"] == 2
-    assert [each["outcome"] for each in ended["attempts"]] == ["lost", "failed"]
+    assert [each["outcome"] for each in ended["attempts"]] == ["lost", "lost"]
 
 
 def test_a_process_that_dies_once_ends_well_at_the_next_attempt(service: Service) -> None:
@@ -139,6 +139,30 @@ def test_progress_is_seen_while_it_runs_and_never_goes_back(service: Service) ->
         time.sleep(0.02)
     assert [step for step, _ in seen] == sorted(step for step, _ in seen)
     assert len({step for step, total in seen if total == 10}) >= 4
+
+
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_a_step_name_that_is_no_text_is_the_flows_own_failure(service: Service, flow: str) -> None:
+    for _ in range(5):
+        ended = run(service, flow, do="bad_progress")
+        assert (ended["status"], ended["error"]["type"]) == ("failed", "ValueError")
+    assert run(service, flow, do="echo")["status"] == "completed"
+
+
+def test_the_next_run_finds_its_process_as_the_last_one_did(make_service, tmp_path: Path) -> None:
+    service = make_service(WORKER_PROCESSES=1)
+    first = run(service, "process", do="dirty")["outputs"]["output"]
+    assert run(service, "process", do="dirty")["outputs"]["output"] == first
+    late = tmp_path / "late"
+    assert run(service, "process", do="dirty", late=str(late))["status"] == "completed"
+    assert run(service, "process", do="dirty")["outputs"]["output"][2] != first[2]  # threads end with their process
+    time.sleep(1.2)
+    assert not late.exists()
+
+
+def test_an_exception_that_can_not_be_read_is_named_all_the_same(service: Service) -> None:
+    error = run(service, "process", do="unspeakable")["error"]
+    assert (error["type"], error["details"]) == ("_Unspeakable", {"agent_id": "behaves"})
 
 
 def test_large_outputs_come_back_whole_and_too_large_ones_are_refused(make_service) -> None:

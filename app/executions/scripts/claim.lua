@@ -1,13 +1,14 @@
 -- pending -> running. Takes up to `count` executions from the head of a queue and starts an attempt of
 -- each, with a new fencing token and a lease. There is no moment between leaving the queue and running.
 -- What is in the queue but is not pending (delivered twice, cancelled, unreadable) is dropped in silence;
--- what expired while it waited ends here.
+-- what expired while it waited ends here. What is claimed in one call is about a MiB at most, or one execution:
+-- a claim whose answer takes too long to arrive is a claim that is handed back.
 -- ARGV: queue, worker, count, lease in microseconds.
 -- Answers a list of {id, token, attempt, retried, timeout, retries, tenant, request_id, data, usage so far,
 -- definition, 1 where there are records of steps}.
 work_when_full()
-local at, claimed = now(), {}
-while #claimed < tonumber(ARGV[3]) do
+local at, claimed, bytes = now(), {}, 0
+while #claimed < tonumber(ARGV[3]) and bytes < 1024 * 1024 do
   local id = redis.call('LPOP', queue_key(ARGV[1]))
   if not id then break end
   local record = load(id)
@@ -24,6 +25,7 @@ while #claimed < tonumber(ARGV[3]) do
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
       local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data', 'usage', 'definition')
       local steps = record.type == 'pipeline' and redis.call('EXISTS', steps_key(id)) or 0
+      bytes = bytes + #(more[4] or '')
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
         record.tenant, more[3] or '', more[4] or '', more[5] or '', more[6] or '', tostring(steps)}
     end

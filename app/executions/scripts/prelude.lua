@@ -39,14 +39,21 @@ local function steps_key(id) return 'rq:job:' .. id .. ':steps' end    -- see ap
 local function values_key(id) return 'rq:job:' .. id .. ':values' end
 local function queue_key(queue) return 'rq:queue:' .. queue end
 
+local function is_number(text)
+  local number = tonumber(text)
+  return number and number == number and math.abs(number) < 2 ^ 53
+end
+
 -- The record's fields that transitions look at; nil where there is no such record, or none that makes sense.
 local function load(id)
   local values, record = redis.pcall('HMGET', job_key(id), unpack(FIELDS)), {id = id}
   if values.err then return nil end
   for i, name in ipairs(FIELDS) do record[name] = values[i] ~= '' and values[i] or nil end
+  local sound = API_WORD[record.status] and record.tenant and record.type and record.target and record.origin and record.created
+  for _, name in ipairs({'created', 'started', 'expires', 'steps', 'attempt', 'lost', 'max_attempts', 'retried'}) do
+    sound = sound and (not record[name] or is_number(record[name]))
+  end
   for _, name in ipairs({'attempt', 'lost', 'max_attempts', 'retried'}) do record[name] = tonumber(record[name] or 0) end
-  local sound = API_WORD[record.status] and record.tenant and record.type and record.target and record.origin
-    and tonumber(record.created) and record.attempt and record.lost and record.max_attempts and record.retried
   return sound and record or nil
 end
 
@@ -80,6 +87,7 @@ local function let_go(record)
   redis.call('ZREM', LEASES, record.id)
   local waited, delayed = redis.call('ZREM', WAITING, record.id), redis.call('ZREM', DELAYED, record.id)
   if waited == 1 and delayed == 0 then redis.call('LREM', queue_key(record.origin), 1, record.id) end
+  if delayed == 1 then redis.call('HDEL', job_key(record.id), 'due') end
 end
 
 -- The only way into a final state; callers have checked that the record is in none.
@@ -112,6 +120,7 @@ local function requeue(record, at, delay, how, error_type)
   redis.call('HDEL', key, 'token', 'worker', 'started', 'progress')
   redis.call('ZADD', WAITING, '+inf', record.id)
   if delay > 0 then
+    redis.call('HSET', key, 'due', whole(at + delay))
     redis.call('ZADD', DELAYED, whole(at + delay), record.id)
   else
     redis.call('LPUSH', queue_key(record.origin), record.id)

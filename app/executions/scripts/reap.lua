@@ -5,14 +5,19 @@
 --   * Pending for longer than its `expires_in`: failed with `Expired`.
 --   * Pending, but in no queue (somebody deleted the queue, or popped from it): into the queue again.
 --   * Ended longer ago than its retention: the record, its outputs and its index entries leave together.
--- Each in batches of 100; the rest is done by the next call.
+-- Each in batches of 200; the rest is done by the next call, which is then due at once.
 -- ARGV: lease in microseconds, retention of completed, of failed, of cancelled ones in microseconds, queues ...
--- Answers the number of microseconds until the next delay is over, or -1.
+-- Answers the number of microseconds until there is more to do, as far as that is known, or -1.
 work_when_full()
 local at, lease, last = now(), tonumber(ARGV[1]), tonumber(redis.call('GET', REAPED) or '0')
 redis.call('SET', REAPED, whole(at))
 
-local function over(key, limit) return redis.call('ZRANGEBYSCORE', key, '-inf', whole(limit), 'LIMIT', 0, 100) end
+local BATCH, more = 200, false
+local function over(key, limit)
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', whole(limit), 'LIMIT', 0, BATCH)
+  more = more or #ids == BATCH
+  return ids
+end
 
 if at - last > lease / 2 then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', whole(at + lease))) do
@@ -31,7 +36,10 @@ end
 for _, id in ipairs(over(DELAYED, at)) do
   redis.call('ZREM', DELAYED, id)
   local record = load(id)
-  if record and record.status == 'queued' then redis.call('RPUSH', queue_key(record.origin), id) end
+  if record and record.status == 'queued' then
+    redis.call('HDEL', job_key(id), 'due')
+    redis.call('RPUSH', queue_key(record.origin), id)
+  end
 end
 
 for _, id in ipairs(over(WAITING, at)) do
@@ -75,5 +83,6 @@ for i, status in ipairs({'completed', 'failed', 'cancelled'}) do
   end
 end
 
+if more then return 0 end
 local next = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
 return next[2] and math.max(0, next[2] - at) or -1

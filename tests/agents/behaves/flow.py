@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from pathlib import Path
 
 
@@ -101,6 +103,36 @@ def _progress(inputs, context):
         context.progress(step, inputs["steps"], f"step {step}")
         time.sleep(inputs.get("pause", 0.05))
     return "done"
+
+
+def _bad_progress(inputs, context):
+    context.progress(0, 3, "fine")
+    context.progress(1, 3, uuid.uuid4())
+
+
+def _attempt_sleeps(inputs, context):
+    """Deaf, for as many seconds as its attempt is to sleep; says which attempt it was."""
+    time.sleep(inputs["seconds"][context.attempt - 1])
+    return f"attempt {context.attempt}"
+
+
+def _dirty(inputs, context):
+    """Changes its process, and leaves a thread that writes a line after a second."""
+    found = [os.getcwd(), os.environ.get("DIRTY", "clean"), os.getpid()]
+    os.chdir("/")
+    os.environ["DIRTY"] = "yes"
+    if "late" in inputs:
+        threading.Timer(1, Path(inputs["late"]).touch).start()
+    return found
+
+
+class _Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def _unspeakable(inputs, context):
+    raise _Unspeakable
 
 
 def _fail(inputs, context):
