@@ -85,6 +85,16 @@ def test_what_has_ended_makes_room(make_service: Make) -> None:
     assert post(service).status_code == 202
 
 
+def test_starting_one_again_is_a_start_like_any_other(make_service: Make) -> None:
+    service = make_service(workers=0, MAX_UNFINISHED_PER_TENANT=1, RATE_LIMIT_START="2/hour")
+    id = post(service).json()["execution_id"]
+    service.cancel(id)
+    assert service.post(f"/executions/{id}/retry").status_code == 202
+    assert refusal(service.post(f"/executions/{id}/retry"), 429)["code"] == "too_many_unfinished"
+    assert refusal(service.post(f"/executions/{id}/retry"), 429)["code"] == "rate_limited"
+    assert total(service) == 2
+
+
 def test_exactly_as_many_wait_as_the_queue_may_hold(make_service: Make) -> None:
     service = make_service(workers=0, WEB_CONCURRENCY=2, MAX_QUEUE_LENGTH=10)
     answers = in_parallel(40, lambda: post(service))
