@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from app import logs
+import structlog
 
-# Bound to this machine alone, unless told otherwise: an open run API is an open wallet. Heroku's router
-# comes from outside.
-host = os.environ.get("HOST") or ("0.0.0.0" if "DYNO" in os.environ else "127.0.0.1")  # noqa: S104
-bind = f"{host}:{os.environ.get('PORT') or 8000}"
+from app import binding, logs, settings
+from app.errors import ConfigurationError
 
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gthread"
-threads = 32  # a cancel may hold one for five seconds
-control_socket_disable = True
+log = structlog.get_logger("web")
+
+try:
+    chosen = settings.load()
+except ConfigurationError as error:
+    sys.exit(str(error))
+
+host = chosen.host or binding.default_host(chosen)
+bind = f"{host}:{chosen.port}"
+
+workers = chosen.web_concurrency
+worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
+threads = chosen.web_threads  # a cancel may hold one for five seconds
+worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
+backlog = 1024  # those who wait while a process is replaced
+control_socket_disable = True  # it would be a file in HOME, which may be read-only
 
 timeout = 30  # for a process that hangs as a whole; threads are not interrupted
-graceful_timeout = 20
-keepalive = 30
-limit_request_line = 4094
-limit_request_fields = 64
+graceful_timeout = 20  # what runs may end, and Heroku kills after 30 s; a cancel takes five
+keepalive = 30  # polling clients come back within it
+
+limit_request_line = 4094  # the longest address that the API answers is far shorter
+limit_request_fields = 64  # proxies add a dozen
+limit_request_field_size = 8190  # a bearer token with room to spare
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
 ONCE = ("IDEMPOTENCY-KEY",)
@@ -30,9 +47,39 @@ ONCE = ("IDEMPOTENCY-KEY",)
 
 def on_starting(server: Any) -> None:
     """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
-    logs.configure(os.environ.get("LOG_LEVEL") or "INFO")
+    logs.configure(chosen.log_level, chosen.secrets)
     server.log.error_log.handlers.clear()
     server.log.error_log.propagate = True
+    for variable, setting in settings.warnings():
+        log.warning("setting_unknown", variable=variable, meant=setting)
+    server.handle_hup = partial(reload_what_loads, server.handle_hup)
+
+
+def reload_what_loads(reload: Callable[[], None]) -> None:
+    """SIGHUP: new processes take over, with the agents, pipelines and code as they are now.
+
+    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once beforehand, in
+    a process of its own. Where that fails, the old ones serve on.
+    """
+    tried = subprocess.run([sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True)  # noqa: S603
+    if tried.returncode:
+        log.error("reload_refused", reason=tried.stderr[-4096:])
+    else:
+        reload()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Tells a process that replaces one which died (see `wsgi.py`)."""
+    os.environ["WEB_PROCESS_IS_FIRST"] = "1" if worker.age <= server.cfg.workers else ""
+
+
+def when_ready(server: Any) -> None:
+    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is served yet."""
+    hosts = [each.getsockname()[0] for each in server.LISTENERS if each.sock.family != socket.AF_UNIX]
+    if reason := binding.refusal(chosen, hosts, on_heroku="DYNO" in os.environ):
+        sys.exit(reason)
+    if remark := binding.remark(chosen):
+        structlog.get_logger("app.binding").warning("no_keys_asked_for", remark=remark)
 
 
 def pre_request(worker: Any, request: Any) -> None:
@@ -52,4 +99,6 @@ def post_worker_init(worker: Any) -> None:
     from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
+    worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease)
+    log.info("web_process_ready")

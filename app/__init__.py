@@ -20,11 +20,17 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     from app import api, catalog, logs
     from app.executions.service import ExecutionService
     from app.executions.store import ExecutionStore
+    from app.keys import commands
+    from app.keys.ring import KeyRing
+    from app.keys.store import KeyStore
     from app.settings import load
 
     settings = settings or load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets)
     if service is None:
         known = catalog.load(settings.agents_path, settings.pipelines_path)
         service = ExecutionService(ExecutionStore.connect(settings), known, settings)
-    return api.build(settings, service)
+    keys = KeyStore.connect(settings)
+    app = api.build(settings, service, KeyRing(settings, keys))
+    app.cli.add_command(commands.group(settings, keys))
+    return app

@@ -9,22 +9,26 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
-_SECRET = re.compile(r"sk-[A-Za-z0-9_\-]{8,}|(?<=Bearer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+_MASKED = r"sk-[A-Za-z0-9_\-]{8,}|exkey_\w+|(?<=[Bb]earer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
 
 
-def configure(level: str) -> None:
-    """Routes this process's records through one handler: ours, gunicorn's, RQ's. May be called again."""
+def configure(level: str, secrets: Sequence[str] = ()) -> None:
+    """Routes this process's records through one handler: ours, gunicorn's, RQ's. May be called again.
+
+    `secrets` are masked wherever they stand, beside what looks like a secret.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        mask_secrets,
+        masking(secrets),
     ]
     readable = sys.stdout.isatty()
     renderer: Any = (
@@ -47,9 +51,14 @@ def configure(level: str) -> None:
     )
 
 
-def mask_secrets(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Keys, bearer tokens and passwords in addresses, wherever they stand in a line."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = _SECRET.sub("[masked]", value)
-    return event
+def masking(secrets: Sequence[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any]]:
+    """Masks keys, bearer tokens and passwords in addresses, wherever they stand in a line."""
+    pattern = re.compile("|".join([*map(re.escape, secrets), _MASKED]))
+
+    def mask(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+        for name, value in event.items():
+            if isinstance(value, str):
+                event[name] = pattern.sub("[masked]", value)
+        return event
+
+    return mask

@@ -1,24 +1,25 @@
 """All settings: one frozen object, read from the environment and checked once.
 
 A wrong value stops the start with the variable's name, what is wrong and what is allowed; all mistakes
-are reported at once. `python -m app.settings` prints every setting with its value and its default.
+are reported at once. `python -m app.settings` prints every setting with its value, its default and its limits.
+Only `make run` reads a file (`.env`), and only into its own environment, so a file that lies about in
+production changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 import environs
 from marshmallow import ValidationError
-from marshmallow.validate import OneOf, Range
 
 from app.errors import ConfigurationError
+from app.keys.model import chosen_keys, parse_environment
+from app.setting_checks import allowed, checks_of, http_url, kind_of, misspelt, rate, store_url
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,21 +29,61 @@ def _setting(default: Any, env: str, help: str, **check: Any) -> Any:
     return field(default=default, metadata={"env": env, "help": help, **check})
 
 
+def _api_keys(text: str) -> None:
+    """tenant:key,tenant:key, each key of 16 characters or more"""
+    try:
+        parse_environment(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+    if os.environ.get("AUTH") == "off":
+        raise ValidationError("Keys make no sense with AUTH=off: take one of the two away.")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Durations are in seconds, sizes in bytes."""
 
     redis_url: str = _setting(
-        "redis://127.0.0.1:6379/0", "REDIS_URL", "The store. `redis://`, `rediss://` or `unix://`.", secret=True
+        "redis://127.0.0.1:6379/0",
+        "REDIS_URL",
+        "The store. `redis://`, `rediss://`, `unix://` or `sentinel://`.",
+        secret=True,
+        check=store_url,
     )
     redis_tls_verify: bool = _setting(
         True, "REDIS_TLS_VERIFY", "`0` accepts a self-signed certificate on `rediss://` (Heroku)."
+    )
+    auth: str | None = _setting(
+        None,
+        "AUTH",
+        "`keys`: every request needs a key, of `flask keys` or `API_KEYS`. `off`: none does, whoever asks. "
+        "Default: `keys` with `API_KEYS`; without, none does, and only this machine is served.",
+        one_of=("keys", "off"),
+    )
+    api_keys: str | None = _setting(
+        None,
+        "API_KEYS",
+        "Keys without a command: `tenant:key,tenant:key`, or a key alone for the tenant `default`. "
+        "They may start, read and cancel. At least 16 characters each.",
+        secret=True,
+        check=_api_keys,
+    )
+    metrics: str | None = _setting(
+        None, "METRICS", "`open`: `/metrics` needs no key. Default: one with the scope `admin`.", one_of=("open",)
     )
     agents_path: tuple[Path, ...] = _setting(
         (ROOT / "agents",), "AGENTS_PATH", "Folders of agents, separated like `PATH`."
     )
     pipelines_path: tuple[Path, ...] = _setting(
         (ROOT / "pipelines",), "PIPELINES_PATH", "Folders of pipelines, separated like `PATH`."
+    )
+    host: str | None = _setting(
+        None, "HOST", "The address that the web listens on. Default: 0.0.0.0 with `API_KEYS` or `AUTH`, else 127.0.0.1."
+    )
+    port: int = _setting(8000, "PORT", "Its port.", min=1, max=65_535)
+    web_concurrency: int = _setting(2, "WEB_CONCURRENCY", "Web processes.", min=1, max=64)
+    web_threads: int = _setting(
+        32, "WEB_THREADS", "Requests at once in each of them; a cancel may hold one for 5 seconds.", min=1, max=512
     )
     max_content_length: int = _setting(
         1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024
@@ -71,6 +112,7 @@ class Settings:
         os.cpu_count() or 1,
         "WORKER_PROCESSES",
         "Executions that compute, at once: one warm process each. `0`: none.",
+        shown="one per core",
         min=0,
         max=256,
     )
@@ -143,17 +185,17 @@ class Settings:
         max=30 * 86_400,
     )
     rate_limit_start: str | None = _setting(
-        None, "RATE_LIMIT_START", "Starts of one caller, such as `100/minute` or `5/second;1000/day`.", rate=True
+        None, "RATE_LIMIT_START", "Starts of one caller, such as `100/minute` or `5/second;1000/day`.", check=rate
     )
-    rate_limit_cancel: str | None = _setting(None, "RATE_LIMIT_CANCEL", "The same for cancels.", rate=True)
+    rate_limit_cancel: str | None = _setting(None, "RATE_LIMIT_CANCEL", "The same for cancels.", check=rate)
     rate_limit_read: str | None = _setting(
-        None, "RATE_LIMIT_READ", "The same for reads, each endpoint by itself; clients poll, so be generous.", rate=True
+        None, "RATE_LIMIT_READ", "The same for reads, by endpoint; clients poll, so be generous.", check=rate
     )
     idempotency_ttl: float = _setting(
         86_400.0, "IDEMPOTENCY_TTL", "Seconds an `Idempotency-Key` is kept after its first use.", min=1, max=30 * 86_400
     )
     openai_base_url: str | None = _setting(
-        None, "OPENAI_BASE_URL", "An OpenAI-compatible endpoint; default OpenAI's own."
+        None, "OPENAI_BASE_URL", "An OpenAI-compatible endpoint; default OpenAI's own.", check=http_url
     )
     openai_api_key: str | None = _setting(None, "OPENAI_API_KEY", "Its key.", secret=True)
     openai_model_name: str = _setting("gpt-4o-mini", "OPENAI_MODEL_NAME", "The model of flows that name none.")
@@ -165,40 +207,34 @@ class Settings:
         "INFO", "LOG_LEVEL", "`DEBUG`, `INFO`, `WARNING` or `ERROR`.", one_of=("DEBUG", "INFO", "WARNING", "ERROR")
     )
 
+    @property
+    def keys_required(self) -> bool:
+        return self.auth == "keys" or self.api_keys is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never stand in a log, beside what looks like a secret."""
+        return chosen_keys(self.api_keys or "")
+
+    @property
+    def may_be_reached(self) -> bool:
+        """Whether it was decided who may use the service, so that others than this machine may reach it."""
+        return self.keys_required or self.auth == "off"
+
     def retention_for(self, status: str) -> float:
         """Seconds an execution that ended in `status` is kept."""
         own: float | None = getattr(self, f"retention_{status}")
         return self.retention if own is None else own
 
 
-def _store_url(text: str) -> None:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
-
-
-def _rate(text: str) -> None:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}/(second|minute|hour|day)(;[1-9][0-9]{0,8}/(second|minute|hour|day))*", text):
-        raise ValidationError("Must be like 100/minute, several separated by a semicolon.")
-
-
 def _read(env: environs.Env, each: Field[Any]) -> Any:
     """One setting from the environment; an empty variable counts as not set."""
-    name = each.metadata["env"]
-    checks: list[Callable[[Any], Any]] = []
+    name, kind = each.metadata["env"], kind_of(each)
     if not os.environ.get(name):
         return each.default
-    if "min" in each.metadata:
-        checks.append(Range(each.metadata["min"], each.metadata["max"]))
-    if "rate" in each.metadata:
-        checks.append(_rate)
-    if "one_of" in each.metadata:
-        checks.append(OneOf(each.metadata["one_of"]))
-    if name == "REDIS_URL":
-        checks.append(_store_url)
-    kind = str(each.type).removesuffix(" | None")
     if kind.startswith("tuple"):
-        return tuple(env.list(name, subcast=Path, delimiter=os.pathsep))
-    return getattr(env, kind)(name, validate=checks)
+        return tuple(env.list(name, subcast=Path, delimiter=os.pathsep, validate=checks_of(each)) or ())
+    return getattr(env, kind)(name, validate=checks_of(each))
 
 
 def load() -> Settings:
@@ -208,13 +244,18 @@ def load() -> Settings:
     try:
         env.seal()
     except environs.EnvValidationError as error:
-        meta = {each.metadata["env"]: each.metadata for each in fields(Settings)}
+        known = {each.metadata["env"]: each for each in fields(Settings)}
         lines = [
-            f"{name}: {' '.join(reasons)} It means: {meta[name]['help']}"
+            f"{name}: {' '.join(reasons)} Allowed: {allowed(known[name])}. It means: {known[name].metadata['help']}"
             for name, reasons in sorted(cast(dict[str, list[str]], error.error_messages).items())
         ]
         raise ConfigurationError("\n".join(lines)) from None
     return Settings(**values)
+
+
+def warnings() -> list[tuple[str, str]]:
+    """Variables in the environment that look like a setting misspelt, each with the setting's name."""
+    return list(misspelt(os.environ, [each.metadata["env"] for each in fields(Settings)]))
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str, str]]:
@@ -247,15 +288,18 @@ def main() -> None:
     """Prints every setting; with `--table`, as the README has them."""
     if "--table" in sys.argv:
         print("| variable | default | meaning |\n|---|---|---|")
-        for name, _, default, meaning in describe(Settings()):
-            print(f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |")
+        for each, (name, _, default, meaning) in zip(fields(Settings), describe(Settings()), strict=True):
+            shown = each.metadata.get("shown") or (f"`{default}`" if default else "")
+            print(f"| `{name}` | {shown} | {meaning} |")
         return
     try:
         settings = load()
     except ConfigurationError as error:
         sys.exit(str(error))
-    for name, value, default, meaning in describe(settings):
-        print(f"{name:22} {value:32} (default {default or 'none'}) {meaning}")
+    for each, (name, value, default, meaning) in zip(fields(Settings), describe(settings), strict=True):
+        print(f"{name:22} {value:32} (default {default or 'none'}; {allowed(each)}) {meaning}")
+    for variable, setting in warnings():
+        print(f"{variable} is set, but no setting has this name. Is {setting} meant?", file=sys.stderr)
 
 
 if __name__ == "__main__":

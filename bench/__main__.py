@@ -119,9 +119,16 @@ def _figures(full: bool) -> list[Callable[[Path], Iterator[Row]]]:
     def store_bytes(folder: Path) -> Iterator[Row]:
         yield "store, bytes per small execution", f"{figures.bytes_per_execution(folder, 10_000):.0f}", "", "2,000"
 
+    def connections(folder: Path) -> Iterator[Row]:
+        found = figures.connections(folder)
+        yield "store connections of a web process with 8 clients", f"{found['web']:.0f}", "", "34"
+        yield "... memory (PSS), with its master", f"{found['web_mb']:.0f} MB", "", ""
+        yield "store connections of a worker", f"{found['worker']:.0f}", "", "10"
+        yield "... its memory (PSS), idle", f"{found['worker_mb']:.0f} MB", "", ""
+
     return [
         *(http, lists, drain_plain, drain_threads, drain_processes, latency),
-        *(waiting_400, model_calls, waiting_100, waiting_1000, store_bytes),
+        *(waiting_400, model_calls, waiting_100, waiting_1000, store_bytes, connections),
     ]
 
 

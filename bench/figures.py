@@ -211,3 +211,18 @@ def bytes_per_execution(folder: Path, count: int) -> float:
         fill(client, count, text=TEXT)
         _all_ended(client, count + 100)
         return float(client.info("memory")["used_memory"] - before) / count
+
+
+def connections(folder: Path) -> dict[str, float]:
+    """Connections to the store, and memory: of a web process that eight clients keep busy, of an idle worker."""
+    with stack(folder / "connections") as running, redis.Redis.from_url(running.store.url) as client:
+
+        def count() -> int:
+            return len(client.client_list()) - 1  # without this one
+
+        port = running.web("wsgi:app")
+        requests_per_second(port, get("/api/v1/executions"), 2.0)
+        web, web_mb = count(), pss_mb(running.processes)
+        worker = running.worker()
+        time.sleep(3.0)
+        return {"web": web, "web_mb": web_mb, "worker": count() - web, "worker_mb": pss_mb([worker])}

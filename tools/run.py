@@ -2,6 +2,9 @@
 
 Like a platform would, it starts a process again that ended by itself. (A process manager such as honcho
 ends everything when one ends, and knows nothing of a store that has to outlive the others.)
+
+It is also the only one that reads `.env` (or what ENV_FILE names): gunicorn and the workers themselves
+know no file, so one that lies about on a server changes nothing there.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from dotenv import load_dotenv
 
 from tools.embedded_store import EmbeddedStore, StoreError, end_with_parent
 
@@ -40,6 +45,7 @@ def main() -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 1 where something does not start."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _request_stop)
+    load_dotenv(os.environ.get("ENV_FILE") or ROOT / ".env")  # what is set already wins
     port = os.environ.setdefault("PORT", "8000")
     if reason := _port_is_not_free(port):
         print(reason, file=sys.stderr)

@@ -11,10 +11,12 @@ import structlog
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import NotFound
 
-from app.api import docs, executions, limits, problems, targets
+from app.api import access, docs, executions, limits, problems, targets
 from app.api.openapi import ApiDescription
+from app.api.security import SecurityPlugin
 from app.errors import FieldError, InvalidRequest
 from app.executions.service import ExecutionService
+from app.keys.ring import KeyRing
 from app.settings import Settings
 
 _STRICT = frozenset({executions.blueprint.name, targets.blueprint.name})
@@ -23,8 +25,8 @@ _STRICT = frozenset({executions.blueprint.name, targets.blueprint.name})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
-def build(settings: Settings, service: ExecutionService) -> Flask:
-    """A Flask application around the service."""
+def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask:
+    """A Flask application around the service, open to those whom the ring knows."""
     app = Flask(__name__, static_folder=None)
     app.extensions["executions"] = service
     app.config.update(
@@ -38,11 +40,12 @@ def build(settings: Settings, service: ExecutionService) -> Flask:
     )
     app.url_map.merge_slashes = False
     app.before_request(_begin)
+    access.register(app, ring, metrics_open=settings.metrics == "open")
     app.before_request(_refuse_unknown_query)
     app.after_request(_give_request_id)
-    limits.register(app, settings, service.store, executions.earlier_start)
+    limits.register(app, settings, service, executions.earlier_start)
     problems.register(app)
-    described = ApiDescription(app)
+    described = ApiDescription(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(targets.blueprint)
     app.extensions["takes_query"] = {name for name, view in app.view_functions.items() if _takes_query(view)}

@@ -214,11 +214,14 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_json": (400, "The body is not JSON: Expecting value at line 1, column 1."),
     "already_ended": (400, f"Execution {_ID} is already completed, so it can not be cancelled."),
     "not_retryable": (400, f"Execution {_ID} is completed; only a failed or cancelled one can be retried."),
+    "unauthorized": (401, "This is no valid key."),
+    "forbidden": (403, "This key has not the scope 'start', which is needed here."),
     "not_found": (404, f"There is no execution with the id {_ID}."),
     "body_too_large": (413, "The body is larger than MAX_CONTENT_LENGTH allows."),
     "unsupported_media_type": (415, "The body must be application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used before, with another body."),
     "rate_limited": (429, "Too many requests: RateLimit-Policy says how many are allowed."),
+    "too_many_wrong_keys": (429, "Too many wrong keys came from this address."),
     "too_many_unfinished": (429, "There are 100 pending and running executions already, which is the limit."),
     "store_unavailable": (503, "The store can not be reached."),
     "store_full": (503, "The store is full: nothing new can be started."),
@@ -236,11 +239,11 @@ def problems(codes: Iterable[str]) -> dict[int, dict[str, Any]]:
     """Examples of these problems, by status, as OpenAPI has them."""
     found: dict[int, dict[str, Any]] = {}
     for code in dict.fromkeys(codes):
-        found.setdefault(PROBLEMS[code][0], {})[code] = {"value": _problem(code)}
+        found.setdefault(PROBLEMS[code][0], {})[code] = {"value": problem(code)}
     return found
 
 
-def _problem(code: str) -> dict[str, Any]:
+def problem(code: str) -> dict[str, Any]:
     status, detail = PROBLEMS[code]
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",

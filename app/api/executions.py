@@ -8,7 +8,8 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import bodies, caller, examples, idempotency, limits
+from app.api import bodies, examples, idempotency, quotas
+from app.api.access import needs, tenant
 from app.api.blueprint import ApiBlueprint
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
@@ -30,6 +31,7 @@ from app.errors import ServiceError
 from app.executions import identifiers
 from app.executions.model import Include, Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
+from app.keys.model import Scope
 
 blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
@@ -58,6 +60,7 @@ _documented = blueprint.documented
     example=examples.STARTED,
     headers=_STARTED_HEADERS,
 )
+@needs(Scope.START)
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
@@ -87,7 +90,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
-        tenant=caller.tenant(),
+        tenant=tenant(),
         request_id=g.request_id,
         idempotency=idempotency.of_request(body, headers),
     )
@@ -103,6 +106,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
     example=examples.RETRIED,
     headers={"Location": _STARTED_HEADERS["Location"]},
 )
+@needs(Scope.START)
 def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
     """Start a failed or cancelled execution again
 
@@ -113,7 +117,7 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
         execution_id=_known_form(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
-        tenant=caller.tenant(),
+        tenant=tenant(),
         request_id=g.request_id,
     )
     return _accepted(_service().retry(command))
@@ -122,29 +126,32 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
 @blueprint.arguments(_status, location="query")
 @_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@needs(Scope.READ)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
-    execution = _service().get(_known_form(execution_id), caller.tenant(), include)
+    execution = _service().get(_known_form(execution_id), tenant(), include)
     return _json(bodies.execution(execution, with_steps=include is Include.STEPS))
 
 
 @blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
 @blueprint.arguments(_steps, location="query")
 @_documented("not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
+@needs(Scope.READ)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """Get what became of each step
 
     In the order of the pipeline's file. An agent's execution has one step, the agent.
     """
     include = Include(query.get("include", Include.STEPS))
-    execution = _service().get(_known_form(execution_id), caller.tenant(), include)
+    execution = _service().get(_known_form(execution_id), tenant(), include)
     return _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
 
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
 @_documented(status_code=200, schema=PageSchema, example=examples.PAGE)
+@needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
@@ -158,7 +165,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             page=query["page"],
             page_size=query["page_size"],
             descending=query["order"] == "desc",
-            tenant=caller.tenant(),
+            tenant=tenant(),
         )
     )
     return _json(json.dumps(bodies.page(found)))
@@ -167,18 +174,19 @@ def list_executions(query: dict[str, Any]) -> Response:
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
 @_documented("already_ended", "not_found", status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
+@needs(Scope.CANCEL)
 def cancel_execution(execution_id: str) -> Response:
     """Cancel an execution
 
     200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
     """
-    execution = _service().cancel(_known_form(execution_id), caller.tenant())
+    execution = _service().cancel(_known_form(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return _json(json.dumps(bodies.cancelled(execution)), status)
 
 
 def _accepted(receipt: Started) -> Response:
-    limits.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
+    quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
     answer = bodies.started(receipt)
     replayed = idempotency.REPLAYED if receipt.replayed else {}
     return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})

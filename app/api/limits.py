@@ -1,4 +1,4 @@
-"""How much a caller may ask for, and how he is told: Flask-Limiter counts requests, the store counts executions.
+"""How much a caller may ask for: Flask-Limiter counts requests, the store counts executions.
 
 Requests are limited only where RATE_LIMIT_... says so; otherwise nothing here costs a request anything. The
 limits on executions are checked by the store itself, in the step that would store them (`admission.lua`).
@@ -9,67 +9,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import RedisStorage
 
-from app.api import caller
+from app.api import quotas
+from app.api.access import identity
 from app.errors import StoreFull, StoreUnavailable
+from app.executions.service import ExecutionService
 from app.executions.store import ExecutionStore
 from app.settings import Settings
 
 LIMITED_BLUEPRINTS = ("executions", "targets")
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What is left to a caller of what he may have, as draft-ietf-httpapi-ratelimit-headers says it.
-
-    `window_seconds` is None for what is not counted over time: executions that are there at once.
-    """
-
-    name: str
-    allowed: int
-    remaining: int
-    window_seconds: int | None = None
-    reset_seconds: int | None = None
-
-    @property
-    def policy(self) -> str:
-        unit = ';qu="concurrent-requests"' if self.window_seconds is None else f";w={self.window_seconds}"
-        return f'"{self.name}";q={self.allowed}{unit}'
-
-    @property
-    def state(self) -> str:
-        reset = "" if self.reset_seconds is None else f";t={self.reset_seconds}"
-        return f'"{self.name}";r={self.remaining}{reset}'
-
-
-def note(quota: Quota) -> None:
-    """Has the answer to this request tell of the quota."""
-    g.setdefault("quotas", []).append(quota)
-
-
-def note_unfinished(allowed: int, unfinished: int | None) -> None:
-    """The same for the tenant's pending and running executions, where they are limited."""
-    if unfinished is not None:
-        note(Quota("unfinished", allowed, max(0, allowed - unfinished)))
-
-
 def register(
-    app: Flask, settings: Settings, store: ExecutionStore, earlier_answer: Callable[[], Response | None]
+    app: Flask, settings: Settings, service: ExecutionService, earlier_answer: Callable[[], Response | None]
 ) -> None:
     """Limits requests, and tells of every quota. `earlier_answer` is given instead of a 429 where there is one."""
-    app.after_request(_tell)
+    app.after_request(quotas.tell)
     if not (settings.rate_limit_start or settings.rate_limit_cancel or settings.rate_limit_read):
         return
     limiter = Limiter(
-        caller.counted_as,
+        _caller,
         default_limits=[lambda: _limit(settings)],
         storage_uri="executions://",
-        storage_options={"store": store},  # type: ignore[dict-item]  # it is handed on to the class below
+        storage_options={"store": service.store},  # type: ignore[dict-item]  # it is handed on to the class below
         strategy="fixed-window",
         on_breach=lambda _: earlier_answer(),
     )
@@ -106,6 +72,12 @@ class _Counters(RedisStorage):
             return super().get_expiry(key)
 
 
+def _caller() -> str:
+    """Whom a request counts for: its key; without keys, the peer's address."""
+    who = identity()
+    return f"key:{who.tenant}:{who.key}" if who.key is not None else f"address:{request.remote_addr}"
+
+
 def _limit(settings: Settings) -> str:
     """The limit that is in force for this request, as Flask-Limiter reads it; empty for none."""
     limit: str | None = None
@@ -121,7 +93,7 @@ def _note_requests(limiter: Limiter, response: Response) -> Response:
     try:
         for each in limiter.current_limits:
             quota = _quota(each)
-            note(quota)
+            quotas.note(quota)
             if each.breached and response.status_code == 429:
                 response.headers["Retry-After"] = str(quota.reset_seconds)
     except StoreUnavailable:
@@ -129,16 +101,8 @@ def _note_requests(limiter: Limiter, response: Response) -> Response:
     return response
 
 
-def _quota(limit: RequestLimit) -> Quota:
+def _quota(limit: RequestLimit) -> quotas.Quota:
     reset, remaining = limit.window
     seconds = max(1, math.ceil(reset - time.time()))
     kind, per = (request.endpoint or "").partition(".")[2], limit.limit.GRANULARITY.name
-    return Quota(f"{kind}-per-{per}", limit.limit.amount, remaining, limit.limit.get_expiry(), seconds)
-
-
-def _tell(response: Response) -> Response:
-    quotas: list[Quota] = g.get("quotas", [])
-    if quotas:
-        response.headers["RateLimit-Policy"] = ", ".join(each.policy for each in quotas)
-        response.headers["RateLimit"] = ", ".join(each.state for each in quotas)
-    return response
+    return quotas.Quota(f"{kind}-per-{per}", limit.limit.amount, remaining, limit.limit.get_expiry(), seconds)

@@ -11,7 +11,7 @@ import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import limits
+from app.api import quotas
 from app.errors import (
     AlreadyEnded,
     FieldError,
@@ -24,8 +24,6 @@ from app.errors import (
     StoreUnavailable,
     TooManyUnfinished,
 )
-
-READ_THE_REST_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +47,16 @@ _DETAILS = {
 class Problem(Exception):
     """An answer that is a problem, raised by the HTTP side itself."""
 
-    def __init__(self, status: int, code: str, detail: str, errors: Sequence[FieldError] = ()):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(detail)
-        self.status, self.code, self.detail, self.errors = status, code, detail, tuple(errors)
+        self.status, self.code, self.detail, self.errors, self.headers = status, code, detail, tuple(errors), headers
 
     @classmethod
     def of_body(cls, code: str, detail: str) -> Problem:
@@ -61,7 +66,7 @@ class Problem(Exception):
 
 def register(app: Flask) -> None:
     """Lets every exception of every view end in `problem`."""
-    app.register_error_handler(Problem, lambda each: problem(each.status, each.code, each.detail, each.errors))
+    app.register_error_handler(Problem, _render_problem)
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(Exception, _render_bug)
 
@@ -93,20 +98,13 @@ def render_http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
     if error.response is not None or error.code is None or error.code < 400:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
-    if error.code == 413:
-        _read_the_rest()
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
     return problem(error.code, code, _DETAILS.get(error.code) or error.description or error.name, headers=headers)
 
 
-def _read_the_rest() -> None:
-    """Takes what is left of a body that is too large, within reason: a client that is still sending would
-    find its connection reset before it could read the answer.
-    """
-    body, left_bytes = request.environ["wsgi.input"], READ_THE_REST_BYTES
-    while left_bytes > 0 and (chunk := body.read(min(left_bytes, 65536))):
-        left_bytes -= len(chunk)
+def _render_problem(error: Problem) -> Response:
+    return problem(error.status, error.code, error.detail, error.errors, error.headers)
 
 
 def _render_service_error(error: ServiceError) -> Response:
@@ -120,7 +118,7 @@ def _render_service_error(error: ServiceError) -> Response:
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
     if isinstance(error, TooManyUnfinished):
-        limits.note_unfinished(error.allowed, error.allowed)
+        quotas.note_unfinished(error.allowed, error.allowed)
         return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, QueueFull):
         return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})

@@ -43,7 +43,7 @@ class AgentsSchema(Schema):
     agents = fields.List(fields.Nested(AgentSchema), required=True)
 
 
-class StepSchema(Schema):
+class PipelineStepSchema(Schema):
     id = fields.String(required=True)
     type = fields.String(required=True, validate=OneOf(["agent_flow", "batch_aggregator"]))
     description = fields.String(required=True)
@@ -61,7 +61,7 @@ class OutputSchema(Schema):
 
 class PipelineSchema(TargetSchema):
     type = fields.String(required=True, validate=OneOf(["pipeline"]))
-    steps = fields.List(fields.Nested(StepSchema), required=True)
+    steps = fields.List(fields.Nested(PipelineStepSchema), required=True)
     outputs = fields.List(fields.Nested(OutputSchema), required=True)
     variants = fields.List(fields.String(), required=True, metadata={"description": "A start's `config.variant`."})
 

@@ -13,11 +13,13 @@ from typing import Any
 from flask import Flask, Response, current_app, request
 
 from app.api import examples
+from app.api.access import needs
 from app.api.blueprint import ApiBlueprint
 from app.api.target_schemas import AgentSchema, AgentsSchema, IndexSchema, PipelineSchema, PipelinesSchema
 from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
 from app.errors import NotFound
+from app.keys.model import Scope
 
 blueprint = ApiBlueprint("targets", __name__, url_prefix="/api/v1", description="What can be run.")
 
@@ -37,6 +39,7 @@ _documented = partial(
 
 @blueprint.route("", methods=["GET"], parameters=[_IF_NONE_MATCH])
 @_documented(schema=IndexSchema, example=examples.INDEX)
+@needs(Scope.READ)
 def list_endpoints() -> Response:
     """List the endpoints"""
     return _answer("", "")
@@ -44,6 +47,7 @@ def list_endpoints() -> Response:
 
 @blueprint.route("/agents", methods=["GET"], parameters=[_IF_NONE_MATCH])
 @_documented(schema=AgentsSchema, example={"agents": [examples.AGENT]})
+@needs(Scope.READ)
 def list_agents() -> Response:
     """List the agents"""
     return _answer("agents", "")
@@ -51,6 +55,7 @@ def list_agents() -> Response:
 
 @blueprint.route("/agents/<agent_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
 @_documented("not_found", schema=AgentSchema, example=examples.AGENT)
+@needs(Scope.READ)
 def get_agent(agent_id: str) -> Response:
     """Get an agent's inputs and flows"""
     return _answer("agent", agent_id)
@@ -58,6 +63,7 @@ def get_agent(agent_id: str) -> Response:
 
 @blueprint.route("/pipelines", methods=["GET"], parameters=[_IF_NONE_MATCH])
 @_documented(schema=PipelinesSchema, example={"pipelines": [examples.PIPELINE]})
+@needs(Scope.READ)
 def list_pipelines() -> Response:
     """List the pipelines"""
     return _answer("pipelines", "")
@@ -65,6 +71,7 @@ def list_pipelines() -> Response:
 
 @blueprint.route("/pipelines/<pipeline_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
 @_documented("not_found", schema=PipelineSchema, example=examples.PIPELINE)
+@needs(Scope.READ)
 def get_pipeline(pipeline_id: str) -> Response:
     """Get a pipeline's inputs, steps and outputs"""
     return _answer("pipeline", pipeline_id)

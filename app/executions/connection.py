@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +14,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.errors import StoreFull, StoreUnavailable
+from app.executions import sentinel
 from app.settings import Settings
 
 CALL_TIMEOUT_SECONDS = 0.8
 """For each try of a call; with one repeat, a request is answered within 2 s whatever the store does."""
+
+BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
 _AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
@@ -25,13 +29,23 @@ _AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN"
 def connect(settings: Settings, **options: Any) -> redis.Redis:
     """A client for calls that are answered at once. A call whose answer is lost is repeated once."""
     retry = Retry(NoBackoff(), 1)
-    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options(settings), **options)
+    options = {"retry": retry, **_options(settings), **options}
+    if _by_sentinel(settings):
+        return sentinel.connect(settings.redis_url, **options)
+    return redis.Redis.from_url(settings.redis_url, **options)
 
 
 def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
     """The same for an event loop, without a repeat: its callers are loops, which repeat by themselves."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_url(settings.redis_url, **{"retry": retry, **_options(settings), **options})
+    options = {"retry": retry, **_options(settings), **options}
+    if _by_sentinel(settings):
+        return sentinel.connect_async(settings.redis_url, **options)
+    return redis.asyncio.Redis.from_url(settings.redis_url, **options)
+
+
+def _by_sentinel(settings: Settings) -> bool:
+    return urlsplit(settings.redis_url).scheme == sentinel.SCHEME
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -58,3 +72,25 @@ def translated() -> Iterator[None]:
         if any(word in text for word in _AWAY) or isinstance(error, (redis.ReadOnlyError, redis.BusyLoadingError)):
             raise StoreUnavailable from error
         raise
+
+
+class Breaker:
+    """After a call that found no store, calls fail at once for a second, so that no pile of threads waits for
+    one that does not answer. A store that answers, if only with a refusal, is asked again.
+    """
+
+    def __init__(self) -> None:
+        self._broken_until = 0.0
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around a call: raises `StoreUnavailable` and `StoreFull`, as `translated` does."""
+        if time.monotonic() < self._broken_until:
+            raise StoreUnavailable
+        try:
+            with translated():
+                yield
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, (OSError, redis.ConnectionError, redis.TimeoutError)):
+                self._broken_until = time.monotonic() + BREAK_SECONDS
+            raise

@@ -27,9 +27,10 @@ from app.executions.model import (
 )
 from app.executions.steps import as_seen
 from app.executions.store import QUEUES, ExecutionStore, index_key
+from app.keys import model as keys
 from app.settings import Settings
 
-DEFAULT_TENANT = "default"
+DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
 CANCELS_WAITING = 12

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, QueueFull, StoreUnavailable, TooManyUnfinished
+from app.errors import KeyReused, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
 from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
@@ -21,14 +20,11 @@ from app.settings import Settings
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
 
-BREAK_SECONDS = 1.0
-
 
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
 
-    After a call that found no store, calls fail at once for a second, so that no pile of threads waits for
-    one that does not answer. A store that answers, if only with a refusal, is asked again.
+    After a call that found no store, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
@@ -37,7 +33,7 @@ class ExecutionStore:
             name: client.register_script(scripts.source(name))
             for name in ("submit", "cancel", "reap", "status", "page")
         }
-        self._broken_until = 0.0
+        self._calling = connection.Breaker().calling
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -143,18 +139,6 @@ class ExecutionStore:
             for key in {*keys, index_key(tenant)}:
                 pipe.zrem(key, *gone)
             pipe.execute()
-
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        if time.monotonic() < self._broken_until:
-            raise StoreUnavailable
-        try:
-            with connection.translated():
-                yield
-        except StoreUnavailable as error:
-            if isinstance(error.__cause__, (OSError, redis.ConnectionError, redis.TimeoutError)):
-                self._broken_until = time.monotonic() + BREAK_SECONDS
-            raise
 
 
 def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:

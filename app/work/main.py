@@ -33,12 +33,18 @@ def main() -> None:
     try:
         config = _options(settings.load())
         logs.configure(config.log_level)
-        known = catalog.load(config.agents_path, config.pipelines_path)
+        catalog.load(config.agents_path, config.pipelines_path)
+        _run(config)
     except ConfigurationError as error:
         sys.exit(str(error))
+
+
+def _run(config: settings.Settings) -> None:
+    for variable, setting in settings.warnings():
+        log.warning("setting_unknown", variable=variable, meant=setting)
     preload = ["app.work.child", "openai"] if config.openai_api_key or config.openai_base_url else ["app.work.child"]
     start_fork_server(preload)
-    asyncio.run(_work(config, known))
+    asyncio.run(_work(config))
 
 
 def _options(config: settings.Settings) -> settings.Settings:
@@ -51,24 +57,39 @@ def _options(config: settings.Settings) -> settings.Settings:
     return dataclasses.replace(config, worker_threads=options.threads, worker_processes=options.processes)
 
 
-async def _work(config: settings.Settings, known: Catalog) -> None:
+async def _work(config: settings.Settings) -> None:
     client = connection.connect(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # what is to be read, is read below
     if not await _store_answers(client, stop):
         return
+    known = catalog.load(config.agents_path, config.pipelines_path)
     workers = [
         ExecutionWorker(QUEUES[isolation], client, config, partial(Pool, _child(config, known, slots), size))
         for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
         if slots and size
     ]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, config, workers)
     log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
     running = [asyncio.ensure_future(worker.run()) for worker in workers]
     await asyncio.wait({*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
         worker.request_shutdown()
     await asyncio.gather(*running)
+
+
+def _reload(config: settings.Settings, workers: list[ExecutionWorker]) -> None:
+    """SIGHUP: reads the agents and pipelines again. With a mistake in one of them all stay as they were."""
+    try:
+        known = catalog.load(config.agents_path, config.pipelines_path)
+    except ConfigurationError as error:
+        log.error("reload_refused", reason=str(error))
+        return
+    for worker in workers:
+        worker.renew(known)
+    log.info("reloaded", agents=len(known.agents), pipelines=len(known.pipelines))
 
 
 def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
+from app.catalog.model import Catalog
 from app.work import protocol
 from app.work.attempt import Attempt
 from app.work.child import ChildConfig
@@ -82,6 +84,16 @@ class Pool:
         if child.hung > child.slots * HUNG_SHARE:
             self._retire(child, "hung_threads")
         return False
+
+    def renew(self, catalog: Catalog) -> None:
+        """From now on attempts are given to new children, which know this catalog and have loaded no flow's code.
+
+        The old ones end what they run, undisturbed.
+        """
+        self._config = replace(self._config, catalog=catalog)
+        for child in [] if self._closed else list(self._children):
+            self._retire(child, "reload")
+        self._note_free_slots()
 
     def say_alive(self) -> None:
         """Tells the children that their worker lives and holds its leases; without it they end themselves."""

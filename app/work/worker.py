@@ -17,6 +17,7 @@ import structlog
 from rq import Queue
 from rq.worker import BaseWorker
 
+from app.catalog.model import Catalog
 from app.errors import StoreUnavailable
 from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
@@ -95,6 +96,10 @@ class ExecutionWorker(BaseWorker):
     def request_shutdown(self) -> None:
         """Takes no new work from now on. For a signal handler of the event loop."""
         self._stopping.set()
+
+    def renew(self, catalog: Catalog) -> None:
+        """New attempts run with these definitions; those that run end with theirs."""
+        self._runs.pool.renew(catalog)
 
     async def _claim_loop(self) -> None:
         """Fills free slots. Ends at the shutdown, never in the middle of a claim."""

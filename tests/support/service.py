@@ -13,9 +13,16 @@ from typing import Any
 
 import requests
 
+from app.keys.model import Identity, parse_scopes
+from app.keys.store import KeyStore
+from app.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
 ENDED = ("completed", "failed", "cancelled")
+BIN = Path(sys.executable).parent
+
+_NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
 
 def free_port() -> int:
@@ -48,7 +55,7 @@ class Service:
             ),
         }
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
             "WEB_CONCURRENCY": "1",
@@ -85,7 +92,7 @@ class Service:
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
-        self.web = self._run("web", str(Path(sys.executable).parent / "gunicorn"), "wsgi:app")
+        self.web = self._run("web", str(BIN / "gunicorn"), "wsgi:app")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.web.poll() is None:
             try:
@@ -99,6 +106,19 @@ class Service:
         worker = self._run(f"worker{len(self.workers)}", sys.executable, "worker.py")
         self.workers.append(worker)
         return worker
+
+    def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`flask ...` beside it, with its environment."""
+        return subprocess.run(
+            [BIN / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
+        )
+
+    def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
+        """A new key, as `flask keys add` makes it."""
+        return self.keys().add(Identity(tenant, name, parse_scopes(scopes)))
+
+    def keys(self) -> KeyStore:
+        return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
         """What a process printed: `web`, `worker0`, `worker1`, ..."""

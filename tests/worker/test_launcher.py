@@ -148,3 +148,15 @@ def test_a_mistake_in_the_configuration_is_said_and_ends_it(launch: Launch) -> N
     errors = launcher.stderr.read()
     assert "WORKER_THREADS: Not a valid integer." in errors
     assert "Traceback" not in errors
+
+
+def test_a_env_file_is_read_by_the_launcher_and_what_is_set_already_wins(
+    launch: Launch, port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "dev.env").write_text("WORKER_THREADS=many\nLEASE=5\n")
+    launcher = launch(ENV_FILE=str(tmp_path / "dev.env"), LEASE="never")
+    assert launcher.wait(30) == 1
+    assert launcher.stderr is not None
+    errors = launcher.stderr.read()
+    assert "WORKER_THREADS: Not a valid integer." in errors
+    assert "LEASE: Not a valid number." in errors

@@ -74,7 +74,7 @@ def _tick(inputs, context):
         with Path(inputs["ticks"]).open("a") as file:
             file.write(f"{context.attempt} {os.getpid()} {time.time()}\n")
         time.sleep(0.1)
-    return "ticked"
+    return {"attempt": context.attempt}
 
 
 def _swallow(inputs, context):

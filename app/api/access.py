@@ -1,0 +1,109 @@
+"""Who may call which view: every request is asked for its key, every view for what it needs.
+
+A view says what it needs with `@needs(Scope.READ)`. One that says nothing needs `admin`, so that a forgotten
+one is closed. What is open stands in `OPEN`, and nowhere else. An address that does not exist needs a key too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from flask import Flask, current_app, g, request
+from werkzeug.routing import RequestRedirect, Rule
+
+from app.api import credentials
+from app.api.problems import Problem
+from app.keys.model import ANYONE, Identity, Scope, digest_of
+from app.keys.ring import KeyRing
+from app.keys.tries import WrongKeys
+
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs/", "/docs/<path:path>"})
+METRICS = "/metrics"
+
+_View = TypeVar("_View", bound=Callable[..., object])
+
+
+def needs(scope: Scope) -> Callable[[_View], _View]:
+    """Declares what a key must be allowed to, to call this view. Stands below `route`."""
+
+    def declare(view: _View) -> _View:
+        view.needs_scope = scope  # type: ignore[attr-defined]
+        return view
+
+    return declare
+
+
+def scope_of(view: object) -> Scope:
+    """What a view needs."""
+    return getattr(view, "needs_scope", Scope.ADMIN)
+
+
+def identity() -> Identity:
+    """Who asks, in a view that is not open."""
+    found: Identity = g.identity
+    return found
+
+
+def tenant() -> str:
+    """Whose executions this request may see and start, in a view that is not open."""
+    return identity().tenant
+
+
+class Gate:
+    """Stands before every view, and says who asks: `g.identity`."""
+
+    def __init__(self, ring: KeyRing, open_rules: frozenset[str]):
+        self._ring, self._open_rules, self._wrong = ring, open_rules, WrongKeys()
+
+    def check(self) -> None:
+        """Raises a `Problem`: 401, 403, 429, or 400 where it is not clear which key is meant."""
+        rule = request.url_rule
+        if rule is not None and rule.rule in self._open_rules:
+            return
+        if isinstance(request.routing_exception, RequestRedirect):
+            return  # it leads to where the key is asked for
+        g.identity = self._identify() if self._ring.required else ANYONE
+        _name_in_logs(g.identity)
+        if rule is not None:
+            _check_scope(rule, g.identity)
+
+    def _identify(self) -> Identity:
+        digest = digest_of(credentials.presented(request.environ))
+        return self._ring.known(digest) or self._look_up(digest)
+
+    def _look_up(self, digest: str) -> Identity:
+        """Asks the store, unless too many wrong keys came from this peer.
+
+        A key that was right before is asked for all the same: whoever shares an address (a proxy's, say) with
+        one who tries out keys is not locked out.
+        """
+        peer = request.environ.get("REMOTE_ADDR", "")
+        wait_seconds = self._wrong.wait_seconds(peer)
+        if wait_seconds and not self._ring.has_seen(digest):
+            raise credentials.too_many_wrong_keys(wait_seconds)
+        found = self._ring.look_up(digest)
+        if found is None:
+            self._wrong.count(peer)
+            raise credentials.unauthorized("This is no valid key.", error="invalid_token")
+        return found
+
+
+def register(app: Flask, ring: KeyRing, metrics_open: bool) -> None:
+    """Puts the gate before every view that the application has or will have."""
+    app.before_request(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN).check)
+
+
+def _name_in_logs(who: Identity) -> None:
+    structlog.contextvars.bind_contextvars(tenant=who.tenant)
+    if who.key is not None:
+        structlog.contextvars.bind_contextvars(key_name=who.key)
+
+
+def _check_scope(rule: Rule, who: Identity) -> None:
+    scope = scope_of(current_app.view_functions[rule.endpoint])
+    if scope not in who.scopes:
+        challenge = f'Bearer realm="executions", error="insufficient_scope", scope="{scope}"'
+        detail = f"This key has not the scope {scope!r}, which is needed here."
+        raise Problem(403, "forbidden", detail, headers={"WWW-Authenticate": challenge})

@@ -1,0 +1,53 @@
+"""Finding the store by asking Sentinels: `sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+
+redis-py asks them at every new connection, so a client moves to the new primary with its next one. User and
+password are the store's; the Sentinels themselves are asked without one, and without TLS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+
+SCHEME = "sentinel"
+_PORT = 26379
+_SENTINEL: Any = redis.sentinel.Sentinel  # redis-py has no types here
+_ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
+
+
+def connect(url: str, **options: Any) -> redis.Redis:
+    """A client of the present primary. Raises nothing before its first call."""
+    hosts, service, named = _parts(url)
+    asked: Any = _SENTINEL(hosts, sentinel_kwargs=_for_sentinels(options))
+    client: redis.Redis = asked.master_for(service, redis.Redis, **named, **options)
+    return client
+
+
+def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    hosts, service, named = _parts(url)
+    asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs=_for_sentinels(options))
+    client: redis.asyncio.Redis = asked.master_for(service, redis.asyncio.Redis, **named, **options)
+    return client
+
+
+def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
+    """They answer at once: a client that waits long for its store does not wait long for them."""
+    seconds = options["socket_connect_timeout"]
+    return {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+
+
+def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    split = urlsplit(url)
+    user, _, hosts = split.netloc.rpartition("@")
+    username, _, password = user.partition(":")
+    named: dict[str, Any] = {"db": int(parse_qs(split.query).get("db", ["0"])[0])}
+    named |= {"username": unquote(username)} if username else {}
+    named |= {"password": unquote(password)} if password else {}
+    pairs = [each.rpartition(":") if ":" in each else (each, ":", str(_PORT)) for each in hosts.split(",")]
+    return [(host, int(port)) for host, _, port in pairs], split.path.strip("/"), named

@@ -1,0 +1,69 @@
+"""`make chaos`: a whole service under load, while a seeded random script breaks its parts.
+
+At the end it asks of every execution that was accepted: was it found, did it end, once, in a state that agrees
+with every answer that was given, with the outputs of the attempt that won. Side effects go into files, which
+show whether two runs of one execution overlapped, or one went on after `cancelled`, and how long it took from
+a run's last sign of life until its execution moved on. Prints tables and exits 1 if a promise broke.
+
+    python -m tests.chaos --seconds 60 --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.breaker import Breaker
+from tests.chaos.load import Load
+from tests.chaos.verdict import Verdict
+from tests.support.proxy import Proxy
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+WORKERS = 2
+CLIENTS = 4
+
+
+def run(folder: Path, seed: int, seconds: float) -> bool:
+    """True where every promise held."""
+    choose = random.Random(seed)
+    (folder / "service").mkdir()
+    store = EmbeddedStore(folder / "store", args=["--appendfsync", "always"])
+    store.start()
+    try:
+        with (
+            Proxy(store.url.removeprefix("unix://")) as proxy,
+            Service(proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1) as service,
+        ):
+            load = Load(service, folder, choose)
+            breaker = Breaker(service, store, proxy, load, choose)
+            load.start(CLIENTS)
+            breaker.break_things(seconds)
+            load.stop()
+            return Verdict(service, store, load, breaker).report()
+    finally:
+        store.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Breaks a service at random, and checks what it promised.")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for the logs and data of all processes, to look at afterwards"
+    )
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    options = parser.parse_args()
+    print(f"seed {options.seed}, {options.seconds:g} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        if options.keep:
+            options.keep.mkdir()
+        held = run(options.keep or Path(folder), options.seed, options.seconds)
+    print(f"\nseed {options.seed}: " + ("every promise held" if held else "a promise was broken"))
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

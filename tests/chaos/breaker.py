@@ -1,0 +1,165 @@
+"""The faults: each breaks one thing, undoes what does not mend itself, and is timed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+import requests
+
+from tests.chaos.load import Load
+from tests.support.proxy import Proxy
+from tests.support.service import ENDED, Service
+from tools.embedded_store import EmbeddedStore
+
+PATIENCE_SECONDS = 60.0
+
+AWAY = ("cut the connection", "silence the connection", "crash the store", "freeze the store")
+"""While one of these lasts, nothing can be moved on."""
+
+
+@dataclass
+class Fault:
+    """`began_at` and `ended_at` are wall-clock times; `recovery_seconds` is None where it did not come."""
+
+    name: str
+    began_at: float
+    ended_at: float = 0.0
+    recovery_seconds: float | None = None
+
+
+class Breaker:
+    def __init__(self, service: Service, store: EmbeddedStore, proxy: Proxy, load: Load, choose: random.Random):
+        self._service, self._store, self._proxy, self._load, self._choose = service, store, proxy, load, choose
+        self._workers = len(service.workers)
+        self.faults: list[Fault] = []
+        self.frozen: set[int] = set()
+        """The processes that were frozen: each has one moment between waking and its next check."""
+
+    def break_things(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(self._choose.uniform(0.5, 2.0))
+            act = self._choose.choice(self._every_fault())
+            fault = Fault(act.__name__.strip("_").replace("_", " "), time.time())
+            self.faults.append(fault)
+            act()
+            fault.ended_at = time.time()
+            fault.recovery_seconds = self._recovery_seconds()
+            print(f"{datetime.now(UTC):%H:%M:%S} {fault.name}: {fault.recovery_seconds or 99:.2f} s", flush=True)
+
+    def seconds_away(self, start: float, end: float) -> float:
+        """How long the store was out of reach in between."""
+        spans = [(max(start, each.began_at), min(end, each.ended_at)) for each in self.faults if each.name in AWAY]
+        return sum(max(0.0, last - first) for first, last in spans)
+
+    def _every_fault(self) -> list[Callable[[], None]]:
+        return [
+            self._kill_a_child,
+            self._kill_a_worker,
+            self._stop_a_worker,
+            self._freeze_a_worker,
+            self._cut_the_connection,
+            self._silence_the_connection,
+            self._close_connections,
+            self._crash_the_store,
+            self._freeze_the_store,
+            self._kill_a_web_process,
+        ]
+
+    def _kill_a_child(self) -> None:
+        children = [each for each in _descendants(self._a_worker()) if "forkserver" in _command(each)]
+        if children:
+            _quietly(self._choose.choice(children).kill)
+
+    def _kill_a_worker(self) -> None:
+        self._a_worker().kill()
+        self._service.start_worker()
+
+    def _stop_a_worker(self) -> None:
+        self._a_worker().terminate()
+        self._service.start_worker()
+
+    def _freeze_a_worker(self) -> None:
+        worker = self._a_worker()
+        family = [psutil.Process(worker.pid), *_descendants(worker)]
+        self.frozen.update(each.pid for each in family)
+        for each in family:
+            _quietly(lambda each=each: each.send_signal(signal.SIGSTOP))
+        time.sleep(self._choose.uniform(1, 16))
+        for each in family:
+            _quietly(lambda each=each: each.send_signal(signal.SIGCONT))
+
+    def _cut_the_connection(self) -> None:
+        self._proxy.mode = "cut"
+        time.sleep(self._choose.uniform(0.2, 6))
+        self._proxy.mode = "pass"
+
+    def _silence_the_connection(self) -> None:
+        self._proxy.mode = "blackhole"
+        time.sleep(self._choose.uniform(0.2, 14))
+        self._proxy.mode = "pass"
+
+    def _close_connections(self) -> None:
+        self._proxy.kill_connections()
+
+    def _crash_the_store(self) -> None:
+        self._store.kill()
+        time.sleep(self._choose.uniform(0, 2))
+        self._store.start()
+
+    def _freeze_the_store(self) -> None:
+        self._store.send_signal(signal.SIGSTOP)
+        time.sleep(self._choose.uniform(0.2, 14))
+        self._store.send_signal(signal.SIGCONT)
+
+    def _kill_a_web_process(self) -> None:
+        assert self._service.web is not None
+        processes = psutil.Process(self._service.web.pid).children()
+        if processes:
+            _quietly(self._choose.choice(processes).kill)
+
+    def _a_worker(self) -> Any:
+        living = [each for each in self._service.workers if each.poll() is None]
+        return self._choose.choice(living[-self._workers :])
+
+    def _recovery_seconds(self) -> float | None:
+        """How long until an execution that is started now has ended."""
+        began = time.monotonic()
+        accepted = None
+        with requests.Session() as session:
+            while time.monotonic() - began < PATIENCE_SECONDS:
+                accepted = accepted or self._load.begin(session, "echo", self._choose)
+                response = accepted and self._load.ask(session, "GET", f"/executions/{accepted.id}")
+                if response is not None and response.status_code == 200 and response.json()["status"] in ENDED:
+                    return time.monotonic() - began
+                time.sleep(0.02)
+        return None
+
+
+def _descendants(worker: Any) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(worker.pid).children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _quietly(act: Callable[[], Any]) -> None:
+    """The process may have ended by itself meanwhile."""
+    try:
+        act()
+    except (psutil.Error, OSError):
+        return

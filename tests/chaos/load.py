@@ -1,0 +1,96 @@
+"""The clients: they start executions of every kind, cancel some, and keep what they were told."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.support.service import Service
+
+KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
+
+
+@dataclass
+class Accepted:
+    """What a client knows of one execution it was given a 202 for. `marks` is where its side effects go."""
+
+    id: str
+    kind: str
+    marks: Path
+    cancel_answers: list[int] = field(default_factory=list)
+
+
+class Load:
+    def __init__(self, service: Service, folder: Path, choose: random.Random):
+        self._service, self._folder, self._choose = service, folder, choose
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._clients: list[threading.Thread] = []
+        self.accepted: list[Accepted] = []
+        self.codes: dict[int, int] = {}
+        self.slowest_seconds = 0.0
+
+    def start(self, clients: int) -> None:
+        for number in range(clients):
+            self._clients.append(threading.Thread(target=self._client, args=(f"{self._choose.random()}-{number}",)))
+            self._clients[-1].start()
+
+    def stop(self) -> None:
+        self._over.set()
+        for client in self._clients:
+            client.join()
+
+    def begin(self, session: requests.Session, kind: str, choose: random.Random) -> Accepted | None:
+        """Starts one execution; None where it was refused, or nobody knows."""
+        marks = self._folder / f"marks-{time.monotonic_ns()}-{choose.randrange(10**9)}"
+        response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
+        if response is None or response.status_code != 202:
+            return None
+        accepted = Accepted(str(response.json()["execution_id"]), kind, marks)
+        with self._lock:
+            self.accepted.append(accepted)
+        return accepted
+
+    def ask(
+        self, session: requests.Session, method: str, path: str, cancel: Accepted | None = None, **options: Any
+    ) -> requests.Response | None:
+        """None where the connection broke: then anything may have happened."""
+        began = time.monotonic()
+        try:
+            response = session.request(method, f"{self._service.url}/api/v1{path}", timeout=30, **options)
+        except requests.RequestException:
+            return None
+        with self._lock:
+            self.codes[response.status_code] = self.codes.get(response.status_code, 0) + 1
+            if cancel is None:
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+            else:
+                cancel.cancel_answers.append(response.status_code)
+        return response
+
+    def _client(self, seed: str) -> None:
+        choose = random.Random(seed)
+        with requests.Session() as session:
+            while not self._over.wait(choose.uniform(0.1, 0.5)):
+                accepted = self.begin(session, choose.choice(KINDS), choose)
+                if accepted and accepted.kind == "cancel":
+                    time.sleep(choose.uniform(0, 0.3))
+                    self.ask(session, "POST", f"/executions/{accepted.id}/cancel", accepted)
+
+
+def _body(kind: str, marks: Path, choose: random.Random) -> dict[str, Any]:
+    seconds = choose.uniform(0.05, 0.8)
+    config: dict[str, Any] = {"max_attempts": 10}
+    if kind == "pipeline":
+        inputs: dict[str, Any] = {"first": {"seconds": seconds}, "second": {"seconds": choose.uniform(0.05, 0.8)}}
+        return {"type": "pipeline", "target_id": "relay", "inputs": inputs, "config": config}
+    # What makes side effects must be a process: a thread that does not listen can not be ended.
+    config["flow_id"] = choose.choice(["process", "thread"]) if kind in ("echo", "fail") else "process"
+    doing = {"echo": "echo", "fail": "fail", "crash": "kill"}.get(kind, "tick")
+    inputs = {"do": doing, "ticks": str(marks), "seconds": seconds, "until_attempt": 2}
+    return {"type": "agent", "target_id": "behaves", "inputs": inputs, "config": config}

@@ -1,0 +1,147 @@
+"""The questions that are asked of every accepted execution when all is over."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import redis
+import requests
+
+from tests.chaos.breaker import Breaker
+from tests.chaos.load import Accepted, Load
+from tests.support.service import ENDED, Service
+from tools.embedded_store import EmbeddedStore
+
+SETTLE_SECONDS = 60.0
+MOVES_ON_SECONDS = 20.0
+
+Tick = tuple[int, int, float]
+"""Attempt, process and wall-clock time of a side effect."""
+
+
+class Verdict:
+    def __init__(self, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker):
+        self._store, self._load, self._breaker = store, load, breaker
+        self._last = _settled(service, [each.id for each in load.accepted])
+        self._ticks = {each.id: _read_ticks(each) for each in load.accepted}
+
+    def report(self) -> bool:
+        """Prints what happened; True where every promise held."""
+        accepted, bodies = self._load.accepted, self._last.values()
+        moved_on = sorted(seconds for each in accepted for seconds in self._moved_on_seconds(each))
+        broken = {
+            "lost (accepted, not found)": [id for id, body in self._last.items() if body.get("status") == 404],
+            "stuck (not ended)": [id for id, body in self._last.items() if body.get("status") not in (*ENDED, 404)],
+            "cancel lied": [each.id for each in accepted if self._lied(each)],
+            "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
+            "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
+            "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
+            "list and status differ": self._differing(),
+            "an answer other than 2xx, 400, 503": [str(c) for c in self._load.codes if c not in (200, 202, 400, 503)],
+            f"moved on after more than {MOVES_ON_SECONDS:g} s": [f"{s:.1f}" for s in moved_on if s > MOVES_ON_SECONDS],
+            f"recovered after more than {MOVES_ON_SECONDS:g} s": [
+                each.name for each in self._breaker.faults if (each.recovery_seconds or 99) > MOVES_ON_SECONDS
+            ],
+        }
+        counts = {status: sum(body.get("status") == status for body in bodies) for status in ENDED}
+        print(f"\n{len(accepted)} accepted = " + " + ".join(f"{count} {status}" for status, count in counts.items()))
+        print(f"answers: {dict(sorted(self._load.codes.items()))}; slowest {self._load.slowest_seconds:.2f} s")
+        if moved_on:
+            middle, worst = statistics.median(moved_on), moved_on[-1]
+            print(
+                f"{len(moved_on)} runs lost their process; from the last sign of life until the execution moved on: "
+                f"median {middle:.1f} s, worst {worst:.1f} s (without the time for which the store was away)"
+            )
+        self._print_faults()
+        print("\n| promise broken | times |\n|---|---|")
+        for promise, cases in broken.items():
+            print(f"| {promise} | {len(cases)}{' ' + ' '.join(cases[:3]) if cases else ''} |")
+        return not any(broken.values())
+
+    def _print_faults(self) -> None:
+        print("\n| fault | times | recovery, median | worst |\n|---|---|---|---|")
+        faults = sorted(self._breaker.faults, key=lambda each: each.name)
+        for name, group in groupby(faults, key=lambda each: each.name):
+            times = [99.0 if each.recovery_seconds is None else each.recovery_seconds for each in group]
+            print(f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |")
+
+    def _lied(self, each: Accepted) -> bool:
+        status = self._last[each.id].get("status")
+        said_yes, said_no = 200 in each.cancel_answers, 400 in each.cancel_answers
+        return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
+
+    def _foreign(self, each: Accepted) -> bool:
+        """Whether what it returned is not what the attempt that won returned."""
+        body = self._last[each.id]
+        if body.get("status") != "completed":
+            return False
+        outputs = body["outputs"]
+        if each.kind == "pipeline":
+            return bool(list(outputs["result"]) != ["work", "other"])
+        return each.kind in ("work", "cancel") and outputs["output"] != {"attempt": body["attempt"]}
+
+    def _overlapped(self, each: Accepted) -> bool:
+        """Whether side effects of two runs alternate: A B A."""
+        runs = [run for run, _ in groupby(self._ticks[each.id], key=lambda tick: tick[:2])]
+        return len(runs) - len(set(runs)) > self._excused(each)
+
+    def _went_on(self, each: Accepted) -> bool:
+        """Whether side effects came after `cancelled` was visible (to the millisecond in which it was written)."""
+        body = self._last[each.id]
+        if body.get("status") != "cancelled":
+            return False
+        ended_at = _at(body["cancelled_at"]) + 0.01
+        return sum(at > ended_at for _, _, at in self._ticks[each.id]) > self._excused(each)
+
+    def _excused(self, each: Accepted) -> int:
+        """A process that was frozen has one moment after it wakes."""
+        return len({pid for _, pid, _ in self._ticks[each.id]} & self._breaker.frozen)
+
+    def _moved_on_seconds(self, each: Accepted) -> Iterator[float]:
+        """For each lost run with side effects: from the last of them until the execution was queued again, or ended."""
+        for attempt in self._last[each.id].get("attempts", []):
+            times = [at for number, _, at in self._ticks[each.id] if number == attempt["number"]]
+            if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
+                moved_at = _at(attempt["ended_at"])
+                yield moved_at - max(times) - self._breaker.seconds_away(max(times), moved_at)
+
+    def _differing(self) -> list[str]:
+        with redis.Redis.from_url(self._store.url) as client:
+            listed = {
+                status: {id.decode() for id in client.zrange(f"exec:index:default:{status}:all", 0, -1)}
+                for status in ENDED
+            }
+            leftover = [id.decode() for id in client.zrange("exec:leases", 0, -1)]
+        return [id for id, body in self._last.items() if id not in listed.get(body.get("status", ""), set())] + leftover
+
+
+def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """The last body of every execution, once it ended or the patience is over."""
+    last: dict[str, dict[str, Any]] = {id: {} for id in ids}
+    deadline = time.monotonic() + SETTLE_SECONDS
+    waiting = ids
+    while waiting and time.monotonic() < deadline:
+        for id in waiting:
+            try:
+                last[id] = service.status(id)
+            except (requests.RequestException, ValueError):
+                continue
+        waiting = [id for id in waiting if last[id].get("status") not in ENDED]
+        time.sleep(0.2)
+    return last
+
+
+def _read_ticks(each: Accepted) -> list[Tick]:
+    """In the order of their times."""
+    lines = each.marks.read_text().splitlines() if each.marks.exists() else []
+    rows = [line.split() for line in lines]
+    return sorted(((int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3), key=lambda row: row[2])
+
+
+def _at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,102 @@
+"""Web processes are stopped and killed while clients are at work."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+import requests
+
+from tests.support.service import Service
+
+Make = Callable[..., Service]
+BODY = {"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Test"}}
+EXIT_SECONDS = 25.0
+CLIENTS = 8
+
+
+class Load:
+    """Clients that start executions and read them until told to stop, each on a kept connection or on new ones."""
+
+    def __init__(self, service: Service, *, retries: bool):
+        self._url, self._retries = f"{service.url}/api/v1/executions", retries
+        self.accepted: list[str] = []
+        self.outcomes: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._client, args=(number % 2 == 0,)) for number in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _client(self, keeps_connection: bool) -> None:
+        session = requests.Session()
+        while not self._stop.is_set():
+            try:
+                response = (session if keeps_connection else requests).post(self._url, json=BODY, timeout=20)
+            except requests.ConnectionError as error:
+                refused = "Connection refused" in str(error)
+                self.outcomes["refused" if refused else f"broken: {error}"] += 1
+                if refused and not self._retries:
+                    return
+                time.sleep(0.05)
+            else:
+                self.outcomes[str(response.status_code)] += 1
+                if response.status_code == 202:
+                    self.accepted.append(response.json()["execution_id"])
+        session.close()
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_web_server_that_is_stopped_under_load_fails_no_request_it_took(make_service: Make) -> None:
+    """Fault 30: whoever was connected is answered; whoever comes later is refused at once."""
+    service = make_service(workers=0, WEB_CONCURRENCY=2)
+    load = Load(service, retries=False)
+    time.sleep(1.5)
+    assert service.web is not None
+    began = time.monotonic()
+    service.web.send_signal(signal.SIGTERM)
+    assert service.web.wait(EXIT_SECONDS) == 0
+    assert time.monotonic() - began < EXIT_SECONDS
+    load.end()
+    assert load.outcomes["202"] > 50
+    assert set(load.outcomes) == {"202", "refused"}
+
+
+def test_a_cancel_that_waits_is_answered_before_the_web_server_ends(make_service: Make) -> None:
+    service = make_service(CANCEL_GRACE=3)
+    id = service.start("behaves", {"do": "sleep", "seconds": 60})
+    service.until(id, "running")
+    answers: list[requests.Response] = []
+    cancelling = threading.Thread(target=lambda: answers.append(service.cancel(id)))
+    cancelling.start()
+    time.sleep(0.5)
+    assert service.web is not None
+    service.web.send_signal(signal.SIGTERM)
+    cancelling.join()
+    assert answers[0].json()["data"]["status"] == "cancelled"
+    assert service.web.wait(EXIT_SECONDS) == 0
+
+
+def test_web_processes_that_are_killed_under_load_are_replaced_and_lose_nothing(make_service: Make) -> None:
+    """Fault 29: clients that try again get through; every execution that was accepted is there, and ends."""
+    service = make_service(WEB_CONCURRENCY=2)
+    assert service.web is not None
+    master = psutil.Process(service.web.pid)
+    load = Load(service, retries=True)
+    for _ in range(5):
+        time.sleep(0.7)
+        master.children()[0].kill()
+    time.sleep(1)
+    load.end()
+    assert {outcome for outcome in load.outcomes if not outcome.startswith(("202", "broken"))} <= {"refused"}
+    assert load.outcomes["202"] > 50
+    for id in load.accepted:
+        assert service.ended(id, seconds=60)["status"] == "completed"
+    assert len(set(load.accepted)) == len(load.accepted)

@@ -1,0 +1,104 @@
+"""The gate before every view, with an application of the test's own and a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import api
+from app.api import access, problems
+from app.catalog.model import Catalog
+from app.executions.service import ExecutionService
+from app.executions.store import ExecutionStore
+from app.keys.model import Identity, Scope
+from app.keys.ring import KeyRing
+from app.keys.store import KeyStore
+from app.settings import Settings
+
+Client = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def client(redis_client: redis.Redis) -> Client:
+    """A client with a key of these scopes, or with none."""
+
+    def make(*scopes: Scope, auth: str | None = "keys", metrics_open: bool = False) -> FlaskClient:
+        app = Flask(__name__)
+        problems.register(app)
+        store = KeyStore(redis_client)
+        access.register(app, KeyRing(Settings(auth=auth), store), metrics_open)
+        for path in ("/forgotten", "/metrics", "/readyz"):
+            app.add_url_rule(path, path, lambda: "served")
+        app.add_url_rule("/reads", "reads", access.needs(Scope.READ)(lambda: access.tenant()))
+        made = app.test_client()
+        if scopes:
+            key = store.add(Identity("acme", "-".join(scopes), frozenset(scopes)))
+            made.environ_base["HTTP_X_API_KEY"] = key
+        return made
+
+    return make
+
+
+def test_a_view_that_says_nothing_needs_admin(client: Client) -> None:
+    assert client().get("/forgotten").status_code == 401
+    refused = client(Scope.START, Scope.READ, Scope.CANCEL).get("/forgotten")
+    assert (refused.status_code, refused.get_json()["code"]) == (403, "forbidden")
+    assert client(Scope.ADMIN).get("/forgotten").text == "served"
+
+
+def test_a_missing_scope_is_named(client: Client) -> None:
+    refused = client(Scope.START, Scope.ADMIN).get("/reads")
+    assert refused.status_code == 403
+    assert "'read'" in refused.get_json()["detail"]
+    assert 'scope="read"' in refused.headers["WWW-Authenticate"]
+    assert client(Scope.READ).get("/reads").text == "acme"
+
+
+def test_metrics_need_admin_unless_they_are_open(client: Client) -> None:
+    assert client().get("/metrics").status_code == 401
+    assert client(Scope.READ).get("/metrics").status_code == 403
+    assert client(Scope.ADMIN).get("/metrics").text == "served"
+    assert client(metrics_open=True).get("/metrics").text == "served"
+
+
+def test_what_is_open_is_so_even_with_a_wrong_key(client: Client) -> None:
+    assert client().get("/readyz", headers={"X-API-Key": "wrong"}).text == "served"
+
+
+def test_an_address_that_does_not_exist_needs_a_key_of_any_scope(client: Client) -> None:
+    assert client().get("/nothing").status_code == 401
+    assert client(Scope.CANCEL).get("/nothing").status_code == 404
+
+
+def test_without_keys_everything_is_served_as_the_default_tenant(client: Client) -> None:
+    for auth in (None, "off"):
+        anyone = client(auth=auth)
+        assert anyone.get("/reads", headers={"Authorization": "nonsense", "X-API-Key": "a,b"}).text == "default"
+        assert anyone.get("/forgotten").text == "served"
+
+
+def test_a_key_that_was_right_is_asked_for_even_where_its_peer_has_tried_too_many(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.keys.ring.REMEMBERED_SECONDS", 0.0)
+    reader = client(Scope.READ)
+    assert reader.get("/reads").status_code == 200
+    statuses = [reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code for number in range(110)]
+    assert statuses == [401] * 100 + [429] * 10
+    assert reader.get("/reads").status_code == 200
+
+
+@pytest.mark.parametrize(("metrics", "status"), [("open", 200), (None, 401)])
+def test_the_setting_opens_the_metrics_of_the_whole_application(
+    redis_client: redis.Redis, metrics: str | None, status: int
+) -> None:
+    settings = Settings(auth="keys", metrics=metrics)
+    service = ExecutionService(ExecutionStore(redis_client, settings), Catalog({}, {}), settings)
+    app = api.build(settings, service, KeyRing(settings, KeyStore(redis_client)))
+    if "metrics" not in app.view_functions:
+        app.add_url_rule("/metrics", "metrics", lambda: "served")
+    assert app.test_client().get("/metrics").status_code == status
