@@ -27,7 +27,7 @@ bind = f"{host}:{chosen.port}"
 
 workers = chosen.web_concurrency
 worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
-threads = chosen.web_threads  # a cancel may hold one for five seconds
+threads = chosen.web_threads  # a cancel may hold one for five seconds; `make bench ARGS='--only servers'` compares
 worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
 backlog = 1024  # those who wait while a process is replaced
 control_socket_disable = True  # it would be a file in HOME, which may be read-only

@@ -25,7 +25,7 @@ def kind_of(each: Field[Any]) -> str:
 
 
 def checks_of(each: Field[Any]) -> list[Callable[[Any], Any]]:
-    """Every number has limits, every text is one word; a setting may ask for more by `check`."""
+    """Every number has limits, every text is one word unless it is a list; a setting may ask for more by `check`."""
     kind, meta = kind_of(each), each.metadata
     checks: list[Callable[[Any], Any]] = []
     if kind in ("int", "float"):
@@ -34,7 +34,7 @@ def checks_of(each: Field[Any]) -> list[Callable[[Any], Any]]:
         checks.append(OneOf(meta["one_of"]))
     elif kind.startswith("tuple"):
         checks.append(_folders)
-    elif kind == "str":
+    elif kind == "str" and not meta.get("several_words"):
         checks.append(ONE_WORD)
     return [*checks, *([meta["check"]] if "check" in meta else [])]
 

@@ -67,6 +67,7 @@ class Settings:
         "They may start, read and cancel. At least 16 characters each.",
         secret=True,
         check=_api_keys,
+        several_words=True,
     )
     metrics: str | None = _setting(
         None, "METRICS", "`open`: `/metrics` needs no key. Default: one with the scope `admin`.", one_of=("open",)
@@ -83,7 +84,7 @@ class Settings:
     port: int = _setting(8000, "PORT", "Its port.", min=1, max=65_535)
     web_concurrency: int = _setting(2, "WEB_CONCURRENCY", "Web processes.", min=1, max=64)
     web_threads: int = _setting(
-        32, "WEB_THREADS", "Requests at once in each of them; a cancel may hold one for 5 seconds.", min=1, max=512
+        64, "WEB_THREADS", "Requests at once in each of them; a cancel may hold one for 5 seconds.", min=1, max=512
     )
     max_content_length: int = _setting(
         1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""Writes the agents that the benchmarks run: one that returns its inputs, one that waits, one that asks a model."""
+"""Writes the agents and pipelines that the benchmarks run: empty ones, ones that wait, ones that ask a model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ FLOW = """
 import time
 
 def run(inputs):
-    time.sleep(inputs.get("seconds", 0))
+    if seconds := inputs.get("seconds"):
+        time.sleep(seconds)
     return inputs
 """
+
+CHAIN_STEPS = (1, 101)
+"""The lengths of the chains of empty steps; the difference between two runs is that of a hundred steps."""
 
 
 def write(folder: Path) -> Path:
     """The folder for AGENTS_PATH."""
-    for name, isolation in (("in_process", "process"), ("in_thread", "thread")):
-        agent = folder / name
+    for isolation in ("process", "thread"):
+        agent = folder / f"in_{isolation}"
         agent.mkdir(parents=True)
         (agent / "flow.py").write_text(FLOW)
         (agent / "agent.yaml").write_text(
@@ -26,5 +30,22 @@ def write(folder: Path) -> Path:
     (asks / "prompts").mkdir(parents=True)
     (asks / "agent.yaml").write_text("flows: [{name: default, file: ask.yaml}]\n")
     (asks / "prompts" / "ask.yaml").write_text("user_template: '{question}'\n")
-    (folder.parent / "pipelines").mkdir(exist_ok=True)
     return folder
+
+
+def write_pipelines(folder: Path) -> Path:
+    """The folder for PIPELINES_PATH: chains of empty steps, each of which waits for the one before."""
+    folder.mkdir(parents=True)
+    for isolation in ("process", "thread"):
+        for count in CHAIN_STEPS:
+            steps = "\n".join(_step(number, isolation) for number in range(count))
+            (folder / f"chain_{isolation}_{count}.yaml").write_text(f"inputs: [{{name: text}}]\nsteps:\n{steps}\n")
+    return folder
+
+
+def _step(number: int, isolation: str) -> str:
+    after = f"[s{number - 1}]" if number else "[]"
+    return (
+        f"  - {{id: s{number}, agent: in_{isolation}, input_mapping: {{text: text}}, "
+        f"output_key: o{number}, depends_on: {after}}}"
+    )

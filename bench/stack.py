@@ -1,4 +1,4 @@
-"""Starts what is measured: a store, web processes, workers; measures memory; sends requests."""
+"""Starts what is measured: a store, web processes, workers; tells their memory and their CPU time."""
 
 from __future__ import annotations
 
@@ -7,141 +7,133 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-import requests
+import redis
 
-from bench.agents import write
+from bench import agents
 from tools.embedded_store import EmbeddedStore
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-CONNECTIONS = 8
+CELERY = ROOT / ".venv-bench" / "bin"
+"""Celery lives in an environment of its own: it pins other versions of what the service brings."""
+
+Process = subprocess.Popen[bytes]
 
 
 class Stack:
-    """A store with one contender in front of it. `ours` is the service; the others are the baselines."""
+    """A store of its own, and whatever is started on it; `client` reads from the store."""
 
     def __init__(self, folder: Path, **env: Any):
         self.folder = folder
         self.store = EmbeddedStore(folder / "store", durable=False)
         self.store.start()
-        agents = write(folder / "agents")
+        self.client = redis.Redis.from_url(self.store.url)
         self.env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")},
             "REDIS_URL": self.store.url,
-            "AGENTS_PATH": str(agents),
-            "PIPELINES_PATH": str(folder / "pipelines"),
+            "AGENTS_PATH": str(agents.write(folder / "agents")),
+            "PIPELINES_PATH": str(agents.write_pipelines(folder / "pipelines")),
             "LOG_LEVEL": "WARNING",
             "WEB_CONCURRENCY": "1",
             **{name: str(value) for name, value in env.items()},
         }
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
 
-    def web(self, app: str) -> int:
-        """Serves `module:app` with our gunicorn settings; the port."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        config = ["-c", "gunicorn.conf.py"] if app == "wsgi:app" else ["-c", "bench/baseline/server.py"]
-        self.run(str(BIN / "gunicorn"), *config, app, PORT=str(port))
+    def web(self, app: str = "wsgi:app", *options: str) -> int:
+        """Serves `module:app` with the service's gunicorn settings, but for these options; the port."""
+        port = free_port()
+        config = "gunicorn.conf.py" if app == "wsgi:app" else "bench/baseline/server.py"
+        process = self.run(str(BIN / "gunicorn"), "-c", config, *options, app, PORT=str(port))
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/healthz", timeout=2)
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return port
-            time.sleep(0.05)
-        raise RuntimeError(f"{app} does not start")
+            time.sleep(0.02)
+        raise RuntimeError(f"{app} does not start; see {self.folder / 'log'}")
 
-    def worker(self, *options: str, **env: str) -> subprocess.Popen[bytes]:
-        return self.run(sys.executable, "worker.py", *options, **env)
+    def worker(self, *options: str) -> Process:
+        return self.run(sys.executable, "worker.py", *options)
 
-    def rq_worker(self) -> subprocess.Popen[bytes]:
+    def rq_worker(self) -> Process:
         return self.run(str(BIN / "rq"), "worker", "bench", "--url", self.store.url, "--logging_level", "WARNING")
 
-    def run(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / "log").open("ab")
-        process = subprocess.Popen(command, cwd=ROOT, env={**self.env, **env}, stdout=log, stderr=log)
-        log.close()
+    def celery_worker(self, processes: int) -> Process:
+        command = ["-A", "bench.baseline.celery_app", "worker", "--concurrency", str(processes), "--loglevel", "ERROR"]
+        return self.run(str(CELERY / "celery"), *command)
+
+    def run(self, *command: str, **env: str) -> Process:
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env={**self.env, **env}, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    def close(self) -> None:
-        for process in self.processes:
+    def results(self) -> redis.Redis:
+        """A client of the database that Celery's results go into."""
+        return redis.Redis.from_url(f"{self.store.url}?db=1")
+
+    def used_memory(self) -> int:
+        """The store's memory in bytes, after it has come to rest."""
+        time.sleep(0.5)
+        return int(self.client.info("memory")["used_memory"])
+
+    def end(self, *processes: Process) -> None:
+        """Ends these processes in order, and those that do not by force."""
+        for process in processes:
             process.terminate()
-        for process in self.processes:
+        for process in processes:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def close(self) -> None:
+        self.end(*self.processes)
+        self.client.close()
         self.store.stop()
-
-
-def pss_mb(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """What these processes and their descendants hold together, shared pages counted once."""
-    family = [
-        each for p in processes for each in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
-    ]
-    return sum(each.memory_full_info().pss for each in family) / 1e6
-
-
-def requests_per_second(port: int, request: bytes, seconds: float) -> float:
-    """Keep-alive connections, each sending the same request again as soon as it is answered."""
-    counts = [0] * CONNECTIONS
-    over = time.perf_counter() + seconds
-
-    def client(number: int) -> None:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            while time.perf_counter() < over:
-                exchange(connection, request)
-                counts[number] += 1
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CONNECTIONS)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
-
-
-def exchange(connection: socket.socket, request: bytes) -> bytes:
-    """Sends a request and returns the whole answer."""
-    connection.sendall(request)
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-    while len(body) < length:
-        body += connection.recv(65536)
-    if not head.startswith(b"HTTP/1.1 20"):
-        raise RuntimeError(answer[:300])
-    return body
-
-
-def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
-
-
-def post(path: str, body: bytes) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 @contextlib.contextmanager
 def stack(folder: Path, **env: Any) -> Iterator[Stack]:
-    folder.mkdir(parents=True)
-    running = Stack(folder, **env)
+    """A stack for the time of a `with`, in a folder of its own under this one."""
+    own = folder / f"stack{sum(1 for _ in folder.iterdir())}"
+    own.mkdir()
+    running = Stack(own, **env)
     try:
         yield running
     finally:
         running.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def family(processes: Sequence[Process]) -> list[psutil.Process]:
+    """These processes and all that they started."""
+    return [
+        each for p in processes for each in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
+    ]
+
+
+def pss_mb(processes: Sequence[Process]) -> float:
+    """What these processes and their descendants hold together, shared pages counted once."""
+    total = 0.0
+    for each in family(processes):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += each.memory_full_info().pss / 1e6
+    return total
+
+
+def cpu_seconds(processes: Sequence[Process]) -> float:
+    """User and system time that these processes and their descendants have taken so far."""
+    times = [each.cpu_times() for each in family(processes)]
+    return sum(each.user + each.system for each in times)

@@ -52,9 +52,9 @@ SUMMARY_FIELDS = (
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
-    *("progress", "steps", "error", "worker", "history", "outputs", "usage", "flow", "definition"),
+    *("progress", "steps", "error", "worker", "history", "usage", "flow", "definition"),
 )
-"""What a status shows. The inputs (`data`) are not among them."""
+"""What a status shows."""
 
 
 class ExecutionJob(Job):
@@ -69,7 +69,7 @@ class ExecutionJob(Job):
     def restore(self, raw_data: Any) -> Any:
         """Reads the job and composes `meta`, the times and the function's arguments from the record."""
         record = {key.decode(): value for key, value in raw_data.items()}
-        super().restore(raw_data)
+        super().restore({**raw_data, b"data": self.connection.get(data_key(self.id)) or b""})
         if self.func_name != FUNCTION:
             raise ValueError(f"Job {self.id} names another function than {FUNCTION}.")
         seen = read_record(self.id, record)
@@ -90,11 +90,19 @@ class ExecutionJob(Job):
     set_status = save
 
 
+def data_key(execution_id: str) -> str:
+    """Where what was asked is kept: beside the record, as RQ's `data`."""
+    return f"rq:job:{execution_id}:data"
+
+
+def new_data(new: NewExecution) -> bytes:
+    """What a new execution is asked to do: RQ's `data`."""
+    return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)
+
+
 def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
     """The record of a new execution as `field, value, ...`. The script adds its status and its times."""
-    call = write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)
     fields: list[str | bytes | int | float] = [
-        "data", call,
         "origin", new.queue,
         "tenant", new.tenant,
         "type", new.type,

@@ -11,7 +11,7 @@ import redis
 
 from app.errors import KeyReused, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, new_fields, read_record
+from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
 from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import to_datetime, with_steps
@@ -84,15 +84,14 @@ class ExecutionStore:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        if outputs:  # they were too large for the record
-            record["outputs"] = outputs
+        record["outputs"] = outputs
         execution = self._read(execution_id, tenant, record)
         return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
         with self._calling():
-            data: Any = self._client.hget(f"rq:job:{execution_id}", "data")
+            data: Any = self._client.get(data_key(execution_id))
         return read_call(data) if data else None
 
     def page(
@@ -168,7 +167,7 @@ def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes 
         ttl = int(settings.idempotency_ttl * 1000)
         asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}
     take_over = (new.retry_of if new.take_over else None) or ""
-    return [new.id, expires, take_over, json.dumps(asked), *new_fields(new)]
+    return [new.id, expires, take_over, new_data(new), json.dumps(asked), *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

@@ -1,11 +1,7 @@
-"""The same server settings as the service's own, without its reaper."""
+"""The service's own gunicorn settings, without its hooks: a baseline has no reaper, and logs in gunicorn's way."""
 
-import os
+import runpy
 
-bind = f"127.0.0.1:{os.environ['PORT']}"
-workers = 1
-worker_class = "gthread"
-threads = 32
-control_socket_disable = True
-keepalive = 30
+own = runpy.run_path("gunicorn.conf.py")
+globals().update({name: value for name, value in own.items() if isinstance(value, (str, int, float))})
 loglevel = "error"

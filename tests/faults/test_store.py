@@ -258,6 +258,8 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     sound = [service.start("behaves", {"do": "echo"}) for _ in range(5)]
     with redis.Redis.from_url(own_store.url) as client:
         client.hset(f"rq:job:{poison}", mapping=garbage)
+        if "data" in garbage:
+            client.set(f"rq:job:{poison}:data", garbage["data"])
     worker = service.start_worker()
     for id in sound:
         assert service.ended(id)["status"] == "completed"

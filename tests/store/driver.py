@@ -74,8 +74,8 @@ class Driver:
         args = [id, token, "[1,2,null]", usage, definition, *counts, *rows, *pairs, *outputs, *dropped]
         return self._scripts["checkpoint"](args=args).decode()
 
-    def finish(self, id: str, token: str, status: str = "completed") -> str:
-        outputs = '{"output":"done"}' if status == "completed" else ""
+    def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:
+        outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
         return self._scripts["finish"](args=[id, token, status, outputs, error, ""]).decode()
 

@@ -31,6 +31,8 @@ class Proxy:
         self.delay_seconds = 0.2
         self.drop_after = b"EVALSHA"
         self.dropped = 0
+        self.round_trips = 0
+        """How often a client spoke after the store had: a pipeline is one, however many commands it holds."""
 
     @property
     def url(self) -> str:
@@ -95,7 +97,7 @@ class Proxy:
                 continue
             with self._lock:
                 self._pairs.append((client, upstream))
-            link = {"drop": False}
+            link = {"drop": False, "answered": True}
             for source, sink, up in ((client, upstream, True), (upstream, client, False)):
                 threading.Thread(target=self._pump, args=(source, sink, up, link), daemon=True).start()
 
@@ -111,6 +113,8 @@ class Proxy:
                 if not up and link["drop"]:
                     self.dropped += 1
                     break
+                self.round_trips += up and link["answered"]
+                link["answered"] = not up
                 sink.sendall(data)
         except OSError:
             pass

@@ -34,7 +34,7 @@ def bad_values(each: Field[Any]) -> list[str]:
     if kind_of(each) in ("int", "float"):
         values += [str(each.metadata["min"] - 1), str(each.metadata["max"] + 1), "-1", "9" * 30]
     if "one_of" in each.metadata:
-        values += [each.metadata["one_of"][0].lower(), "elsewhere"]
+        values += [each.metadata["one_of"][0].swapcase(), "elsewhere"]
     if "check" in each.metadata:
         values += ["localhost", "ftp://localhost"]
     if each.metadata.get("check") is rate:

@@ -23,11 +23,12 @@ while #claimed < tonumber(ARGV[3]) and bytes < 1024 * 1024 do
       redis.call('HSET', job_key(id), 'attempt', record.attempt + 1, 'token', token, 'worker', ARGV[2],
         'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
       if record.expires then redis.call('HDEL', job_key(id), 'expires') end
-      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'data', 'usage', 'definition')
+      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'usage', 'definition')
       local steps = record.type == 'pipeline' and redis.call('EXISTS', steps_key(id)) or 0
-      bytes = bytes + #(more[4] or '')
+      local data = redis.call('GET', data_key(id)) or ''
+      bytes = bytes + #data
       claimed[#claimed + 1] = {id, tostring(token), tostring(record.attempt + 1), tostring(record.retried), more[1] or '', more[2] or '',
-        record.tenant, more[3] or '', more[4] or '', more[5] or '', more[6] or '', tostring(steps)}
+        record.tenant, more[3] or '', data, more[4] or '', more[5] or '', tostring(steps)}
     end
   end
 end

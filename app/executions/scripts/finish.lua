@@ -1,7 +1,6 @@
 -- running -> completed | failed | cancelled, by whoever holds the attempt's token, whether or not its
 -- lease ran out. After a cancel request the only final state is `cancelled`.
 -- Repeating the call changes nothing and gives the same answer.
--- Small outputs stand in the record, others in a key of their own, so that they do not slow a status down.
 -- ARGV: id, token, status, outputs (JSON, packed, or ''), error (JSON, or ''), usage (JSON, or '').
 -- Answers the final status, or `lost` for a stale token.
 work_when_full()
@@ -10,11 +9,7 @@ if not record or record.token ~= ARGV[2] then return 'lost' end
 if record.status ~= 'started' then return API_WORD[record.status] end
 
 local at, status = now(), record.cancel and 'cancelled' or ARGV[3]
-if status == 'completed' and #ARGV[4] <= SMALL_BYTES then
-  redis.call('HSET', job_key(record.id), 'outputs', ARGV[4])
-elseif status == 'completed' then
-  redis.call('SET', outputs_key(record.id), ARGV[4])
-end
+if status == 'completed' then redis.call('SET', outputs_key(record.id), ARGV[4]) end
 redis.call('HDEL', job_key(record.id), 'progress')
 note_usage(record.id, ARGV[6])
 end_as(record, status, at, status == 'failed' and ARGV[5] or nil)

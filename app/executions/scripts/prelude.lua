@@ -2,6 +2,8 @@
 --
 -- The record of an execution is the hash of its RQ job. `status` in it is RQ's word for the state; the
 -- index speaks the documented API's words. Times are whole microseconds of the store's own clock.
+-- What is large stands in keys beside it: so the record stays in the store's compact form, and a status is
+-- read without what was put in.
 
 local LEASES  = 'exec:leases'   -- running: id -> when its lease runs out
 local WAITING = 'exec:waiting'  -- pending: id -> when it expires, +inf where it never does
@@ -9,8 +11,6 @@ local DELAYED = 'exec:delayed'  -- the pending ones that are not in a queue yet:
 local ENDED   = 'exec:ended:'   -- .. status: id -> when it ended
 local TOKEN   = 'exec:token'    -- the last fencing token that was given out
 local REAPED  = 'exec:reaped'   -- when the last reap was
-
-local SMALL_BYTES = 1024        -- outputs up to this size are kept in the record
 
 local API_WORD = {queued = 'pending', started = 'running', finished = 'completed', failed = 'failed', canceled = 'cancelled'}
 local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished', failed = 'failed', cancelled = 'canceled'}
@@ -34,6 +34,7 @@ local function work_when_full()
 end
 
 local function job_key(id) return 'rq:job:' .. id end
+local function data_key(id) return 'rq:job:' .. id .. ':data' end        -- what was asked
 local function outputs_key(id) return 'rq:job:' .. id .. ':outputs' end
 local function steps_key(id) return 'rq:job:' .. id .. ':steps' end    -- see app/executions/steps.py
 local function values_key(id) return 'rq:job:' .. id .. ':values' end

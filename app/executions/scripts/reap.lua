@@ -78,7 +78,7 @@ for i, status in ipairs({'completed', 'failed', 'cancelled'}) do
       unindex(record, 'all')
       unindex(record, status)
     end
-    redis.call('DEL', job_key(id), outputs_key(id), steps_key(id), values_key(id))
+    redis.call('DEL', job_key(id), data_key(id), outputs_key(id), steps_key(id), values_key(id))
     redis.call('ZREM', ENDED .. status, id)
   end
 end

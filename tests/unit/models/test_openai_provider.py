@@ -151,3 +151,14 @@ def test_calls_from_many_threads_wait_side_by_side(server: ModelServer, provider
     for thread in threads:
         thread.join()
     assert time.monotonic() - began < 3
+
+
+def test_options_go_into_the_body_but_those_that_are_about_the_request(server: ModelServer, provider: Provide) -> None:
+    server.play("Hi!", Answer("too late", delay_seconds=5))
+    provide = provider(model_max_retries=0)
+    provide.complete(ASK, temperature=0.5, extra_body={"seed": 7}, extra_headers={"X-Trace": "abc"})
+    assert {"temperature": 0.5, "seed": 7}.items() <= server.requests[0].items()
+    assert not {"extra_body", "extra_headers"} & server.requests[0].keys()
+    assert server.headers[0]["x-trace"] == "abc"
+    with pytest.raises(ModelTimeout):
+        provide.complete(ASK, timeout=0.2)

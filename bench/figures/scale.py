@@ -1,0 +1,20 @@
+"""How much is measured: enough for a first idea, or for the documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    full: bool
+
+    def pick(self, quick: T, full: T) -> T:
+        return full if self.full else quick
+
+    @property
+    def rounds(self) -> int:
+        return self.pick(3, 5)

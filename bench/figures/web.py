@@ -1,0 +1,136 @@
+"""What the web process answers: starts, statuses, pages, and statuses while others wait for their answer."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.figures.scale import Scale
+from bench.load import connect, exchange_json, get, post, requests_per_second, took_ms
+from bench.stack import Stack, cpu_seconds, stack
+from bench.submit import fill, wait_until
+from bench.table import Row, Values, at_most, ratio_at_least, ratio_at_most
+
+TEXT = "x" * 280
+START = {"type": "agent", "target_id": "in_process", "inputs": {"text": TEXT}}
+OURS = "/api/v1/executions"
+CONTENDERS = {
+    "ours": ("wsgi:app", OURS),
+    "plain Flask + RQ": ("bench.baseline.plain_rq:app", "/executions"),
+    "bare Flask": ("bench.baseline.bare_flask:app", "/executions"),
+}
+SERVERS = {"sync": ["--worker-class", "sync"], **{f"gthread, {n}": ["--threads", str(n)] for n in (8, 16, 32, 64)}}
+WAITING_CALLERS = 50
+
+
+def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
+    """One web process each, on the same settings, in turn; and the CPU time of that process for a request."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    cpu_ms: dict[tuple[str, str], list[float]] = {}
+    with stack(folder) as running:
+        contenders = {name: _Contender(running, *each) for name, each in CONTENDERS.items()}
+        for kind in ("start", "status"):
+            for round in range(scale.rounds + 1):
+                for name, each in contenders.items():
+                    rate, cpu = each.measure(kind, scale.pick(1, 4) if round else 0.5)
+                    if round:  # the first finds everything cold
+                        rates.setdefault((kind, name), []).append(rate)
+                        cpu_ms.setdefault((kind, name), []).append(cpu)
+    for kind, goals in (("start", (1.5, 0.6)), ("status", (2, 0.85))):
+        ours = rates[kind, "ours"]
+        for name, goal in zip(list(CONTENDERS)[1:], goals, strict=True):
+            yield Row(f"{kind}, requests/s", ours, "{:.0f}", name, rates[kind, name], ratio_at_least(goal))
+        yield Row(
+            f"... CPU of the web process a {kind}",
+            cpu_ms[kind, "ours"],
+            "{:.2f} ms",
+            "bare Flask",
+            cpu_ms[kind, "bare Flask"],
+        )
+
+
+class _Contender:
+    """One web process and the two requests that it is sent."""
+
+    def __init__(self, running: Stack, app: str, path: str, options: Sequence[str] = ()):
+        self._port = running.web(app, *options)
+        self._server = running.processes[-1]
+        with connect(self._port) as connection:
+            id = exchange_json(connection, post(path, START))["execution_id"]
+        self._requests = {"start": post(path, START), "status": get(f"{path}/{id}")}
+
+    def measure(self, kind: str, seconds: float) -> tuple[float, float]:
+        """Requests a second, and CPU milliseconds of the server for each."""
+        before = cpu_seconds([self._server])
+        rate = requests_per_second(self._port, self._requests[kind], seconds)
+        return rate, (cpu_seconds([self._server]) - before) * 1000 / (rate * seconds)
+
+
+def lists(folder: Path, scale: Scale) -> Iterator[Row]:
+    """A page of 50, in turn from a service with 1,000 stored and one with more: each round's median of fifty."""
+    page = get(f"{OURS}?page_size=50")
+    with stack(folder) as small, stack(folder) as large:
+        stored, ports = 0, [small.web(), large.web()]
+        fill(small.client, 1000, text="x")
+        for size in scale.pick([20_000], [100_000, 1_000_000]):
+            fill(large.client, size - stored, text="x")
+            stored = size
+            took: list[list[float]] = [[], []]
+            for _ in range(scale.rounds + 1):
+                for port, values in zip(ports, took, strict=True):
+                    with connect(port) as connection:
+                        values.append(statistics.median(took_ms(connection, page) for _ in range(50)))
+            few, many = (values[1:] for values in took)  # the first finds everything cold
+            name = f"list, a page of 50 at {size:,} stored"
+            yield Row(name, many, "{:.2f} ms", "at 1,000", few, ratio_at_most(1.5))
+            yield Row("... the same", many, "{:.2f} ms", goal=at_most(10))
+
+
+def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
+    """A status while fifty callers wait, each up to five seconds, for a cancel that a flow does not hear."""
+    took = [ms for _ in range(scale.pick(1, 3)) for ms in _while_callers_wait(folder, [])]
+    yield Row(f"status while {WAITING_CALLERS} callers wait, p50", [statistics.median(took)], "{:.1f} ms")
+    yield Row(f"status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
+
+
+def servers(folder: Path, scale: Scale) -> Iterator[Row]:
+    """gunicorn's worker classes and numbers of threads: what `gunicorn.conf.py` was chosen from."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    with stack(folder) as running:
+        contenders = {name: _Contender(running, "wsgi:app", OURS, options) for name, options in SERVERS.items()}
+        for kind in ("start", "status"):
+            for _ in range(scale.rounds):
+                for name, each in contenders.items():
+                    rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(0.5, 2))[0])
+    for name, options in SERVERS.items():
+        for kind in ("start", "status"):
+            chosen = rates[kind, "gthread, 64"]
+            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "64 threads", chosen)
+        took = _while_callers_wait(folder, options)
+        yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
+
+
+def p99(values: Values) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def _while_callers_wait(folder: Path, options: list[str]) -> list[float]:
+    """Milliseconds of each status, asked for as long as the callers wait."""
+    with stack(folder, CANCEL_GRACE=30, WORKER_THREADS=WAITING_CALLERS) as running, contextlib.ExitStack() as opened:
+        port, worker = running.web("wsgi:app", *options), running.worker("--processes", "0")
+        ids = fill(running.client, WAITING_CALLERS, "in_thread", "thread", seconds=8)
+        wait_until(lambda: int(running.client.zcard("exec:leases")), WAITING_CALLERS)
+        callers = [opened.enter_context(connect(port)) for _ in ids]
+        for caller, id in zip(callers, ids, strict=True):
+            caller.sendall(post(f"{OURS}/{id}/cancel"))
+        time.sleep(0.5)
+        took, until = [], time.perf_counter() + 4
+        while time.perf_counter() < until:
+            with connect(port) as connection:
+                took.append(took_ms(connection, get(f"{OURS}/{ids[0]}")))
+            time.sleep(0.01)
+        worker.kill()
+        return took

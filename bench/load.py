@@ -1,0 +1,84 @@
+"""The client of the web figures: keep-alive connections over plain sockets, in one thread.
+
+Client, server and store share the machine's cores, so what the client takes is missing elsewhere. It is as
+cheap as Python allows (a tenth of what it measures), the same for every contender, and its share is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from typing import Any
+
+CONNECTIONS = 8
+
+
+def requests_per_second(port: int, request: bytes, seconds: float) -> float:
+    """Each connection sends the same request again as soon as it is answered."""
+    answered = 0
+    with contextlib.ExitStack() as opened:
+        selector = opened.enter_context(selectors.DefaultSelector())
+        for _ in range(CONNECTIONS):
+            connection = opened.enter_context(connect(port))
+            selector.register(connection, selectors.EVENT_READ, bytearray())
+            connection.sendall(request)
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            for key, _ in selector.select(1):
+                key.data.extend(key.fileobj.recv(65536))  # type: ignore[union-attr]
+                if body_of(key.data) is not None:
+                    key.data.clear()
+                    answered += 1
+                    key.fileobj.sendall(request)  # type: ignore[union-attr]
+        return answered / (time.perf_counter() - began)
+
+
+def connect(port: int, timeout_seconds: float = 30) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout_seconds)
+
+
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """Sends a request and returns the answer's body."""
+    connection.sendall(request)
+    answer = bytearray()
+    while (body := body_of(answer)) is None:
+        part = connection.recv(65536)
+        if not part:
+            raise RuntimeError("The server closed the connection.")
+        answer += part
+    return body
+
+
+def exchange_json(connection: socket.socket, request: bytes) -> Any:
+    return json.loads(exchange(connection, request))
+
+
+def took_ms(connection: socket.socket, request: bytes) -> float:
+    began = time.perf_counter()
+    exchange(connection, request)
+    return (time.perf_counter() - began) * 1000
+
+
+def body_of(answer: bytearray) -> bytes | None:
+    """The body of a whole answer; None while a part is missing. Raises `RuntimeError` unless it is a success."""
+    head_bytes = answer.find(b"\r\n\r\n") + 4
+    if head_bytes < 4:
+        return None
+    if not answer.startswith(b"HTTP/1.1 20"):
+        raise RuntimeError(bytes(answer[:300]))
+    at = answer.index(b"Content-Length: ") + 16
+    body_bytes = int(answer[at : answer.index(b"\r", at)])
+    return bytes(answer[head_bytes:]) if len(answer) == head_bytes + body_bytes else None
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+
+
+def post(path: str, body: Any = None) -> bytes:
+    text = b"" if body is None else json.dumps(body).encode()
+    kind = "" if body is None else "Content-Type: application/json\r\n"
+    return f"POST {path} HTTP/1.1\r\nHost: bench\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode() + text

@@ -1,0 +1,65 @@
+"""Submits many executions past the web process, for figures that need them in the store or in a queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from app.executions import scripts
+from app.executions.identifiers import new_id
+from app.executions.model import NewExecution, TargetType
+from app.executions.store import submit_arguments
+from app.settings import Settings
+
+QUEUES = {"thread": "threads", "process": "processes"}
+PER_ROUND_TRIP = 1000
+
+
+def fill(
+    client: redis.Redis,
+    count: int,
+    target: str = "in_process",
+    isolation: str = "process",
+    type: TargetType = TargetType.AGENT,
+    total_steps: int = 1,
+    **inputs: Any,
+) -> list[str]:
+    """Stores and queues `count` executions, each as a start request would; their ids."""
+    submit, ids = client.register_script(scripts.source("submit")), [new_id() for _ in range(count)]
+    unlimited = Settings(max_queue_length=0)
+    with client.pipeline(transaction=False) as pipe:
+        for number, id in enumerate(ids):
+            new = NewExecution(
+                id=id,
+                tenant="default",
+                type=type,
+                target_id=target,
+                inputs=inputs,
+                config={},
+                queue=QUEUES[isolation],
+                total_steps=total_steps,
+                timeout_seconds=600,
+                max_attempts=3,
+            )
+            submit(args=submit_arguments(new, unlimited), client=pipe)
+            if number % PER_ROUND_TRIP == PER_ROUND_TRIP - 1:
+                pipe.execute()
+        pipe.execute()
+    return ids
+
+
+def completed(client: redis.Redis) -> int:
+    return int(client.zcard("exec:ended:completed"))
+
+
+def wait_until(count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002) -> float:
+    """When, on `perf_counter`, so many were counted. Raises `TimeoutError` after so many seconds."""
+    deadline = time.perf_counter() + seconds
+    while count() < wanted:
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"{count()} of {wanted} after {seconds} s")
+        time.sleep(pause_seconds)
+    return time.perf_counter()

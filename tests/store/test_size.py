@@ -1,0 +1,43 @@
+"""What an execution holds in the store when it is over: its record and its places in the lists."""
+
+from __future__ import annotations
+
+import json
+
+import redis
+
+from app.executions.payload import pack
+from tests.store.driver import Driver
+
+COUNT = 1000
+LIMIT_BYTES = 2000
+
+
+def test_a_small_execution_holds_less_than_two_kilobytes(redis_client: redis.Redis) -> None:
+    """300 bytes in, 300 bytes out. The store's own figure, so what its allocator rounds up counts too."""
+    driver = Driver(redis_client)
+    _run(driver, 100)  # the lists outgrow their compact form
+    before = redis_client.info("memory")["used_memory"]
+    _run(driver, COUNT)
+    assert (redis_client.info("memory")["used_memory"] - before) / COUNT < LIMIT_BYTES
+
+
+def test_big_inputs_and_outputs_are_stored_compressed(redis_client: redis.Redis) -> None:
+    driver, text = Driver(redis_client), "many words that come again " * 10_000
+    id = driver.submit(inputs={"text": text})
+    [(_, token)] = driver.claim()
+    outputs = json.dumps({"output": text}).encode()
+    driver.finish(id, token, outputs=pack(outputs))
+    held = sum(redis_client.memory_usage(key) for key in redis_client.keys(f"rq:job:{id}*"))
+    assert held < len(text) / 20
+    execution = driver.store.get(id, "default")
+    assert execution is not None
+    assert execution.outputs == outputs
+
+
+def _run(driver: Driver, count: int) -> None:
+    inputs, outputs = {"text": "x" * 285}, pack(json.dumps({"output": "y" * 287}).encode())
+    for _ in range(count):
+        driver.submit(inputs=inputs, queue="processes")
+    for id, token in driver.claim(count=count):
+        driver.finish(id, token, outputs=outputs)
