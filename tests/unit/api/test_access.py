@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 import redis
@@ -12,6 +11,9 @@ from flask.testing import FlaskClient
 
 from app import api
 from app.api import access, problems
+from app.catalog.model import Catalog
+from app.executions.service import ExecutionService
+from app.executions.store import ExecutionStore
 from app.keys.model import Identity, Scope
 from app.keys.ring import KeyRing
 from app.keys.store import KeyStore
@@ -95,7 +97,8 @@ def test_the_setting_opens_the_metrics_of_the_whole_application(
     redis_client: redis.Redis, metrics: str | None, status: int
 ) -> None:
     settings = Settings(auth="keys", metrics=metrics)
-    app = api.build(settings, cast(Any, None), KeyRing(settings, KeyStore(redis_client)))
+    service = ExecutionService(ExecutionStore(redis_client, settings), Catalog({}, {}), settings)
+    app = api.build(settings, service, KeyRing(settings, KeyStore(redis_client)))
     if "metrics" not in app.view_functions:
         app.add_url_rule("/metrics", "metrics", lambda: "served")
     assert app.test_client().get("/metrics").status_code == status
