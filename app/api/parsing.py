@@ -35,10 +35,23 @@ MAX_ERRORS = 100
 
 
 class StrictParser(FlaskParser):
-    """For `Blueprint.ARGUMENTS_PARSER`."""
+    """For `Blueprint.ARGUMENTS_PARSER`. Schemas are given to it as instances."""
 
     DEFAULT_VALIDATION_STATUS = 400
     DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "headers": EXCLUDE}  # noqa: RUF012  webargs' own
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_nothing: dict[Schema, dict[str, Any]] = {}
+
+    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **options: Any) -> Any:
+        """Where nothing was sent, as with most requests, what a schema makes of nothing is not made again."""
+        request = req or self.get_default_request()
+        if location not in ("query", "headers") or _is_sent(request, argmap, location):
+            return super().parse(argmap, req, location=location, **options)
+        if argmap not in self._of_nothing:
+            self._of_nothing[argmap] = super().parse(argmap, req, location=location, **options)
+        return dict(self._of_nothing[argmap])
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """The body's object; `{}` where there is none, and the schema's `body_optional` allows that."""
@@ -57,6 +70,12 @@ class StrictParser(FlaskParser):
         [(location, content)] = messages.items()
         unknown = "unknown_parameter" if location == "query" else "unknown_field"
         raise InvalidRequest(list(islice(_flat(content, (), unknown), MAX_ERRORS)))
+
+
+def _is_sent(request: Request, schema: Schema, location: str) -> bool:
+    if location == "query":
+        return bool(request.query_string)
+    return any((field.data_key or name) in request.headers for name, field in schema.fields.items())
 
 
 def _flat(messages: Any, place: tuple[str, ...], unknown: str) -> Iterator[FieldError]:
