@@ -33,9 +33,6 @@ from app.settings import Settings
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
-CANCELS_WAITING = 12
-"""So many requests of one process may wait for the end of what they cancel; they must not hold all its threads."""
-
 CANCEL_POLL_SECONDS = 0.02
 
 
@@ -97,7 +94,8 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
-        self._may_wait = threading.BoundedSemaphore(CANCELS_WAITING)
+        # Requests that wait for the end of what they cancel must not hold all threads of the process.
+        self._may_wait = threading.BoundedSemaphore(max(1, settings.web_threads // 2))
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.
