@@ -42,6 +42,9 @@ limit_request_fields = 64  # proxies add a dozen
 limit_request_field_size = 8190  # a bearer token with room to spare
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
+ONCE = ("IDEMPOTENCY-KEY",)
+"""Headers that are refused where they come twice."""
+
 
 class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  gunicorn has no types, and wants this name
     """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
@@ -86,6 +89,18 @@ def when_ready(server: Any) -> None:
         sys.exit(reason)
     if remark := binding.remark(chosen):
         structlog.get_logger("app.binding").warning("no_keys_asked_for", remark=remark)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Makes it visible that a header came twice, where that must not be.
+
+    gunicorn joins the values with a comma alone, which may as well be part of one; with a space in between,
+    which is just as right, the result is no valid value.
+    """
+    for name in ONCE:
+        values = [value for each, value in request.headers if each == name]
+        if len(values) > 1:
+            request.headers[:] = [each for each in request.headers if each[0] != name] + [(name, ", ".join(values))]
 
 
 def post_worker_init(worker: Any) -> None:

@@ -55,6 +55,29 @@ class NotRetryable(ServiceError):
         self.status = status
 
 
+class KeyReused(ServiceError):
+    """A start with an idempotency key that was used before, for a start that asked for something else."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before, with another body.")
+
+
+class TooManyUnfinished(ServiceError):
+    """The tenant has as many pending and running executions as it may have: `allowed`."""
+
+    def __init__(self, allowed: int, retry_after_seconds: int = 5):
+        super().__init__(f"There are {allowed} pending and running executions already, which is the limit.")
+        self.allowed, self.retry_after_seconds = allowed, retry_after_seconds
+
+
+class QueueFull(ServiceError):
+    """As many executions wait as may wait, or they have waited for too long, whoever started them."""
+
+    def __init__(self, retry_after_seconds: int = 10):
+        super().__init__("Too much is waiting to be run: nothing new can be started for now.")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class StoreUnavailable(ServiceError):
     """The store can not be reached, or refuses to work for now: try again after `retry_after_seconds`."""
 

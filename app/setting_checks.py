@@ -70,6 +70,16 @@ def http_url(text: str) -> None:
         raise ValidationError("Must begin with http:// or https://.")
 
 
+_RATE = r"[1-9][0-9]{0,8}/(second|minute|hour|day)"
+_RATES = re.compile(f"{_RATE}(;{_RATE})*")
+
+
+def rate(text: str) -> None:
+    """a rate like 100/minute (of second, minute, hour, day), several separated by a semicolon"""
+    if not _RATES.fullmatch(text):
+        raise ValidationError("Must be like 100/minute, several separated by a semicolon.")
+
+
 def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tuple[str, str]]:
     """Variables that are no setting but look like one, each with the setting's name."""
     several_words = [name for name in names if "_" in name]  # HOST is near to too many others

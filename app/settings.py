@@ -19,7 +19,7 @@ from marshmallow import ValidationError
 
 from app.errors import ConfigurationError
 from app.keys.model import chosen_keys, parse_environment
-from app.setting_checks import allowed, checks_of, http_url, kind_of, misspelt, store_url
+from app.setting_checks import allowed, checks_of, http_url, kind_of, misspelt, rate, store_url
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,6 +88,9 @@ class Settings:
     )
     max_content_length: int = _setting(
         1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024
+    )
+    max_text_length: int = _setting(
+        512 * 1024, "MAX_TEXT_LENGTH", "Longest single text in a body, in characters.", min=1024, max=64 * 1024 * 1024
     )
     max_result_bytes: int = _setting(
         16 * 1024 * 1024,
@@ -160,6 +163,37 @@ class Settings:
         "The same for cancelled ones alone; default RETENTION.",
         min=1,
         max=10 * 365 * 86_400,
+    )
+    max_unfinished: int = _setting(
+        0,
+        "MAX_UNFINISHED_PER_TENANT",
+        "Pending and running executions a tenant may have; one more is 429. `0`: no limit.",
+        min=0,
+        max=100_000_000,
+    )
+    max_queue_length: int = _setting(
+        100_000,
+        "MAX_QUEUE_LENGTH",
+        "Executions that may wait in a queue (there are two: prompts, code); one more is 503. `0`: no limit.",
+        min=0,
+        max=100_000_000,
+    )
+    max_queue_age: float = _setting(
+        0.0,
+        "MAX_QUEUE_AGE",
+        "Seconds the oldest in a queue may have waited; a start is 503 while it is older. `0`: no limit.",
+        min=0,
+        max=30 * 86_400,
+    )
+    rate_limit_start: str | None = _setting(
+        None, "RATE_LIMIT_START", "Starts of one caller, such as `100/minute` or `5/second;1000/day`.", check=rate
+    )
+    rate_limit_cancel: str | None = _setting(None, "RATE_LIMIT_CANCEL", "The same for cancels.", check=rate)
+    rate_limit_read: str | None = _setting(
+        None, "RATE_LIMIT_READ", "The same for reads, by endpoint; clients poll, so be generous.", check=rate
+    )
+    idempotency_ttl: float = _setting(
+        86_400.0, "IDEMPOTENCY_TTL", "Seconds an `Idempotency-Key` is kept after its first use.", min=1, max=30 * 86_400
     )
     openai_base_url: str | None = _setting(
         None, "OPENAI_BASE_URL", "An OpenAI-compatible endpoint; default OpenAI's own.", check=http_url

@@ -12,6 +12,7 @@ from app.executions import scripts
 from app.executions.identifiers import new_id
 from app.executions.model import NewExecution, TargetType
 from app.executions.store import submit_arguments
+from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
 PER_ROUND_TRIP = 1000
@@ -28,6 +29,7 @@ def fill(
 ) -> list[str]:
     """Stores and queues `count` executions, each as a start request would; their ids."""
     submit, ids = client.register_script(scripts.source("submit")), [new_id() for _ in range(count)]
+    unlimited = Settings(max_queue_length=0)
     with client.pipeline(transaction=False) as pipe:
         for number, id in enumerate(ids):
             new = NewExecution(
@@ -42,7 +44,7 @@ def fill(
                 timeout_seconds=600,
                 max_attempts=3,
             )
-            submit(args=submit_arguments(new), client=pipe)
+            submit(args=submit_arguments(new, unlimited), client=pipe)
             if number % PER_ROUND_TRIP == PER_ROUND_TRIP - 1:
                 pipe.execute()
         pipe.execute()

@@ -38,7 +38,7 @@ class EmbeddedStore:
     """
 
     def __init__(self, folder: Path, *, binary: str | None = None, port: int = 0, durable: bool = True, args: Any = ()):
-        self._folder, self._binary = folder, binary or str(get_binary_path())
+        self.folder, self._binary = folder, binary or str(get_binary_path())
         self._port, self._durable, self._args = port, durable, [str(each) for each in args]
         # A socket's path may have about a hundred characters, and the data folder may be deep.
         self._sockets = tempfile.mkdtemp(prefix="store-")
@@ -56,12 +56,12 @@ class EmbeddedStore:
 
     def start(self) -> None:
         """Returns when it answers. Raises `StoreError`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(f"Another process uses the data in {self._folder}. End it first.") from None
+            raise StoreError(f"Another process uses the data in {self.folder}. End it first.") from None
         self._process = subprocess.Popen(  # noqa: S603  our own binary
             self._command(), start_new_session=True, preexec_fn=end_with_parent, stdout=subprocess.DEVNULL
         )
@@ -82,7 +82,7 @@ class EmbeddedStore:
     def _command(self) -> list[str]:
         listen = ["--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", f"{self._sockets}/s"]
         keep = ["--appendonly", "yes" if self._durable else "no", "--appendfsync", "everysec", "--save", ""]
-        rest = ["--dir", str(self._folder), "--logfile", str(self._folder / "store.log"), "--daemonize", "no"]
+        rest = ["--dir", str(self.folder), "--logfile", str(self.folder / "store.log"), "--daemonize", "no"]
         return [self._binary, *listen, *keep, *rest, "--maxmemory-policy", "noeviction", *self._args]
 
     def _wait_until_it_answers(self) -> None:
@@ -98,7 +98,7 @@ class EmbeddedStore:
                 except redis.RedisError:
                     time.sleep(0.01)
         self.kill()
-        raise StoreError(f"The embedded store does not start; {self._folder / 'store.log'} says why.")
+        raise StoreError(f"The embedded store does not start; {self.folder / 'store.log'} says why.")
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

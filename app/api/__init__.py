@@ -9,11 +9,11 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, current_app, g, request
-from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import NotFound
 
 from app import tracing
-from app.api import access, executions, operations, problems, traces
+from app.api import access, docs, executions, limits, operations, problems, targets, traces
+from app.api.openapi import ApiDescription
 from app.api.security import SecurityPlugin
 from app.errors import FieldError, InvalidRequest
 from app.executions import identifiers
@@ -21,7 +21,7 @@ from app.executions.service import ExecutionService
 from app.keys.ring import KeyRing
 from app.settings import Settings
 
-_STRICT = frozenset({executions.blueprint.name})
+_STRICT = frozenset({executions.blueprint.name, targets.blueprint.name})
 """The blueprints whose views refuse what they do not know."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
@@ -33,6 +33,7 @@ def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask
     app.extensions["executions"] = service
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_content_length,
+        MAX_TEXT_LENGTH=settings.max_text_length,
         API_TITLE="Async Execution API",
         API_VERSION="1.0.0",
         OPENAPI_VERSION="3.1.0",
@@ -46,11 +47,14 @@ def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask
     access.register(app, ring, metrics_open=settings.metrics == "open")
     app.before_request(_refuse_unknown_query)
     app.after_request(_give_request_id)
+    limits.register(app, settings, service, executions.earlier_start)
     problems.register(app)
-    documented = problems.ProblemApi(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
-    documented.register_blueprint(executions.blueprint)
+    described = ApiDescription(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
+    described.register_blueprint(executions.blueprint)
+    described.register_blueprint(targets.blueprint)
     app.extensions["takes_query"] = {name for name, view in app.view_functions.items() if _takes_query(view)}
-    app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", {"validatorUrl": None}))
+    targets.register(app, service.catalog)
+    docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+from collections.abc import Iterable
 from typing import Any
 
 _ID, _AT, _LATER = "exec_0mwunom46t1oafptp2rj", "2026-01-05T10:30:00.000Z", "2026-01-05T10:30:05.000Z"
@@ -27,6 +28,11 @@ STARTS = {
             "config": {"max_workers": 4},
         }
     },
+}
+
+RETRIES = {
+    "as it was": {"value": {}},
+    "from the start, for longer": {"value": {"from": "start", "config": {"timeout": 1200}}},
 }
 
 STARTED = {
@@ -148,21 +154,104 @@ CANCELLING = {
 }
 
 
-def problem(status: int) -> dict[str, Any]:
-    """What a problem with this status looks like."""
-    title = http.HTTPStatus(status).phrase
-    code = {400: "invalid_request", 404: "not_found", 503: "store_unavailable"}.get(
-        status, title.lower().replace(" ", "_")
-    )
+INDEX = {
+    "version": "1.0.0",
+    "openapi_url": "/openapi.json",
+    "docs_url": "/docs/",
+    "endpoints": [{"method": "POST", "path": "/api/v1/executions", "description": "Start an execution"}],
+}
+
+AGENT = {
+    "id": "mem_l1_summarizer",
+    "type": "agent",
+    "name": "Level 1 memory summarizer",
+    "description": "Condenses a text.",
+    "version": "1.0.0",
+    "inputs": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "What is to be condensed"}},
+        "required": ["text"],
+        "additionalProperties": False,
+    },
+    "flows": [
+        {"name": "default", "kind": "python", "isolation": "process", "default": True},
+        {"name": "llm", "kind": "prompt", "isolation": "thread", "default": False},
+    ],
+}
+
+PIPELINE = {
+    "id": "customer_service_flow",
+    "type": "pipeline",
+    "name": "Customer service",
+    "description": "Finds out what a customer wants, and answers.",
+    "version": "1.0.0",
+    "inputs": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"customer_query": {"type": "string", "description": "What the customer wrote"}},
+        "required": ["customer_query"],
+        "additionalProperties": False,
+    },
+    "steps": [
+        {
+            "id": "classify",
+            "type": "agent_flow",
+            "description": "What does the customer want?",
+            "agent": "intent_classifier",
+            "flow": "default",
+            "depends_on": [],
+            "required": True,
+            "output_key": "intent",
+        }
+    ],
+    "outputs": [{"key": "intent", "label": "What the customer wants"}],
+    "variants": [],
+}
+
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "invalid_request": (400, "The request is not valid."),
+    "invalid_json": (400, "The body is not JSON: Expecting value at line 1, column 1."),
+    "already_ended": (400, f"Execution {_ID} is already completed, so it can not be cancelled."),
+    "not_retryable": (400, f"Execution {_ID} is completed; only a failed or cancelled one can be retried."),
+    "unauthorized": (401, "This is no valid key."),
+    "forbidden": (403, "This key has not the scope 'start', which is needed here."),
+    "not_found": (404, f"There is no execution with the id {_ID}."),
+    "body_too_large": (413, "The body is larger than MAX_CONTENT_LENGTH allows."),
+    "unsupported_media_type": (415, "The body must be application/json."),
+    "idempotency_key_reused": (422, "This Idempotency-Key was used before, with another body."),
+    "rate_limited": (429, "Too many requests: RateLimit-Policy says how many are allowed."),
+    "too_many_wrong_keys": (429, "Too many wrong keys came from this address."),
+    "too_many_unfinished": (429, "There are 100 pending and running executions already, which is the limit."),
+    "store_unavailable": (503, "The store can not be reached."),
+    "store_full": (503, "The store is full: nothing new can be started."),
+    "queue_full": (503, "Too much is waiting to be run: nothing new can be started for now."),
+}
+"""What each code of a problem looks like."""
+
+_ERRORS = {
+    "invalid_request": {"field": "config.max_workers", "message": "Must be from 1 to 64.", "code": "out_of_range"},
+    "invalid_json": {"field": "", "message": PROBLEMS["invalid_json"][1], "code": "invalid_json"},
+}
+
+
+def problems(codes: Iterable[str]) -> dict[int, dict[str, Any]]:
+    """Examples of these problems, by status, as OpenAPI has them."""
+    found: dict[int, dict[str, Any]] = {}
+    for code in dict.fromkeys(codes):
+        found.setdefault(PROBLEMS[code][0], {})[code] = {"value": problem(code)}
+    return found
+
+
+def problem(code: str) -> dict[str, Any]:
+    status, detail = PROBLEMS[code]
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",
-        "title": title,
+        "title": http.HTTPStatus(status).phrase,
         "status": status,
-        "detail": "A sentence that says what is wrong.",
+        "detail": detail,
         "instance": "/api/v1/executions",
         "request_id": "5f0c7a9e3b1d4f62",
         "code": code,
     }
-    if status == 400:
-        body["errors"] = [{"field": "config.max_workers", "message": "Must be from 1 to 64.", "code": "out_of_range"}]
-    return body
+    return {**body, "errors": [_ERRORS[code]]} if code in _ERRORS else body

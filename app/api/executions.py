@@ -5,71 +5,86 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from flask import Response, current_app, g
-from flask_smorest import Blueprint
+from flask import Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
 
-from app.api import bodies, examples
+from app.api import bodies, examples, idempotency, quotas
 from app.api.access import needs, tenant
+from app.api.blueprint import ApiBlueprint
 from app.api.parsing import StrictParser
 from app.api.problems import Problem
 from app.api.schemas import (
+    IDEMPOTENCY_KEY,
     CancelledSchema,
     ExecutionSchema,
     ListQuerySchema,
     PageSchema,
-    ProblemSchema,
     RetrySchema,
     StartedSchema,
+    StartHeadersSchema,
     StartSchema,
     StatusQuerySchema,
     StepsQuerySchema,
     StepsSchema,
 )
+from app.errors import ServiceError
 from app.executions import identifiers
 from app.executions.model import Include, Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
 from app.keys.model import Scope
 
+blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-class _Blueprint(Blueprint):
-    ARGUMENTS_PARSER = StrictParser()
-
-
-blueprint = _Blueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
-
-_start, _retry = StartSchema(), RetrySchema()
+_start, _start_headers, _retry = StartSchema(), StartHeadersSchema(), RetrySchema()
 _list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
 
+_STARTED_HEADERS = {
+    "Location": {"description": "The `status_url`.", "required": True, "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "There where this is the answer of an earlier start with the same `Idempotency-Key`.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
-def _documented(*statuses: int, **success: Any) -> Any:
-    """What a view answers, for OpenAPI: one success, and problems with these statuses.
-
-    flask-smorest wraps a view once for each answer it documents, though only the description is wanted:
-    the wrappers are taken off again, as every request would pay for them.
-    """
-
-    def decorate(view: Any) -> Any:
-        documented = blueprint.alt_response(**success, success=True)(view)
-        for status in statuses:
-            documented = blueprint.alt_response(
-                status, schema=ProblemSchema, content_type="application/problem+json", example=examples.problem(status)
-            )(documented)
-        view._apidoc = documented._apidoc
-        return view
-
-    return decorate
+_documented = blueprint.documented
 
 
 @blueprint.route("/executions", methods=["POST"])
 @blueprint.arguments(_start, examples=examples.STARTS)
-@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.STARTED)
+@blueprint.arguments(_start_headers, location="headers")
+@_documented(
+    *("invalid_json", "not_found", "body_too_large", "unsupported_media_type"),
+    *("idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full"),
+    status_code=202,
+    schema=StartedSchema,
+    example=examples.STARTED,
+    headers=_STARTED_HEADERS,
+)
 @needs(Scope.START)
-def start_execution(body: dict[str, Any]) -> Response:
+def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
-    It is stored and queued when the answer is 202; follow it at `status_url`.
+    It is stored and queued when the answer is 202; follow it at `status_url`. With an `Idempotency-Key` it may
+    be repeated: that starts nothing, and is answered as the first time.
     """
-    command = StartCommand(
+    return _accepted(_service().start(_command(body, headers)))
+
+
+def earlier_start() -> Response | None:
+    """The answer to a start that is repeated with its idempotency key; None for any other request."""
+    if request.endpoint != "executions.start_execution" or IDEMPOTENCY_KEY not in request.headers:
+        return None
+    try:
+        body = StrictParser().parse(_start, location="json")
+        headers = StrictParser().parse(_start_headers, location="headers")
+    except (ServiceError, Problem, HTTPException):
+        return None
+    earlier = _service().recall(_command(body, headers))
+    return _accepted(earlier) if earlier else None
+
+
+def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
+    return StartCommand(
         type=TargetType(body["type"]),
         target_id=body["target_id"],
         inputs=body["inputs"],
@@ -78,13 +93,20 @@ def start_execution(body: dict[str, Any]) -> Response:
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
+        idempotency=idempotency.of_request(body, headers),
     )
-    return _accepted(_service().start(command))
 
 
 @blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
-@blueprint.arguments(_retry, required=False)
-@_documented(400, 404, 413, 415, 503, status_code=202, schema=StartedSchema, example=examples.RETRIED)
+@blueprint.arguments(_retry, required=False, examples=examples.RETRIES)
+@_documented(
+    *("invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
+    *("too_many_unfinished", "store_full", "queue_full"),
+    status_code=202,
+    schema=StartedSchema,
+    example=examples.RETRIED,
+    headers={"Location": _STARTED_HEADERS["Location"]},
+)
 @needs(Scope.START)
 def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
     """Start a failed or cancelled execution again
@@ -105,7 +127,7 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
 @blueprint.arguments(_status, location="query")
-@_documented(400, 404, 503, status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 @needs(Scope.READ)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
@@ -116,7 +138,7 @@ def get_execution(query: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
 @blueprint.arguments(_steps, location="query")
-@_documented(400, 404, 503, status_code=200, schema=StepsSchema, example=examples.STEPS)
+@_documented("not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
 @needs(Scope.READ)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """Get what became of each step
@@ -130,7 +152,7 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
 
 @blueprint.route("/executions", methods=["GET"])
 @blueprint.arguments(_list, location="query")
-@_documented(400, 503, status_code=200, schema=PageSchema, example=examples.PAGE)
+@_documented(status_code=200, schema=PageSchema, example=examples.PAGE)
 @needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
@@ -152,7 +174,7 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@_documented(400, 404, 503, status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
+@_documented("already_ended", "not_found", status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
 @needs(Scope.CANCEL)
 def cancel_execution(execution_id: str) -> Response:
@@ -166,8 +188,10 @@ def cancel_execution(execution_id: str) -> Response:
 
 
 def _accepted(receipt: Started) -> Response:
+    quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
     answer = bodies.started(receipt)
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"]})
+    replayed = idempotency.REPLAYED if receipt.replayed else {}
+    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
 
 def _service() -> ExecutionService:

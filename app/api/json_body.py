@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from flask import Request
+from flask import Request, current_app
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.api.problems import Problem
+from app.errors import FieldError, InvalidRequest
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
+MAX_SHOWN_NAME = 256
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
 """One that is never closed ends with the body: else each quote in it would be tried as a beginning."""
@@ -53,6 +56,9 @@ def read_json_object(request: Request) -> dict[str, Any]:
         raise Problem.of_body("invalid_json", "The body holds a number that is too long.") from None
     if not isinstance(value, dict):
         raise Problem.of_body("invalid_type", "The body must be an object.")
+    longest = current_app.config["MAX_TEXT_LENGTH"]
+    if len(body) > longest:
+        _check_texts(value, longest)
     return value
 
 
@@ -78,6 +84,27 @@ def _check_size(body: bytes) -> None:
         depth += 1 if bracket[0] in (b"{", b"[") else -1
         if depth > MAX_DEPTH:
             raise Problem.of_body("too_deep", f"The body is nested deeper than {MAX_DEPTH}.")
+
+
+def _check_texts(value: dict[str, Any], longest: int) -> None:
+    message = f"Must be at most {longest} characters."
+    errors = [FieldError(".".join(place), message, "too_long") for place in _too_long(value, longest, ())]
+    if errors:
+        raise InvalidRequest(errors)
+
+
+def _too_long(value: Any, longest: int, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Where a text is longer than that; where it is a name, the place of what bears the name."""
+    if isinstance(value, str) and len(value) > longest:
+        yield place
+    elif isinstance(value, dict):
+        for name, content in value.items():
+            if len(name) > longest:
+                yield (*place, f"{name[:MAX_SHOWN_NAME]}...")
+            yield from _too_long(content, longest, (*place, name[:MAX_SHOWN_NAME]))
+    elif isinstance(value, list):
+        for number, content in enumerate(value):
+            yield from _too_long(content, longest, (*place, str(number)))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NoReturn
 
 from flask import Request
-from marshmallow import RAISE, Schema, ValidationError
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
-from app.api.json_body import read_json_object
+from app.api.json_body import MAX_SHOWN_NAME, read_json_object
 from app.errors import FieldError, InvalidRequest
 
 _CODES = (
@@ -19,6 +20,7 @@ _CODES = (
     ("Invalid input", "invalid_type"),
     ("Must be one of", "invalid_choice"),
     ("Must be plain text", "invalid_text"),
+    ("Must be in Unicode", "invalid_text"),
     ("Shorter than", "out_of_range"),
     ("Longer than", "out_of_range"),
     ("Length must be", "out_of_range"),
@@ -28,11 +30,28 @@ _CODES = (
 """What marshmallow's messages begin with, and what they are called here."""
 
 
+MAX_ERRORS = 100
+"""More are not told: nobody reads them, and a small body could ask for a very large answer."""
+
+
 class StrictParser(FlaskParser):
-    """For `Blueprint.ARGUMENTS_PARSER`."""
+    """For `Blueprint.ARGUMENTS_PARSER`. Schemas are given to it as instances."""
 
     DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}  # noqa: RUF012  webargs' own
+    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "headers": EXCLUDE}  # noqa: RUF012  webargs' own
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_nothing: dict[Schema, dict[str, Any]] = {}
+
+    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **options: Any) -> Any:
+        """Where nothing was sent, as with most requests, what a schema makes of nothing is not made again."""
+        request = req or self.get_default_request()
+        if location not in ("query", "headers") or _is_sent(request, argmap, location):
+            return super().parse(argmap, req, location=location, **options)
+        if argmap not in self._of_nothing:
+            self._of_nothing[argmap] = super().parse(argmap, req, location=location, **options)
+        return dict(self._of_nothing[argmap])
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """The body's object; `{}` where there is none, and the schema's `body_optional` allows that."""
@@ -50,16 +69,27 @@ class StrictParser(FlaskParser):
         messages: Any = error.messages
         [(location, content)] = messages.items()
         unknown = "unknown_parameter" if location == "query" else "unknown_field"
-        raise InvalidRequest(list(_flat(content, (), unknown)))
+        raise InvalidRequest(list(islice(_flat(content, (), unknown), MAX_ERRORS)))
+
+
+def _is_sent(request: Request, schema: Schema, location: str) -> bool:
+    if location == "query":
+        return bool(request.query_string)
+    return any((field.data_key or name) in request.headers for name, field in schema.fields.items())
 
 
 def _flat(messages: Any, place: tuple[str, ...], unknown: str) -> Iterator[FieldError]:
     """One error for each field, in dotted form; the first thing that is wrong with it."""
     if isinstance(messages, dict):
         for name, content in messages.items():
-            yield from _flat(content, place if name == "_schema" else (*place, str(name)), unknown)
+            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))), unknown)
     else:
         yield FieldError(".".join(place), messages[0], _code(messages[0], unknown))
+
+
+def shown(name: str) -> str:
+    """A name from a request, as it may stand in an answer: not without end."""
+    return name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."
 
 
 def _code(message: str, unknown: str) -> str:

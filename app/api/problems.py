@@ -9,10 +9,21 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
-from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable, ServiceError, StoreUnavailable
+from app.api import quotas
+from app.errors import (
+    AlreadyEnded,
+    FieldError,
+    InvalidRequest,
+    KeyReused,
+    NotFound,
+    NotRetryable,
+    QueueFull,
+    ServiceError,
+    StoreUnavailable,
+    TooManyUnfinished,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -21,12 +32,14 @@ _CODES = {
     405: "method_not_allowed",
     413: "body_too_large",
     415: "unsupported_media_type",
+    429: "rate_limited",
     500: "internal_error",
 }
 
 _DETAILS = {
     404: "There is nothing at this address.",
     413: "The body is larger than MAX_CONTENT_LENGTH allows.",
+    429: "Too many requests: RateLimit-Policy says how many are allowed.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
 }
 
@@ -49,13 +62,6 @@ class Problem(Exception):
     def of_body(cls, code: str, detail: str) -> Problem:
         """400: the body as a whole is wrong."""
         return cls(400, code, detail, [FieldError("", detail, code)])
-
-
-class ProblemApi(Api):
-    """flask-smorest with our problems instead of its own error bodies, and the headers it would drop."""
-
-    def handle_http_exception(self, error: HTTPException) -> Response:
-        return render_http_error(error)
 
 
 def register(app: Flask) -> None:
@@ -109,8 +115,15 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(404, "not_found", detail)
     if isinstance(error, InvalidRequest):
         return problem(400, "invalid_request", detail, error.errors)
+    if isinstance(error, KeyReused):
+        return problem(422, "idempotency_key_reused", detail)
     if isinstance(error, AlreadyEnded):
         return problem(400, "already_ended", detail)
+    if isinstance(error, TooManyUnfinished):
+        quotas.note_unfinished(error.allowed, error.allowed)
+        return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, QueueFull):
+        return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, NotRetryable):
         return problem(400, "not_retryable", detail)
     if isinstance(error, StoreUnavailable):

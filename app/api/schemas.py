@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
-from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema
+from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
 from app.executions.model import Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z", error="Must be plain text.")
 """No control, zero-width or direction-changing characters: a name must look like what it is."""
+
+MAX_INPUTS = 256
+MAX_PAGE = 999_999_999
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 SERVER_OWNED = frozenset(
     (
@@ -20,6 +26,17 @@ SERVER_OWNED = frozenset(
         *("attempt", "attempts", "progress", "outputs", "error", "result_ttl", "func", "queue", "retry_of"),
     )
 )
+
+
+def composed(text: str) -> None:
+    """Two names that look the same must be the same: they are accepted in one of Unicode's forms, and never changed."""
+    if not unicodedata.is_normalized("NFC", text):
+        raise ValidationError("Must be in Unicode's composed form (NFC).")
+
+
+def _name(longest: int = 128) -> list[Any]:
+    """The checks of a name of something."""
+    return [Length(1, longest), NAME, composed]
 
 
 class _RequestSchema(StrictSchema):
@@ -50,23 +67,47 @@ class BudgetSchema(_RequestSchema):
 
 
 class ConfigSchema(_RequestSchema):
-    flow_id = fields.String(validate=[Length(1, 128), NAME], metadata={"description": "Which flow of an agent."})
+    flow_id = fields.String(validate=_name(), metadata={"description": "Which flow of an agent."})
     max_workers = ExactInteger(validate=Range(1, 64), metadata={"description": "Steps of a pipeline side by side."})
     timeout = ExactNumber(validate=Range(1, 86_400), metadata={"description": "Seconds that one attempt may take."})
-    model_override = fields.String(validate=[Length(1, 256), NAME], metadata={"description": "The model for this run."})
+    model_override = fields.String(validate=_name(256), metadata={"description": "The model for this run."})
     max_attempts = ExactInteger(validate=Range(1, 10), metadata={"description": "Runs that may lose their process."})
     retries = fields.Nested(RetriesSchema, metadata={"description": "Starting again after a failure."})
-    variant = fields.String(validate=[Length(1, 128), NAME], metadata={"description": "Which variant of a pipeline."})
+    variant = fields.String(validate=_name(), metadata={"description": "Which variant of a pipeline."})
     budget = fields.Nested(BudgetSchema, metadata={"description": "What a run may spend, looked at before each call."})
+
+
+class Inputs(Table):
+    """The inputs: a bounded number of them, each with a name that looks like what it is."""
+
+    def __init__(self, **options: Any):
+        super().__init__(keys=fields.String(validate=_name()), **options)
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_INPUTS:
+            raise ValidationError(f"Must be at most {MAX_INPUTS} inputs.")
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class StartSchema(_RequestSchema):
     type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
-    target_id = fields.String(required=True, validate=[Length(1, 128), NAME])
-    inputs = fields.Dict(required=True, keys=fields.String())
+    target_id = fields.String(required=True, validate=_name())
+    inputs = Inputs(required=True, metadata={"description": "By name; see the target's own list of inputs."})
     config = fields.Nested(ConfigSchema, load_default=dict)
     expires_in = ExactInteger(
         validate=Range(1, 604_800), metadata={"description": "Seconds in which it must start, or it fails as Expired."}
+    )
+
+
+class StartHeadersSchema(Schema):
+    idempotency_key = fields.String(
+        attribute=IDEMPOTENCY_KEY,
+        data_key=IDEMPOTENCY_KEY,
+        validate=Regexp(r"[!-~]{1,255}\Z", error="Must be 1 to 255 visible ASCII characters, in one header."),
+        metadata={
+            "description": "Makes the start safe to repeat: with the same key and the same body it is answered as the "
+            "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day."
+        },
     )
 
 
@@ -90,7 +131,7 @@ class _DigitsField(fields.Integer):
     """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
 
     def _validated(self, value: Any) -> int:
-        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9):
+        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_PAGE))):
             raise self.make_error("invalid")
         return int(value)
 
@@ -114,7 +155,7 @@ class ListQuerySchema(_QuerySchema):
     status = fields.String(validate=OneOf([each.value for each in Status]))
     type = fields.String(validate=OneOf([each.value for each in TargetType]))
     target_id = fields.String(validate=[Length(1, 128), NAME])
-    page = _DigitsField(load_default=1, validate=Range(1))
+    page = _DigitsField(load_default=1, validate=Range(1, MAX_PAGE))
     page_size = _DigitsField(load_default=50, validate=Range(1, 100))
     order = fields.String(load_default="desc", validate=OneOf(["desc", "asc"]))
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
@@ -275,7 +316,7 @@ class ProblemSchema(Schema):
     title = fields.String(required=True)
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
-    instance = fields.String()
-    request_id = fields.String()
-    code = fields.String()
+    instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
+    request_id = fields.String(required=True, metadata={"description": "It is in `X-Request-ID` and in the log, too."})
+    code = fields.String(required=True, metadata={"description": "What is wrong, as a stable word."})
     errors = fields.List(fields.Nested(FieldErrorSchema))

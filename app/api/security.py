@@ -55,7 +55,7 @@ class SecurityPlugin(BasePlugin):
 
 
 def _response(status: int, description: str, code: str, header: str, schema: dict[str, Any]) -> dict[str, Any]:
-    example = {**examples.problem(status), "code": code, "type": f"urn:problem:{code.replace('_', '-')}"}
+    example = examples.problem(code)
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
     return {
         "description": description,

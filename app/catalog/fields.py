@@ -46,8 +46,8 @@ class ExactBoolean(fields.Boolean):
 class Table(fields.Dict):
     """A mapping with text keys, whose errors name the key alone, without marshmallow's `key` and `value` below it."""
 
-    def __init__(self, values: fields.Field[Any] | None = None, **options: Any):
-        super().__init__(keys=fields.String(), values=values, **options)
+    def __init__(self, values: fields.Field[Any] | None = None, keys: fields.Field[Any] | None = None, **options: Any):
+        super().__init__(keys=keys or fields.String(), values=values, **options)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         try:

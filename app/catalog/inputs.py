@@ -34,6 +34,27 @@ def check_inputs(declared: tuple[InputField, ...] | None, given: Mapping[str, An
     ]
 
 
+def inputs_schema(declared: tuple[InputField, ...] | None) -> dict[str, Any]:
+    """The same as a JSON Schema (2020-12), for people and their tools."""
+    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}
+    if declared is None:
+        return schema | {"additionalProperties": True}
+    return schema | {
+        "properties": {each.name: _schema(each) for each in declared},
+        "required": [each.name for each in declared if each.needed],
+        "additionalProperties": False,
+    }
+
+
+def _schema(field: InputField) -> dict[str, Any]:
+    schema: dict[str, Any] = {} if field.type == "any" else {"type": field.type}
+    if field.description:
+        schema["description"] = field.description
+    if field.default is not MISSING:
+        schema["default"] = field.default
+    return schema
+
+
 def _check(field: InputField, given: Mapping[str, Any]) -> FieldError | None:
     name = f"inputs.{field.name}"
     if field.name not in given:

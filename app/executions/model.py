@@ -116,6 +116,14 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What makes a start one that may be repeated: the caller's key, and a digest of what was asked with it."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
     """An accepted request to start, on its way to the store.
 
@@ -143,6 +151,20 @@ class NewExecution:
     definition: str = ""
     retry_of: str | None = None
     take_over: bool = False
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What the store made of a new execution; `replayed`: it is that of an earlier start with the same key.
+
+    `unfinished` is how many the tenant has now, where their number is limited.
+    """
+
+    execution_id: str
+    created_at: datetime
+    replayed: bool = False
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SCHEME = "sentinel"
 _PORT = 26379
@@ -23,7 +26,7 @@ _ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
 def connect(url: str, **options: Any) -> redis.Redis:
     """A client of the present primary. Raises nothing before its first call."""
     hosts, service, named = _parts(url)
-    asked: Any = _SENTINEL(hosts, sentinel_kwargs=_for_sentinels(options))
+    asked: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
     client: redis.Redis = asked.master_for(service, redis.Redis, **named, **options)
     return client
 
@@ -31,15 +34,14 @@ def connect(url: str, **options: Any) -> redis.Redis:
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     """The same for an event loop."""
     hosts, service, named = _parts(url)
-    asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs=_for_sentinels(options))
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
     client: redis.asyncio.Redis = asked.master_for(service, redis.asyncio.Redis, **named, **options)
     return client
 
 
-def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
-    """They answer at once: a client that waits long for its store does not wait long for them."""
-    seconds = options["socket_connect_timeout"]
-    return {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+_TIMEOUTS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
+"""Sentinels answer at once, or the next one is asked: a request waits for all of them and for the store."""
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:

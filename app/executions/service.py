@@ -15,6 +15,7 @@ from app.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRe
 from app.executions.identifiers import new_id
 from app.executions.model import (
     Execution,
+    Idempotency,
     Include,
     NewExecution,
     Page,
@@ -32,9 +33,6 @@ from app.settings import Settings
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
-CANCELS_WAITING = 12
-"""So many requests of one process may wait for the end of what they cancel; they must not hold all its threads."""
-
 CANCEL_POLL_SECONDS = 0.02
 
 
@@ -50,6 +48,7 @@ class StartCommand:
     tenant: str = DEFAULT_TENANT
     request_id: str | None = None
     traceparent: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,17 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The receipt for an accepted start."""
+    """The receipt for an accepted start; `replayed`: for an earlier one with the same idempotency key.
+
+    `unfinished` is how many executions the tenant has now, where their number is limited.
+    """
 
     execution_id: str
     type: TargetType
     created_at: datetime
     retry_of: str | None = None
+    replayed: bool = False
+    unfinished: int | None = None
 
 
 class ExecutionService:
@@ -92,17 +96,34 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
-        self._may_wait = threading.BoundedSemaphore(CANCELS_WAITING)
+        # Requests that wait for the end of what they cancel must not hold all threads of the process.
+        self._may_wait = threading.BoundedSemaphore(max(1, settings.web_threads // 2))
 
     def start(self, command: StartCommand) -> Started:
-        """Stores and queues an execution in one step. Raises `NotFound` (target) and `InvalidRequest`."""
-        return self._submit(self._checked(command))
+        """Stores and queues an execution in one step, or finds the one that its idempotency key started.
+
+        Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or `QueueFull`
+        where a limit is reached: nothing is stored then, and a repeated start is not refused.
+        """
+        try:
+            new = self._checked(command)
+        except (NotFound, InvalidRequest):  # now; it may have been right when it was first asked
+            if earlier := self.recall(command):
+                return earlier
+            raise
+        return self._submit(new)
+
+    def recall(self, command: StartCommand) -> Started | None:
+        """The receipt of an earlier start with the same idempotency key and body, if there was one."""
+        stored = self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
+        return Started(stored.execution_id, command.type, stored.created_at, replayed=True) if stored else None
 
     def retry(self, command: RetryCommand) -> Started:
         """Starts a failed or cancelled execution again, as a new one that takes over its finished steps.
 
-        Raises `NotFound`, `NotRetryable`, and `InvalidRequest` where the pipeline's definition or its variant
-        is another one than that of the finished steps, unless it is asked for from the start.
+        Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest` where the
+        pipeline's definition or its variant is another one than that of the finished steps, unless it is
+        asked for from the start.
         """
         old = self._stored(command.execution_id, command.tenant)
         if old.status not in (Status.FAILED, Status.CANCELLED):
@@ -189,10 +210,14 @@ class ExecutionService:
             traceparent=command.traceparent,
             flow=flow,
             definition=target.definition,
+            idempotency=command.idempotency,
         )
 
     def _submit(self, new: NewExecution) -> Started:
-        return Started(new.id, new.type, self.store.submit(new), new.retry_of)
+        stored = self.store.submit(new)
+        return Started(
+            stored.execution_id, new.type, stored.created_at, new.retry_of, stored.replayed, stored.unfinished
+        )
 
     def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
         return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)

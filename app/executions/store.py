@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import redis
 
+from app.errors import KeyReused, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
-from app.executions.model import Execution, Include, NewExecution, Status, TargetType
+from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import to_datetime, with_steps
 from app.settings import Settings
@@ -38,10 +40,41 @@ class ExecutionStore:
         """Opens no connection yet: the first call does."""
         return cls(connection.connect(settings), settings)
 
-    def submit(self, new: NewExecution) -> datetime:
-        """Stores and queues an execution in one step; returns its time of creation."""
+    @property
+    def connection_pool(self) -> Any:
+        """For others of this process who use the same store, each call of theirs in `guard`."""
+        return self._client.connection_pool
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Calls in it are answered in time or raise `StoreUnavailable`, like the methods here."""
+        return self._calling()
+
+    def submit(self, new: NewExecution) -> Submitted:
+        """Stores and queues an execution in one step, or finds the one that this idempotency key started.
+
+        Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
+        where a limit is reached; then nothing is stored.
+        """
         with self._calling():
-            return to_datetime(self._script["submit"](args=submit_arguments(new)))
+            word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
+        if word == b"reused":
+            raise KeyReused
+        if word == b"too_many_unfinished":
+            raise TooManyUnfinished(self._settings.max_unfinished)
+        if word == b"queue_full":
+            raise QueueFull
+        id, created, *unfinished = receipt
+        count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
+        return Submitted(id.decode(), to_datetime(created), word == b"replayed", count)
+
+    def recall(self, tenant: str, idempotency: Idempotency) -> Submitted | None:
+        """What was stored by an earlier start with this key and body, if there was one."""
+        with self._calling():
+            kept = self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", ["id", "created", "digest"])
+        id, created, digest = cast(list[bytes | None], kept)
+        if id is None or created is None or digest != idempotency.digest.encode():
+            return None
+        return Submitted(id.decode(), to_datetime(created), replayed=True)
 
     def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
         """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
@@ -120,10 +153,21 @@ def index_key(
     return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
 
 
-def submit_arguments(new: NewExecution) -> list[str | bytes | int | float]:
+def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes | int | float]:
     """The arguments of `submit.lua`."""
     expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
-    return [new.id, expires, (new.retry_of or "") if new.take_over else "", new_data(new), *new_fields(new)]
+    limits = {
+        "max_unfinished": settings.max_unfinished,
+        "max_length": settings.max_queue_length,
+        "max_age": int(settings.max_queue_age * 1_000_000),
+    }
+    asked: dict[str, str | int] = {"tenant": new.tenant, "queue": new.queue}
+    asked |= {name: limit for name, limit in limits.items() if limit}
+    if new.idempotency:
+        ttl = int(settings.idempotency_ttl * 1000)
+        asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}
+    take_over = (new.retry_of if new.take_over else None) or ""
+    return [new.id, expires, take_over, new_data(new), json.dumps(asked), *new_fields(new)]
 
 
 def reap_arguments(settings: Settings) -> list[str | int]:

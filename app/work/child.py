@@ -61,22 +61,22 @@ class ChildConfig:
     silence_seconds: float
 
 
-def main(end: socket.socket, config: ChildConfig) -> None:
+def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
-    _become_a_child()
+    _become_a_child(worker)
     logs.configure(config.settings.log_level, config.settings.secrets)
     Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
 
 
-def _become_a_child() -> None:
-    """Dies with its parent, adopts what flows leave behind, is the first that a full machine kills.
+def _become_a_child(worker: int) -> None:
+    """Dies with its worker, adopts what flows leave behind, is the first that a full machine kills.
 
     A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
     caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent(worker)
     adopt_orphans()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
@@ -253,6 +253,13 @@ def _found(start: Head, stored: list[bytes]) -> Found:
     fields = dict(zip(names, stored, strict=False))
     values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
     return Found({record.id: record for record in read_records(fields)}, values)
+
+
+def die_with_parent(parent: int) -> None:
+    """From now on the kernel kills this process when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it was too late for the kernel
 
 
 def adopt_orphans() -> None:

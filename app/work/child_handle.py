@@ -1,48 +1,27 @@
-"""One child process, as its worker sees it, and the fork server that all of them come from."""
+"""One child process, as its worker sees it, and how what it leaves behind is ended."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import forkserver
 
 import psutil
 
-from app.work import child as child_module
 from app.work import protocol
 from app.work.attempt import Attempt
-from app.work.child import ChildConfig, adopt_orphans, kill_process
+from app.work.child import ChildConfig, kill_process
+from app.work.zygote import Zygote
 
 OnMessage = Callable[["ChildHandle", protocol.Head, bytes], None]
 
-_helpers: set[int] = set()
-"""The processes that `multiprocessing` runs for us. Any other child of the worker is a stray."""
+zygote = Zygote()
 
-
-def start_fork_server(preload: list[str]) -> None:
-    """Starts the process that children are forked from, with these modules imported once for all of them.
-
-    The worker itself is not forked: it has connections and an event loop that must not cross a fork.
-    """
-    adopt_orphans()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
-    ensure_fork_server()
-
-
-def ensure_fork_server() -> None:
-    """Starts it again where it died; it outlives a SIGTERM that is sent to every process."""
-    before = {each.pid for each in psutil.Process().children()}
-    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which is inherited
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    _helpers.update({each.pid for each in psutil.Process().children()} - before)
+_known: set[int] = set()
+"""The children that run flows. Any other child of the worker, but the zygote, is a stray."""
 
 
 class ChildHandle:
@@ -50,10 +29,10 @@ class ChildHandle:
 
     def __init__(self, config: ChildConfig):
         ours, theirs = socket.socketpair()
-        context = multiprocessing.get_context("forkserver")
-        self.process = context.Process(target=child_module.main, args=(theirs, config))
-        self.process.start()
+        self.pid = zygote.fork(theirs, config)
         theirs.close()
+        _known.add(self.pid)
+        self._exit_code: int | None = None
         self.slots = config.slots
         self.attempts: dict[str, Attempt] = {}
         self.last_words: dict[str, tuple[protocol.Head, bytes]] = {}
@@ -63,11 +42,6 @@ class ChildHandle:
         self.ready = self.retiring = self.gone = self.killed = False
         self._socket = ours
         self._writer: asyncio.StreamWriter | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
 
     @property
     def free_slots(self) -> int:
@@ -95,12 +69,19 @@ class ChildHandle:
 
     async def _exited(self) -> None:
         loop, exited = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self.process.sentinel, exited.set)
+        process = os.pidfd_open(self.pid)
+        loop.add_reader(process, exited.set)
         try:
             await exited.wait()
         finally:
-            loop.remove_reader(self.process.sentinel)
-        self.process.join()
+            loop.remove_reader(process)
+            os.close(process)
+        while self._exit_code is None:
+            try:
+                self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:
+                await asyncio.sleep(0.001)  # it died before it was ours
+        _known.discard(self.pid)
 
     def send(self, head: protocol.Head, body: bytes = b"") -> None:
         """Never blocks and never fails: that the child is gone is noticed elsewhere."""
@@ -109,20 +90,20 @@ class ChildHandle:
 
     def kill(self) -> None:
         """Ends the process and whatever its flow has started, without asking."""
-        if not self.gone and self.process.exitcode is None:
+        if not self.gone and self._exit_code is None:
             with contextlib.suppress(psutil.Error):
                 for each in psutil.Process(self.pid).children(recursive=True):
                     kill_process(each)
             self.killed = True
-            self.process.kill()
+            os.kill(self.pid, signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:
-        if not self.gone and self.process.exitcode is None:
+        if not self.gone and self._exit_code is None:
             os.kill(self.pid, number)
 
     def death(self) -> str:
         """How the process ended, in a sentence for the user whose execution it ran."""
-        code = self.process.exitcode
+        code = self._exit_code
         if code is not None and code < 0:
             hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
             return f"The process that ran it was ended by {signal.Signals(-code).name}.{hint}"
@@ -132,7 +113,7 @@ class ChildHandle:
 def end_strays() -> None:
     """Ends what the flows of a child that died have left behind: this process has adopted it."""
     for stray in psutil.Process().children():
-        if stray.pid not in _helpers:
+        if stray.pid not in _known and stray.pid != zygote.pid:
             for each in (*stray.children(recursive=True), stray):
                 kill_process(each)
             with contextlib.suppress(ChildProcessError):

@@ -18,7 +18,7 @@ from app.executions.counters import Reports
 from app.work import protocol
 from app.work.attempt import Attempt
 from app.work.child import ChildConfig
-from app.work.child_handle import ChildHandle, end_strays, ensure_fork_server
+from app.work.child_handle import ChildHandle, end_strays
 
 RESPAWN_SECONDS = 1.0
 """The wait before a child is replaced that died before it was ready: what killed it may kill the next."""
@@ -133,7 +133,6 @@ class Pool:
             await asyncio.wait(self._watchers)
 
     def _spawn(self) -> None:
-        ensure_fork_server()
         child = ChildHandle(self._config)
         self._children.append(child)
         watcher = asyncio.ensure_future(self._watch(child))

@@ -74,7 +74,7 @@ class Breaker:
         ]
 
     def _kill_a_child(self) -> None:
-        children = [each for each in _descendants(self._a_worker()) if "forkserver" in _command(each)]
+        children = [each for each in _descendants(self._a_worker()) if _name(each).startswith("exec-")]
         if children:
             _quietly(self._choose.choice(children).kill)
 
@@ -150,9 +150,10 @@ def _descendants(worker: Any) -> list[psutil.Process]:
         return []
 
 
-def _command(process: psutil.Process) -> str:
+def _name(process: psutil.Process) -> str:
+    """`exec-flows` or `exec-zygote` for what belongs to a worker."""
     try:
-        return " ".join(process.cmdline())
+        return process.name()
     except psutil.Error:
         return ""
 

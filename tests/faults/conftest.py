@@ -32,9 +32,7 @@ def broken(make_service: Callable[..., Service], proxy: Proxy) -> Callable[..., 
 
 def children_of(pid: int) -> list[psutil.Process]:
     """The processes that run flows for this worker."""
-    every = psutil.Process(pid).children(recursive=True)
-    server = next(each for each in every if "multiprocessing.forkserver" in " ".join(each.cmdline()))
-    return server.children()
+    return [each for each in psutil.Process(pid).children() if each.name() == "exec-flows"]
 
 
 def ticks(path: Path) -> list[tuple[int, int, float]]:

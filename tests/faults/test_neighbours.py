@@ -75,6 +75,8 @@ def test_a_process_that_is_killed_is_survived_by_all_others(service: Service, tm
     others = _neighbours(service, flows=["process" if flow == "thread" else "thread", "process"])
     for id in (*victims, *others):
         service.until(id, "running")
+    while not marks.exists() or not marks.read_text().endswith("\n"):
+        time.sleep(0.01)
     killed_at = time.monotonic()
     os.kill(int(marks.read_text().split()[1]), signal.SIGKILL)
     for id in victims:

@@ -85,7 +85,7 @@ def test_a_service_moves_to_the_new_primary_by_itself_with_everything_it_had(
     def accepted() -> bool:
         response = service.post("/executions", json=body)
         seen.add(response.status_code)
-        assert response.elapsed.total_seconds() < 4
+        assert response.elapsed.total_seconds() < 3
         return response.status_code == 202
 
     wait_for(accepted)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 import signal
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import requests
 import trustme
 
 from app.executions.scripts import source
+from tests.conftest import SERVER
 from tests.faults.conftest import LEASE_SECONDS, ticks
 from tests.support.proxy import Proxy
 from tests.support.service import Service
@@ -284,3 +287,60 @@ def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(
         service = make_service(proxy.url, REDIS_TLS_VERIFY=0)
         assert service.run("behaves", {"do": "echo"})["status"] == "completed"
         is_away(make_service(proxy.url, workers=0).post("/executions", json=START))
+
+
+def test_what_was_accepted_is_on_disk_before_it_is_answered(
+    make_service: Make, own_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    """Fault 16, with `appendfsync always`: a machine that loses its power finds all of it in what it had written."""
+    with redis.Redis.from_url(own_store.url) as client:
+        client.config_set("appendfsync", "always")
+    service = make_service(own_store.url, workers=0)
+    for number in range(5):
+        ids = [service.start("behaves", {"do": "echo"}) for _ in range(10)]
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(own_store.folder, copy, ignore=shutil.ignore_patterns("lock", "store.log"))
+        survivor = EmbeddedStore(copy, binary=SERVER)
+        survivor.start()
+        with redis.Redis.from_url(survivor.url) as client:
+            assert all(client.exists(f"rq:job:{id}") for id in ids)
+        survivor.stop()
+
+
+def test_a_full_disk_refuses_starts_and_everything_goes_on_once_there_is_room(
+    make_service: Make, tmp_path: Path
+) -> None:
+    """Fault 22, with `appendfsync everysec`. (With `always` the store ends itself: its supervisor starts it again.)"""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("A small disk can not be mounted here.")
+    store = EmbeddedStore(disk / "store", binary=SERVER)
+    try:
+        store.start()
+        service = make_service(store.url, LEASE=LEASE_SECONDS)
+        done = service.run("behaves", {"do": "echo"})["execution_id"]
+        running = service.start("behaves", {"do": "listen", "seconds": 3})
+        service.until(running, "running")
+        (disk / "filler").write_bytes(b"x" * _free_bytes(disk))
+        codes = set()
+        for _ in range(40):
+            time.sleep(0.05)
+            response = service.post("/executions", json=START)
+            codes.add(response.status_code)
+            assert response.elapsed.total_seconds() < 2
+        assert codes <= {202, 503}
+        assert 503 in codes
+        time.sleep(LEASE_SECONDS + 1)
+        (disk / "filler").unlink()
+        comes_back(service)
+        ended = service.ended(running)
+        assert (ended["status"], service.status(done)["status"]) == ("completed", "completed")
+        assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+    finally:
+        store.stop()
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def _free_bytes(disk: Path) -> int:
+    return shutil.disk_usage(disk).free

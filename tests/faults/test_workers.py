@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -286,3 +287,43 @@ def test_ended_executions_leave_after_their_retention_and_living_ones_do_not(
     with redis.Redis.from_url(own_store.url) as client:
         assert [key for key in client.scan_iter() if gone["execution_id"].encode() in key] == []
     service.cancel(living)
+
+
+def test_frozen_children_die_with_their_worker(broken: Make) -> None:
+    service = broken()
+    service.run("behaves", {"do": "echo"})
+    worker = psutil.Process(service.workers[0].pid)
+    family = worker.children(recursive=True)
+    for each in family:
+        each.suspend()
+    worker.kill()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert len(family) >= 4
+    assert alive == []
+
+
+def test_children_come_also_after_their_zygote_was_killed(make_service: Make) -> None:
+    service = make_service(WORKER_PROCESSES=1, RUNS_PER_PROCESS=1)
+    service.run("behaves", {"do": "echo"})
+    [zygote] = [each for each in psutil.Process(service.workers[0].pid).children() if each.name() == "exec-zygote"]
+    zygote.kill()
+    pids = {service.run("behaves", {"do": "pid"})["outputs"]["output"] for _ in range(3)}
+    assert len(pids) == 3
+    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+
+
+@pytest.mark.parametrize("hours", [-1, 48])
+def test_a_worker_whose_clock_is_wrong_harms_nobody(broken: Make, tmp_path: Path, hours: int) -> None:
+    """Fault 27: leases, times and retention are the store's."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import time\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
+    )
+    service = broken(PYTHONPATH=tmp_path)
+    began = datetime.now(UTC)
+    for flow in ("process", "thread"):
+        inputs = {"do": "listen", "seconds": LEASE_SECONDS + 1}
+        ended = service.run("behaves", inputs, config={"flow_id": flow})
+        assert (ended["status"], ended["attempt"]) == ("completed", 1)
+        times = [datetime.fromisoformat(ended[name]) for name in ("created_at", "started_at", "completed_at")]
+        assert times == sorted(times)
+        assert all(abs((each - began).total_seconds()) < 60 for each in times)

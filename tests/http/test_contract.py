@@ -150,6 +150,11 @@ def test_the_description_names_every_route_and_its_answers(service: Service) -> 
     described = requests.get(f"{service.url}/openapi.json", timeout=10).json()
     assert described["openapi"] == "3.1.0"
     assert set(described["paths"]) == {
+        "/api/v1",
+        "/api/v1/agents",
+        "/api/v1/agents/{agent_id}",
+        "/api/v1/pipelines",
+        "/api/v1/pipelines/{pipeline_id}",
         "/api/v1/executions",
         "/api/v1/executions/{execution_id}",
         "/api/v1/executions/{execution_id}/cancel",

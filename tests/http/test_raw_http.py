@@ -162,8 +162,8 @@ def test_a_body_over_the_limit_is_413_as_a_problem_and_the_client_lives_to_read_
 
 
 def test_a_body_of_exactly_the_limit_is_read_whatever_its_pieces(service: Service) -> None:
-    start = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "x": ""}}
-    start["inputs"]["x"] = "x" * (LIMIT_BYTES - len(json.dumps(start)))  # type: ignore[index]
+    start = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "x": "x" * 512 * 1024, "y": ""}}
+    start["inputs"]["y"] = "x" * (LIMIT_BYTES - len(json.dumps(start)))  # type: ignore[index]
     body = json.dumps(start).encode()
     assert len(body) == LIMIT_BYTES
     assert status_of(answer_to(service, post(b"Content-Length: %d" % len(body)), body[:7], body[7:])) == 202

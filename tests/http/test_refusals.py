@@ -41,6 +41,16 @@ def refusal(response: requests.Response, status: int) -> dict[str, Any]:
         ({"inputs": []}, "inputs", "invalid_type"),
         ({"inputs": {}}, "inputs.text", "required"),
         ({"inputs": {"text": 5}}, "inputs.text", "invalid_type"),
+        ({"inputs": {"te\u0000xt": "x"}}, "inputs.te\u0000xt", "invalid_text"),
+        ({"inputs": {"te\u200bxt": "x"}}, "inputs.te\u200bxt", "invalid_text"),
+        ({"inputs": {"cafe\u0301": "x"}}, "inputs.cafe\u0301", "invalid_text"),
+        ({"inputs": {"": "x"}}, "inputs.", "out_of_range"),
+        ({"inputs": {"x" * 129: "x"}}, f"inputs.{'x' * 129}", "out_of_range"),
+        ({"inputs": {"x" * 300_000: "x"}}, f"inputs.{'x' * 256}...", "out_of_range"),
+        ({"inputs": {f"n{number}": number for number in range(257)}}, "inputs", "out_of_range"),
+        ({"inputs": {"text": "x" * (512 * 1024 + 1)}}, "inputs.text", "too_long"),
+        ({"inputs": {"text": ["", {"x" * (512 * 1024 + 1): 1}]}}, f"inputs.text.1.{'x' * 256}...", "too_long"),
+        ({"target_id": "cafe\u0301"}, "target_id", "invalid_text"),
         ({"inputs": {"text": "x", "txet": "y"}}, "inputs.txet", "unknown_field"),
         ({"config": []}, "config", "invalid_type"),
         ({"config": {"flow_id": "no_such_flow"}}, "config.flow_id", "unknown_flow_id"),
@@ -75,6 +85,23 @@ def test_a_field_that_does_not_fit_is_named(service: Service, change: dict[str, 
     body = {name: value for name, value in {**GOOD, **change}.items() if value is not ...}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
     assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
+
+
+def test_what_is_as_long_as_allowed_is_read(service: Service) -> None:
+    inputs = {"x" * 128: "x" * 512 * 1024, **{f"n{number}": "\u0000\u202e __proto__" for number in range(255)}}
+    ended = service.run("behaves", {"do": "echo", **dict(list(inputs.items())[:255])})
+    assert ended["status"] == "completed"
+    assert service.post("/executions", json={**GOOD, "target_id": "behaves", "inputs": inputs}).status_code == 202
+
+
+def test_keys_that_python_or_javascript_might_take_for_their_own_are_plain_data(service: Service) -> None:
+    inputs = {"do": "echo", "__proto__": {"constructor": 1}, "__class__": "x", "constructor": None}
+    assert service.run("behaves", inputs)["outputs"]["output"] == inputs
+
+
+def test_a_body_of_many_mistakes_is_not_answered_with_all_of_them(service: Service) -> None:
+    body = {**GOOD, **{f"field{number}": 1 for number in range(5000)}}
+    assert len(refusal(service.post("/executions", json=body), 400)["errors"]) == 100
 
 
 def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:

@@ -87,6 +87,15 @@ def starts_its_own(stage: Stage, method: str, rule: str) -> None:
     assert stage.ask(BETA, "GET", f"{rule}/{id}").status_code == 200
     assert stage.ask(ALPHA, "GET", f"{rule}/{id}").status_code == 404
     assert stage.ask(BETA, method, rule, json={**GOOD, "tenant": "alpha"}).status_code == 400
+    once = {"json": GOOD, "headers": {"Idempotency-Key": "the-same"}}
+    ours, theirs, again = (stage.ask(key, method, rule, **once).json()["execution_id"] for key in (ALPHA, BETA, ALPHA))
+    assert ours == again != theirs
+
+
+def is_the_same_for_all(stage: Stage, method: str, rule: str) -> None:
+    """What can be run is no tenant's own."""
+    address = rule.replace("<agent_id>", "behaves").replace("<pipeline_id>", "relay")
+    assert stage.ask(ALPHA, method, address).json() == stage.ask(BETA, method, address).json()
 
 
 def names_no_tenant(stage: Stage, method: str, rule: str) -> None:
@@ -104,6 +113,11 @@ RECIPES: dict[tuple[str, str], tuple[str, Callable[[Stage, str, str], None]]] = 
     ("POST", "/api/v1/executions/<execution_id>/retry"): ("start", same_as_unknown),
     ("POST", "/api/v1/executions/<execution_id>/cancel"): ("cancel", same_as_unknown),
     ("GET", "/metrics"): ("admin", names_no_tenant),
+    ("GET", "/api/v1"): ("read", is_the_same_for_all),
+    ("GET", "/api/v1/agents"): ("read", is_the_same_for_all),
+    ("GET", "/api/v1/agents/<agent_id>"): ("read", is_the_same_for_all),
+    ("GET", "/api/v1/pipelines"): ("read", is_the_same_for_all),
+    ("GET", "/api/v1/pipelines/<pipeline_id>"): ("read", is_the_same_for_all),
 }
 
 ROUTES = pytest.mark.parametrize(("method", "rule"), RECIPES, ids=" ".join)

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from app.executions.model import Status
-from tests.store.driver import FINAL, Driver
+from app.errors import KeyReused
+from app.executions.model import Idempotency, Status
+from tests.store.driver import FINAL, Driver, new_execution
 
 MAX_ATTEMPTS = 2
 WORKERS = st.sampled_from(["w1", "w2"])
@@ -41,6 +42,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.driver = Driver(self.client)
         self.known: dict[str, Known] = {}
         self.removed: set[str] = set()
+        self.keys: dict[str, tuple[str, str]] = {}
 
     def some(self, data: st.DataObject, *states: str) -> str:
         return data.draw(st.sampled_from([id for id, each in self.known.items() if each.state in states]))
@@ -51,6 +53,21 @@ class LifeOfAnExecution(RuleBasedStateMachine):
     @rule()
     def submit(self) -> None:
         self.known[self.driver.submit(max_attempts=MAX_ATTEMPTS)] = Known()
+
+    @rule(key=st.sampled_from(["a", "b"]), digest=st.sampled_from(["1", "2"]))
+    def submit_with_a_key(self, key: str, digest: str) -> None:
+        """The first start with a key decides, for as long as the key is kept: longer than this run."""
+        new = new_execution(max_attempts=MAX_ATTEMPTS, idempotency=Idempotency(key, digest))
+        id, first_digest = self.keys.setdefault(key, (new.id, digest))
+        try:
+            submitted = self.driver.store.submit(new)
+        except KeyReused:
+            assert digest != first_digest
+            return
+        assert digest == first_digest
+        assert (submitted.execution_id, submitted.replayed) == (id, id != new.id)
+        if id == new.id:
+            self.known[id] = Known()
 
     @rule(worker=WORKERS, count=st.integers(1, 3))
     def claim(self, worker: str, count: int) -> None:

@@ -56,6 +56,7 @@ class ModelServer:
         self.headers: list[dict[str, str]] = []
         self.aborted = 0
         """How many callers hung up before their answer."""
+        self.at_once = self.most_at_once = 0
         self._loop = asyncio.new_event_loop()
 
     @property
@@ -100,7 +101,12 @@ class ModelServer:
                 self.requests.append(asked)
                 self.headers.append(headers)
                 answer = self.answers.popleft() if self.answers else self.reply(asked)
-                await self._wait(reader, answer.delay_seconds)
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+                try:
+                    await self._wait(reader, answer.delay_seconds)
+                finally:
+                    self.at_once -= 1
                 await self._answer(writer, answer, asked)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

@@ -114,13 +114,12 @@ def test_a_timeout_hangs_up_as_well(service: Service, model: ModelServer) -> Non
 
 
 def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer) -> None:
-    model.default = Answer(delay_seconds=1)
-    began = time.monotonic()
+    model.default = Answer(delay_seconds=3)
     ids = [service.start("asker", {"question": str(number)}) for number in range(100)]
     for id in ids:
         assert service.ended(id)["status"] == "completed"
-    assert time.monotonic() - began < 6
     assert len(model.requests) == 100
+    assert model.most_at_once > 50
 
 
 def test_without_a_model_the_failure_names_the_setting(make_service: Callable[..., Service]) -> None:

@@ -2,7 +2,7 @@
 
 Each file begins with what it promises. They run in the store, one at a time, on the store's clock, and
 each may be repeated without harm, because an answer can be lost on its way. `prelude.lua` stands in
-front of each.
+front of each, and `admission.lua` in front of what lets new executions in.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
+_IN_FRONT = {"submit": ("prelude", "admission", "submit")}
 
 
 @cache
 def source(name: str) -> str:
     """The complete text of one script."""
-    return (_FOLDER / "prelude.lua").read_text() + (_FOLDER / f"{name}.lua").read_text()
+    return "".join((_FOLDER / f"{part}.lua").read_text() for part in _IN_FRONT.get(name, ("prelude", name)))

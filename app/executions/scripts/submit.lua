@@ -2,14 +2,18 @@
 -- An id that exists is a repeat of the same call: nothing changes, and the answer is the same.
 -- A retry takes over what is known of the steps of the execution that it repeats, in the same step.
 -- ARGV: id, expires in microseconds or '', the execution whose steps are taken over or '', what is asked (the
--- job's data), then the record as field, value, ...
--- Answers the time of creation.
-local id, key = ARGV[1], job_key(ARGV[1])
+-- job's data), what `admission.lua` asks (JSON), then the record as field, value, ...
+-- Answers `accepted` with the id and the time of creation; `replayed` with those of the first start with this
+-- idempotency key; or `reused`, where that had another body; or the limit that was reached, and nothing is stored.
+-- After the time of creation it says how many executions of the tenant are unfinished now, or -1.
+local id, key, asked = ARGV[1], job_key(ARGV[1]), cjson.decode(ARGV[5])
 local known = redis.call('HGET', key, 'created')
-if known then return known end
-
+if known then return {'accepted', id, known, unfinished(asked)} end
 local at = now()
-redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 5))
+local instead = earlier(asked) or refusal(asked, at)
+if instead then return instead end
+
+redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 6))
 redis.call('SET', data_key(id), ARGV[4])
 local record = load(id)
 local expires = '+inf'
@@ -26,4 +30,5 @@ index(record, 'pending')
 redis.call('ZADD', WAITING, expires, id)
 redis.call('RPUSH', queue_key(record.origin), id)
 count('c:' .. record.type .. ':' .. record.target)
-return whole(at)
+remember(asked, id, whole(at))
+return {'accepted', id, whole(at), unfinished(asked)}

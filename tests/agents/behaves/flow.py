@@ -204,11 +204,6 @@ def _leak(inputs, context):
     return os.getpid()
 
 
-def _allocate(inputs, context):
-    """Asks for more memory than the process may have."""
-    return len(bytearray(inputs["bytes"]))
-
-
 def _pid(inputs, context):
     return os.getpid()
 

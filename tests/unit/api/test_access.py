@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 import redis
@@ -14,6 +13,7 @@ from app import api
 from app.api import access, problems
 from app.catalog.model import Catalog
 from app.executions.service import ExecutionService
+from app.executions.store import ExecutionStore
 from app.keys.model import Identity, Scope
 from app.keys.ring import KeyRing
 from app.keys.store import KeyStore
@@ -98,7 +98,7 @@ def test_the_setting_opens_the_metrics_of_the_whole_application(
     redis_client: redis.Redis, store_server: EmbeddedStore, metrics: str | None, status: int
 ) -> None:
     settings = Settings(redis_url=store_server.url, auth="keys", metrics=metrics)
-    service = ExecutionService(cast(Any, None), Catalog({}, {}), settings)
+    service = ExecutionService(ExecutionStore(redis_client, settings), Catalog({}, {}), settings)
     app = api.build(settings, service, KeyRing(settings, KeyStore(redis_client)))
     assert app.test_client().get("/readyz").status_code in (200, 503)
     assert app.test_client().get("/metrics").status_code == status

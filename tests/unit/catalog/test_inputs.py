@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jsonschema
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
-from app.catalog.inputs import check_inputs, with_defaults
-from app.catalog.model import InputField
+from app.catalog.inputs import check_inputs, inputs_schema, with_defaults
+from app.catalog.model import MISSING, InputField
 from app.errors import FieldError
 
 DECLARED = (InputField("text", "string", required=True), InputField("size", "integer", default=3), InputField("any"))
@@ -71,3 +74,25 @@ def test_a_hundred_thousand_unknown_names_are_refused_quickly() -> None:
     errors = check_inputs(declared, {f"inptu_{n}": 1 for n in range(100_000)})
     assert len(errors) == 100_000
     assert time.process_time() - start < 2
+
+
+VALUES = st.sampled_from([None, True, 0, 7, 0.5, "", "text", [], {}])
+ANY_DECLARED = st.lists(
+    st.builds(
+        InputField,
+        st.sampled_from("abc"),
+        st.sampled_from(["any", "string", "integer", "number", "boolean", "array", "object"]),
+        st.booleans(),
+        st.sampled_from([MISSING, None]),
+    ),
+    unique_by=lambda each: each.name,
+)
+
+
+@given_any(st.none() | ANY_DECLARED.map(tuple), st.dictionaries(st.sampled_from("abcd"), VALUES))
+def test_the_schema_of_the_inputs_accepts_what_the_check_accepts(
+    declared: tuple[InputField, ...] | None, given: dict[str, Any]
+) -> None:
+    schema = inputs_schema(declared)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert jsonschema.Draft202012Validator(schema).is_valid(given) == (check_inputs(declared, given) == [])

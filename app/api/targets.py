@@ -1,0 +1,159 @@
+"""What can be run: agents and pipelines, and the list of the endpoints. Nothing of how they are made is shown.
+
+The answers are written once, at the start; a request reads them and may ask whether they changed (ETag).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from typing import Any
+
+from flask import Flask, Response, current_app, request
+
+from app.api import examples
+from app.api.access import needs
+from app.api.blueprint import ApiBlueprint
+from app.api.target_schemas import AgentSchema, AgentsSchema, IndexSchema, PipelineSchema, PipelinesSchema
+from app.catalog.inputs import inputs_schema
+from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
+from app.errors import NotFound
+from app.keys.model import Scope
+
+blueprint = ApiBlueprint("targets", __name__, url_prefix="/api/v1", description="What can be run.")
+
+_IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "The ETag of what is known already: then 304, unless it changed.",
+    "schema": {"type": "string"},
+}
+_documented = partial(
+    blueprint.documented,
+    etag=True,
+    status_code=200,
+    headers={"ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}},
+)
+
+
+@blueprint.route("", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=IndexSchema, example=examples.INDEX)
+@needs(Scope.READ)
+def list_endpoints() -> Response:
+    """List the endpoints"""
+    return _answer("", "")
+
+
+@blueprint.route("/agents", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=AgentsSchema, example={"agents": [examples.AGENT]})
+@needs(Scope.READ)
+def list_agents() -> Response:
+    """List the agents"""
+    return _answer("agents", "")
+
+
+@blueprint.route("/agents/<agent_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented("not_found", schema=AgentSchema, example=examples.AGENT)
+@needs(Scope.READ)
+def get_agent(agent_id: str) -> Response:
+    """Get an agent's inputs and flows"""
+    return _answer("agent", agent_id)
+
+
+@blueprint.route("/pipelines", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented(schema=PipelinesSchema, example={"pipelines": [examples.PIPELINE]})
+@needs(Scope.READ)
+def list_pipelines() -> Response:
+    """List the pipelines"""
+    return _answer("pipelines", "")
+
+
+@blueprint.route("/pipelines/<pipeline_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
+@_documented("not_found", schema=PipelineSchema, example=examples.PIPELINE)
+@needs(Scope.READ)
+def get_pipeline(pipeline_id: str) -> Response:
+    """Get a pipeline's inputs, steps and outputs"""
+    return _answer("pipeline", pipeline_id)
+
+
+def register(app: Flask, catalog: Catalog) -> None:
+    """Writes the answers. All routes must be there."""
+    agents = {id: _agent(agent) for id, agent in catalog.agents.items()}
+    pipelines = {id: _pipeline(pipeline, catalog) for id, pipeline in catalog.pipelines.items()}
+    answers: dict[tuple[str, str], Any] = {
+        ("", ""): _index(app),
+        ("agents", ""): {"agents": list(agents.values())},
+        ("pipelines", ""): {"pipelines": list(pipelines.values())},
+        **{("agent", id): body for id, body in agents.items()},
+        **{("pipeline", id): body for id, body in pipelines.items()},
+    }
+    app.extensions["targets"] = {name: json.dumps(body, default=str).encode() for name, body in answers.items()}
+
+
+def _answer(kind: str, id: str) -> Response:
+    body = current_app.extensions["targets"].get((kind, id))
+    if body is None:
+        raise NotFound(f"There is no {kind} with this id.")
+    response = Response(body, content_type="application/json")
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+def _index(app: Flask) -> dict[str, Any]:
+    """Every route of the API, under the first sentence of its view."""
+    endpoints = [
+        {
+            "method": method,
+            "path": re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule),
+            "description": (app.view_functions[rule.endpoint].__doc__ or "").partition("\n")[0],
+        }
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(blueprint.url_prefix)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+    ]
+    return {
+        "version": app.config["API_VERSION"],
+        "openapi_url": "/openapi.json",
+        "docs_url": "/docs/",
+        "endpoints": sorted(endpoints, key=lambda each: (each["path"], each["method"])),
+    }
+
+
+def _described(target: Target, type: str) -> dict[str, Any]:
+    return {
+        "id": target.id,
+        "type": type,
+        "name": target.name or target.id,
+        "description": target.description,
+        "version": target.version,
+        "inputs": inputs_schema(target.inputs),
+    }
+
+
+def _agent(agent: Agent) -> dict[str, Any]:
+    default = agent.flow()
+    return {**_described(agent, "agent"), "flows": [_flow(each, each is default) for each in agent.flows.values()]}
+
+
+def _flow(flow: Flow, default: bool) -> dict[str, Any]:
+    kind = "prompt" if isinstance(flow, PromptFlow) else "python"
+    return {"name": flow.name, "kind": kind, "isolation": flow.isolation, "default": default}
+
+
+def _pipeline(pipeline: Pipeline, catalog: Catalog) -> dict[str, Any]:
+    return {
+        **_described(pipeline, "pipeline"),
+        "steps": [_step(each, catalog) for each in pipeline.steps],
+        "outputs": [{"key": each.key, "label": each.label} for each in pipeline.outputs],
+        "variants": sorted(pipeline.variants),
+    }
+
+
+def _step(step: Step, catalog: Catalog) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": step.id, "type": step.type, "description": step.description}
+    if step.agent is not None:
+        flow = catalog.agents[step.agent].flow(step.flow)
+        body |= {"agent": step.agent, "flow": flow.name if flow else step.flow}
+    return {**body, "depends_on": sorted(step.depends_on), "required": step.required, "output_key": step.output_key}

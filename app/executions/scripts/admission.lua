@@ -1,0 +1,48 @@
+-- Whether a new execution is let in; stands in front of `submit`, which asks before it stores anything.
+-- `asked` is a table with `tenant`, `queue` and, where they are in force:
+--   key, digest, ttl   an idempotency key, the digest of the body it came with, milliseconds it is kept
+--   max_unfinished     pending and running executions of the tenant
+--   max_length         executions in the queue
+--   max_age            microseconds the oldest of them may have waited
+
+local function idempotency_key(asked) return 'exec:idempotency:' .. asked.tenant .. ':' .. asked.key end
+
+-- What the first start with this key was answered, or that it had another body; nil where there was none.
+local function earlier(asked)
+  if not asked.key then return nil end
+  local first = redis.call('HMGET', idempotency_key(asked), 'id', 'created', 'digest')
+  if not first[1] then return nil end
+  if first[3] ~= asked.digest then return {'reused'} end
+  return {'replayed', first[1], first[2]}
+end
+
+-- Kept apart from the execution, which may be gone earlier.
+local function remember(asked, id, created)
+  if not asked.key then return end
+  redis.call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest)
+  redis.call('PEXPIRE', idempotency_key(asked), asked.ttl)
+end
+
+-- How many executions of the tenant are pending or running; -1 where nobody wants to know.
+local function unfinished(asked)
+  if not asked.max_unfinished then return -1 end
+  local prefix = 'exec:index:' .. asked.tenant .. ':'
+  return redis.call('ZCARD', prefix .. 'pending:all') + redis.call('ZCARD', prefix .. 'running:all')
+end
+
+-- When the oldest that was never started was created. Those that go back to a queue's front are older, but
+-- did not wait for all that time; among the first hundred they are passed over.
+local function waits_since(queue)
+  for _, id in ipairs(redis.call('LRANGE', queue_key(queue), 0, 99)) do
+    local record = redis.pcall('HMGET', job_key(id), 'attempt', 'created')
+    if not record.err and not record[1] and tonumber(record[2]) then return tonumber(record[2]) end
+  end
+end
+
+-- Which limit is reached; nil where none is.
+local function refusal(asked, at)
+  if asked.max_unfinished and unfinished(asked) >= asked.max_unfinished then return {'too_many_unfinished'} end
+  if asked.max_length and redis.call('LLEN', queue_key(asked.queue)) >= asked.max_length then return {'queue_full'} end
+  if asked.max_age and at - (waits_since(asked.queue) or at) > asked.max_age then return {'queue_full'} end
+end
+
