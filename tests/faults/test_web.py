@@ -36,7 +36,7 @@ class Load:
         while not self._stop.is_set():
             try:
                 response = (session if keeps_connection else requests).post(self._url, json=BODY, timeout=20)
-            except requests.ConnectionError as error:
+            except requests.RequestException as error:
                 refused = "Connection refused" in str(error)
                 self.outcomes["refused" if refused else f"broken: {error}"] += 1
                 if refused and not self._retries:
