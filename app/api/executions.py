@@ -99,20 +99,22 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
 
 @blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
 @blueprint.arguments(_retry, required=False, examples=examples.RETRIES)
+@blueprint.arguments(_start_headers, location="headers")
 @_documented(
     *("invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
+    "idempotency_key_reused",
     *("too_many_unfinished", "store_full", "queue_full"),
     status_code=202,
     schema=StartedSchema,
     example=examples.RETRIED,
-    headers={"Location": _STARTED_HEADERS["Location"]},
+    headers=_STARTED_HEADERS,
 )
 @needs(Scope.START)
-def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
+def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
     """Start a failed or cancelled execution again
 
     As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
-    `start`. What is in `config` replaces what was asked for then.
+    `start`. What is in `config` replaces what was asked for then. An `Idempotency-Key` makes it safe to repeat.
     """
     command = RetryCommand(
         execution_id=_known_form(execution_id),
@@ -121,6 +123,7 @@ def retry_execution(body: dict[str, Any], execution_id: str) -> Response:
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
+        idempotency=idempotency.of_request({"retry_of": execution_id, **body}, headers),
     )
     return _accepted(_service().retry(command))
 

@@ -67,9 +67,19 @@ def _built(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pip
         isolation="thread" if threads_will_do else "process",
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
-        definition=version_of([data[name] for name in ("inputs", "steps", "outputs", "variants")]),
+        definition=version_of(_without_words_for_people(data)),
         **described(data),
     )
+
+
+def _without_words_for_people(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is run, of a pipeline's file."""
+    return {
+        "inputs": [{**each, "desc": ""} for each in data["inputs"] or ()],
+        "steps": [{**each, "description": ""} for each in data["steps"]],
+        "outputs": [each["key"] for each in data["outputs"]],
+        "variants": {name: variant["overrides"] for name, variant in data["variants"].items()},
+    }
 
 
 def _step(data: Mapping[str, Any], depends_on: frozenset[str]) -> Step:

@@ -219,6 +219,8 @@ def _check_aggregator(data: dict[str, Any]) -> None:
     needed = _NEEDED_BY[strategy]
     if needed and not data.get("fields_" if needed == "fields" else needed):
         raise ValidationError(f"The strategy {strategy!r} needs this.", needed)
+    if strategy == "filter" and (complaint := conditions.complaint(conditions.modern(data["condition"]))):
+        raise ValidationError(complaint, "condition")
     if "items" not in data["input_mapping"]:
         raise ValidationError("A batch_aggregator works on the list that is mapped to 'items'.", "input_mapping")
 

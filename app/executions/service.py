@@ -61,6 +61,7 @@ class RetryCommand:
     tenant: str = DEFAULT_TENANT
     request_id: str | None = None
     traceparent: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class ExecutionService:
 
         Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest` where the
         pipeline's definition or its variant is another one than that of the finished steps, unless it is
-        asked for from the start.
+        asked for from the start. Repeated with its idempotency key it finds the execution that it started.
         """
         old = self._stored(command.execution_id, command.tenant)
         if old.status not in (Status.FAILED, Status.CANCELLED):
@@ -138,6 +139,7 @@ class ExecutionService:
             tenant=command.tenant,
             request_id=command.request_id,
             traceparent=command.traceparent,
+            idempotency=command.idempotency,
         )
         new = replace(self._checked(same), retry_of=old.id)
         if old.type is TargetType.PIPELINE and not command.from_start:

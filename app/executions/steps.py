@@ -9,7 +9,7 @@ no colon.) Knows no Redis.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,19 +57,33 @@ def write_record(record: StepRecord) -> str:
 
 
 def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> Execution:
-    """The execution with its steps, and what the finished ones have put out, from the two hashes."""
+    """The execution with its steps, and what the finished ones have put out, from the two hashes.
+
+    Of a batch that has not come to its end, that is a list with null for each item that is missing.
+    """
     records = tuple(as_seen(record, execution.status) for record in read_records(steps))
     outputs = {each.output_key: unpack(values[each.id]) for each in records if each.done and each.id in values}
-    return replace(execution, steps=records, step_outputs=outputs)
+    for each in records:
+        finished = [number for number, failure in each.items.items() if failure is None]
+        if not each.done and finished:
+            items = (values.get(f"{each.id}:{number}", b"null") for number in range(max(finished) + 1))
+            outputs[each.output_key] = b"[" + b", ".join(map(unpack, items)) + b"]"
+    return replace(execution, steps=records, step_outputs=outputs if values else {})
 
 
 def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
     """The records of a `steps` hash, in the order of the pipeline's file."""
-    records = (_record(name, fields) for name in fields if ":" not in name)
+    items: dict[str, dict[int, Failure | None]] = {}
+    for name, text in fields.items():
+        step, _, number = name.partition(":")
+        if number.isdigit():
+            failure = json.loads(text)
+            items.setdefault(step, {})[int(number)] = Failure(**failure) if failure else None
+    records = (_record(name, fields, items.get(name, {})) for name in fields if ":" not in name)
     return sorted(records, key=lambda record: record.position)
 
 
-def _record(id: str, fields: Mapping[str, bytes]) -> StepRecord:
+def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | None]) -> StepRecord:
     record: dict[str, Any] = json.loads(fields[id])
     failure = record.pop("failure", None)
     for moment in ("started", "ended"):
@@ -80,17 +94,9 @@ def _record(id: str, fields: Mapping[str, bytes]) -> StepRecord:
         status=StepStatus(record.pop("status")),
         usage=read_usage(record.pop("usage", "")),
         failure=Failure(**failure) if failure else None,
-        items=dict(_items(id, fields)),
+        items=items,
         **record,
     )
-
-
-def _items(id: str, fields: Mapping[str, bytes]) -> Iterator[tuple[int, Failure | None]]:
-    for name, text in fields.items():
-        step, _, number = name.partition(":")
-        if step == id and number.isdigit():
-            failure = json.loads(text)
-            yield int(number), Failure(**failure) if failure else None
 
 
 def as_seen(record: StepRecord, status: Status) -> StepRecord:
@@ -99,10 +105,13 @@ def as_seen(record: StepRecord, status: Status) -> StepRecord:
     Only a running execution has running steps: what an attempt left behind, a later one starts again, or
     nobody does.
     """
-    if status is Status.RUNNING or record.done:
+    if record.done:
         return record
+    if status is Status.RUNNING:
+        waits = record.status is StepStatus.PENDING  # for its next try, or for the first one of a retry
+        return replace(record, started_at=None, ended_at=None) if waits else record
     if status is Status.PENDING:
-        return replace(record, status=StepStatus.PENDING, ended_at=None, failure=None)
+        return replace(record, status=StepStatus.PENDING, started_at=None, ended_at=None, failure=None)
     if record.status in (StepStatus.RUNNING, StepStatus.PENDING):
         return replace(record, status=StepStatus.CANCELLED)
     return record

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
 
+from app.catalog.conditions import modern
 from app.runtime.errors import FlowError
-
-_OLD_STYLE = re.compile(r"\bitem\.")
-_NUMBER = re.compile(r"(?<=[<>=!])\s*(-?\d+(?:\.\d+)?|true|false|null)\b")
 
 
 def aggregate(how: Mapping[str, Any], items: Any) -> Any:
@@ -22,13 +19,12 @@ def aggregate(how: Mapping[str, Any], items: Any) -> Any:
         raise FlowError("What is mapped to 'items' is not a list.")
     strategy = how["strategy"]
     if strategy == "concat":
-        return how.get("separator", "\n").join(item if isinstance(item, str) else str(item) for item in items)
+        return how.get("separator", "\n").join(map(_text, items))
     if strategy == "stats":
         return {name: _stats([_of(item, name) for item in items]) for name in how["fields"]}
     if strategy == "filter":
-        condition = how["condition"]
-        modern = _modern(condition) if _OLD_STYLE.search(condition) else condition
-        return [item for item in items if holds(modern, item)]
+        condition = modern(how["condition"])
+        return [item for item in items if holds(condition, item)]
     if strategy == "group":
         return _grouped(items, how["group_by"])
     return [{name: _of(item, name) for name in how["summary_fields"]} for item in items]
@@ -38,13 +34,13 @@ def holds(condition: str, value: Any) -> bool:
     """A JMESPath expression over one value, by JMESPath's idea of truth. Raises `FlowError` where it is wrong."""
     try:
         return bool(jmespath.search(condition, value))
-    except JMESPathError as error:
+    except Exception as error:  # jmespath's own, and what Python says of values that do not go together
         raise FlowError(f"The condition {condition!r} can not be evaluated: {error}") from None
 
 
-def _modern(expression: str) -> str:
-    """`item.price > 1` and `item.kind == "a"` in JMESPath's spelling."""
-    return _NUMBER.sub(r" `\1`", _OLD_STYLE.sub("", expression)).replace('"', "'")
+def _text(item: Any) -> str:
+    """Text as it is, anything else as JSON."""
+    return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
 
 
 def _of(item: Any, name: str) -> Any:

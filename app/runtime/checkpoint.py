@@ -68,12 +68,12 @@ class Journal:
 
     def keep(self, name: str, text: bytes) -> None:
         """An output. Raises `InvalidOutput` where it is one too many."""
-        self._bytes += len(text)
-        if self._bytes > self._limit_bytes:
+        together = self._bytes + len(text)
+        if together > self._limit_bytes:
             raise InvalidOutput(
-                f"The outputs of the steps are {self._bytes} bytes together; "
-                f"MAX_RESULT_BYTES allows {self._limit_bytes}."
+                f"The outputs of the steps are {together} bytes together; MAX_RESULT_BYTES allows {self._limit_bytes}."
             )
+        self._bytes = together
         self._next.values[name] = text
 
     def join(self, name: str, text: bytes, items: int) -> None:

@@ -16,19 +16,22 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from app.catalog.model import Pipeline, Step
+from app.catalog.model import Pipeline
 from app.executions.model import Progress, StepStatus
 from app.models.base import Stopped
 from app.runtime.aggregate import holds
-from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE, Batch
+from app.runtime.batch import Batch
 from app.runtime.checkpoint import Found, Journal, Save
-from app.runtime.errors import FlowError, RunFailed, StepTimeout
+from app.runtime.errors import FlowError, InvalidOutput, RunFailed, StepTimeout
 from app.runtime.outputs import encode
 from app.runtime.steps import StepRunner, StepState, Work
 from app.runtime.stop import StopSignal
 from app.runtime.usage import UNKNOWN_MODEL, Budget, BudgetExceeded, Usage
 
 DEFAULT_MAX_WORKERS = 4
+
+MAX_THREADS = 10_000
+"""More than can ever run at once: how many do is decided by the loop, and deaf ones keep nobody waiting."""
 
 STOP_GRACE_SECONDS = 2.0
 """How long a run that fails waits for its other steps, which it has asked to stop."""
@@ -70,12 +73,12 @@ class PipelineRun:
         self._ready: list[StepState] = []
         self._running: dict[str, StepState] = {}
         self._futures: list[Future[Any]] = []
+        self._failed: RunFailed | None = None
         self._done = 0
 
     def run(self) -> dict[str, Any]:
         """The declared outputs, and `metadata` over all steps. Raises `RunFailed`, `BudgetExceeded` or `Stopped`."""
-        most_at_once = max((each.max_workers or DEFAULT_ITEMS_AT_ONCE for each in self._pipeline.steps), default=1)
-        threads = ThreadPoolExecutor(self._max_workers * most_at_once, thread_name_prefix=self._pipeline.id)
+        threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._pipeline.id)
         unsubscribe = self._ports.stop.subscribe(self._ask_all_to_stop)
         try:
             self._take_over()
@@ -117,35 +120,51 @@ class PipelineRun:
     # The loop.
 
     def _start_what_is_ready(self, threads: ThreadPoolExecutor) -> bool:
-        """False when all is done."""
+        """False when all is done. Raises what keeps the run from going on, once nothing runs any more."""
         if self._ports.stop.requested:
             raise Stopped
         starting = list(self._pick())
         self._save(wait=True)
         for state in starting:
             self._start(state, threads)
+        if self._failed and not self._running:
+            raise self._failed
         return bool(self._running or self._ready)
 
     def _pick(self) -> Iterator[StepState]:
-        while state := next((each for each in self._ready if time.monotonic() >= each.due_at), None):
-            if not self._wanted(state.step):
-                self._ready.remove(state)
-                self._end(state, StepStatus.SKIPPED, None)
-                continue
-            if len(self._running) >= self._max_workers:
+        """Steps to start now; none more once one could not be: those that run may end, and are kept."""
+        while not self._failed and (state := self._next_due()):
+            try:
+                if not self._wanted(state):
+                    continue
+                if len(self._running) >= self._max_workers:
+                    return
+                self._check_budget(state)
+            except RunFailed as failed:
+                self._failed = failed
                 return
-            self._check_budget(state)
             self._ready.remove(state)
             state.begin()
             self._running[state.step.id] = state
             self._journal.note(state.record, "started")
             yield state
 
-    def _wanted(self, step: Step) -> bool:
+    def _next_due(self) -> StepState | None:
+        return next((each for each in self._ready if time.monotonic() >= each.due_at), None)
+
+    def _wanted(self, state: StepState) -> bool:
+        """Whether its condition holds; where it does not, or can not be evaluated, the step has ended."""
+        when = state.step.when
         try:
-            return step.when is None or holds(step.when, self._values)
+            if when is None or holds(when, self._values):
+                return True
         except FlowError as error:
-            raise RunFailed.from_error(error, self._runner.details(step)) from error
+            self._ready.remove(state)
+            self._fail(state, error)
+        else:
+            self._ready.remove(state)
+            self._end(state, StepStatus.SKIPPED, None)
+        return False
 
     def _check_budget(self, state: StepState) -> None:
         try:
@@ -171,7 +190,12 @@ class PipelineRun:
         assert state.batch is not None
         if state.batch.complete:
             outputs = state.batch.outputs
-            self._journal.join(state.step.id, encode(outputs, self._limit_bytes), len(outputs))
+            try:
+                text = encode(outputs, self._limit_bytes, f"The output of the step {state.step.id!r}")
+            except InvalidOutput as error:
+                self._fail(state, error)
+                return
+            self._journal.join(state.step.id, text, len(outputs))
             self._end(state, StepStatus.COMPLETED, outputs)
             return
         for number, given in state.batch.next_items():
@@ -199,10 +223,7 @@ class PipelineRun:
 
     def _collect(self, threads: ThreadPoolExecutor) -> None:
         for state in list(self._running.values()):
-            for work in [each for each in state.works if each.future.done()]:
-                state.works.remove(work)
-                self._futures.remove(work.future)
-                self._note(work)
+            self._note_ended_works(state)
             if state.error is not None:
                 if not state.works:
                     self._fail(state, state.error)
@@ -235,6 +256,8 @@ class PipelineRun:
             state.batch.end(work.item, output)
             state.done_items[work.item] = output
             self._journal.note_item(f"{step.id}:{work.item}")
+            state.become(state.record.status)  # with what it has used by now
+            self._journal.note(state.record)
 
     # How a step ends.
 
@@ -252,13 +275,12 @@ class PipelineRun:
         """Tried again, passed over where the step may fail, or the failure of the whole run."""
         failed = RunFailed.from_error(error, self._runner.details(state.step))
         state.works.clear()  # what still runs of this try is not listened to any more
+        self._running.pop(state.step.id, None)
         if failed.retryable and state.tries <= state.step.retries:
-            del self._running[state.step.id]
             state.wait_for_retry(failed.failure, failed.retry_after_seconds)
             self._journal.note(state.record)
             self._ready.append(state)
         elif state.step.required or isinstance(error, BudgetExceeded):
-            del self._running[state.step.id]
             state.become(StepStatus.FAILED, failure=failed.failure)
             self._journal.note(state.record, "ended")
             raise failed
@@ -266,21 +288,35 @@ class PipelineRun:
             self._end(state, StepStatus.FAILED, None, failure=failed.failure)
 
     def _wind_down(self) -> None:
-        """Asks what still runs to stop, and keeps what ends well all the same. A stopped run is given all the
-        time it wants, as its worker ends it by force; one that failed has to end by itself.
+        """Asks what still runs to stop, and keeps what ends well all the same, as it ends.
+
+        A stopped run is given all the time it wants, as its worker ends it by force; one that failed has to end
+        by itself.
         """
         self._ask_all_to_stop()
-        wait(self._futures, None if self._ports.stop.requested else STOP_GRACE_SECONDS)
+        grace_seconds = float("inf") if self._ports.stop.requested else STOP_GRACE_SECONDS
+        deadline = time.monotonic() + grace_seconds
+        while True:
+            for state in list(self._running.values()):
+                self._note_ended_works(state)
+            self._save(wait=False)
+            waiting = [each for each in self._futures if not each.done()]
+            left_seconds = deadline - time.monotonic()
+            if not waiting or left_seconds <= 0:
+                break
+            wait(waiting, None if left_seconds == float("inf") else left_seconds, FIRST_COMPLETED)
         for state in list(self._running.values()):
-            for work in [each for each in state.works if each.future.done()]:
-                self._note(work)
-            if state.step.id in self._running:
-                failure = (
-                    RunFailed.from_error(state.error, self._runner.details(state.step)).failure if state.error else None
-                )
-                state.become(StepStatus.FAILED if failure else StepStatus.CANCELLED, failure=failure)
-                self._journal.note(state.record, "ended")
+            error, details = state.error, self._runner.details(state.step)
+            failure = RunFailed.from_error(error, details).failure if error else None
+            state.become(StepStatus.FAILED if failure else StepStatus.CANCELLED, failure=failure)
+            self._journal.note(state.record, "ended")
         self._save(wait=False)
+
+    def _note_ended_works(self, state: StepState) -> None:
+        for work in [each for each in state.works if each.future.done()]:
+            state.works.remove(work)
+            self._futures.remove(work.future)
+            self._note(work)
 
     def _ask_all_to_stop(self) -> None:
         for state in list(self._running.values()):

@@ -54,11 +54,11 @@ class Ports:
 
 
 def usage_before(stored: Mapping[str, ModelUsage], found: Found) -> Usage:
-    """What a run begins with: what earlier attempts used; for a retry, what the steps it takes over used."""
+    """What a run begins with: what earlier attempts used; for a retry, what was used on the steps it goes on from."""
     usage = Usage(before=stored)
     if not stored:
         for record in found.records.values():
-            for model, each in record.usage.items() if record.done else ():
+            for model, each in record.usage.items():
                 usage.add_usage(model, each)
     return usage
 

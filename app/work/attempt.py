@@ -55,6 +55,8 @@ class Attempt:
     """The last reported, as JSON; `""` once it is stored."""
     usage: str = ""
     """The same for what its model calls have used."""
+    used: str = ""
+    """The last word on that, stored or not: what is written of an attempt has it as it is by then."""
     concluded: bool = False
     """How it ended is known, and on its way to the store."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -112,7 +114,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is to be written of an attempt: a script and its arguments.
+    """What is to be written of an attempt: a script, and its arguments after id, token and usage.
 
     `finish` and `release` end the attempt. A `checkpoint` does not: its child waits for it, by `number`.
     """

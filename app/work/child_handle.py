@@ -39,6 +39,9 @@ class ChildHandle:
         """Of attempts that are over once this process is dead."""
         self.runs = 0
         self.hung = 0
+        """Slots that are held by runs which do not end."""
+        self.left_behind = 0
+        """Steps that outlived their runs, since it was born; some of them may have ended."""
         self.ready = self.retiring = self.gone = self.killed = False
         self._socket = ours
         self._writer: asyncio.StreamWriter | None = None

@@ -61,7 +61,7 @@ class Ledger:
                 rows = await pipe.execute()
                 for id, (worker, token) in zip(ids, rows, strict=True):
                     if worker == self._worker.encode() and token.decode() not in known:
-                        await self._scripts["release"](args=[id, token, "handed_back", 0, "", ""], client=pipe)
+                        await self._scripts["release"](args=[id, token, "", "handed_back", 0, ""], client=pipe)
                 await pipe.execute()
 
     async def beat(
@@ -108,7 +108,7 @@ class Ledger:
             async with self._client.pipeline(transaction=False) as pipe:
                 for each in entries:
                     await self._scripts[each.script](
-                        args=[each.attempt.id, each.attempt.token, *each.arguments], client=pipe
+                        args=[each.attempt.id, each.attempt.token, each.attempt.used, *each.arguments], client=pipe
                     )
                 answers = await pipe.execute(raise_on_error=False)
         return [self._word(answer) for answer in answers]

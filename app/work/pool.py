@@ -24,7 +24,7 @@ RESPAWN_SECONDS = 1.0
 """The wait before a child is replaced that died before it was ready: what killed it may kill the next."""
 
 HUNG_SHARE = 0.25
-"""A child is replaced when more than this share of its slots is held by threads that do not end."""
+"""A child is replaced when it has more threads that do not end than this share of its slots."""
 
 log = structlog.get_logger(__name__)
 
@@ -88,8 +88,7 @@ class Pool:
             return True
         child.attempts.pop(attempt.token, None)
         child.hung += 1
-        if child.hung > child.slots * HUNG_SHARE:
-            self._retire(child, "hung_threads")
+        self._retire_if_hung(child)
         return False
 
     def renew(self, catalog: Catalog) -> None:
@@ -169,7 +168,7 @@ class Pool:
             if head["kind"] == "progress":
                 attempt.progress = head["progress"]
             elif head["kind"] == "used":
-                attempt.usage = head["usage"]
+                attempt.usage = attempt.used = head["usage"]
             elif head["kind"] == "checkpoint":
                 self._on_checkpoint(attempt, head, body)
         self._note_free_slots()
@@ -181,7 +180,7 @@ class Pool:
             child.kill()
             return
         if attempt := child.attempts.pop(head["token"], None):
-            child.hung += head["left_behind"]
+            child.left_behind += head["left_behind"]
             self._on_ended(attempt, head, body)
         else:
             child.hung -= 1  # an abandoned one came back
@@ -189,12 +188,17 @@ class Pool:
 
     def _recycle(self, child: ChildHandle, memory_bytes: int) -> None:
         settings = self._config.settings
+        self._retire_if_hung(child)
         if memory_bytes > settings.process_memory_limit:
             self._retire(child, "memory")
         elif child.slots == 1 and child.runs >= settings.runs_per_process:
             self._retire(child, "runs")
         if child.retiring and not child.attempts:
             child.kill()
+
+    def _retire_if_hung(self, child: ChildHandle) -> None:
+        if child.hung + child.left_behind > child.slots * HUNG_SHARE:
+            self._retire(child, "hung_threads")
 
     def _retire(self, child: ChildHandle, why: str) -> None:
         """Gives the child nothing new, and starts its successor; it is killed when its last attempt ended."""

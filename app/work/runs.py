@@ -122,17 +122,17 @@ class Runs:
 
     def _on_ended(self, attempt: Attempt, ended: dict[str, Any], outputs: bytes) -> None:
         if not attempt.concluded:
-            attempt.usage = ended["usage"]
+            attempt.used = ended["usage"]
             self._conclude(attempt, ended, outputs)
 
     def _on_checkpoint(self, attempt: Attempt, head: dict[str, Any], body: bytes) -> None:
         """What a pipeline's run wants stored; its child waits for the answer."""
         values = dict(zip(head["values"], split(head["lengths"], body), strict=True))
-        attempt.usage, attempt.progress = "", ""
+        attempt.usage, attempt.used, attempt.progress = "", head["usage"], ""
         counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
         listed = [part for name in ("records", "outcomes") for each in head[name] for part in each]
         outputs = [part for each in values.items() for part in each]
-        arguments = (head["progress"], head["usage"], head["definition"], *counts, *listed, *outputs, *head["dropped"])
+        arguments = (head["progress"], head["definition"], *counts, *listed, *outputs, *head["dropped"])
         self.entries.put_nowait(Entry(attempt, "checkpoint", arguments, head["number"]))
 
     def _on_died(self, attempt: Attempt, how: str) -> None:
@@ -168,10 +168,10 @@ class Runs:
             self._finish(attempt, "failed", error=json.dumps(ended["error"]))
 
     def _finish(self, attempt: Attempt, status: str, outputs: bytes = b"", error: str = "") -> None:
-        self.entries.put_nowait(Entry(attempt, "finish", (status, outputs, error, attempt.usage)))
+        self.entries.put_nowait(Entry(attempt, "finish", (status, outputs, error)))
 
     def _release(self, attempt: Attempt, how: str, delay_seconds: float = 0.0, reason: str = "") -> None:
-        arguments = (how, int(delay_seconds * 1_000_000), reason, attempt.usage)
+        arguments = (how, int(delay_seconds * 1_000_000), reason)
         self.entries.put_nowait(Entry(attempt, "release", arguments))
 
     def _after(self, seconds: float, attempt: Attempt, act: Callable[[], None]) -> None:

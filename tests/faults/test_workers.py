@@ -248,6 +248,25 @@ def test_threads_that_hang_are_counted_and_their_process_is_replaced(make_servic
     assert first != second
 
 
+def test_steps_that_outlive_their_runs_take_no_slot_and_their_process_is_replaced(
+    make_service: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "agents/deaf").mkdir(parents=True)
+    (tmp_path / "agents/deaf/agent.yaml").write_text(
+        'flows: [{name: default, entrypoint: "flow.py:run", isolation: thread}]\n'
+    )
+    (tmp_path / "agents/deaf/flow.py").write_text("import time\n\ndef run(inputs):\n    time.sleep(5)\n")
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/impatient.yaml").write_text(
+        "inputs: []\nsteps: [{id: one, agent: deaf, timeout: 0.1, required: false}]\n"
+    )
+    service = make_service(agents=tmp_path / "agents", pipelines=tmp_path / "pipelines", WORKER_THREADS=4)
+    first = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
+    for _ in range(6):
+        assert service.run("impatient", {}, type="pipeline")["status"] == "completed"
+    assert service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"] != first
+
+
 def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour(
     broken: Make,
 ) -> None:

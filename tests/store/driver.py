@@ -75,16 +75,16 @@ class Driver:
         pairs = [part for each in (outcomes or {}).items() for part in each]
         outputs = [part for each in (values or {}).items() for part in each]
         counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
-        args = [id, token, "[1,2,null]", usage, definition, *counts, *rows, *pairs, *outputs, *dropped]
+        args = [id, token, usage, "[1,2,null]", definition, *counts, *rows, *pairs, *outputs, *dropped]
         return self._scripts["checkpoint"](args=args).decode()
 
     def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:
         outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
-        return self._scripts["finish"](args=[id, token, status, outputs, error, ""]).decode()
+        return self._scripts["finish"](args=[id, token, "", status, outputs, error]).decode()
 
     def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
-        return self._scripts["release"](args=[id, token, how, delay, reason, ""]).decode()
+        return self._scripts["release"](args=[id, token, "", how, delay, reason]).decode()
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""

@@ -225,6 +225,17 @@ def test_a_retry_of_another_definition_is_refused_unless_from_the_start(
     assert second.ended(again)["status"] == "completed"
 
 
+def test_a_retry_that_is_repeated_with_its_key_is_one_execution(service_with: Make, tmp_path: Path) -> None:
+    service = service_with()
+    plan = {"log": str(tmp_path / "log"), "fail": "s2"}
+    failed = service.run("by_thread", {"plan": plan}, type="pipeline")["execution_id"]
+    url, key = f"/executions/{failed}/retry", {"Idempotency-Key": "again-1"}
+    first, second = (service.post(url, headers=key) for _ in range(2))
+    assert first.json() == second.json()
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert service.post(url, headers=key, json={"from": "start"}).status_code == 422
+
+
 def test_a_cancelled_pipeline_keeps_what_it_finished(service_with: Make, tmp_path: Path) -> None:
     service = service_with(CANCEL_GRACE=0.3)
     plan = {"log": str(tmp_path / "log"), "hold": "s4", "moment": "inside"}

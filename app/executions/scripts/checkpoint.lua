@@ -1,7 +1,7 @@
 -- running -> running: what a pipeline's run has done since its last checkpoint, all or nothing: the records of
 -- steps that changed, outcomes and outputs, progress and usage. Its lease is not extended.
 -- Repeating the call changes nothing but the times of these steps.
--- ARGV: id, token, progress, usage, definition that is run, how many records, outcomes, values and dropped
+-- ARGV: id, token, usage, progress, definition that is run, how many records, outcomes, values and dropped
 -- values there are; then step, record, moment (`started`, `ended` or '') for each record; item, outcome for
 -- each outcome; name, output for each value; the names that are dropped.
 -- Answers `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
@@ -14,8 +14,8 @@ if redis.call('HGET', job_key(id), 'definition') ~= ARGV[5] then
   redis.call('DEL', steps_key(id), values_key(id))  -- steps of another definition
 end
 local at, next = whole(now()), 10
-redis.call('HSET', job_key(id), 'progress', ARGV[3], 'definition', ARGV[5])
-note_usage(id, ARGV[4])
+redis.call('HSET', job_key(id), 'progress', ARGV[4], 'definition', ARGV[5])
+note_usage(id, ARGV[3])
 for _ = 1, tonumber(ARGV[6]) do
   local step, moment = ARGV[next], ARGV[next + 2]
   redis.call('HSET', steps_key(id), step, ARGV[next + 1])

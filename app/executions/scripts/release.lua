@@ -3,16 +3,16 @@
 --   `failed`: its flow failed and is tried again on purpose (config.retries), after a delay
 --   `lost`: its process died, as its parent saw; to the next attempt or, if none is left, to `failed`
 -- After a cancel request it becomes `cancelled` instead.
--- ARGV: id, token, one of these words, delay in microseconds, the error's type or the reason in a sentence,
--- usage (JSON, or '').
+-- ARGV: id, token, usage (JSON, or ''), one of these words, delay in microseconds, the error's type or the
+-- reason in a sentence.
 -- Answers the status it has now, or `lost` for a stale token (also where the call is repeated).
 work_when_full()
-local record, how = load(ARGV[1]), ARGV[3]
+local record, how = load(ARGV[1]), ARGV[4]
 if not record or record.status ~= 'started' or record.token ~= ARGV[2] then return 'lost' end
 
 local at = now()
-note_usage(record.id, ARGV[6])
-if how == 'lost' then return lose(record, at, ARGV[5]) end
+note_usage(record.id, ARGV[3])
+if how == 'lost' then return lose(record, at, ARGV[6]) end
 if record.cancel then
   end_as(record, 'cancelled', at)
   return 'cancelled'
@@ -20,7 +20,7 @@ end
 if how == 'failed' then
   count('a:retried')
   redis.call('HSET', job_key(record.id), 'retried', record.retried + 1)
-  requeue(record, at, tonumber(ARGV[4]), 'failed', ARGV[5])
+  requeue(record, at, tonumber(ARGV[5]), 'failed', ARGV[6])
 else
   count('a:handed_back')
   requeue(record, at, 0)

@@ -307,3 +307,30 @@ def test_more_than_a_thousand_steps_are_refused(agents: Files) -> None:
 def test_an_intermediate_key_may_be_called_metadata(agents: Files) -> None:
     built = steps(agents, "steps: [{id: metadata, agent: free}, {id: b, agent: free, input_mapping: {x: metadata}}]")
     assert [step.output_key for step in built] == ["metadata", "b"]
+
+
+def test_words_for_people_do_not_change_the_definition(agents: Files) -> None:
+    plain = "inputs: [{name: x}]\nsteps: [{id: a, agent: free, input_mapping: {text: x}}]\noutputs: [{key: a}]\n"
+    worded = (
+        "name: A name\ninputs: [{name: x, desc: What it is}]\n"
+        "steps: [{id: a, agent: free, input_mapping: {text: x}, description: Says it}]\n"
+        "outputs: [{key: a, label: It}]\n"
+    )
+    versions = []
+    for text in (plain, worded, plain.replace("id: a,", "id: a, timeout: 5,")):
+        agents.pipeline("p", text)
+        versions.append(agents.load().pipelines["p"].definition)
+    assert versions[0] == versions[1] != versions[2]
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"), [("x >", "no JMESPath expression"), ("nosuch(x) > `1`", "no function 'nosuch'")]
+)
+def test_a_condition_of_an_aggregator_is_checked_at_load(agents: Files, condition: str, message: str) -> None:
+    agents.pipeline(
+        "p",
+        "inputs: [{name: x}]\nsteps:\n- {id: a, type: batch_aggregator, aggregation_strategy: filter,"
+        f' condition: "{condition}", input_mapping: {{items: x}}}}\n',
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        agents.load()

@@ -277,3 +277,101 @@ def test_a_step_that_outlives_its_run_is_reported(load: Callable[[str], Catalog]
     with pytest.raises(RunFailed, match="longer than its timeout"):
         store.run(load(yaml), "p", {"start": 3})
     assert store.left_behind == 1
+
+
+def test_deaf_steps_that_were_given_up_keep_no_other_waiting(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = """
+    inputs: [{name: items}, {name: t}]
+    steps:
+      - id: deaf
+        agent: work
+        batch_mode: true
+        timeout: 0.1
+        required: false
+        input_mapping: {value: items, seconds: t}
+      - {id: after, agent: work, timeout: 0.5, depends_on: [deaf]}
+    """
+    store = Recorder()
+    outputs = store.run(load(yaml), "p", {"items": [1, 2, 3, 4], "t": 1.5}, max_workers=1)
+    assert outputs["after"] == "after(None)"
+    assert store.left_behind == 4
+
+
+def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = """
+    inputs: [{name: short}, {name: long}]
+    steps:
+      - {id: a, agent: work, input_mapping: {seconds: short}}
+      - {id: b, agent: work, input_mapping: {seconds: long}}
+    """
+    stored_at: list[float] = []
+
+    class Looking(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            if "a" in checkpoint.values:
+                stored_at.append(time.monotonic())
+
+    store, stop, began = Looking(), StopSignal(), time.monotonic()
+    threading.Timer(0.1, stop.request).start()
+    with pytest.raises(Stopped):
+        store.run(load(yaml), "p", {"short": 0.3, "long": 1.0}, stop=stop)
+    assert stored_at[0] - began < 0.7
+
+
+def test_steps_within_the_budget_run_and_are_kept(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = "inputs: []\nsteps: [{id: a, agent: work}, {id: b, agent: work}, {id: c, agent: work}]"
+    store = Recorder()
+    with pytest.raises(RunFailed, match="used 2 steps"):
+        store.run(load(yaml), "p", {}, budget={"max_steps": 2})
+    assert sorted(flow.calls) == ["a", "b"]
+    assert {id: each.status for id, each in store.records.items()} == {
+        "a": StepStatus.COMPLETED,
+        "b": StepStatus.COMPLETED,
+        "c": StepStatus.PENDING,
+    }
+
+
+def test_a_condition_that_can_not_be_evaluated_is_the_steps_failure(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = """
+    inputs: [{name: score}]
+    steps:
+      - {id: a, agent: work, when: "score > `3`", required: false}
+      - {id: b, agent: work, depends_on: [a]}
+    """
+    store = Recorder()
+    assert store.run(load(yaml), "p", {"score": "4"})["b"] == "b(None)"
+    assert store.records["a"].status is StepStatus.FAILED
+    with pytest.raises(RunFailed) as failed:
+        Recorder().run(load(yaml.replace("required: false", "required: true")), "p", {"score": "4"})
+    assert failed.value.failure.details["step_id"] == "a"
+    assert not failed.value.retryable
+
+
+def test_an_output_that_was_refused_takes_no_room(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = """
+    inputs: [{name: large}]
+    steps:
+      - {id: one, agent: work, input_mapping: {value: large}}
+      - {id: two, agent: work, required: false, input_mapping: {value: large}, depends_on: [one]}
+      - {id: last, agent: work, depends_on: [two]}
+    outputs: [{key: last}]
+    """
+    outputs = Recorder().run(load(yaml), "p", {"large": "x" * 500}, limit_bytes=900)
+    assert outputs["last"] == "last(None)"
+
+
+def test_a_batch_that_is_too_large_as_a_whole_is_the_steps_failure(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = BATCH.replace("batch_mode: true", "batch_mode: true, required: false")
+    outputs = Recorder().run(load(yaml), "p", {"items": list(range(50))}, limit_bytes=640)
+    assert outputs["each"] is None
+
+
+def test_the_record_of_a_batch_has_what_its_items_have_used(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = BATCH.replace("agent: work", "agent: work, flow: ask")
+    store = Recorder()
+    store.run(load(yaml), "p", {"items": [1, 2]}, models=Model())
+    seen = [record.usage for each in store.checkpoints for record, moment in each.records if not moment]
+    assert {"m-1": ModelUsage(1, 11, 5, 16)} in seen
