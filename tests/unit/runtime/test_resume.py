@@ -120,6 +120,7 @@ def test_each_step_is_stored_before_what_depends_on_it_starts(load: Callable[[st
 
     class Looking(Recorder):
         def save(self, checkpoint: Any, wait: bool) -> None:
+            assert wait  # nothing starts before the store has it
             super().save(checkpoint, wait)
             seen.append((sorted(self.values), list(flow.calls)))
 
@@ -142,6 +143,7 @@ def test_a_run_that_failed_keeps_what_ended_and_says_what_did_not(load: Callable
     assert statuses == {"a": StepStatus.COMPLETED, "b": StepStatus.FAILED, "c": StepStatus.PENDING}
     assert store.records["b"].failure == failed.value.failure
     assert json.loads(store.values["a"]) == "a(1)"
+    assert store.reports[-1].finished == 1
 
 
 def test_a_step_that_ends_well_while_another_fails_is_kept(load: Callable[[str], Catalog], flow: Any) -> None:
