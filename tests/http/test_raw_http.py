@@ -296,6 +296,47 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_a_thread(service: 
     assert "Socket error processing request" not in service.output("web")
 
 
+def test_clients_that_take_their_answers_in_drips_disturb_nobody(make_service: Callable[..., Service]) -> None:
+    """More of them than there are threads, each with more answers than the buffers between hold."""
+    service = make_service(workers=0, WEB_THREADS=8)
+    clients = [socket.socket() for _ in range(32)]
+    ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    try:
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(ask * 4)
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            for client in clients:
+                client.recv(1024, socket.MSG_DONTWAIT) if select.select([client], [], [], 0)[0] else None
+            began = time.monotonic()
+            assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+            assert time.monotonic() - began < 1
+            time.sleep(0.1)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_large_answer_reaches_a_client_that_takes_its_time(service: Service) -> None:
+    whole = requests.get(f"{service.url}/docs/swagger-ui-bundle.js", timeout=10).content
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", service.port))
+        client.settimeout(10)
+        client.sendall(
+            b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3
+            + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        answer = bytearray()
+        while piece := client.recv(65536):
+            answer += piece
+            time.sleep(0.002)
+    assert answer.count(whole) == 3
+    assert answer.endswith(b'{"status": "ok"}')
+
+
 def breaks_off(environ: dict[str, object], start_response: Callable[..., object]) -> Iterator[bytes]:
     """An application whose answer ends in an error after its first half."""
     start_response("200 OK", [("Content-Length", "8")])

@@ -1,133 +1,33 @@
-"""gunicorn's thread worker, made so that only whole requests get a thread. Knows HTTP's framing, not the API.
-
-gunicorn lets a thread read the request it serves, so a few clients that drip their bytes hold all threads.
-Here the event loop collects each request first, within a deadline; the thread then reads from memory. What
-is right or wrong about a request, gunicorn's own parser decides, as ever.
-"""
+"""The worker class: its event loop collects requests and sends answers, its threads run the application."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
-import re
 import socket
-import struct
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
-from selectors import EVENT_READ
+from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
 from typing import Any
 
 from gunicorn.http import get_parser
-from gunicorn.http.unreader import Unreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+from app.server.incoming import Incoming
+from app.server.outgoing import Outgoing
 
 READ_SECONDS = 12.0
 """For a whole request, from its first byte or its connection's opening: 1 MiB needs no more than 90 KiB/s."""
 
-WRITE_SECONDS = 5.0
-"""Without any progress in sending an answer; then the connection is closed."""
-
 LINGER_SECONDS = 2.0
 """What a client may take to read the last answer and to close, which it does not read while it is sending."""
 
-SKIP_BYTES = 16 * 1024 * 1024
-"""What is read of a body that is too large: a client that is still sending would miss the answer."""
-
 HELD_BYTES = 128 * 1024 * 1024
-"""What all unfinished requests of a process may hold together."""
+"""What all unfinished requests of a process may hold together, and all answers that are not taken."""
 
 _PIECE_BYTES = 256 * 1024
-_LINE_BYTES = 8192
-_FRAMING = re.compile(rb"\n(content-length|transfer-encoding)([ \t]*):([^\r\n]*)", re.IGNORECASE)
-_EXPECT = re.compile(rb"\nexpect:[ \t]*100-continue[ \t]*\r", re.IGNORECASE)
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
-
-
-class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
-    """A request as far as it has arrived; then what the parser reads it from, instead of a socket.
-
-    `short` says that there is more of this request than is kept: the connection must end with it.
-    """
-
-    def __init__(self, max_head_bytes: int, max_body_bytes: int):
-        super().__init__()
-        self._max_head_bytes, self._max_body_bytes = max_head_bytes, max_body_bytes
-        self.begin()
-
-    def begin(self) -> None:
-        """Forgets the request before."""
-        self.kept = bytearray()
-        self.short = self.waits_for_continue = False
-        self._body_at = self._body_bytes = self._next_chunk_at = self._skip_bytes = 0
-
-    def feed(self, data: bytes) -> bool:
-        """Takes what has arrived. True: the request is whole, or the parser can say already what is wrong."""
-        if self.short:
-            return self._skip(data)
-        searched = max(0, len(self.kept) - 3)
-        self.kept += data
-        if not self._body_at:
-            end = self.kept.find(b"\r\n\r\n", searched)
-            if end < 0:
-                return self._can_not_be_a_head(searched)
-            self._read_framing(end + 4)
-        if self._next_chunk_at:
-            return self._chunks_are_whole()
-        if self._body_bytes > self._max_body_bytes:
-            return self._begin_to_skip(self._body_bytes)
-        return len(self.kept) >= self._body_at + self._body_bytes
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """The parser asks for more than is kept: as far as it can see, the client has gone."""
-        self.short = True
-        return b""
-
-    def _can_not_be_a_head(self, searched: int) -> bool:
-        if len(self.kept) > _LINE_BYTES and self.kept.find(b"\r\n", 0, _LINE_BYTES) < 0:
-            return True
-        return len(self.kept) > self._max_head_bytes or bool(_BARE_LF.search(self.kept, searched))
-
-    def _read_framing(self, body_at: int) -> None:
-        """How long the body is. Where that is not plain, it has none: the parser refuses or the connection ends."""
-        self._body_at = body_at
-        head = bytes(self.kept[:body_at])
-        self.waits_for_continue = bool(_EXPECT.search(head))
-        framing = _FRAMING.findall(head)
-        if len(framing) == 1 and not framing[0][1]:
-            name, value = framing[0][0].lower(), framing[0][2].strip(b" \t").lower()
-            if name == b"content-length" and value.isdigit() and len(value) < 40:
-                self._body_bytes = int(value)
-            elif name == b"transfer-encoding" and value == b"chunked":
-                self._next_chunk_at = body_at
-
-    def _chunks_are_whole(self) -> bool:
-        while (end := self.kept.find(b"\r\n", self._next_chunk_at)) >= 0:
-            size = _CHUNK_SIZE.match(self.kept, self._next_chunk_at)
-            if not size:
-                return True
-            if int(size[0], 16) == 0:
-                return self.kept.find(b"\r\n\r\n", end) >= 0  # behind the trailers, if there are any
-            self._body_bytes += int(size[0], 16)
-            self._next_chunk_at = end + 2 + int(size[0], 16) + 2
-        if self._body_bytes - max(0, self._next_chunk_at - len(self.kept)) > self._max_body_bytes:
-            return self._begin_to_skip(SKIP_BYTES)
-        framing_bytes = len(self.kept) - self._body_at - self._body_bytes
-        return framing_bytes > 8 * self._max_body_bytes or len(self.kept) - self._next_chunk_at > _LINE_BYTES
-
-    def _begin_to_skip(self, body_bytes: int) -> bool:
-        """Keeps nothing any more. With very much to come, or a client that asked before, nothing is waited for."""
-        self.short = True
-        self._skip_bytes = body_bytes if body_bytes <= SKIP_BYTES and not self.waits_for_continue else 0
-        arrived = bytes(self.kept[self._body_at :])
-        return self._skip(arrived)
-
-    def _skip(self, data: bytes) -> bool:
-        self._skip_bytes -= len(data)
-        return self._skip_bytes <= 0 or (self._next_chunk_at > 0 and data.endswith(b"0\r\n\r\n"))
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -141,6 +41,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._lingering: deque[TConn] = deque()
+        self._unsent: dict[TConn, Outgoing] = {}
+        self._sending: dict[TConn, tuple[Outgoing, Future[bool]]] = {}
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection was opened, or a further request begins on it."""
@@ -164,7 +66,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self._settle(conn, whole)
 
     def finish_request(self, conn: TConn, fs: Future[bool]) -> None:
-        """Ends a connection without waiting for its client, as gunicorn would do here, in the event loop."""
+        """Sends what is left of an answer; ends a connection. Waits for its client with neither."""
+        if outgoing := self._unsent.pop(conn, None):
+            self._begin_to_send(conn, outgoing, fs)
+            return
         if fs.cancelled() or fs.result():
             super().finish_request(conn, fs)
             return
@@ -179,6 +84,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def murder_pending(self) -> None:
         super().murder_pending()
+        for conn in [each for each in self._sending if each.timeout <= monotonic()]:
+            self._drop_sending(conn)
         while self._lingering and self._lingering[0].timeout <= monotonic():
             self._drop_lingering(self._lingering[0])
 
@@ -191,10 +98,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             req.force_close()
         else:
             req.body = io.BytesIO(req.body.read())  # bad chunks are found here, not in the middle of the application
+        client, outgoing = conn.sock, Outgoing(conn.sock)
+        conn.sock = outgoing
         try:
             return bool(super().handle_request(req, conn))
-        except BlockingIOError as error:
-            raise BrokenPipeError(errno.EPIPE, "The client does not take its answer.") from error
+        finally:
+            conn.sock = client
+            if outgoing.left_bytes:
+                self._unsent[conn] = outgoing
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """When stopping, takes in first whoever has connected already: a listener's end would reset them."""
@@ -211,6 +122,34 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         for conn in self.pending_conns:
             conn.timeout = conn.timeout if conn.parser.unreader.kept else min(conn.timeout, silent_until)
         self.pending_conns = deque(sorted(self.pending_conns, key=lambda each: each.timeout))
+
+    def _begin_to_send(self, conn: TConn, outgoing: Outgoing, fs: Future[bool]) -> None:
+        held_bytes = outgoing.left_bytes + sum(each.left_bytes for each, _ in self._sending.values())
+        if conn.sock.fileno() < 0 or held_bytes > HELD_BYTES:
+            self._drop(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = outgoing.give_up_at
+        self._sending[conn] = (outgoing, fs)
+        self.poller.register(conn.sock, EVENT_WRITE, partial(self._on_sending_socket_writable, conn))
+
+    def _on_sending_socket_writable(self, conn: TConn, client: socket.socket) -> None:
+        outgoing, fs = self._sending[conn]
+        try:
+            if not outgoing.flush():
+                conn.timeout = outgoing.give_up_at
+                return
+        except OSError:
+            self._drop_sending(conn)
+            return
+        self.poller.unregister(client)
+        del self._sending[conn]
+        self.finish_request(conn, fs)
+
+    def _drop_sending(self, conn: TConn) -> None:
+        self.poller.unregister(conn.sock)
+        del self._sending[conn]
+        self._drop(conn)
 
     def _on_lingering_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         try:
@@ -269,8 +208,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _prepare(conn: TConn, incoming: Incoming) -> None:
-    """Lets the parser read from `incoming`, and gives up on a client that does not take its answer."""
+    """Lets the parser read from `incoming`."""
     conn.parser = get_parser(conn.cfg, (), conn.client)
     conn.parser.unreader = incoming
     conn.data_ready = True
-    conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(WRITE_SECONDS), 0))
