@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range, Regexp
@@ -62,12 +63,35 @@ def store_url(text: str) -> None:
         raise ValidationError("Must be like sentinel://host:26379,host:26379/service?db=0.")
     if not text.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
         raise ValidationError("Must begin with redis://, rediss://, unix:// or sentinel://.")
+    parts = _split(text)
+    if text.startswith(("redis://", "rediss://")):
+        if not parts.hostname or not re.fullmatch(r"(/\d{0,5})?", parts.path):
+            raise ValidationError("Must be like redis://[user:password@]host[:port][/number]; escape / and @ in both.")
+    elif text.startswith("unix://") and not parts.path.strip("/"):
+        raise ValidationError("Must be like unix:///path/of/the/socket?db=0.")
+    unknown = sorted(parse_qs(parts.query, keep_blank_values=True).keys() - _STORE_OPTIONS)
+    if unknown:
+        raise ValidationError(f"Has an option that is not known: {unknown[0]!r}.")
+
+
+_STORE_OPTIONS = frozenset(["db", "protocol", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"])
+
+
+def _split(text: str) -> SplitResult:
+    """The parts of an address. What is wrong with one is said without it: it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        if not text.startswith("sentinel://"):
+            _ = parts.port  # which is looked at only when asked for
+    except ValueError:
+        raise ValidationError("Is no address: a password with / or @ in it must be escaped.") from None
+    return parts
 
 
 def http_url(text: str) -> None:
     """an address that begins with http:// or https://"""
-    if not text.startswith(("http://", "https://")):
-        raise ValidationError("Must begin with http:// or https://.")
+    if not text.startswith(("http://", "https://")) or not _split(text).hostname:
+        raise ValidationError("Must be like http://host:port/path.")
 
 
 _RATE = r"[1-9][0-9]{0,8}/(second|minute|hour|day)"

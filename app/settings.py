@@ -208,6 +208,7 @@ class Settings:
         None,
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "Where spans are sent (OTLP over HTTP); needs requirements-otel.txt. The SDK reads its other OTEL_* itself.",
+        check=http_url,
     )
     log_level: str = _setting(
         "INFO", "LOG_LEVEL", "`DEBUG`, `INFO`, `WARNING` or `ERROR`.", one_of=("DEBUG", "INFO", "WARNING", "ERROR")

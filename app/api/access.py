@@ -19,7 +19,7 @@ from app.keys.model import ANYONE, Identity, Scope, digest_of
 from app.keys.ring import KeyRing
 from app.keys.tries import WrongKeys
 
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs/", "/docs/<path:path>"})
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/<path:path>"})
 METRICS = "/metrics"
 
 _View = TypeVar("_View", bound=Callable[..., object])
@@ -105,5 +105,5 @@ def _check_scope(rule: Rule, who: Identity) -> None:
     scope = scope_of(current_app.view_functions[rule.endpoint])
     if scope not in who.scopes:
         challenge = f'Bearer realm="executions", error="insufficient_scope", scope="{scope}"'
-        detail = f"This key has not the scope {scope!r}, which is needed here."
+        detail = f"This key has not the scope {scope.value!r}, which is needed here."
         raise Problem(403, "forbidden", detail, headers={"WWW-Authenticate": challenge})

@@ -29,8 +29,8 @@ def status_url(execution_id: str) -> str:
     return f"/api/v1/executions/{execution_id}"
 
 
-def execution(each: Execution, *, with_steps: bool = False) -> str:
-    """A status, as JSON text. Fields of another state are left out, not null."""
+def execution(each: Execution, *, with_steps: bool = False) -> bytes:
+    """A status, as JSON. Fields of another state are left out, not null."""
     body = summary(each)
     if each.definition:
         body["definition"] = each.definition
@@ -46,22 +46,22 @@ def execution(each: Execution, *, with_steps: bool = False) -> str:
         body["usage"] = _usage(each.usage)
     if with_steps:
         body["steps"] = [_step(step) for step in each.steps]
-    text = json.dumps(body)
+    text = json.dumps(body).encode()
     if each.status is Status.COMPLETED:
         return _with(text, "outputs", each.outputs or b"{}")
     return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
 
 
-def steps(each: Execution, *, with_outputs: bool = False) -> str:
-    """The steps of an execution, as JSON text; where asked for, with what the finished ones have put out."""
+def steps(each: Execution, *, with_outputs: bool = False) -> bytes:
+    """The steps of an execution, as JSON; where asked for, with what the finished ones have put out."""
     body = {"execution_id": each.id, "status": each.status, "steps": [_step(step) for step in each.steps]}
-    text = json.dumps(body)
+    text = json.dumps(body).encode()
     return _with(text, "outputs", _object(each.step_outputs)) if with_outputs else text
 
 
-def _with(text: str, name: str, value: bytes) -> str:
-    """A JSON object with one more field, whose value is JSON already."""
-    return f'{text[:-1]}, "{name}": {value.decode()}}}'
+def _with(text: bytes, name: str, value: bytes) -> bytes:
+    """A JSON object with one more field, whose value is JSON already, and may be large: it is copied once."""
+    return b"".join([text[:-1], b', "', name.encode(), b'": ', value, b"}"])
 
 
 def _object(values: Mapping[str, bytes]) -> bytes:

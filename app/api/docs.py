@@ -20,6 +20,8 @@ def register(app: Flask) -> None:
     blueprint = get_swaggerui_blueprint("/docs", "/openapi.json", config)
     blueprint.after_request(_only_from_here)
     app.register_blueprint(blueprint)
+    # Flask's own redirect would name the host that the request names.
+    app.add_url_rule("/docs", "docs", lambda: Response(status=308, headers={"Location": "/docs/"}))
 
 
 def _only_from_here(response: Response) -> Response:

@@ -208,5 +208,5 @@ def _known_form(execution_id: str) -> str:
     return execution_id
 
 
-def _json(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(text: str | bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(text, status, headers, content_type="application/json")

@@ -16,7 +16,7 @@ from app.executions import connection, scripts, store_check
 from app.executions.store_check import Check
 from app.settings import Settings
 
-SCRIPTS = ("submit", "cancel", "reap", "page")
+SCRIPTS = ("submit", "status", "page", "cancel", "reap", "observe", "count")
 """Those that a web process calls."""
 
 
@@ -59,7 +59,7 @@ class Readiness:
 
     def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         yield self._check_scripts(asked["scripts"])
-        yield from store_check.checks(asked["info"], asked["save"])
+        yield from store_check.checks(asked["info"], asked["save"], asked["write"])
         yield from self._check_workers(asked["workers"], asked["time"], queues)
 
     def _check_scripts(self, exist: Any) -> Check:

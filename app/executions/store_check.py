@@ -18,8 +18,8 @@ from app.executions.connection import translated
 
 OLDEST_VERSION = (6, 2)
 
-COMMANDS = {"info": ("INFO",), "save": ("CONFIG GET", "save")}
-"""What `checks` is made of."""
+COMMANDS = {"info": ("INFO",), "save": ("CONFIG GET", "save"), "write": ("SET", "exec:probe", "1", "EX", "60")}
+"""What `checks` is made of. A store that would refuse a start refuses this small write too, and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ def look(client: redis.Redis) -> list[Check]:
         return list(checks(*pipe.execute(raise_on_error=False)))
 
 
-def checks(info: Any, save: Any) -> Iterator[Check]:
+def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
     """From the answers to `COMMANDS`; managed stores may refuse either, and leave things out."""
     known: dict[str, Any] = {} if isinstance(info, redis.ResponseError) else info
     yield _check_version(str(known.get("redis_version", "")))
     yield _check_role(known.get("role", ""))
+    yield _check_write(write)
     yield _check_eviction(known.get("maxmemory_policy", ""))
     yield _check_disk(known.get("aof_enabled"), save)
 
@@ -79,6 +80,22 @@ def _check_role(role: str) -> Check:
     if role == "master":
         return Check("role", "ok", "The store is a primary.")
     return Check("role", "failed", "The store is a replica, which takes no writes.", "REDIS_URL, to its primary")
+
+
+def _check_write(answer: Any) -> Check:
+    if not isinstance(answer, redis.RedisError):
+        return Check("write", "ok", "The store takes writes.")
+    if isinstance(answer, redis.ReadOnlyError):
+        return Check("write", "unknown", "The store is read-only, which its role tells.")
+    said = f"{type(answer).__name__} {answer}"
+    for word, detail, setting in (
+        ("OutOfMemory", "The store is full.", "maxmemory, or RETENTION"),
+        ("MISCONF", "The store can not write to its disk.", "the room on its disk"),
+        ("NOREPLICAS", "Too few replicas follow the store.", "min-replicas-to-write, or the replicas"),
+    ):
+        if word.lower() in said.replace("_", "").lower():
+            return Check("write", "failed", detail, setting)
+    return Check("write", "failed", "The store refuses writes.", "the store's ACL: allow SET on exec:*")
 
 
 def _check_eviction(policy: str) -> Check:

@@ -56,7 +56,7 @@ def group(settings: Settings, store: KeyStore) -> click.Group:
         click.echo(store.add(Identity(tenant, name, parse_scopes(scopes))))
         click.echo("Keep it now: it is stored as a hash and can not be shown again.", err=True)
         if not settings.keys_required:
-            click.echo("No request needs a key until the web process has AUTH=keys.", err=True)
+            click.echo("Keys are asked for where the web process has AUTH=keys; here, that is not set.", err=True)
 
     @keys.command("list")
     def list_keys() -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import importlib
+import os
 import signal
 import sys
 from functools import partial
@@ -33,6 +34,7 @@ def main() -> None:
     """Never returns before the end. A mistake in the configuration is one message and exit code 1."""
     try:
         config = _options(settings.load())
+        os.environ.pop("API_KEYS", None)  # flows see this environment, and only the web asks for keys
         logs.configure(config.log_level, config.secrets)
         catalog.load(config.agents_path, config.pipelines_path)
         _run(config)

@@ -232,7 +232,7 @@ def test_with_auth_off_nobody_looks_at_a_key(make_service: Callable[..., Service
     assert status_with(service, "whatever", "/executions") == 200
     made = service.flask("keys", "add", "early")
     assert made.returncode == 0
-    assert "No request needs a key" in made.stderr
+    assert "Keys are asked for where" in made.stderr
 
 
 def test_a_store_that_is_away_is_503_for_right_and_wrong_keys(make_service: Callable[..., Service]) -> None:

@@ -52,7 +52,7 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
     service = make_service(own_store.url)
     answer = until(service, 200)
     assert {each["name"] for each in answer.json()["checks"]} == {
-        *("store", "scripts", "version", "role", "eviction", "disk", "workers_processes", "workers_threads")
+        *("store", "scripts", "version", "role", "write", "eviction", "disk", "workers_processes", "workers_threads")
     }
     service.workers[0].terminate()
     service.workers[0].wait(15)
@@ -152,6 +152,22 @@ def test_scripts_are_loaded_by_the_look_and_their_refusal_is_named(
         found = look(managed)["scripts"]
     assert found.status == "failed"
     assert "ACL" in found.setting
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [("maxmemory", 1, "The store is full."), ("min-replicas-to-write", 1, "Too few replicas follow the store.")],
+)
+def test_a_store_that_would_refuse_a_start_is_not_ready(
+    client: redis.Redis, name: str, value: int, sentence: str
+) -> None:
+    assert look(client)["write"].status == "ok"
+    client.config_set(name, value)
+    try:
+        found = look(client)["write"]
+    finally:
+        client.config_set(name, 0)
+    assert (found.status, found.detail) == ("failed", sentence)
 
 
 def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(client: redis.Redis) -> None:

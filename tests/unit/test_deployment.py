@@ -24,7 +24,7 @@ HEROKU_SECONDS = 30
 
 
 def unit(name: str) -> configparser.SectionProxy:
-    parser = configparser.RawConfigParser(strict=True, interpolation=None)
+    parser = configparser.RawConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(ROOT / "deploy" / f"{name}.service")
     return parser["Service"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigurationError
-from app.setting_checks import allowed, kind_of, rate
+from app.setting_checks import allowed, http_url, kind_of, rate, store_url
 from app.settings import Settings, describe, load, warnings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,6 +37,13 @@ def bad_values(each: Field[Any]) -> list[str]:
         values += [each.metadata["one_of"][0].swapcase(), "elsewhere"]
     if "check" in each.metadata:
         values += ["localhost", "ftp://localhost"]
+    if each.metadata.get("check") is store_url:
+        values += [
+            *("redis://:S3cr/et@h:6379/0", "redis://h:abc/0", "redis://:x@[::1", "redis://h?foo=bar"),
+            *("redis://h/xyz", "redis://", "unix://"),
+        ]
+    if each.metadata.get("check") is http_url:
+        values += ["http://", "http://h:port/"]
     if each.metadata.get("check") is rate:
         values += ["5", "0/minute", "5/fortnight", "5/minute;", "5/minute;7", "5/minute7/day"]
     return values
