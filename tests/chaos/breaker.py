@@ -54,10 +54,10 @@ class Breaker:
             fault.recovery_seconds = self._recovery_seconds()
             print(f"{datetime.now(UTC):%H:%M:%S} {fault.name}: {fault.recovery_seconds or 99:.2f} s", flush=True)
 
-    def seconds_away(self, start: float, end: float) -> float:
-        """How long the store was out of reach in between."""
-        spans = [(max(start, each.began_at), min(end, each.ended_at)) for each in self.faults if each.name in AWAY]
-        return sum(max(0.0, last - first) for first, last in spans)
+    def last_outage_ended_at(self, before: float) -> float:
+        """When the store was last out of reach before this moment; 0 where it never was."""
+        ends = (min(each.ended_at, before) for each in self.faults if each.name in AWAY and each.began_at < before)
+        return max(ends, default=0.0)
 
     def _every_fault(self) -> list[Callable[[], None]]:
         return [

@@ -55,7 +55,7 @@ class Verdict:
             middle, worst = statistics.median(moved_on), moved_on[-1]
             print(
                 f"{len(moved_on)} runs lost their process; from the last sign of life until the execution moved on: "
-                f"median {middle:.1f} s, worst {worst:.1f} s (without the time for which the store was away)"
+                f"median {middle:.1f} s, worst {worst:.1f} s (from the end of the last outage of the store, if that is later)"
             )
         self._print_faults()
         print("\n| promise broken | times |\n|---|---|")
@@ -103,12 +103,16 @@ class Verdict:
         return len({pid for _, pid, _ in self._ticks[each.id]} & self._breaker.frozen)
 
     def _moved_on_seconds(self, each: Accepted) -> Iterator[float]:
-        """For each lost run with side effects: from the last of them until the execution was queued again, or ended."""
+        """For each lost run with side effects: from the last of them until the execution was queued again, or ended.
+
+        An outage of the store is a fault of its own, after which every lease is granted once more: where there was
+        one in between, the time runs from its end.
+        """
         for attempt in self._last[each.id].get("attempts", []):
             times = [at for number, _, at in self._ticks[each.id] if number == attempt["number"]]
             if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
                 moved_at = _at(attempt["ended_at"])
-                yield moved_at - max(times) - self._breaker.seconds_away(max(times), moved_at)
+                yield moved_at - max(max(times), self._breaker.last_outage_ended_at(moved_at))
 
     def _differing(self) -> list[str]:
         with redis.Redis.from_url(self._store.url) as client:
