@@ -54,8 +54,8 @@ class Verdict:
         if moved_on:
             middle, worst = statistics.median(moved_on), moved_on[-1]
             print(
-                f"{len(moved_on)} runs lost their process; from the last sign of life until the execution moved on: "
-                f"median {middle:.1f} s, worst {worst:.1f} s (from the end of the last outage of the store, if that is later)"
+                f"{len(moved_on)} runs lost their process; from the last sign of life, or the end of the last outage "
+                f"of the store, until the execution moved on: median {middle:.1f} s, worst {worst:.1f} s"
             )
         self._print_faults()
         print("\n| promise broken | times |\n|---|---|")
