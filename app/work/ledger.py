@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+import redis
+
 from app.errors import StoreUnavailable
 from app.executions import connection, scripts
 from app.executions.counters import Reports
@@ -27,7 +29,7 @@ class Ledger:
         self._name = f"{queue}:{worker_name}"
         self._client = connection.connect_async(settings)
         self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
-        self._scripts: dict[str, Callable[..., Any]] = {
+        self._scripts: dict[str, Any] = {
             name: self._client.register_script(scripts.source(name))
             for name in ("claim", "beat", "checkpoint", "finish", "release", "reap", "count")
         }
@@ -71,21 +73,18 @@ class Ledger:
 
         With `slots` (`used/all`) it also notes that this worker lives, also where it runs nothing.
         """
+        calls: list[tuple[str, list[Any]]] = []
+        for start in range(0, len(attempts) or 1, BEATS_PER_CALL):
+            arguments: list[Any] = [self._lease, self._name if slots else "", slots]
+            for each in attempts[start : start + BEATS_PER_CALL]:
+                arguments += [each.id, each.token, each.progress, each.usage]
+            calls.append(("beat", arguments))
         with connection.translated():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for start in range(0, len(attempts) or 1, BEATS_PER_CALL):
-                    arguments: list[Any] = [self._lease, self._name if slots else "", slots]
-                    for each in attempts[start : start + BEATS_PER_CALL]:
-                        arguments += [each.id, each.token, each.progress, each.usage]
-                    await self._scripts["beat"](args=arguments, client=pipe)
-                calls = len(pipe.command_stack)
-                if also:
-                    also(pipe)
-                answers = await pipe.execute(raise_on_error=False)
-            for answer in answers[:calls]:  # what else was sent may fail: a full store takes no other write
+            answers = await self._called(calls, also)
+            for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
-        return [word.decode() for answer in answers[:calls] for word in answer]
+        return [word.decode() for answer in answers for word in answer]
 
     async def load_steps(self, attempt: Attempt) -> None:
         """Fetches what earlier attempts have stored of their steps."""
@@ -104,14 +103,11 @@ class Ledger:
         For an end that is the status of the execution now, or `lost`; for a checkpoint see `checkpoint.lua`.
         What is refused for itself (too big for the store, say) comes back as a word that begins with `!`.
         """
+        calls = [
+            (each.script, [each.attempt.id, each.attempt.token, each.attempt.used, *each.arguments]) for each in entries
+        ]
         with connection.translated():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for each in entries:
-                    await self._scripts[each.script](
-                        args=[each.attempt.id, each.attempt.token, each.attempt.used, *each.arguments], client=pipe
-                    )
-                answers = await pipe.execute(raise_on_error=False)
-        return [self._word(answer) for answer in answers]
+            return [self._word(answer) for answer in await self._called(calls)]
 
     async def reap(self) -> float | None:
         """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
@@ -144,6 +140,28 @@ class Ledger:
     async def close(self) -> None:
         await self._client.aclose()
         await self._waiting.aclose()
+
+    async def _called(
+        self, calls: Sequence[tuple[str, list[Any]]], also: Callable[[Any], None] | None = None
+    ) -> list[Any]:
+        """What the scripts answer, each its answer or its error, in one round trip. `also` may fail by itself.
+
+        (redis-py's own way asks first whether the store still knows them.) A store that has forgotten a script is
+        told it again, and all are called again, which harms nothing.
+        """
+        answers: list[Any] = []
+        for _ in range(2):
+            async with self._client.pipeline(transaction=False) as pipe:
+                for name, arguments in calls:
+                    pipe.evalsha(self._scripts[name].sha, 0, *arguments)
+                if also:
+                    also(pipe)
+                answers = (await pipe.execute(raise_on_error=False))[: len(calls)]
+            if not any(isinstance(each, redis.exceptions.NoScriptError) for each in answers):
+                break
+            for script in self._scripts.values():
+                await self._client.script_load(script.script)
+        return answers
 
     def _word(self, answer: Any) -> str:
         if isinstance(answer, bytes):
