@@ -46,7 +46,7 @@ def look(client: redis.Redis) -> list[Check]:
 def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
     """From the answers to `COMMANDS`; managed stores may refuse either, and leave things out."""
     known: dict[str, Any] = {} if isinstance(info, redis.ResponseError) else info
-    yield _check_version(str(known.get("redis_version", "")))
+    yield _check_version(str(known.get("valkey_version") or known.get("redis_version", "")))
     yield _check_role(known.get("role", ""))
     yield _check_write(write)
     yield _check_eviction(known.get("maxmemory_policy", ""))
