@@ -16,6 +16,9 @@ from app.errors import FieldError, InvalidRequest
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
+MAX_FIELDS = 100
+"""Of the body and of its `config`: each unknown one costs a look for its like. `inputs` has a limit of its own."""
+
 MAX_SHOWN_NAME = 256
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
@@ -56,6 +59,8 @@ def read_json_object(request: Request) -> dict[str, Any]:
         raise Problem.of_body("invalid_json", "The body holds a number that is too long.") from None
     if not isinstance(value, dict):
         raise Problem.of_body("invalid_type", "The body must be an object.")
+    if any(len(each) > MAX_FIELDS for each in (value, value.get("config")) if isinstance(each, dict)):
+        raise Problem.of_body("too_many_values", f"There are more than {MAX_FIELDS} fields; no request has so many.")
     longest = current_app.config["MAX_TEXT_LENGTH"]
     if len(body) > longest:
         _check_texts(value, longest)
