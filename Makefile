@@ -21,7 +21,7 @@ run: .venv/installed
 	@exec $(BIN)/python -m tools.run
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -n 4 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 chaos: .venv/installed-dev
 	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seconds 60)

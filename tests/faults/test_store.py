@@ -160,7 +160,7 @@ def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_
         client.script_flush()
     assert service.get(f"/executions/{lost}").status_code == 404
     assert service.cancel(lost).status_code == 404
-    deadline = time.monotonic() + LEASE_SECONDS + 2
+    deadline = time.monotonic() + LEASE_SECONDS * 4
     while '"attempt_lost"' not in service.output("worker0"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
