@@ -104,6 +104,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return bool(super().handle_request(req, conn))
         finally:
             conn.sock = client
+            req.body = io.BytesIO()  # all of it was taken from the client; gunicorn closes where much seems to be left
             if outgoing.left_bytes:
                 self._unsent[conn] = outgoing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -270,6 +271,18 @@ def test_clients_that_were_refused_and_stay_disturb_nobody(service: Service) -> 
             connection.sendall(get(version=b"HTTP/9.9"))
             connection.sendall(b"more")
         assert requests.get(f"{service.url}/healthz", timeout=5).elapsed.total_seconds() < 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_connection_whose_body_nobody_read_takes_the_next_request(service: Service, chunked: bool) -> None:
+    """It was not said that it would close: a client that comes back to it at once must not find it closed."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=CLOSED_SECONDS)
+    with contextlib.closing(connection):
+        for method, body, status in (("POST", b"x" * (LIMIT_BYTES // 2), 405), ("GET", None, 404)) * 3:
+            connection.request(method, ONE.decode(), iter([body]) if body and chunked else body, encode_chunked=chunked)
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, response.will_close) == (status, False)
 
 
 def peers_of(service: Service) -> set[int]:
