@@ -24,6 +24,8 @@ BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
 _AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
+_NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError, redis.exceptions.NoScriptError)
+"""The last: it forgot a script that it was told a moment ago, so it was emptied or replaced just now."""
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:
@@ -69,7 +71,7 @@ def translated() -> Iterator[None]:
         text = f"{type(error).__name__}: {error}"
         if any(word in text for word in _FULL):
             raise StoreFull from error
-        if any(word in text for word in _AWAY) or isinstance(error, (redis.ReadOnlyError, redis.BusyLoadingError)):
+        if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):
             raise StoreUnavailable from error
         raise
 

@@ -147,7 +147,8 @@ class Ledger:
         """What the scripts answer, each its answer or its error, in one round trip. `also` may fail by itself.
 
         (redis-py's own way asks first whether the store still knows them.) A store that has forgotten a script is
-        told it again, and all are called again, which harms nothing.
+        told it again, and all are called again, which harms nothing. One that forgets it once more meanwhile
+        leaves `NoScriptError` among the answers.
         """
         answers: list[Any] = []
         for _ in range(2):
@@ -159,8 +160,8 @@ class Ledger:
                 answers = (await pipe.execute(raise_on_error=False))[: len(calls)]
             if not any(isinstance(each, redis.exceptions.NoScriptError) for each in answers):
                 break
-            for script in self._scripts.values():
-                await self._client.script_load(script.script)
+            for name in {name for name, _ in calls}:
+                await self._client.script_load(self._scripts[name].script)
         return answers
 
     def _word(self, answer: Any) -> str:
