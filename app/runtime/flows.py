@@ -28,6 +28,8 @@ from app.runtime.usage import UNKNOWN_MODEL
 _FENCE = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _loading = threading.RLock()
 
+_Entrypoint = Callable[[dict[str, Any], Context], Any]
+
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s*")
 
 
@@ -113,18 +115,7 @@ def parse(parser: OutputParser, text: str) -> Any:
 
 
 def _run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    target = _entrypoint(flow.entrypoint, flow.folder)
-    arguments: tuple[Any, ...] = (dict(inputs),)
-    if hasattr(target, "ainvoke") and not hasattr(target, "invoke"):
-        call: Callable[..., Any] = target.ainvoke
-    elif hasattr(target, "invoke"):
-        call = target.invoke
-    elif callable(target):
-        call = target
-        arguments = (*arguments, context) if _takes_context(target) else arguments
-    else:
-        raise FlowError(f"{flow.entrypoint} is neither a function nor has it .invoke().")
-    returned = call(*arguments)
+    returned = _entrypoint(flow.entrypoint, flow.folder)(dict(inputs), context)
     return _wait_for(returned, context) if inspect.isawaitable(returned) else returned
 
 
@@ -160,14 +151,25 @@ def _wait_for(returned: Awaitable[Any], context: Context) -> Any:
     return asyncio.run(wait())
 
 
-def _entrypoint(entrypoint: str, folder: Path) -> Any:
-    """The attribute that an entry point names; loaded once in a process. Raises `FlowError`."""
+def _entrypoint(entrypoint: str, folder: Path) -> _Entrypoint:
+    """What an entry point names, to be called with inputs and context; loaded once in a process. Raises `FlowError`."""
     with _loading:  # a second thread must not see a module that is half loaded
         return _load(entrypoint, folder)
 
 
 @cache
-def _load(entrypoint: str, folder: Path) -> Any:
+def _load(entrypoint: str, folder: Path) -> _Entrypoint:
+    target = _attribute(entrypoint, folder)
+    if hasattr(target, "invoke"):
+        return lambda inputs, _: target.invoke(inputs)
+    if hasattr(target, "ainvoke"):
+        return lambda inputs, _: target.ainvoke(inputs)
+    if not callable(target):
+        raise FlowError(f"{entrypoint} is neither a function nor has it .invoke().")
+    return target if _takes_context(target) else lambda inputs, _: target(inputs)
+
+
+def _attribute(entrypoint: str, folder: Path) -> Any:
     where, _, attribute = entrypoint.rpartition(":")
     module = _load_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
     try:

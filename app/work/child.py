@@ -17,11 +17,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import structlog
@@ -92,41 +91,52 @@ class Child:
         self._models = WatchedModels(
             models, config.settings.openai_model_name, models_of(config.catalog), self._counts.add
         )
+        self._starts: queue.SimpleQueue[tuple[Head, bytes]] = queue.SimpleQueue()
         self._stops: dict[str, StopSignal] = {}
         self._steps: dict[str, StepReports] = {}
         self._progress = ProgressReports(worker)
+        self._runners = 1
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
 
     def run(self) -> None:
-        """Listens in a thread of its own; flows get the main thread, or threads, for themselves."""
-        starts: queue.SimpleQueue[tuple[Head, bytes]] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, args=(starts,), name="listen", daemon=True).start()
+        """Listens in a thread of its own; flows get the main thread, and more as they are needed, for themselves."""
+        threading.Thread(target=self._for_life, args=(self._listen,), name="listen", daemon=True).start()
         self._worker.send({"kind": "ready"})
-        if self._config.slots == 1:
-            while True:
-                self._run_one(*starts.get())
-        pool = ThreadPoolExecutor(self._config.slots, thread_name_prefix="flow")
-        while True:
-            pool.submit(self._run_one, *starts.get())
+        self._for_life(self._run_next)
 
-    def _listen(self, starts: queue.SimpleQueue[tuple[Head, bytes]]) -> None:
+    def _for_life(self, act: Callable[[], None]) -> NoReturn:
+        """A child that does not listen, or does not run what it was given, must not go on."""
         try:
             while True:
-                head, body = self._worker.receive(self._config.silence_seconds)
-                if head["kind"] == "start":
-                    self._stops[head["token"]] = StopSignal()
-                    starts.put((head, body))
-                elif head["kind"] == "stop" and (stop := self._stops.get(head["token"])):
-                    stop.request()
-                elif head["kind"] == "stored" and (steps := self._steps.get(head["token"])):
-                    steps.stored(head["number"])
-                self._progress.send_late()
-                self._send_counts()
+                act()
         except (EOFError, OSError):
             pass  # the worker is gone: nobody may see what happens from here on
         except BaseException:
             log.exception("child_crashed")
         finally:
-            os._exit(1)  # a child that does not listen must not go on
+            os._exit(1)
+
+    def _run_next(self) -> None:
+        self._run_one(*self._starts.get())
+
+    def _take(self, start: Head, body: bytes) -> None:
+        """Queues an attempt for the threads that run them; there are as many as were ever needed at once."""
+        self._stops[start["token"]] = StopSignal()
+        if len(self._stops) > self._runners:
+            self._runners += 1
+            threading.Thread(target=self._for_life, args=(self._run_next,), name="flow", daemon=True).start()
+        self._starts.put((start, body))
+
+    def _listen(self) -> None:
+        head, body = self._worker.receive(self._config.silence_seconds)
+        if head["kind"] == "start":
+            self._take(head, body)
+        elif head["kind"] == "stop" and (stop := self._stops.get(head["token"])):
+            stop.request()
+        elif head["kind"] == "stored" and (steps := self._steps.get(head["token"])):
+            steps.stored(head["number"])
+        self._progress.send_late()
+        self._send_counts()
 
     def _run_one(self, start: Head, body: bytes) -> None:
         surroundings = Surroundings()
@@ -139,7 +149,7 @@ class Child:
         ended |= {
             "usage": write_usage(surroundings.usage.models),
             "left_behind": surroundings.left_behind,
-            "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+            "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
         }
         self._send_counts()
         with contextlib.suppress(OSError):  # the listener notices, and ends this process

@@ -44,7 +44,7 @@ class ChildHandle:
         """Steps that outlived their runs, since it was born; some of them may have ended."""
         self.ready = self.retiring = self.gone = self.killed = False
         self._socket = ours
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.Transport | None = None
 
     @property
     def free_slots(self) -> int:
@@ -52,23 +52,20 @@ class ChildHandle:
 
     async def listen(self, on_message: OnMessage) -> None:
         """Hands on every message, until the child is gone."""
-        reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=2**20)
+        hearing = _Hearing(lambda head, body: on_message(self, head, body))
+        self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: hearing, sock=self._socket)
         exited = asyncio.ensure_future(self._exited())
-        reading = asyncio.ensure_future(self._read(reader, on_message))
         try:
-            await asyncio.wait({exited})
-            await asyncio.wait({reading}, timeout=0.5)  # what it said last may still be on its way
+            await asyncio.wait({exited, hearing.ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({exited}, timeout=0.1)
+            if not exited.done():
+                self.kill()  # a child that closed its socket can not be talked to any more
+            await exited
+            await asyncio.wait({hearing.ended}, timeout=0.5)  # what it said last may still be on its way
         finally:
             self.gone = True
             exited.cancel()
-            reading.cancel()
-            self._writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader, on_message: OnMessage) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            while True:
-                on_message(self, *await protocol.receive(reader))
-        self.kill()  # a child that closed its socket can not be talked to any more
+            self._transport.abort()
 
     async def _exited(self) -> None:
         loop, exited = asyncio.get_running_loop(), asyncio.Event()
@@ -88,8 +85,8 @@ class ChildHandle:
 
     def send(self, head: protocol.Head, body: bytes = b"") -> None:
         """Never blocks and never fails: that the child is gone is noticed elsewhere."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(protocol.encode(head, body))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(protocol.encode(head, body))
 
     def kill(self) -> None:
         """Ends the process and whatever its flow has started, without asking."""
@@ -111,6 +108,23 @@ class ChildHandle:
             hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
             return f"The process that ran it was ended by {signal.Signals(-code).name}.{hint}"
         return f"The process that ran it ended with exit code {code} in the middle of the run."
+
+
+class _Hearing(asyncio.Protocol):
+    """The worker's end of the socket. `ended` is done when there is nothing more to hear."""
+
+    def __init__(self, on_message: Callable[[protocol.Head, bytes], None]):
+        self._messages = protocol.Messages()
+        self._on_message = on_message
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._messages.feed(data)
+        while message := self._messages.take():
+            self._on_message(*message)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.ended.set_result(None)
 
 
 def end_strays() -> None:

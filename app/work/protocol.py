@@ -18,11 +18,11 @@ import select
 import socket
 import struct
 import threading
-from asyncio import StreamReader
 from collections.abc import Iterable
 from typing import Any
 
 _LENGTHS = struct.Struct("!II")
+_PIECE_BYTES = 256 * 1024
 
 Head = dict[str, Any]
 
@@ -48,11 +48,29 @@ def split(lengths: Iterable[int], body: bytes) -> list[bytes]:
     return parts
 
 
-async def receive(reader: StreamReader) -> tuple[Head, bytes]:
-    """The next message. Raises `IncompleteReadError` at the end of the stream."""
-    head_bytes, body_bytes = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
-    head = json.loads(await reader.readexactly(head_bytes))
-    return head, await reader.readexactly(body_bytes) if body_bytes else b""
+class Messages:
+    """What has arrived, as messages."""
+
+    def __init__(self) -> None:
+        self._arrived = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """More has arrived: any part of one message, or of many."""
+        self._arrived += data
+
+    def take(self) -> tuple[Head, bytes] | None:
+        """The next message; None where it is not all there."""
+        if len(self._arrived) < _LENGTHS.size:
+            return None
+        head_bytes, body_bytes = _LENGTHS.unpack_from(self._arrived)
+        body_at = _LENGTHS.size + head_bytes
+        if len(self._arrived) < body_at + body_bytes:
+            return None
+        head = json.loads(self._arrived[_LENGTHS.size : body_at])
+        with memoryview(self._arrived) as arrived:
+            body = bytes(arrived[body_at : body_at + body_bytes])
+        del self._arrived[: body_at + body_bytes]
+        return head, body
 
 
 class ChildSocket:
@@ -60,6 +78,7 @@ class ChildSocket:
 
     def __init__(self, end: socket.socket):
         self._socket = end
+        self._messages = Messages()
         self._sending = threading.Lock()
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
@@ -72,16 +91,11 @@ class ChildSocket:
 
     def receive(self, silence_seconds: float) -> tuple[Head, bytes]:
         """The next message. Raises `EOFError` when the worker is gone, or said nothing for so long."""
-        if not self._poll.poll(silence_seconds * 1000):
-            raise EOFError
-        head_bytes, body_bytes = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
-        return json.loads(self._exactly(head_bytes)), self._exactly(body_bytes)
-
-    def _exactly(self, count: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < count:
-            part = self._socket.recv(count - len(parts))
-            if not part:
+        while not (message := self._messages.take()):
+            if not self._poll.poll(silence_seconds * 1000):
                 raise EOFError
-            parts += part
-        return bytes(parts)
+            data = self._socket.recv(_PIECE_BYTES)
+            if not data:
+                raise EOFError
+            self._messages.feed(data)
+        return message
