@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger
 
-from app import binding, logs, settings, tracing
+from app import binding, garbage, logs, settings, tracing
 from app.errors import ConfigurationError
 
 log = structlog.get_logger("web")
@@ -110,6 +110,7 @@ def post_worker_init(worker: Any) -> None:
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
+    garbage.settle()
     log.info("web_process_ready")
 
 

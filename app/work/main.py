@@ -14,7 +14,7 @@ from functools import partial
 import redis
 import structlog
 
-from app import catalog, logs, settings, tracing
+from app import catalog, garbage, logs, settings, tracing
 from app.catalog.model import Catalog
 from app.errors import ConfigurationError
 from app.executions import connection
@@ -49,6 +49,7 @@ def _run(config: settings.Settings) -> None:
     openai = ["openai"] if config.openai_api_key or config.openai_base_url else []
     for name in [*openai, *tracing.preload(config)]:
         importlib.import_module(name)  # half a second, and 20 MB: once, before all children are forked
+    garbage.settle()  # for all that is forked, too
     adopt_orphans()
     zygote.start()
     asyncio.run(_work(config))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import os
 import pickle
 import signal
@@ -72,7 +71,6 @@ def _serve(control: socket.socket, worker: int) -> NoReturn:
     _close_all_but(control.fileno())
     die_with_parent(worker)
     name_process("exec-zygote")
-    gc.freeze()  # what is there stays there, so that no page of it has to be copied
     try:
         while True:
             head, [end], _, _ = socket.recv_fds(control, _LENGTH.size, 1)
