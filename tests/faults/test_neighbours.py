@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.measure import LONG
 from tests.support.service import Service
 
 Make = Callable[..., Service]
 
-LONG = bool(os.environ.get("LONG_FAULTS"))
 LEAK_BYTES, LEAK_LIMIT_BYTES = (2 * 1024**3, 1024**3) if LONG else (300_000_000, 200_000_000)
 HOLD_SECONDS = 30 if LONG else 5  # more than the three seconds of a lease
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
+from tests.support.measure import LONG
 from tests.support.service import Service
 
 BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
+RACES = 5_000 if LONG else 40
 
 
 def start(service: Service, flow: str, **inputs: object) -> str:
@@ -80,23 +83,20 @@ def test_a_pending_execution_that_is_cancelled_never_starts(make_service, tmp_pa
 
 
 @BOTH
+@pytest.mark.timeout(900 if LONG else 60)
 def test_a_cancel_at_any_moment_of_a_short_run_gives_one_true_answer(
     service: Service, tmp_path: Path, flow: str
 ) -> None:
     """Cancels race with the claim and with the end; what is answered is what stays."""
-    answers: dict[str, int] = {}
 
-    def start_and_cancel(number: int) -> None:
+    def start_and_cancel(number: int) -> tuple[str, int]:
         id = start(service, flow, do="listen", seconds=0.02)
         time.sleep((number % 10) * 0.005)
-        answers[id] = service.cancel(id).status_code
+        return id, service.cancel(id).status_code
 
-    threads = [threading.Thread(target=start_and_cancel, args=(number,)) for number in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 40
+    with ThreadPoolExecutor(40) as clients:
+        answers = dict(clients.map(start_and_cancel, range(RACES)))
+    assert len(answers) == RACES
     for id, code in answers.items():
         expected = {200: {"cancelled"}, 202: {"cancelled"}, 400: {"completed"}}[code]
         assert service.ended(id)["status"] in expected
