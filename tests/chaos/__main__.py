@@ -43,7 +43,7 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
             load.start(CLIENTS)
             breaker.break_things(seconds)
             load.stop()
-            return Verdict(service, store, load, breaker).report()
+            return Verdict.gather(service, store, load, breaker).report()
     finally:
         store.stop()
 

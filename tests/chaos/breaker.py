@@ -54,11 +54,6 @@ class Breaker:
             fault.recovery_seconds = self._recovery_seconds()
             print(f"{datetime.now(UTC):%H:%M:%S} {fault.name}: {fault.recovery_seconds or 99:.2f} s", flush=True)
 
-    def last_outage_ended_at(self, before: float) -> float:
-        """When the store was last out of reach before this moment; 0 where it never was."""
-        ends = (min(each.ended_at, before) for each in self.faults if each.name in AWAY and each.began_at < before)
-        return max(ends, default=0.0)
-
     def _every_fault(self) -> list[Callable[[], None]]:
         return [
             self._kill_a_child,

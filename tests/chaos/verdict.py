@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -12,45 +12,72 @@ from typing import Any
 import redis
 import requests
 
-from tests.chaos.breaker import Breaker
+from tests.chaos.breaker import AWAY, Breaker, Fault
 from tests.chaos.load import Accepted, Load
 from tests.support.service import ENDED, Service
 from tools.embedded_store import EmbeddedStore
 
 SETTLE_SECONDS = 60.0
 MOVES_ON_SECONDS = 20.0
+NEVER_SECONDS = 99.0
 
 Tick = tuple[int, int, float]
 """Attempt, process and wall-clock time of a side effect."""
 
 
+@dataclass
 class Verdict:
-    def __init__(self, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker):
-        self._store, self._load, self._breaker = store, load, breaker
-        self._last = _settled(service, [each.id for each in load.accepted])
-        self._ticks = {each.id: _read_ticks(each) for each in load.accepted}
+    """`last` is the last body of each execution; `listed` the ids of each status's list, `leased` those that still
+    hold a lease; `frozen` the processes that were.
+    """
 
-    def report(self) -> bool:
-        """Prints what happened; True where every promise held."""
-        accepted, bodies = self._load.accepted, self._last.values()
-        moved_on = sorted(seconds for each in accepted for seconds in self._moved_on_seconds(each))
-        broken = {
-            "lost (accepted, not found)": [id for id, body in self._last.items() if body.get("status") == 404],
-            "stuck (not ended)": [id for id, body in self._last.items() if body.get("status") not in (*ENDED, 404)],
+    accepted: list[Accepted]
+    last: dict[str, dict[str, Any]]
+    ticks: dict[str, list[Tick]]
+    listed: dict[str, set[str]]
+    leased: list[str]
+    codes: dict[int, int]
+    slowest_seconds: float
+    faults: list[Fault]
+    frozen: set[int]
+
+    @classmethod
+    def gather(cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker) -> Verdict:
+        """Once every execution has ended, or the patience is over."""
+        last = _settled(service, [each.id for each in load.accepted])
+        ticks = {each.id: _read_ticks(each) for each in load.accepted}
+        with redis.Redis.from_url(store.url) as client:
+            listed = {status: _members(client, f"exec:index:default:{status}:all") for status in ENDED}
+            leased = sorted(_members(client, "exec:leases"))
+        codes, slowest_seconds = load.codes, load.slowest_seconds
+        return cls(load.accepted, last, ticks, listed, leased, codes, slowest_seconds, breaker.faults, breaker.frozen)
+
+    def broken(self) -> dict[str, list[str]]:
+        """The promises, each with the executions, answers or faults with which it was broken."""
+        accepted = self.accepted
+        return {
+            "lost (accepted, not found)": [id for id, body in self.last.items() if body.get("status") == 404],
+            "stuck (not ended)": [id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)],
             "cancel lied": [each.id for each in accepted if self._lied(each)],
             "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
             "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
             "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
-            "list and status differ": self._differing(),
-            "an answer other than 2xx, 400, 503": [str(c) for c in self._load.codes if c not in (200, 202, 400, 503)],
-            f"moved on after more than {MOVES_ON_SECONDS:g} s": [f"{s:.1f}" for s in moved_on if s > MOVES_ON_SECONDS],
+            "list and status differ": [id for id in self.last if not self._is_listed(id)] + self.leased,
+            "an answer other than 2xx, 400, 503": [str(c) for c in self.codes if c not in (200, 202, 400, 503)],
+            f"moved on after more than {MOVES_ON_SECONDS:g} s": [
+                f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
+            ],
             f"recovered after more than {MOVES_ON_SECONDS:g} s": [
-                each.name for each in self._breaker.faults if (each.recovery_seconds or 99) > MOVES_ON_SECONDS
+                each.name for each in self.faults if (each.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
             ],
         }
+
+    def report(self) -> bool:
+        """Prints what happened; True where every promise held."""
+        bodies, moved_on, broken = self.last.values(), self._moved_on_seconds(), self.broken()
         counts = {status: sum(body.get("status") == status for body in bodies) for status in ENDED}
-        print(f"\n{len(accepted)} accepted = " + " + ".join(f"{count} {status}" for status, count in counts.items()))
-        print(f"answers: {dict(sorted(self._load.codes.items()))}; slowest {self._load.slowest_seconds:.2f} s")
+        print(f"\n{len(self.accepted)} accepted = " + " + ".join(f"{count} {name}" for name, count in counts.items()))
+        print(f"answers: {dict(sorted(self.codes.items()))}; slowest {self.slowest_seconds:.2f} s")
         if moved_on:
             middle, worst = statistics.median(moved_on), moved_on[-1]
             print(
@@ -65,19 +92,19 @@ class Verdict:
 
     def _print_faults(self) -> None:
         print("\n| fault | times | recovery, median | worst |\n|---|---|---|---|")
-        faults = sorted(self._breaker.faults, key=lambda each: each.name)
+        faults = sorted(self.faults, key=lambda each: each.name)
         for name, group in groupby(faults, key=lambda each: each.name):
-            times = [99.0 if each.recovery_seconds is None else each.recovery_seconds for each in group]
+            times = [each.recovery_seconds or NEVER_SECONDS for each in group]
             print(f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |")
 
     def _lied(self, each: Accepted) -> bool:
-        status = self._last[each.id].get("status")
+        status = self.last[each.id].get("status")
         said_yes, said_no = 200 in each.cancel_answers, 400 in each.cancel_answers
         return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
 
     def _foreign(self, each: Accepted) -> bool:
         """Whether what it returned is not what the attempt that won returned."""
-        body = self._last[each.id]
+        body = self.last[each.id]
         if body.get("status") != "completed":
             return False
         outputs = body["outputs"]
@@ -87,41 +114,47 @@ class Verdict:
 
     def _overlapped(self, each: Accepted) -> bool:
         """Whether side effects of two runs alternate: A B A."""
-        runs = [run for run, _ in groupby(self._ticks[each.id], key=lambda tick: tick[:2])]
+        runs = [run for run, _ in groupby(self.ticks[each.id], key=lambda tick: tick[:2])]
         return len(runs) - len(set(runs)) > self._excused(each)
 
     def _went_on(self, each: Accepted) -> bool:
         """Whether side effects came after `cancelled` was visible (to the millisecond in which it was written)."""
-        body = self._last[each.id]
+        body = self.last[each.id]
         if body.get("status") != "cancelled":
             return False
         ended_at = _at(body["cancelled_at"]) + 0.01
-        return sum(at > ended_at for _, _, at in self._ticks[each.id]) > self._excused(each)
+        return sum(at > ended_at for _, _, at in self.ticks[each.id]) > self._excused(each)
 
     def _excused(self, each: Accepted) -> int:
         """A process that was frozen has one moment after it wakes."""
-        return len({pid for _, pid, _ in self._ticks[each.id]} & self._breaker.frozen)
+        return len({pid for _, pid, _ in self.ticks[each.id]} & self.frozen)
 
-    def _moved_on_seconds(self, each: Accepted) -> Iterator[float]:
+    def _is_listed(self, id: str) -> bool:
+        return id in self.listed.get(self.last[id].get("status", ""), set())
+
+    def _moved_on_seconds(self) -> list[float]:
         """For each lost run with side effects: from the last of them until the execution was queued again, or ended.
 
         An outage of the store is a fault of its own, after which every lease is granted once more: where there was
-        one in between, the time runs from its end.
+        one in between, the time runs from its end. Sorted.
         """
-        for attempt in self._last[each.id].get("attempts", []):
-            times = [at for number, _, at in self._ticks[each.id] if number == attempt["number"]]
-            if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
-                moved_at = _at(attempt["ended_at"])
-                yield moved_at - max(max(times), self._breaker.last_outage_ended_at(moved_at))
+        found = []
+        for each in self.accepted:
+            for attempt in self.last[each.id].get("attempts", []):
+                times = [at for number, _, at in self.ticks[each.id] if number == attempt["number"]]
+                if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
+                    moved_at = _at(attempt["ended_at"])
+                    found.append(moved_at - max(max(times), self._last_outage_ended_at(moved_at)))
+        return sorted(found)
 
-    def _differing(self) -> list[str]:
-        with redis.Redis.from_url(self._store.url) as client:
-            listed = {
-                status: {id.decode() for id in client.zrange(f"exec:index:default:{status}:all", 0, -1)}
-                for status in ENDED
-            }
-            leftover = [id.decode() for id in client.zrange("exec:leases", 0, -1)]
-        return [id for id, body in self._last.items() if id not in listed.get(body.get("status", ""), set())] + leftover
+    def _last_outage_ended_at(self, before: float) -> float:
+        """When the store was last out of reach before this moment; 0 where it never was."""
+        ends = (min(each.ended_at, before) for each in self.faults if each.name in AWAY and each.began_at < before)
+        return max(ends, default=0.0)
+
+
+def _members(client: redis.Redis, key: str) -> set[str]:
+    return {id.decode() for id in client.zrange(key, 0, -1)}
 
 
 def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,153 @@
+"""The judge of `make chaos`, judged: a sound history passes, and each broken promise is found in a forged one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.breaker import Fault
+from tests.chaos.load import Accepted
+from tests.chaos.verdict import Verdict
+
+BEGAN = 1_800_000_000.0
+FIRST, SECOND = (1, 100), (2, 200)
+"""An attempt and its process."""
+
+
+def at(seconds: float) -> str:
+    return datetime.fromtimestamp(BEGAN + seconds, UTC).isoformat()
+
+
+def history() -> Verdict:
+    """`moved` lost its first attempt and completed in the second; `stopped` was cancelled."""
+    moved, stopped = (
+        Accepted(f"exec_{name}", kind, Path()) for name, kind in (("moved", "work"), ("stopped", "cancel"))
+    )
+    stopped.cancel_answers.append(200)
+    lost = {"number": 1, "outcome": "lost", "ended_at": at(14)}
+    return Verdict(
+        accepted=[moved, stopped],
+        last={
+            moved.id: {"status": "completed", "attempt": 2, "outputs": {"output": {"attempt": 2}}, "attempts": [lost]},
+            stopped.id: {"status": "cancelled", "cancelled_at": at(5)},
+        },
+        ticks={
+            moved.id: [(*FIRST, BEGAN + 1), (*FIRST, BEGAN + 2), (*SECOND, BEGAN + 15)],
+            stopped.id: [(*FIRST, BEGAN + 4)],
+        },
+        listed={"completed": {moved.id}, "failed": set(), "cancelled": {stopped.id}},
+        leased=[],
+        codes={200: 9, 202: 2, 400: 1, 503: 3},
+        slowest_seconds=1.0,
+        faults=[Fault("kill a worker", BEGAN + 2, BEGAN + 2, 0.5)],
+        frozen=set(),
+    )
+
+
+def found(verdict: Verdict) -> list[str]:
+    return [promise for promise, cases in verdict.broken().items() if cases]
+
+
+def test_a_sound_history_breaks_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert found(history()) == []
+    assert history().report()
+    assert "2 accepted = 1 completed + 0 failed + 1 cancelled" in capsys.readouterr().out
+
+
+def lose(it: Verdict) -> None:
+    it.last["exec_moved"] = {"status": 404}
+    it.listed["completed"].clear()
+
+
+def stick(it: Verdict) -> None:
+    it.last["exec_moved"] |= {"status": "running"}
+
+
+def cancel_after_a_no(it: Verdict) -> None:
+    it.accepted[1].cancel_answers[:] = [400]
+
+
+def complete_after_a_yes(it: Verdict) -> None:
+    it.accepted[0].cancel_answers.append(200)
+
+
+def take_the_old_outputs(it: Verdict) -> None:
+    it.last["exec_moved"]["outputs"] = {"output": {"attempt": 1}}
+
+
+def run_twice_at_a_time(it: Verdict) -> None:
+    it.ticks["exec_moved"].append((*FIRST, BEGAN + 16))
+
+
+def go_on(it: Verdict) -> None:
+    it.ticks["exec_stopped"].append((*FIRST, BEGAN + 5.1))
+
+
+def list_elsewhere(it: Verdict) -> None:
+    it.listed["failed"].add("exec_moved")
+    it.listed["completed"].clear()
+
+
+def keep_a_lease(it: Verdict) -> None:
+    it.leased.append("exec_moved")
+
+
+def answer_500(it: Verdict) -> None:
+    it.codes[500] = 1
+
+
+def move_on_late(it: Verdict) -> None:
+    it.last["exec_moved"]["attempts"][0]["ended_at"] = at(22.5)
+
+
+def recover_late(it: Verdict) -> None:
+    it.faults[0].recovery_seconds = 20.5
+
+
+def never_recover(it: Verdict) -> None:
+    it.faults[0].recovery_seconds = None
+
+
+@pytest.mark.parametrize(
+    ("forge", "promises"),
+    [
+        (lose, ["lost (accepted, not found)", "list and status differ"]),
+        (stick, ["stuck (not ended)", "list and status differ"]),
+        (cancel_after_a_no, ["cancel lied"]),
+        (complete_after_a_yes, ["cancel lied"]),
+        (take_the_old_outputs, ["outputs of another attempt"]),
+        (run_twice_at_a_time, ["two runs at a time"]),
+        (go_on, ["went on after cancelled"]),
+        (list_elsewhere, ["list and status differ"]),
+        (keep_a_lease, ["list and status differ"]),
+        (answer_500, ["an answer other than 2xx, 400, 503"]),
+        (move_on_late, ["moved on after more than 20 s"]),
+        (recover_late, ["recovered after more than 20 s"]),
+        (never_recover, ["recovered after more than 20 s"]),
+    ],
+)
+def test_each_broken_promise_is_found(forge: Callable[[Verdict], None], promises: list[str]) -> None:
+    verdict = history()
+    forge(verdict)
+    assert found(verdict) == promises
+    assert not verdict.report()
+
+
+def test_a_process_that_was_frozen_is_excused_once() -> None:
+    verdict = history()
+    verdict.frozen.add(FIRST[1])
+    run_twice_at_a_time(verdict)
+    go_on(verdict)
+    assert found(verdict) == []
+    verdict.ticks["exec_stopped"].append((*FIRST, BEGAN + 5.2))
+    assert found(verdict) == ["went on after cancelled"]
+
+
+def test_an_outage_of_the_store_is_counted_from_its_end() -> None:
+    verdict = history()
+    move_on_late(verdict)
+    verdict.faults.append(Fault("freeze the store", BEGAN + 1, BEGAN + 10, 0.5))
+    assert found(verdict) == []
