@@ -65,8 +65,14 @@ format: .venv/installed-dev
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
-bench: .venv/installed-dev .venv-bench/installed
-	@$(BIN)/python -m bench $(ARGS)
+# What is measured is what is deployed: some of the development tools are loaded wherever they are installed.
+.venv-service/installed: .venv/bin/python requirements.txt
+	@$(PYTHON) -m venv .venv-service
+	@.venv-service/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
 
-bench-full: .venv/installed-dev .venv-bench/installed
-	@$(BIN)/python -m bench --full $(ARGS)
+bench: .venv-service/installed .venv-bench/installed
+	@.venv-service/bin/python -m bench $(ARGS)
+
+bench-full: .venv-service/installed .venv-bench/installed
+	@.venv-service/bin/python -m bench --full $(ARGS)
