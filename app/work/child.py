@@ -150,8 +150,8 @@ class Child:
             "usage": write_usage(surroundings.usage.models),
             "left_behind": surroundings.left_behind,
             "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
+            "counts": self._counts.take(),
         }
-        self._send_counts()
         with contextlib.suppress(OSError):  # the listener notices, and ends this process
             self._worker.send({"kind": "ended", "token": start["token"], **ended}, outputs)
 

@@ -175,6 +175,7 @@ class Pool:
 
     def _hear_the_end(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
         """An execution is over when nothing of it runs: steps that did not stop end with their process."""
+        self.counted.add(head["counts"])
         if head["left_behind"] and child.slots == 1:
             child.last_words[head["token"]] = (head, body)
             child.kill()
