@@ -9,7 +9,7 @@ from typing import Any
 from app.executions.model import Progress
 from app.models.base import Completion, ModelProvider
 from app.runtime.stop import StopSignal
-from app.runtime.usage import Budget, Usage
+from app.runtime.usage import Budget, BudgetExceeded, Usage
 
 MAX_PROGRESS_STEPS = 1_000_000_000
 MAX_STEP_NAME = 256
@@ -44,7 +44,7 @@ class Context:
         self.traceparent = traceparent
         """The trace that the run belongs to (W3C Trace Context), for calls that the flow makes; None without one."""
         self.usage = Usage(parent=usage)
-        self._budget = budget
+        self._budget, self._refused = budget, None  # type: Budget, BudgetExceeded | None
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override
         self._progressing = threading.Lock()
@@ -88,7 +88,16 @@ class Context:
         asked to end, it raises `Stopped`, and once `config.budget` is spent, `BudgetExceeded`; neither is an
         `Exception`, so that `except Exception` lets them pass.
         """
-        self._budget.before_call()
+        try:
+            self._budget.before_call()
+        except BudgetExceeded as refused:
+            self._refused = refused
+            raise
         completion = self._models.complete(messages, model=self._model_override or model, stop=self._stop, **options)
         self.usage.add(completion)
         return completion
+
+    def hold_to_budget(self) -> None:
+        """For whoever ran the flow: raises `BudgetExceeded` where the flow was told so, and kept it to itself."""
+        if self._refused:
+            raise self._refused

@@ -38,6 +38,7 @@ def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Conte
     if isinstance(flow, PromptFlow):
         return _filled_in({"output": _run_prompt(flow, inputs, context)}, context)
     returned = _run_python(flow, inputs, context)
+    context.hold_to_budget()
     if isinstance(returned, dict) and "output" in returned:
         return _filled_in(returned, context)
     return _filled_in({"output": returned}, context)

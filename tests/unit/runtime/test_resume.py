@@ -23,6 +23,7 @@ AGENT = """
 flows:
   - {name: default, entrypoint: "flow.py:run", isolation: thread}
   - {name: ask, entrypoint: "flow.py:ask", isolation: thread}
+  - {name: hide, entrypoint: "flow.py:hide", isolation: thread}
 """
 
 FLOW = """
@@ -37,6 +38,15 @@ def run(inputs, context):
         raise ValueError(f"{name} is broken")
     time.sleep(inputs.get("seconds") or 0)
     return f"{name}({inputs.get('value')})"
+
+def hide(inputs, context):
+    calls.append(context.step_key.partition(":")[2])
+    for _ in range(2):
+        try:
+            answer = context.complete([{"role": "user", "content": "?"}])
+        except BaseException:
+            pass
+    return answer.text
 
 def ask(inputs, context):
     calls.append(context.step_key.partition(":")[2])
@@ -229,6 +239,17 @@ def test_a_run_that_goes_on_counts_what_was_used_before(load: Callable[[str], Ca
     outputs = store.run(known, "p", {}, models=Model(), budget={"max_tokens": 32})
     assert outputs["metadata"]["tokens_used"] == 32
     assert flow.calls == ["a", "b"]
+
+
+def test_a_flow_that_keeps_the_end_of_its_budget_to_itself_fails_all_the_same(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    with pytest.raises(RunFailed) as failed:
+        Recorder().run(
+            load(ASKING.replace("flow: ask}", "flow: hide}", 1)), "p", {}, models=Model(), budget={"max_tokens": 16}
+        )
+    assert failed.value.failure.type == "BudgetExceeded"
+    assert flow.calls == ["a"]
 
 
 def test_steps_and_seconds_are_limited_too(load: Callable[[str], Catalog], flow: Any) -> None:
