@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, QueueFull, TooManyUnfinished
+from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
 from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
@@ -53,7 +53,7 @@ class ExecutionStore:
         """Stores and queues an execution in one step, or finds the one that this idempotency key started.
 
         Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
-        where a limit is reached; then nothing is stored.
+        where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing is stored.
         """
         with self._calling():
             word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
@@ -63,6 +63,8 @@ class ExecutionStore:
             raise TooManyUnfinished(self._settings.max_unfinished)
         if word == b"queue_full":
             raise QueueFull
+        if word == b"source_gone":
+            raise NotFound(f"There is no execution with the id {new.retry_of}.")
         id, created, *unfinished = receipt
         count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
         return Submitted(id.decode(), to_datetime(created), word == b"replayed", count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
+from app.errors import NotFound
 from app.executions.model import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
 from app.executions.steps import read_usage, write_usage
 from tests.store.driver import Driver, new_execution
@@ -118,6 +119,16 @@ def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
     taken = driver.stored(again.id)
     assert [(each.id, each.status) for each in taken.steps] == [("first", StepStatus.COMPLETED)]
     assert (taken.step_outputs, taken.retry_of) == ({"one": b"1"}, id)
+
+
+def test_a_retry_does_not_start_over_because_what_it_repeats_has_just_left(driver: Driver) -> None:
+    id, token = running_pipeline(driver)
+    driver.finish(id, token, "failed")
+    driver.let_retention_be_over()
+    again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
+    with pytest.raises(NotFound, match=id):
+        driver.store.submit(again)
+    assert driver.store.get(again.id, again.tenant) is None
 
 
 def test_steps_leave_with_their_execution(driver: Driver) -> None:

@@ -4,7 +4,8 @@
 -- ARGV: id, expires in microseconds or '', the execution whose steps are taken over or '', what is asked (the
 -- job's data), what `admission.lua` asks (JSON), then the record as field, value, ...
 -- Answers `accepted` with the id and the time of creation; `replayed` with those of the first start with this
--- idempotency key; or `reused`, where that had another body; or the limit that was reached, and nothing is stored.
+-- idempotency key; or `reused`, where that had another body; or the limit that was reached; or `source_gone`, where
+-- what it was to take over has left. Then nothing is stored.
 -- After the time of creation it says how many executions of the tenant are unfinished now, or -1.
 local id, key, asked = ARGV[1], job_key(ARGV[1]), cjson.decode(ARGV[5])
 local known = redis.call('HGET', key, 'created')
@@ -12,6 +13,7 @@ if known then return {'accepted', id, known, unfinished(asked)} end
 local at = now()
 local instead = earlier(asked) or refusal(asked, at)
 if instead then return instead end
+if ARGV[3] ~= '' and redis.call('EXISTS', job_key(ARGV[3])) == 0 then return {'source_gone'} end
 
 redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 6))
 redis.call('SET', data_key(id), ARGV[4])
