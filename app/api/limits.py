@@ -84,7 +84,7 @@ def _limit(settings: Settings) -> str:
     if request.blueprint in LIMITED_BLUEPRINTS and request.method == "POST":
         cancels = request.endpoint == "executions.cancel_execution"
         limit = settings.rate_limit_cancel if cancels else settings.rate_limit_start
-    elif request.blueprint in LIMITED_BLUEPRINTS:
+    elif request.blueprint in LIMITED_BLUEPRINTS and request.method in ("GET", "HEAD"):
         limit = settings.rate_limit_read
     return limit or ""
 

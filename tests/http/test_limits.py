@@ -155,6 +155,9 @@ def test_polling_and_cancelling_go_on_for_one_who_may_start_no_more(make_service
 def test_reads_and_cancels_may_be_limited_too(make_service: Make) -> None:
     service = make_service(workers=0, RATE_LIMIT_READ="3/hour", RATE_LIMIT_CANCEL="2/hour")
     id = post(service).json()["execution_id"]
+    assert [requests.options(f"{service.url}/api/v1/executions/{id}", timeout=5).status_code for _ in range(4)] == [
+        200
+    ] * 4
     assert [service.get(f"/executions/{id}").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.get("/executions").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.cancel(id).status_code for _ in range(3)] == [200, 200, 429]
