@@ -34,6 +34,8 @@ LOOK_SECONDS = 1.8
 answers byte by byte is not waited for.
 """
 
+SILENT_SECONDS = 1.0
+
 Found = TypeVar("Found")
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -46,6 +48,7 @@ class Operations:
         self._readiness, self._statistics = Readiness.connect(settings), Statistics.connect(settings)
         self._queues = queues_needed(catalog)
         self._looking = ThreadPoolExecutor(4, thread_name_prefix="look")
+        self._silent_until = 0.0
         self._requests = counters.Reports()
         self._registry = CollectorRegistry()
         models = models_of(catalog) | {settings.openai_model_name}
@@ -94,9 +97,15 @@ class Operations:
         return self._statistics.read()
 
     def _in_time(self, look: Callable[[], Found]) -> Found:
+        """Raises `StoreUnavailable` after `LOOK_SECONDS`, and for a second after that at once: those who wait for a
+        thread of the process meanwhile do not wait as long again.
+        """
+        if time.monotonic() < self._silent_until:
+            raise StoreUnavailable("The store does not answer in time.")
         try:
             return self._looking.submit(look).result(LOOK_SECONDS)
         except TimeoutError:
+            self._silent_until = time.monotonic() + SILENT_SECONDS
             raise StoreUnavailable("The store does not answer in time.") from None
 
 
