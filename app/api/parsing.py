@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, NoReturn
 
 from flask import Request
@@ -28,10 +27,6 @@ _CODES = (
     ("This field is set by the service", "read_only"),
 )
 """What marshmallow's messages begin with, and what they are called here."""
-
-
-MAX_ERRORS = 100
-"""More are not told: nobody reads them, and a small body could ask for a very large answer."""
 
 
 class StrictParser(FlaskParser):
@@ -69,7 +64,7 @@ class StrictParser(FlaskParser):
         messages: Any = error.messages
         [(location, content)] = messages.items()
         unknown = "unknown_parameter" if location == "query" else "unknown_field"
-        raise InvalidRequest(list(islice(_flat(content, (), unknown), MAX_ERRORS)))
+        raise InvalidRequest(list(_flat(content, (), unknown)))
 
 
 def _is_sent(request: Request, schema: Schema, location: str) -> bool:

@@ -27,6 +27,9 @@ from app.errors import (
 
 log = structlog.get_logger(__name__)
 
+MAX_ERRORS = 100
+"""More are not told: nobody reads them, and a small body could ask for a very large answer."""
+
 _CODES = {
     404: "not_found",
     405: "method_not_allowed",
@@ -114,7 +117,7 @@ def _render_service_error(error: ServiceError) -> Response:
     if isinstance(error, NotFound):
         return problem(404, "not_found", detail)
     if isinstance(error, InvalidRequest):
-        return problem(400, "invalid_request", detail, error.errors)
+        return problem(400, "invalid_request", detail, error.errors[:MAX_ERRORS])
     if isinstance(error, KeyReused):
         return problem(422, "idempotency_key_reused", detail)
     if isinstance(error, AlreadyEnded):

@@ -47,9 +47,18 @@ class _RequestSchema(StrictSchema):
                 error.messages[name] = ["This field is set by the service."]
 
 
+class ShortList(fields.List[Any]):
+    """A list that may be too long for its items to be worth a look."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            self._validate(value)
+        return super()._deserialize(value, *args, **kwargs)
+
+
 class RetriesSchema(_RequestSchema):
     max = ExactInteger(required=True, validate=Range(0, 10), metadata={"description": "How often it is started again."})
-    backoff_seconds = fields.List(
+    backoff_seconds = ShortList(
         ExactNumber(validate=Range(0, 86_400)),
         validate=Length(0, 10),
         metadata={"description": "The wait before each; the last one for all further ones."},

@@ -100,8 +100,14 @@ def test_keys_that_python_or_javascript_might_take_for_their_own_are_plain_data(
 
 
 def test_a_body_of_many_mistakes_is_not_answered_with_all_of_them(service: Service) -> None:
-    body = {**GOOD, "config": {"retries": {"max": 1, "backoff_seconds": ["soon"] * 5000}}}
+    body = {**GOOD, "inputs": {f"unknown_{number}": 1 for number in range(200)}}
     assert len(refusal(service.post("/executions", json=body), 400)["errors"]) == 100
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(service: Service) -> None:
+    body = {**GOOD, "config": {"retries": {"max": 1, "backoff_seconds": ["soon"] * 5000}}}
+    errors = refusal(service.post("/executions", json=body), 400)["errors"]
+    assert [each["field"] for each in errors] == ["config.retries.backoff_seconds"]
 
 
 def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:
