@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
+# What is tested and measured is what is deployed: the service runs among nothing but requirements.txt.
+export SERVICE_BIN := $(CURDIR)/.venv-service/bin
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test chaos faults bench bench-full lint format
 
@@ -21,13 +24,13 @@ install: .venv/installed
 run: .venv/installed
 	@exec $(BIN)/python -m tools.run
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
-chaos: .venv/installed-dev
+chaos: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seconds 60)
 
-faults: .venv/installed-dev
+faults: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m tests.chaos --seconds 600
 	@LONG_FAULTS=1 $(BIN)/python -m pytest --timeout 1800 tests/faults/test_flood.py  # alone: it looks at the time
 	@LONG_FAULTS=1 EXAMPLES=2000 $(BIN)/python -m pytest -n 2 --timeout 1800 --ignore tests/faults/test_flood.py \
@@ -65,7 +68,6 @@ format: .venv/installed-dev
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
-# What is measured is what is deployed: some of the development tools are loaded wherever they are installed.
 .venv-service/installed: .venv/bin/python requirements.txt
 	@$(PYTHON) -m venv .venv-service
 	@.venv-service/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

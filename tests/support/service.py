@@ -20,7 +20,11 @@ from app.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
 ENDED = ("completed", "failed", "cancelled")
-BIN = Path(sys.executable).parent
+OWN_BIN = Path(sys.executable).parent
+"""The programs of the tests' own environment, in which every optional package is installed."""
+
+BIN = Path(os.environ.get("SERVICE_BIN") or OWN_BIN)
+"""The service's programs. `make test` names an environment as it is deployed, with requirements.txt alone."""
 
 _NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
@@ -42,9 +46,10 @@ class Service:
         workers: int = 1,
         agents: Path | None = None,
         pipelines: Path | None = None,
+        bin: Path = BIN,
         **env: Any,
     ):
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self._bin = folder, free_port(), bin
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = requests.Session()
         own = ROOT / "tests"
@@ -92,7 +97,7 @@ class Service:
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
-        self.web = self._run("web", str(BIN / "gunicorn"), "wsgi:app")
+        self.web = self._run("web", str(self._bin / "gunicorn"), "wsgi:app")
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.web.poll() is None:
             try:
@@ -103,14 +108,14 @@ class Service:
         raise AssertionError(f"The web process does not start:\n{self.output('web')}")
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        worker = self._run(f"worker{len(self.workers)}", sys.executable, "worker.py")
+        worker = self._run(f"worker{len(self.workers)}", str(self._bin / "python"), "worker.py")
         self.workers.append(worker)
         return worker
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`flask ...` beside it, with its environment."""
         return subprocess.run(
-            [BIN / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
+            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
         )
 
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:

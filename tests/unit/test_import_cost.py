@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
 
-from tests.support.service import ROOT
+from tests.support.service import BIN, ROOT
 
 TRIES = 5
 """At most: whatever else the machine does makes a try longer, and none shorter."""
@@ -36,5 +35,5 @@ def test_the_web_process_imports_nothing_that_runs_flows() -> None:
 
 
 def _run(code: str) -> str:
-    command = [sys.executable, "-c", code]
+    command = [str(BIN / "python"), "-c", code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.model_server import Answer, ModelServer
 from tests.support.otlp_server import OtlpServer
-from tests.support.service import Service
+from tests.support.service import OWN_BIN, Service
 from tests.worker.test_logs import lines, until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -39,6 +39,7 @@ def model() -> Iterator[ModelServer]:
 @pytest.fixture
 def traced(make_service: Callable[..., Service], collector: OtlpServer, model: ModelServer) -> Service:
     return make_service(
+        bin=OWN_BIN,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OPENAI_BASE_URL=model.url,
         OPENAI_API_KEY="sk-never-shown-1",
@@ -144,7 +145,7 @@ def test_a_caller_that_does_not_sample_is_heeded(traced: Service, collector: Otl
 
 
 def test_a_collector_that_is_away_harms_nothing(make_service: Callable[..., Service]) -> None:
-    service = make_service(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
+    service = make_service(bin=OWN_BIN, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert start(service, {}, do="echo")["status"] == "completed"
     service.workers[0].terminate()
     assert service.workers[0].wait(15) == 0
