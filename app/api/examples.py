@@ -55,7 +55,7 @@ STEPS = {
     "status": "failed",
     "steps": [
         {
-            "id": "intent",
+            "id": "classify",
             "agent": "intent_classifier",
             "flow": "llm",
             "status": "completed",
@@ -99,7 +99,7 @@ EXECUTIONS = {
             "phase": "running",
             "attempt": 1,
             "started_at": _AT,
-            "progress": {"current_step": 1, "total_steps": 3, "percentage": 33.3, "current_step_name": "entities"},
+            "progress": {"current_step": 1, "total_steps": 3, "percentage": 33.3, "current_step_name": "extract"},
         }
     },
     "completed": {
@@ -230,7 +230,11 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 """What each code of a problem looks like."""
 
 _ERRORS = {
-    "invalid_request": {"field": "config.max_workers", "message": "Must be from 1 to 64.", "code": "out_of_range"},
+    "invalid_request": {
+        "field": "config.max_workers",
+        "message": "Must be greater than or equal to 1 and less than or equal to 64.",
+        "code": "out_of_range",
+    },
     "invalid_json": {"field": "", "message": PROBLEMS["invalid_json"][1], "code": "invalid_json"},
 }
 

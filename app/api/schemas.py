@@ -115,7 +115,8 @@ class StartHeadersSchema(Schema):
         validate=Regexp(r"[!-~]{1,255}\Z", error="Must be 1 to 255 visible ASCII characters, in one header."),
         metadata={
             "description": "Makes the start safe to repeat: with the same key and the same body it is answered as the "
-            "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day."
+            "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day, "
+            "unless IDEMPOTENCY_TTL says otherwise."
         },
     )
 
@@ -208,7 +209,9 @@ class AttemptSchema(Schema):
     worker = fields.String(required=True)
     started_at = _time("When this attempt began.", required=True)
     ended_at = _time("When it ended; left out while it runs.")
-    outcome = fields.String(required=True, metadata={"description": "`running`, a final status, `failed` or `lost`."})
+    outcome = fields.String(
+        required=True, metadata={"description": "`running`, a final status, or `lost` with its process."}
+    )
     error = fields.String(metadata={"description": "The type of the error it ended with."})
 
 
