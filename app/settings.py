@@ -2,8 +2,8 @@
 
 A wrong value stops the start with the variable's name, what is wrong and what is allowed; all mistakes
 are reported at once. `python -m app.settings` prints every setting with its value, its default and its limits.
-Only `make run` reads a file (`.env`), and only into its own environment, so a file that lies about in
-production changes nothing.
+No file is read here: `make run` and the `flask` command read `.env` into their own environment, so one that
+lies about in production changes nothing for gunicorn and the workers.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Like a platform would, it starts a process again that ended by itself. (A process manager such as honcho
 ends everything when one ends, and knows nothing of a store that has to outlive the others.)
 
-It is also the only one that reads `.env` (or what ENV_FILE names): gunicorn and the workers themselves
-know no file, so one that lies about on a server changes nothing there.
+It also reads `.env` (or what ENV_FILE names): gunicorn and the workers themselves know no file, so one that
+lies about on a server changes nothing for them. (The `flask` command reads one, unless FLASK_SKIP_DOTENV=1.)
 """
 
 from __future__ import annotations
