@@ -11,10 +11,9 @@ import redis
 from app.executions import scripts
 from app.executions.identifiers import new_id
 from app.executions.model import NewExecution, TargetType
-from app.executions.store import submit_arguments
+from app.executions.store import QUEUES, submit_arguments
 from app.settings import Settings
 
-QUEUES = {"thread": "threads", "process": "processes"}
 PER_ROUND_TRIP = 1000
 
 
