@@ -278,7 +278,9 @@ class StepsSchema(Schema):
 
 
 class ExecutionSchema(SummarySchema):
-    definition = fields.String(metadata={"description": "The version of the target's files that it ran with."})
+    definition = fields.String(
+        metadata={"description": "The version of the target: of a pipeline, or of `agent.yaml` and the files it names."}
+    )
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict()
     outputs_partial = fields.Dict(

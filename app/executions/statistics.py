@@ -35,7 +35,7 @@ class Snapshot:
 
 
 class Statistics:
-    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`."""
+    """Safe to use from many threads. Every method raises `StoreUnavailable`."""
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._lease = int(settings.lease * 1_000_000)
@@ -58,6 +58,7 @@ class Statistics:
             reports.told(number)
 
     def read(self) -> Snapshot:
+        """Everything, in one round trip."""
         with connection.translated():
             answer: Any = self._observe(args=[self._lease, *QUEUES.values()])
         counts, running, delayed, queues, workers = answer
