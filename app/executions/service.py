@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -106,13 +106,7 @@ class ExecutionService:
         Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or `QueueFull`
         where a limit is reached: nothing is stored then, and a repeated start is not refused.
         """
-        try:
-            new = self._checked(command)
-        except (NotFound, InvalidRequest):  # now; it may have been right when it was first asked
-            if earlier := self.recall(command):
-                return earlier
-            raise
-        return self._submit(new)
+        return self._submit_or_recall(command, lambda: self._checked(command))
 
     def recall(self, command: StartCommand) -> Started | None:
         """The receipt of an earlier start with the same idempotency key and body, if there was one."""
@@ -141,12 +135,16 @@ class ExecutionService:
             traceparent=command.traceparent,
             idempotency=command.idempotency,
         )
-        new = replace(self._checked(same), retry_of=old.id)
-        if old.type is TargetType.PIPELINE and not command.from_start:
+
+        def checked() -> NewExecution:
+            new = replace(self._checked(same), retry_of=old.id)
+            if old.type is TargetType.AGENT or command.from_start:
+                return new
             if new.definition != old.definition or config.get("variant") != call["config"].get("variant"):
                 raise InvalidRequest([_changed(old)])
-            new = replace(new, take_over=True)
-        return self._submit(new)
+            return replace(new, take_over=True)
+
+        return replace(self._submit_or_recall(same, checked), retry_of=old.id)
 
     def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
         """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
@@ -215,7 +213,14 @@ class ExecutionService:
             idempotency=command.idempotency,
         )
 
-    def _submit(self, new: NewExecution) -> Started:
+    def _submit_or_recall(self, command: StartCommand, checked: Callable[[], NewExecution]) -> Started:
+        """Submits what is `checked`. What is refused now may have been right when it was first asked."""
+        try:
+            new = checked()
+        except (NotFound, InvalidRequest):
+            if earlier := self.recall(command):
+                return earlier
+            raise
         stored = self.store.submit(new)
         return Started(
             stored.execution_id, new.type, stored.created_at, new.retry_of, stored.replayed, stored.unfinished

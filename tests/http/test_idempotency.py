@@ -160,6 +160,25 @@ def test_a_repeated_start_is_answered_as_the_first_time_when_its_target_was_remo
     refusal(post(changed, "new", body), 404)
 
 
+def test_a_repeated_retry_is_answered_as_the_first_time_when_its_target_was_removed_meanwhile(
+    make_service, tmp_path: Path
+) -> None:
+    agent = tmp_path / "agents" / "short_lived"
+    agent.mkdir(parents=True)
+    (agent / "agent.yaml").write_text("flows: [{name: default, entrypoint: 'flow.py:run'}]")
+    (agent / "flow.py").write_text("def run(inputs): return 1")
+    service = make_service(workers=0, agents=tmp_path / "agents")
+    cancelled = service.start("short_lived")
+    service.cancel(cancelled)
+    url, key = f"/executions/{cancelled}/retry", {"Idempotency-Key": "again"}
+    first = service.post(url, headers=key)
+    assert (first.status_code, first.json()["retry_of"]) == (202, cancelled)
+    shutil.rmtree(agent)
+    changed = make_service(service.env["REDIS_URL"], workers=0)
+    assert changed.post(url, headers=key).content == first.content
+    refusal(changed.post(url), 404)
+
+
 def test_a_key_outlives_its_execution(make_service) -> None:
     service = make_service(RETENTION=1, LEASE=1)
     first = post(service, "once")
