@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -151,7 +152,10 @@ class ExecutionService:
         execution = self._stored(execution_id, tenant, include)
         if include is Include.STATUS or execution.steps:
             return execution
-        return replace(execution, steps=self._planned_steps(execution))
+        if execution.type is TargetType.PIPELINE:
+            return replace(execution, steps=self._planned_steps(execution))
+        outputs = _agent_outputs(execution) if include is Include.OUTPUTS else {}
+        return replace(execution, steps=(_agent_step(execution),), step_outputs=outputs)
 
     def list(self, query: ListQuery) -> Page:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
@@ -230,9 +234,7 @@ class ExecutionService:
         return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
 
     def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
-        """Those of an execution that has stored none: the agent, or what the catalog knows of the pipeline."""
-        if execution.type is TargetType.AGENT:
-            return (_agent_step(execution),)
+        """Those of a pipeline's execution that has stored none, as the catalog knows them."""
         pipeline = self.catalog.pipelines.get(execution.target_id)
         return tuple(
             as_seen(StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent), execution.status)
@@ -291,3 +293,9 @@ def _agent_step(execution: Execution) -> StepRecord:
         usage=execution.usage,
         failure=execution.failure,
     )
+
+
+def _agent_outputs(execution: Execution) -> dict[str, bytes]:
+    """What that step has put out, by its output key; nothing where it did not complete."""
+    outputs = execution.outputs
+    return {"output": json.dumps(json.loads(outputs)["output"], ensure_ascii=False).encode()} if outputs else {}

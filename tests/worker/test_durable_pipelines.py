@@ -311,6 +311,11 @@ def test_an_agents_execution_has_one_step(service: Service) -> None:
     assert (step["status"], step["attempt"]) == ("completed", 1)
     assert step["started_at"] <= step["ended_at"]
     failed = service.run("behaves", {"do": "fail"})["execution_id"]
+    outputs = {"include": "outputs"}
+    assert service.get(f"/executions/{done}/steps", params=outputs).json()["outputs"] == {
+        "output": service.status(done)["outputs"]["output"]
+    }
+    assert service.get(f"/executions/{failed}/steps", params=outputs).json()["outputs"] == {}
     [step] = service.get(f"/executions/{failed}/steps").json()["steps"]
     assert (step["status"], step["error"]["type"]) == ("failed", "ValueError")
     assert service.get("/executions/exec_00000000000000000000/steps").status_code == 404
