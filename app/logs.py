@@ -28,6 +28,9 @@ _WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib
 
 _REFUSED_BY_GUNICORN = "Invalid request from ip="
 
+_HALTED_BY_GUNICORN = "HaltServer"
+"""How its master ends where a web process can not start; that one has said why."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -125,6 +128,6 @@ def _said_by_the_store(error: BaseException) -> dict[str, str]:
 
 
 def _crashed(_: Any, error: BaseException | None, *__: Any) -> None:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == _HALTED_BY_GUNICORN:
         return
     log.critical("crashed", exc_info=error)

@@ -165,3 +165,14 @@ def test_agents_behind_a_link_change_all_at_once_with_the_reload_and_not_before(
     service.workers[0].send_signal(signal.SIGHUP)
     until(lambda: said(service, "worker0", "reloaded"))
     assert [service.run("greeter")["outputs"]["output"] for _ in range(4)] == ["new"] * 4
+
+
+def test_a_broken_file_stops_the_start_with_its_reason_alone(agents: Path, tmp_path: Path) -> None:
+    write(agents, "flows: []\n", "new")
+    service = Service("redis://127.0.0.1:1/0", tmp_path, agents=agents, WEB_CONCURRENCY=2)
+    with pytest.raises(AssertionError, match="does not start"):
+        service.start_web()
+    assert service.web is not None
+    assert service.web.wait(20) != 0
+    assert "greeter/agent.yaml:1: flows: At least one flow is needed." in service.output("web")
+    assert not said(service, "web", "crashed")
