@@ -28,6 +28,8 @@ _CODES = (
 )
 """What marshmallow's messages begin with, and what they are called here."""
 
+_UNKNOWN = "Unknown field"
+
 
 class StrictParser(FlaskParser):
     """For `Blueprint.ARGUMENTS_PARSER`. Schemas are given to it as instances."""
@@ -63,8 +65,8 @@ class StrictParser(FlaskParser):
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> NoReturn:
         messages: Any = error.messages
         [(location, content)] = messages.items()
-        unknown = "unknown_parameter" if location == "query" else "unknown_field"
-        raise InvalidRequest(list(_flat(content, (), unknown)))
+        kind = "parameter" if location == "query" else "field"
+        raise InvalidRequest(list(_flat(content, (), kind)))
 
 
 def _is_sent(request: Request, schema: Schema, location: str) -> bool:
@@ -73,13 +75,15 @@ def _is_sent(request: Request, schema: Schema, location: str) -> bool:
     return any((field.data_key or name) in request.headers for name, field in schema.fields.items())
 
 
-def _flat(messages: Any, place: tuple[str, ...], unknown: str) -> Iterator[FieldError]:
-    """One error for each field, in dotted form; the first thing that is wrong with it."""
+def _flat(messages: Any, place: tuple[str, ...], kind: str) -> Iterator[FieldError]:
+    """One error for each `field` or `parameter`, in dotted form; the first thing that is wrong with it."""
     if isinstance(messages, dict):
         for name, content in messages.items():
-            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))), unknown)
+            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))), kind)
+    elif messages[0].startswith(_UNKNOWN):
+        yield FieldError(".".join(place), messages[0].replace("field", kind, 1), f"unknown_{kind}")
     else:
-        yield FieldError(".".join(place), messages[0], _code(messages[0], unknown))
+        yield FieldError(".".join(place), messages[0], _code(messages[0]))
 
 
 def shown(name: str) -> str:
@@ -87,7 +91,5 @@ def shown(name: str) -> str:
     return name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."
 
 
-def _code(message: str, unknown: str) -> str:
-    if message.startswith("Unknown field"):
-        return unknown
+def _code(message: str) -> str:
     return next((code for beginning, code in _CODES if message.startswith(beginning)), "invalid")

@@ -249,6 +249,11 @@ def test_a_query_that_does_not_fit_is_named(service: Service, query: str, field:
     assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
 
 
+def test_an_unknown_parameter_is_called_one_and_its_like_is_named(service: Service) -> None:
+    [error] = refusal(service.get("/executions?statsu=completed"), 400)["errors"]
+    assert error["message"] == "Unknown parameter. Did you mean 'status'?"
+
+
 @pytest.mark.parametrize(
     "id",
     [
