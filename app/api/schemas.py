@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import Schema, ValidationError, fields
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
@@ -169,10 +169,6 @@ class ListQuerySchema(_QuerySchema):
     page_size = _DigitsField(load_default=50, validate=Range(1, 100))
     order = fields.String(load_default="desc", validate=OneOf(["desc", "asc"]))
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
-
-    @validates_schema
-    def _nothing_else(self, data: Mapping[str, Any], **_: Any) -> None:
-        """Every parameter is checked by itself."""
 
 
 # Answers. They are written by `app.api.bodies`, without a pass through marshmallow; these describe them.
