@@ -1,4 +1,4 @@
-"""`make bench` (about two minutes) and `make bench-full`: every figure, and its ratio to a baseline of the same run.
+"""`make bench` (two to three minutes) and `make bench-full`: every figure, and its ratio to a baseline of the same run.
 
 The full run writes its table into docs/performance.md. A figure that fails is said so, and the others go on.
 """

@@ -58,7 +58,7 @@ RECORD_FIELDS = (
 
 
 class ExecutionJob(Job):
-    """An RQ job that accepts no other function than the one above, and no other serializer than JSON.
+    """An RQ job that accepts no other function than `FUNCTION`, and no other serializer than JSON.
 
     Whoever can write to the store could otherwise have any importable function run.
     """

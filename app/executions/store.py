@@ -22,7 +22,8 @@ QUEUES = {"thread": "threads", "process": "processes"}
 
 
 class ExecutionStore:
-    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
+    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
+    finds records gone is two.)
 
     After a call that found no store, calls fail at once for a second (see `Breaker`).
     """
