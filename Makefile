@@ -55,10 +55,12 @@ format: .venv/installed-dev
 	@$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python requirements.txt
+	@echo "Installing requirements.txt into .venv, once; this may take a minute."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-otel.txt
+	@echo "Installing requirements-dev.txt into .venv, once."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
