@@ -1,7 +1,7 @@
 """The client of the web figures: keep-alive connections over plain sockets, in one thread.
 
 Client, server and store share the machine's cores, so what the client takes is missing elsewhere. It is as
-cheap as Python allows (a tenth of what it measures), the same for every contender, and its share is told.
+cheap as Python allows, and the same for every contender; docs/performance.md says what it takes.
 """
 
 from __future__ import annotations
