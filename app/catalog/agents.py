@@ -10,7 +10,7 @@ from typing import Any
 from app.catalog.documents import Document, Place, Problem, read
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
 from app.catalog.schemas import AgentSchema, PromptSchema
-from app.catalog.targets import described, id_problems, input_fields, version_of_files
+from app.catalog.targets import described, id_problems, input_fields, version_of_folder
 from app.errors import ConfigurationError
 
 _AGENT, _PROMPT = AgentSchema(), PromptSchema()
@@ -37,7 +37,7 @@ def read_agent(path: Path) -> Agent:
         flows=flows,
         default_flow=default_flow,
         inputs=input_fields(data["inputs"]),
-        definition=version_of_files([path, *(file for each in data["flows"] for _, file in _files(path.parent, each))]),
+        definition=version_of_folder(path.parent),
         **described(data),
     )
 

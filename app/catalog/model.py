@@ -82,7 +82,7 @@ Flow = PromptFlow | PythonFlow
 class Agent:
     """One agent with its flows. `inputs` is None where none are declared: then every input is accepted.
 
-    `definition` is the version of `agent.yaml` and of the files that it names: it changes with any of them.
+    `definition` is the version of its folder: it changes with any file in it.
     """
 
     id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from marshmallow import ValidationError
 from app.catalog.documents import Problem
 from app.catalog.model import MISSING, InputField
 from app.catalog.schemas import IDENTIFIER
+
+LARGE_FILE_BYTES = 1024 * 1024
 
 
 def described(data: Mapping[str, Any]) -> dict[str, str]:
@@ -40,11 +42,18 @@ def id_problems(data: Mapping[str, Any], own: str, whose: str) -> Iterator[Probl
         yield (), f"The name of the {whose}, {own!r}, is no id. {error.messages[0]}"
 
 
-def version_of_files(files: Iterable[Path]) -> str:
-    """Sixteen hex digits that change with any of these files."""
+def version_of_folder(folder: Path) -> str:
+    """Sixteen hex digits that change with any file below it, and are the same on every machine.
+
+    Of a file over a MiB (weights, say) only the size counts. Names that begin with `.` or `__` are passed over.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes() + b"\0")
+    for file in sorted(folder.rglob("*")):
+        place = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith((".", "__")) for part in place.parts):
+            size = file.stat().st_size
+            content = file.read_bytes() if size <= LARGE_FILE_BYTES else b""
+            digest.update(f"{place.as_posix()}\0{size}\0".encode() + content)
     return digest.hexdigest()[:16]
 
 

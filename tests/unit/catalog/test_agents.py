@@ -243,6 +243,24 @@ def test_a_wrong_prompt_is_refused_with_file_line_and_reason(files: Files, text:
     assert f"{files.agents / 'a/prompts/x.yaml'}{message}" in str(raised.value)
 
 
+def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:
+    files.agent("a")
+    versions = []
+    for name, content in (
+        ("other.py", "ANSWER = 1"),
+        ("other.py", "ANSWER = 2"),
+        ("data/known.toml", "x = 1"),
+        ("data/weights", b"0" * 2_000_000),
+        ("data/weights", b"0" * 2_000_001),
+        ("__pycache__/flow.pyc", "left by Python"),
+        (".cache", "left by a tool"),
+    ):
+        files.write(f"agents/a/{name}", content)
+        versions.append(files.load().agents["a"].definition)
+    assert len(set(versions)) == 5
+    assert len(set(versions[4:])) == 1
+
+
 def test_everything_that_is_wrong_is_reported_together(files: Files) -> None:
     files.write("agents/a/agent.yaml", "flows:\n- {name: x, file: x.yaml}\n- {name: y, file: y.yaml}\nid: b\n")
     files.write("agents/a/prompts/x.yaml", "usr_template: 1\ntemperature: hot\n")
