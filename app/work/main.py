@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import importlib
 import os
 import signal
@@ -33,7 +32,10 @@ log = structlog.get_logger(__name__)
 def main() -> None:
     """Never returns before the end. A mistake in the configuration is one message and exit code 1."""
     try:
-        config = _options(settings.load())
+        _read_options()
+        config = settings.load()
+        if not config.worker_threads + config.worker_processes:
+            raise ConfigurationError("WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing.")
         os.environ.pop("API_KEYS", None)  # flows see this environment, and only the web asks for keys
         logs.configure(config.log_level, config.secrets)
         catalog.load(config.agents_path, config.pipelines_path)
@@ -55,14 +57,15 @@ def _run(config: settings.Settings) -> None:
     asyncio.run(_work(config))
 
 
-def _options(config: settings.Settings) -> settings.Settings:
+def _read_options() -> None:
+    """They go before the variables they stand for, and are checked like these."""
     parser = argparse.ArgumentParser(description="Runs executions until SIGTERM or Ctrl-C.")
-    parser.add_argument("--threads", type=int, default=config.worker_threads, help="as WORKER_THREADS")
-    parser.add_argument("--processes", type=int, default=config.worker_processes, help="as WORKER_PROCESSES")
+    parser.add_argument("--threads", help="as WORKER_THREADS")
+    parser.add_argument("--processes", help="as WORKER_PROCESSES")
     options = parser.parse_args()
-    if options.threads < 0 or options.processes < 0 or not options.threads + options.processes:
-        parser.error("--threads and --processes are 0 or more, and not both 0.")
-    return dataclasses.replace(config, worker_threads=options.threads, worker_processes=options.processes)
+    for name, value in (("WORKER_THREADS", options.threads), ("WORKER_PROCESSES", options.processes)):
+        if value is not None:
+            os.environ[name] = value
 
 
 async def _work(config: settings.Settings) -> None:

@@ -90,6 +90,21 @@ def test_a_default_is_one_of_the_allowed_values(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "100000"], "WORKER_THREADS: Must be"),
+        (["--processes", "some"], "WORKER_PROCESSES: Not a valid integer."),
+        (["--threads", "0", "--processes", "0"], "WORKER_THREADS and WORKER_PROCESSES are both 0"),
+    ],
+)
+def test_the_workers_options_are_checked_like_the_variables_they_stand_for(options: list[str], message: str) -> None:
+    run = subprocess.run([sys.executable, "worker.py", *options], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert run.returncode == 1
+    assert run.stderr.startswith(message)
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     "command", [["gunicorn", "wsgi:app"], ["python", "worker.py"], ["python", "-m", "app.settings"]]
 )
 def test_every_process_refuses_to_start_with_one_line_and_exit_code_1(command: list[str]) -> None:
