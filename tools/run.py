@@ -43,7 +43,7 @@ class Running:
 
 def main() -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 1 where something does not start."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _request_stop)
     load_dotenv(os.environ.get("ENV_FILE") or ROOT / ".env")  # what is set already wins
     port = os.environ.setdefault("PORT", "8000")
