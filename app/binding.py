@@ -40,7 +40,9 @@ def remark(settings: Settings) -> str | None:
     if settings.keys_required:
         return None
     if settings.auth == "off":
-        return "AUTH=off: whoever reaches this address may start, read and cancel every execution."
+        return (
+            "AUTH=off: whoever reaches this address may start executions, read and cancel those of the tenant default."
+        )
     return f"No key is asked for, so only this machine is served. {_DECIDE}"
 
 
