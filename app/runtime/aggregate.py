@@ -63,5 +63,6 @@ def _stats(values: Sequence[Any]) -> dict[str, Any]:
 def _grouped(items: Sequence[Any], name: str) -> dict[str, list[Any]]:
     groups: dict[str, list[Any]] = {}
     for item in items:
-        groups.setdefault(str(_of(item, name)), []).append(item)
+        key = _of(item, name)
+        groups.setdefault(key if isinstance(key, str) else json.dumps(key, ensure_ascii=False), []).append(item)
     return groups
