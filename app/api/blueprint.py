@@ -19,7 +19,7 @@ _HEADERS: dict[int, dict[str, Any]] = {
     429: {"Retry-After": _RETRY_AFTER, **_LIMITS},
     503: {"Retry-After": _RETRY_AFTER},
 }
-_ANYWHERE = ("invalid_request", "rate_limited", "too_many_wrong_keys", "store_unavailable")
+_ANYWHERE = ("invalid_request", "rate_limited", "too_many_wrong_keys", "internal_error", "store_unavailable")
 
 
 class ApiBlueprint(Blueprint):

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.executions.model import Attempt, Execution, Failure, ModelUsage, Page, Progress, Status, StepRecord
-from app.executions.service import Started
+from app.executions.model import Attempt, Execution, Failure, ModelUsage, Page, Progress, Started, Status, StepRecord
 
 _ENDED_AT = {Status.COMPLETED: "completed_at", Status.FAILED: "failed_at", Status.CANCELLED: "cancelled_at"}
 

@@ -30,6 +30,8 @@ STARTS = {
     },
 }
 
+CANCELS: dict[str, Any] = {"nothing to say": {"value": {}}}
+
 RETRIES = {
     "as it was": {"value": {}},
     "from the start, for longer": {"value": {"from": "start", "config": {"timeout": 1200}}},
@@ -217,12 +219,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthorized": (401, "This is no valid key."),
     "forbidden": (403, "This key has not the scope 'start', which is needed here."),
     "not_found": (404, f"There is no execution with the id {_ID}."),
-    "body_too_large": (413, "The body is larger than MAX_CONTENT_LENGTH allows."),
+    "body_too_large": (413, "A body may have 1048576 bytes at most."),
     "unsupported_media_type": (415, "The body must be application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used before, with another body."),
     "rate_limited": (429, "Too many requests: RateLimit-Policy says how many are allowed."),
     "too_many_wrong_keys": (429, "Too many wrong keys came from this address."),
     "too_many_unfinished": (429, "There are 100 pending and running executions already, which is the limit."),
+    "internal_error": (500, "Something went wrong on our side. The request_id finds it in the log."),
     "store_unavailable": (503, "The store can not be reached."),
     "store_full": (503, "The store is full: nothing new can be started."),
     "queue_full": (503, "Too much is waiting to be run: nothing new can be started for now."),

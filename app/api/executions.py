@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
+from marshmallow import Schema
 from werkzeug.exceptions import HTTPException
 
 from app.api import bodies, examples, idempotency, quotas
@@ -16,6 +18,7 @@ from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
     CancelledSchema,
+    CancelSchema,
     ExecutionSchema,
     ListQuerySchema,
     PageSchema,
@@ -29,13 +32,13 @@ from app.api.schemas import (
 )
 from app.errors import ServiceError
 from app.executions import identifiers
-from app.executions.model import Include, Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand, Started
+from app.executions.model import Include, Started, Status, TargetType
+from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand
 from app.keys.model import Scope
 
 blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _start_headers, _retry = StartSchema(), StartHeadersSchema(), RetrySchema()
+_start, _start_headers, _retry, _cancel = StartSchema(), StartHeadersSchema(), RetrySchema(), CancelSchema()
 _list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
 
 _STARTED_HEADERS = {
@@ -71,15 +74,20 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
 
 
 def earlier_start() -> Response | None:
-    """The answer to a start that is repeated with its idempotency key; None for any other request."""
-    if request.endpoint != "executions.start_execution" or IDEMPOTENCY_KEY not in request.headers:
+    """The answer to a start or retry that is repeated with its idempotency key; None for any other request."""
+    asked: dict[str | None, tuple[Schema, Callable[..., StartCommand | RetryCommand]]] = {
+        "executions.start_execution": (_start, _command),
+        "executions.retry_execution": (_retry, _retry_command),
+    }
+    if request.endpoint not in asked or IDEMPOTENCY_KEY not in request.headers:
         return None
+    schema, command = asked[request.endpoint]
     try:
-        body = StrictParser().parse(_start, location="json")
+        body = StrictParser().parse(schema, location="json")
         headers = StrictParser().parse(_start_headers, location="headers")
+        earlier = _service().recall(command(body, headers, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None
-    earlier = _service().recall(_command(body, headers))
     return _accepted(earlier) if earlier else None
 
 
@@ -116,7 +124,11 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
     `start`. What is in `config` replaces what was asked for then. An `Idempotency-Key` makes it safe to repeat.
     """
-    command = RetryCommand(
+    return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
+
+
+def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> RetryCommand:
+    return RetryCommand(
         execution_id=_known_form(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
@@ -125,7 +137,6 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
         traceparent=g.traceparent,
         idempotency=idempotency.of_request({"retry_of": execution_id, **body}, headers),
     )
-    return _accepted(_service().retry(command))
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
@@ -177,10 +188,16 @@ def list_executions(query: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@_documented("already_ended", "not_found", status_code=200, schema=CancelledSchema, example=examples.CANCELLED)
+@blueprint.arguments(_cancel, required=False, examples=examples.CANCELS)
+@_documented(
+    *("invalid_json", "already_ended", "not_found", "body_too_large", "unsupported_media_type"),
+    status_code=200,
+    schema=CancelledSchema,
+    example=examples.CANCELLED,
+)
 @blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
 @needs(Scope.CANCEL)
-def cancel_execution(execution_id: str) -> Response:
+def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     """Cancel an execution
 
     200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.

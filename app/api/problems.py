@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.api import quotas
@@ -41,7 +41,7 @@ _CODES = {
 
 _DETAILS = {
     404: "There is nothing at this address.",
-    413: "The body is larger than MAX_CONTENT_LENGTH allows.",
+    413: "A body may have {MAX_CONTENT_LENGTH} bytes at most.",
     429: "Too many requests: RateLimit-Policy says how many are allowed.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
 }
@@ -105,7 +105,8 @@ def render_http_error(error: HTTPException) -> Response:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
-    return problem(error.code, code, _DETAILS.get(error.code) or error.description or error.name, headers=headers)
+    known = _DETAILS.get(error.code, "").format_map(current_app.config)
+    return problem(error.code, code, known or error.description or error.name, headers=headers)
 
 
 def _render_problem(error: Problem) -> Response:

@@ -121,6 +121,12 @@ class StartHeadersSchema(Schema):
     )
 
 
+class CancelSchema(_RequestSchema):
+    """There is nothing to say; the body may be left out."""
+
+    body_optional = True
+
+
 class RetrySchema(_RequestSchema):
     """The body may be left out."""
 
@@ -275,7 +281,7 @@ class StepsSchema(Schema):
 
 class ExecutionSchema(SummarySchema):
     definition = fields.String(
-        metadata={"description": "The version of the target: of a pipeline, or of `agent.yaml` and the files it names."}
+        metadata={"description": "The version of the target: of a pipeline's steps, or of an agent's folder."}
     )
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict()

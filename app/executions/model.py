@@ -155,14 +155,16 @@ class NewExecution:
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """What the store made of a new execution; `replayed`: it is that of an earlier start with the same key.
+class Started:
+    """The receipt for an accepted start or retry; `replayed`: for an earlier one with the same idempotency key.
 
-    `unfinished` is how many the tenant has now, where their number is limited.
+    `unfinished` is how many executions the tenant has now, where their number is limited.
     """
 
     execution_id: str
+    type: TargetType
     created_at: datetime
+    retry_of: str | None = None
     replayed: bool = False
     unfinished: int | None = None
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any, NoReturn
 
 from app.catalog.inputs import check_inputs
@@ -21,6 +20,7 @@ from app.executions.model import (
     NewExecution,
     Page,
     Retries,
+    Started,
     Status,
     StepRecord,
     StepStatus,
@@ -78,21 +78,6 @@ class ListQuery:
     tenant: str = DEFAULT_TENANT
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The receipt for an accepted start; `replayed`: for an earlier one with the same idempotency key.
-
-    `unfinished` is how many executions the tenant has now, where their number is limited.
-    """
-
-    execution_id: str
-    type: TargetType
-    created_at: datetime
-    retry_of: str | None = None
-    replayed: bool = False
-    unfinished: int | None = None
-
-
 class ExecutionService:
     """Raises `StoreUnavailable` from every method when the store does not answer in time."""
 
@@ -109,10 +94,9 @@ class ExecutionService:
         """
         return self._submit_or_recall(command, lambda: self._checked(command))
 
-    def recall(self, command: StartCommand) -> Started | None:
-        """The receipt of an earlier start with the same idempotency key and body, if there was one."""
-        stored = self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
-        return Started(stored.execution_id, command.type, stored.created_at, replayed=True) if stored else None
+    def recall(self, command: StartCommand | RetryCommand) -> Started | None:
+        """The receipt of an earlier start or retry with the same idempotency key and body, if there was one."""
+        return self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
 
     def retry(self, command: RetryCommand) -> Started:
         """Starts a failed or cancelled execution again, as a new one that takes over its finished steps.
@@ -121,7 +105,9 @@ class ExecutionService:
         pipeline's definition or its variant is another one than that of the finished steps, unless it is
         asked for from the start. Repeated with its idempotency key it finds the execution that it started.
         """
-        old = self._stored(command.execution_id, command.tenant)
+        old = self.store.get(command.execution_id, command.tenant)
+        if old is None:  # now; it may have been there when it was first asked
+            return self.recall(command) or self._unknown(command.execution_id)
         if old.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(old.id, old.status)
         call = self.store.call(old.id) or self._unknown(old.id)
@@ -145,7 +131,7 @@ class ExecutionService:
                 raise InvalidRequest([_changed(old)])
             return replace(new, take_over=True)
 
-        return replace(self._submit_or_recall(same, checked), retry_of=old.id)
+        return self._submit_or_recall(same, checked)
 
     def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
         """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
@@ -225,10 +211,7 @@ class ExecutionService:
             if earlier := self.recall(command):
                 return earlier
             raise
-        stored = self.store.submit(new)
-        return Started(
-            stored.execution_id, new.type, stored.created_at, new.retry_of, stored.replayed, stored.unfinished
-        )
+        return self.store.submit(new)
 
     def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
         return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)

@@ -12,7 +12,7 @@ import redis
 from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
-from app.executions.model import Execution, Idempotency, Include, NewExecution, Status, Submitted, TargetType
+from app.executions.model import Execution, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import to_datetime, with_steps
 from app.settings import Settings
@@ -50,7 +50,7 @@ class ExecutionStore:
         """Calls in it are answered in time or raise `StoreUnavailable`, like the methods here."""
         return self._calling()
 
-    def submit(self, new: NewExecution) -> Submitted:
+    def submit(self, new: NewExecution) -> Started:
         """Stores and queues an execution in one step, or finds the one that this idempotency key started.
 
         Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
@@ -68,16 +68,17 @@ class ExecutionStore:
             raise NotFound(f"There is no execution with the id {new.retry_of}.")
         id, created, *unfinished = receipt
         count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
-        return Submitted(id.decode(), to_datetime(created), word == b"replayed", count)
+        return Started(id.decode(), new.type, to_datetime(created), new.retry_of, word == b"replayed", count)
 
-    def recall(self, tenant: str, idempotency: Idempotency) -> Submitted | None:
-        """What was stored by an earlier start with this key and body, if there was one."""
+    def recall(self, tenant: str, idempotency: Idempotency) -> Started | None:
+        """The receipt of an earlier start or retry with this key and body, if there was one."""
+        names = ("id", "type", "created", "retry_of", "digest")
         with self._calling():
-            kept = self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", ["id", "created", "digest"])
-        id, created, digest = cast(list[bytes | None], kept)
-        if id is None or created is None or digest != idempotency.digest.encode():
+            kept = cast(list[bytes | None], self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", names))
+        id, type, created, retry_of, digest = (value.decode() if value else None for value in kept)
+        if not id or not type or not created or digest != idempotency.digest:
             return None
-        return Submitted(id.decode(), to_datetime(created), replayed=True)
+        return Started(id, TargetType(type), to_datetime(created), retry_of, replayed=True)
 
     def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
         """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
@@ -169,6 +170,7 @@ def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes 
     if new.idempotency:
         ttl = int(settings.idempotency_ttl * 1000)
         asked |= {"key": new.idempotency.key, "digest": new.idempotency.digest, "ttl": ttl}
+        asked |= {"type": new.type, "retry_of": new.retry_of or ""}
     take_over = (new.retry_of if new.take_over else None) or ""
     return [new.id, expires, take_over, new_data(new), json.dumps(asked), *new_fields(new)]
 

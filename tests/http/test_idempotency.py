@@ -179,6 +179,21 @@ def test_a_repeated_retry_is_answered_as_the_first_time_when_its_target_was_remo
     refusal(changed.post(url), 404)
 
 
+def test_a_repeated_retry_is_answered_as_the_first_time_when_what_it_repeats_has_left(make_service) -> None:
+    service = make_service(workers=0, RETENTION=1, LEASE=1)
+    cancelled = service.start("behaves", {"do": "echo"})
+    service.cancel(cancelled)
+    url, key = f"/executions/{cancelled}/retry", {"Idempotency-Key": "again"}
+    first = service.post(url, headers=key)
+    assert first.status_code == 202
+    deadline = time.monotonic() + 30
+    while service.get(f"/executions/{cancelled}").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert service.post(url, headers=key).content == first.content
+    refusal(service.post(url), 404)
+
+
 def test_a_key_outlives_its_execution(make_service) -> None:
     service = make_service(RETENTION=1, LEASE=1)
     first = post(service, "once")

@@ -180,6 +180,17 @@ def test_a_repeated_start_is_answered_whatever_limit_is_reached(make_service: Ma
     assert post(service).status_code == 429
 
 
+def test_a_repeated_retry_is_answered_whatever_limit_is_reached(make_service: Make) -> None:
+    service = make_service(workers=0, RATE_LIMIT_START="2/hour")
+    id = post(service).json()["execution_id"]
+    service.cancel(id)
+    answers = [service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "mine"}) for _ in range(3)]
+    assert [(each.status_code, each.content) for each in answers] == [(202, answers[0].content)] * 3
+    assert answers[2].headers["Idempotency-Replayed"] == "true"
+    assert answers[2].json()["retry_of"] == id
+    assert service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "new"}).status_code == 429
+
+
 def test_limited_endpoints_answer_503_within_two_seconds_while_the_store_is_away(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:

@@ -192,6 +192,14 @@ def test_a_query_where_none_is_taken_is_refused(service: Service, path: str) -> 
     assert [(each["field"], each["code"]) for each in body["errors"]] == [("statsu", "unknown_parameter")]
 
 
+def test_a_cancel_takes_no_field(service: Service) -> None:
+    id = service.start("behaves", {"do": "listen", "seconds": 30})
+    errors = refusal(service.post(f"/executions/{id}/cancel", json={"reason": "x"}), 400)["errors"]
+    assert [(each["field"], each["code"]) for each in errors] == [("reason", "unknown_field")]
+    assert service.status(id)["status"] != "cancelled"
+    assert service.post(f"/executions/{id}/cancel", json={}).status_code == 200
+
+
 def test_what_is_nested_as_deep_as_allowed_is_read(service: Service) -> None:
     text = '{"type": "agent", "target_id": "behaves", "inputs": {"x": %s}}' % ("[" * 62 + "]" * 62)
     assert service.post("/executions", data=text, headers={"Content-Type": "application/json"}).status_code == 202

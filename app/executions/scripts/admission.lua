@@ -1,6 +1,7 @@
 -- Whether a new execution is let in; stands in front of `submit`, which asks before it stores anything.
 -- `asked` is a table with `tenant`, `queue` and, where they are in force:
---   key, digest, ttl   an idempotency key, the digest of the body it came with, milliseconds it is kept
+--   key, digest, ttl   an idempotency key, the digest of the body it came with, milliseconds it is kept;
+--   type, retry_of     with these, what else a repeat is answered
 --   max_unfinished     pending and running executions of the tenant
 --   max_length         executions in the queue
 --   max_age            microseconds the oldest of them may have waited
@@ -19,7 +20,8 @@ end
 -- Kept apart from the execution, which may be gone earlier.
 local function remember(asked, id, created)
   if not asked.key then return end
-  redis.call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest)
+  redis.call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest,
+    'type', asked.type, 'retry_of', asked.retry_of)
   redis.call('PEXPIRE', idempotency_key(asked), asked.ttl)
 end
 
