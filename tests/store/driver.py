@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,11 @@ class Driver:
 
     def beat(self, id: str, token: str, progress: str = "") -> str:
         return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, progress, ""])[0].decode()
+
+    def beats(self, attempts: Sequence[tuple[str, str]]) -> list[str]:
+        """One beat for several, by id and token."""
+        arguments = [each for id, token in attempts for each in (id, token, "", "")]
+        return [word.decode() for word in self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", *arguments])]
 
     def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
         """The beat of a worker that runs nothing."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import pytest
 import redis
 
-from app.errors import StoreFull
+from app.errors import StoreFull, StoreRefused
 from app.executions.job import STATUS_OF_RQ, ExecutionJob
 from app.executions.model import Phase, Progress, Retries, Status
 from app.executions.store import ExecutionStore, index_key
@@ -322,6 +324,64 @@ def test_a_record_that_makes_no_sense_does_not_stop_the_others(driver: Driver, g
     assert driver.store.get(sound, "default") is not None
     driver.store.get(broken, "default")
     driver.store.cancel(broken, "default")
+
+
+@contextlib.contextmanager
+def held_by_somebody_else(client: redis.Redis, key: str) -> Iterator[None]:
+    """Meanwhile whoever writes this key is refused; then everything is as it was."""
+    kept = client.dump(key)
+    client.delete(key)
+    client.hset(key, "somebody", "else")
+    yield
+    client.delete(key)
+    if kept is not None:
+        client.restore(key, 0, kept)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "exec:waiting",
+        "exec:leases",
+        "exec:token",
+        "exec:delayed",
+        "exec:ended:completed",
+        "rq:queue:processes",
+        *(index_key("default", status) for status in (Status.PENDING, Status.RUNNING, Status.COMPLETED)),
+    ],
+)
+@pytest.mark.parametrize("step", ["submit", "claim", "handed_back", "lost", "finish"])
+def test_what_a_transition_that_breaks_off_has_touched_comes_to_its_end(driver: Driver, key: str, step: str) -> None:
+    """The store refuses one of its calls, in the middle: what was accepted before is not lost, nor is it held twice."""
+    id = driver.submit() if step != "submit" else None
+    token = driver.claim()[0][1] if id and step != "claim" else ""
+    with held_by_somebody_else(driver.client, key), contextlib.suppress(redis.ResponseError, StoreRefused):
+        if id is None:
+            driver.submit()
+        elif step == "claim":
+            driver.claim()
+        elif step == "finish":
+            driver.finish(id, token)
+        else:
+            driver.release(id, token, step)
+
+    for _ in range(3):
+        driver.let_leases_run_out()
+        driver.let_delays_be_over()
+        for each in driver.claim():
+            assert driver.finish(*each) == "completed"
+    execution = driver.store.get(id, "default") if id else None
+    assert execution is None or execution.status is Status.COMPLETED
+    assert driver.listed() == driver.listed(Status.COMPLETED)
+    assert driver.listed(Status.PENDING) == driver.listed(Status.RUNNING) == set()
+    assert driver.client.zcard("exec:leases") == driver.client.zcard("exec:waiting") == 0
+
+
+def test_a_record_of_the_wrong_kind_does_not_stop_the_beats_of_others(driver: Driver) -> None:
+    wrong, sound = (driver.submit() for _ in range(2))
+    tokens = dict(driver.claim(count=2))
+    driver.client.set(f"rq:job:{wrong}", "a string")
+    assert driver.beats([(id, tokens[id]) for id in (wrong, sound)]) == ["lost", "ok"]
 
 
 def test_a_record_of_the_wrong_kind_or_gone_is_not_found_and_leaves_the_lists(driver: Driver) -> None:

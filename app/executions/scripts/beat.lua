@@ -7,13 +7,13 @@ work_when_full()
 local at = now()
 local ends, answers = whole(at + ARGV[1]), {}
 if ARGV[2] ~= '' then
-  redis.call('ZADD', WORKERS, whole(at), ARGV[2])
-  redis.call('HSET', SLOTS, ARGV[2], ARGV[3])
+  redis.pcall('ZADD', WORKERS, whole(at), ARGV[2])  -- what is wrong with these must not let leases run out
+  redis.pcall('HSET', SLOTS, ARGV[2], ARGV[3])
 end
 for i = 4, #ARGV, 4 do
   local id = ARGV[i]
-  local record = redis.call('HMGET', job_key(id), 'status', 'token', 'cancel')
-  if record[1] == 'started' and record[2] == ARGV[i + 1] then
+  local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel')
+  if not record.err and record[1] == 'started' and record[2] == ARGV[i + 1] then
     redis.call('ZADD', LEASES, ends, id)
     if ARGV[i + 2] ~= '' then redis.call('HSET', job_key(id), 'progress', ARGV[i + 2]) end
     note_usage(id, ARGV[i + 3])

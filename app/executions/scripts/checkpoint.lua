@@ -7,8 +7,8 @@
 -- Answers `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
 work_when_full()
 local id = ARGV[1]
-local record = redis.call('HMGET', job_key(id), 'status', 'token', 'cancel')
-if record[1] ~= 'started' or record[2] ~= ARGV[2] then return 'lost' end
+local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel')
+if record.err or record[1] ~= 'started' or record[2] ~= ARGV[2] then return 'lost' end
 
 if redis.call('HGET', job_key(id), 'definition') ~= ARGV[5] then
   redis.call('DEL', steps_key(id), values_key(id))  -- steps of another definition

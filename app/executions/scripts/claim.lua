@@ -12,8 +12,8 @@ while #claimed < tonumber(ARGV[3]) and bytes < 1024 * 1024 do
   local id = redis.call('LPOP', queue_key(ARGV[1]))
   if not id then break end
   local record = load(id)
-  redis.call('ZREM', WAITING, id)
   if record and record.status == 'queued' then
+    record.popped = true
     if tonumber(record.expires or 'inf') <= at then
       end_as(record, 'failed', at, failure(record, 'Expired', 'It was not started within its expires_in.'))
     else
@@ -32,6 +32,7 @@ while #claimed < tonumber(ARGV[3]) and bytes < 1024 * 1024 do
         record.tenant, more[3] or '', data, more[4] or '', more[5] or '', tostring(steps), more[6] or ''}
     end
   end
+  redis.call('ZREM', WAITING, id)  -- at last: where one of the calls above is refused, the reaper queues it again
 end
 count_durations('w:' .. ARGV[1], waits)
 return claimed

@@ -113,11 +113,11 @@ local function note_usage(id, usage)
   if usage ~= '' then redis.call('HSET', job_key(id), 'usage', usage) end
 end
 
--- Leaves every place where a living execution is held.
+-- Leaves every place where a living execution is held. What was `popped` is in no queue: it is not looked for.
 local function let_go(record)
   redis.call('ZREM', LEASES, record.id)
   local waited, delayed = redis.call('ZREM', WAITING, record.id), redis.call('ZREM', DELAYED, record.id)
-  if waited == 1 and delayed == 0 then redis.call('LREM', queue_key(record.origin), 1, record.id) end
+  if waited == 1 and delayed == 0 and not record.popped then redis.call('LREM', queue_key(record.origin), 1, record.id) end
   if delayed == 1 then redis.call('HDEL', job_key(record.id), 'due') end
 end
 
@@ -127,13 +127,14 @@ local function count_end(record, status, at)
   if record.started then count_durations('r' .. name, {at - record.started}) else count('x' .. name) end
 end
 
--- The only way into a final state; callers have checked that the record is in none.
+-- The only way into a final state; callers have checked that the record is in none. It is let go at last: where
+-- one of the calls is refused (somebody else's data is under a key, say), a lease still brings it to its end.
 local function end_as(record, status, at, error)
-  let_go(record)
   set_status(record, status)
   redis.call('HSET', job_key(record.id), 'ended', whole(at))
   if error then redis.call('HSET', job_key(record.id), 'error', error) end
   redis.call('ZADD', ENDED .. status, whole(at), record.id)
+  let_go(record)
   count_end(record, status, at)
 end
 
@@ -153,17 +154,17 @@ local function requeue(record, at, delay, how, error_type)
   else
     redis.call('HSET', key, 'attempt', record.attempt - 1)
   end
-  let_go(record)
+  redis.call('ZADD', WAITING, '+inf', record.id)  -- at first, and the lease ends at last: it is always held by one
   set_status(record, 'pending')
   redis.call('HSET', key, 'queued', whole(at + delay))
   redis.call('HDEL', key, 'token', 'worker', 'started', 'progress')
-  redis.call('ZADD', WAITING, '+inf', record.id)
   if delay > 0 then
     redis.call('HSET', key, 'due', whole(at + delay))
     redis.call('ZADD', DELAYED, whole(at + delay), record.id)
   else
     redis.call('LPUSH', queue_key(record.origin), record.id)
   end
+  redis.call('ZREM', LEASES, record.id)
 end
 
 -- The process that ran it is gone: the next attempt, unless a cancel was asked for or none is left.

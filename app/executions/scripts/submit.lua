@@ -15,21 +15,18 @@ local instead = earlier(asked) or refusal(asked, at)
 if instead then return instead end
 if ARGV[3] ~= '' and redis.call('EXISTS', job_key(ARGV[3])) == 0 then return {'source_gone'} end
 
+local expires = ARGV[2] == '' and '+inf' or whole(at + ARGV[2])
+redis.call('ZADD', WAITING, expires, id)  -- at first: where one of the calls below is refused, the reaper queues it
 redis.call('HSET', key, 'status', 'queued', 'created', whole(at), unpack(ARGV, 6))
 redis.call('SET', data_key(id), ARGV[4])
 local record = load(id)
-local expires = '+inf'
-if ARGV[2] ~= '' then
-  expires = whole(at + ARGV[2])
-  redis.call('HSET', key, 'expires', expires)
-end
+if ARGV[2] ~= '' then redis.call('HSET', key, 'expires', expires) end
 if ARGV[3] ~= '' then
   redis.call('COPY', steps_key(ARGV[3]), steps_key(id))
   redis.call('COPY', values_key(ARGV[3]), values_key(id))
 end
 index(record, 'all')
 index(record, 'pending')
-redis.call('ZADD', WAITING, expires, id)
 redis.call('RPUSH', queue_key(record.origin), id)
 count('c:' .. record.type .. ':' .. record.target)
 remember(asked, id, whole(at))
