@@ -88,6 +88,13 @@ class StoreUnavailable(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answered with a refusal that nobody thought of: somebody else's data under our keys, say, or a bug."""
+
+    def __init__(self, detail: str = "The store refuses what is asked of it."):
+        super().__init__(detail)
+
+
 class StoreFull(StoreUnavailable):
     """The store has no memory or disk left for new executions; reading and cancelling still work."""
 

@@ -21,6 +21,7 @@ from app.errors import (
     NotRetryable,
     QueueFull,
     ServiceError,
+    StoreRefused,
     StoreUnavailable,
     TooManyUnfinished,
 )
@@ -130,6 +131,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, NotRetryable):
         return problem(400, "not_retryable", detail)
+    if isinstance(error, StoreRefused):
+        log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, StoreUnavailable):
         return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
     return _render_bug(error)

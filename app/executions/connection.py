@@ -13,7 +13,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.errors import StoreFull, StoreUnavailable
+from app.errors import StoreFull, StoreRefused, StoreUnavailable
 from app.executions import sentinel
 from app.settings import Settings
 
@@ -23,9 +23,12 @@ CALL_TIMEOUT_SECONDS = 0.8
 BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
-_AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS")
+_AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "Script killed")
 _NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError, redis.exceptions.NoScriptError)
 """The last: it forgot a script that it was told a moment ago, so it was emptied or replaced just now."""
+
+_FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing the script can't")
+"""Of a command, of one in a script, and the same in older stores."""
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:
@@ -62,10 +65,13 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the client's errors into `StoreUnavailable` and `StoreFull`; any other is a bug and passes."""
+    """Turns whatever the store says or does not say into `StoreUnavailable`, `StoreFull` and `StoreRefused`.
+
+    Only the last may be about the one call alone; with the others no call is better off.
+    """
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError) as error:
         raise StoreUnavailable from error
     except redis.ResponseError as error:
         text = f"{type(error).__name__}: {error}"
@@ -73,7 +79,9 @@ def translated() -> Iterator[None]:
             raise StoreFull from error
         if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):
             raise StoreUnavailable from error
-        raise
+        if any(word in text for word in _FORBIDDEN):
+            raise StoreUnavailable("The store forbids what this service must do: look at its user's ACL.") from error
+        raise StoreRefused from error
 
 
 class Breaker:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.executions.store import ExecutionStore
 
 log = structlog.get_logger(__name__)
@@ -41,11 +41,10 @@ def start_reaper(
             try:
                 next_due = store.reap()
                 also()
-            except StoreUnavailable:
-                next_due = None  # the store is away: the next beat tries again
-            except Exception:
-                next_due = None
-                log.exception("reap_failed")  # and the next beat tries again: nobody else may be there to do it
+            except Exception as error:
+                next_due = None  # the next beat tries again: nobody else may be there to do it
+                if isinstance(error, StoreRefused) or not isinstance(error, StoreUnavailable):
+                    log.exception("reap_failed")
 
     thread = threading.Thread(target=reap_for_ever, name="reaper", daemon=True)
     thread.start()

@@ -117,9 +117,11 @@ class Entry:
     """What is to be written of an attempt: a script, and its arguments after id, token and usage.
 
     `finish` and `release` end the attempt. A `checkpoint` does not: its child waits for it, by `number`.
+    `refusals` is how often the store has refused it so far.
     """
 
     attempt: Attempt
     script: str
     arguments: tuple[Any, ...]
     number: int = 0
+    refusals: int = 0

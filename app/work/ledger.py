@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused
 from app.executions import connection, scripts
 from app.executions.counters import Reports
 from app.executions.store import reap_arguments
@@ -170,7 +170,5 @@ class Ledger:
         try:
             with connection.translated():
                 raise answer
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            return f"! {error}"
+        except StoreRefused as error:
+            return f"! {error.__cause__}"

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -24,6 +25,9 @@ from app.work.protocol import split
 
 TIMEOUT_GRACE_SECONDS = 0.5
 DEFAULT_BACKOFF_SECONDS = [1.0, 5.0, 30.0]
+
+REFUSED_SECONDS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+"""The waits before something is written again that the store refused, for whatever is wrong may be put right."""
 
 log = structlog.get_logger(__name__)
 
@@ -105,9 +109,13 @@ class Runs:
                 self.stop(attempt, Stopping.CANCEL)
 
     def _refused(self, entry: Entry, why: str) -> None:
-        """The store would not write this, whatever is tried: fail the execution, or give it up."""
+        """The store would not write this: try again for a minute, then fail the execution, or give it up."""
         attempt = entry.attempt
         log.error("entry_refused", **attempt.names(), script=entry.script, error=why)
+        if entry.refusals < len(REFUSED_SECONDS):
+            again = replace(entry, refusals=entry.refusals + 1)
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS[entry.refusals], self.entries.put_nowait, again)
+            return
         if entry.script == "checkpoint" and not attempt.concluded:
             attempt.conclude()
             self.pool.end(attempt)

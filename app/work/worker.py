@@ -18,7 +18,7 @@ from rq import Queue
 from rq.worker import BaseWorker
 
 from app.catalog.model import Catalog
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
 from app.settings import Settings
@@ -125,11 +125,11 @@ class ExecutionWorker(BaseWorker):
                 self._outage.done("claim")
                 if not rows:
                     await self._or_stopping(self._ledger.wait_for_work())
+            except StoreRefused:
+                log.exception("claim_failed")  # something in the queue that nobody thought of: others must go on
+                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreUnavailable as error:
                 self._outage.refused("claim", error)
-                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
-            except redis.ResponseError:
-                log.exception("claim_failed")  # something in the queue that nobody thought of: others must go on
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
 
     async def _beat_loop(self) -> None:
@@ -200,11 +200,10 @@ class ExecutionWorker(BaseWorker):
             try:
                 next_due = await self._ledger.reap()
                 await self._ledger.add(self._runs.pool.counted)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 next_due = None
-            except redis.ResponseError:
-                next_due = None
-                log.exception("reap_failed")
+                if isinstance(error, StoreRefused):
+                    log.exception("reap_failed")
 
     async def _delivery_loop(self) -> None:
         """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written."""

@@ -212,6 +212,48 @@ def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_stor
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
 
 
+def forbidding(client: redis.Redis) -> Callable[[], object]:
+    """Takes the right to write from the service's user."""
+    client.execute_command("ACL SETUSER default -@write")
+    return lambda: client.execute_command("ACL SETUSER default +@all")
+
+
+def misusing(client: redis.Redis) -> Callable[[], object]:
+    """Puts other data under a key that every transition of a running execution writes."""
+    client.rename("exec:leases", "kept")
+    client.set("exec:leases", "somebody else's")
+    return lambda: client.rename("kept", "exec:leases")
+
+
+@pytest.mark.parametrize("harm", [forbidding, misusing])
+def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_outcome(
+    broken: Make, own_store: EmbeddedStore, harm: Callable[[redis.Redis], Callable[[], object]]
+) -> None:
+    service = broken(METRICS="open")
+    ended = service.run("behaves", {"do": "echo"})["execution_id"]
+    running = [service.start("behaves", {"do": "listen", "seconds": seconds}) for seconds in (0.3, 0.3, 2.5)]
+    for id in running:
+        service.until(id, "running")
+    with redis.Redis.from_url(own_store.url) as client:
+        client.execute_command("ACL SETUSER admin on >admin ~* &* +@all")
+    with redis.Redis.from_url(own_store.url, username="admin", password="admin") as client:
+        mend = harm(client)
+        refused_until = time.monotonic() + LEASE_SECONDS / 2
+        while time.monotonic() < refused_until:
+            is_away(service.cancel(running[2]))
+            for ask in each_endpoint(service, ended):
+                if (response := ask()).status_code not in (200, 202, 400):
+                    is_away(response)
+            assert service.http.get(f"{service.url}/metrics", timeout=5).status_code == 200
+            assert service.http.get(f"{service.url}/readyz", timeout=5).status_code in (200, 503)
+        mend()
+    for id in running:
+        execution = service.ended(id, seconds=10)
+        assert (execution["status"], execution["attempt"]) == ("completed", 1)
+    assert service.workers[0].poll() is None
+    assert service.run("behaves", {"do": "echo"})["status"] == "completed"
+
+
 def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -> None:
     """A fail-over in between: writes are refused with READONLY for a while; what is there can be read."""
     service = broken()
