@@ -19,6 +19,7 @@ from rq.worker import BaseWorker
 
 from app.catalog.model import Catalog
 from app.errors import StoreRefused, StoreUnavailable
+from app.executions import connection
 from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
 from app.settings import Settings
@@ -74,7 +75,7 @@ class ExecutionWorker(BaseWorker):
         Raises what ended a loop, which is a bug: the process should end, and be started again.
         """
         self._beaten_at = asyncio.get_running_loop().time()
-        self.register_birth()  # type: ignore[no-untyped-call]  # RQ's
+        await self._register()
         self._runs.pool.open()
         loops = [
             self._beat_loop(),
@@ -281,6 +282,21 @@ class ExecutionWorker(BaseWorker):
         finally:
             work.cancel()
             stop.cancel()
+
+    async def _register(self) -> None:
+        """Tells RQ's tools that there is this worker, as soon as the store takes it."""
+        while not self._stopping.is_set():
+            try:
+                with connection.translated():
+                    self.register_birth()  # type: ignore[no-untyped-call]  # RQ's
+            except ValueError:
+                return  # there is a worker of this name, so it was told already, and the answer was lost
+            except StoreUnavailable as error:
+                self._outage.refused("register", error)
+                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
+            else:
+                self._outage.done("register")
+                return
 
     async def _unregister(self) -> None:
         try:

@@ -254,6 +254,22 @@ def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_out
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
 
 
+def test_a_worker_that_is_started_while_the_store_is_full_waits_for_it(broken: Make, own_store: EmbeddedStore) -> None:
+    service = broken(workers=0)
+    waiting = service.start("behaves", {"do": "echo"})
+    with redis.Redis.from_url(own_store.url) as client:
+        client.config_set("maxmemory", 1)
+        worker = service.start_worker()
+        deadline = time.monotonic() + 15
+        while '"store_unavailable"' not in service.output("worker0"):
+            assert time.monotonic() < deadline
+            assert worker.poll() is None, service.output("worker0")
+            time.sleep(0.05)
+        client.config_set("maxmemory", 0)
+    assert service.ended(waiting)["status"] == "completed"
+    assert worker.poll() is None
+
+
 def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -> None:
     """A fail-over in between: writes are refused with READONLY for a while; what is there can be read."""
     service = broken()
