@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger
 
-from app import binding, garbage, logs, settings, tracing
+from app import binding, files, garbage, logs, settings, tracing
 from app.errors import ConfigurationError
 
 log = structlog.get_logger("web")
@@ -30,6 +30,7 @@ workers = chosen.web_concurrency
 worker_class = "app.server.PatientWorker"  # gthread, with a deadline for slow clients
 threads = chosen.web_threads  # a cancel may hold one for five seconds; `make bench ARGS='--only servers'` compares
 worker_connections = 1000  # open ones of a process, waiting or served; those who drip hold no thread
+files.allow(worker_connections + 32 * threads)  # beside them each thread has some to the store
 backlog = 1024  # those who wait while a process is replaced
 control_socket_disable = True  # it would be a file in HOME, which may be read-only
 

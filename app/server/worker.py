@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import socket
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from gunicorn.http import get_parser
@@ -27,6 +28,10 @@ LINGER_SECONDS = 2.0
 HELD_BYTES = 128 * 1024 * 1024
 """What all unfinished requests of a process may hold together, and all answers that are not taken."""
 
+USED_UP_SECONDS = 0.01
+"""The wait where files are used up: the listener stays ready, and would be asked without a pause."""
+
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PIECE_BYTES = 256 * 1024
 
 
@@ -43,6 +48,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._lingering: deque[TConn] = deque()
         self._unsent: dict[TConn, Outgoing] = {}
         self._sending: dict[TConn, tuple[Outgoing, Future[bool]]] = {}
+
+    def accept(self, listener: socket.socket) -> None:
+        """Where there is nothing left to hold one more connection with, those that are held go on all the same."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _USED_UP:
+                raise
+            sleep(USED_UP_SECONDS)
 
     def enqueue_req(self, conn: TConn) -> None:
         """A connection was opened, or a further request begins on it."""

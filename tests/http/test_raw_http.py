@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -290,6 +291,37 @@ def peers_of(service: Service) -> set[int]:
     assert service.web is not None
     processes = psutil.Process(service.web.pid).children()
     return {each.raddr.port for process in processes for each in process.net_connections("tcp4") if each.raddr}
+
+
+def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[..., Service]) -> None:
+    service = make_service(workers=0)
+    assert service.get("/executions").status_code == 200  # it is connected to the store
+    [process] = psutil.Process(service.web.pid).children()
+    most_files = process.num_fds() + 10
+    process.rlimit(psutil.RLIMIT_NOFILE, (most_files, most_files))
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connected(service)) for _ in range(2 * most_files)]
+        deadline = time.monotonic() + 5
+        while process.num_fds() < most_files:
+            assert time.monotonic() < deadline
+        for connection in crowd:
+            connection.sendall(get(path=b"/healthz"))
+        assert status_of(crowd[0].recv(65536)) == 200
+    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert process.is_running()
+    assert "exited" not in service.output("web")
+
+
+def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_service: Callable[..., Service]) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        service = make_service(workers=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    [process] = psutil.Process(service.web.pid).children()
+    assert process.rlimit(psutil.RLIMIT_NOFILE)[0] >= min(1500, hard)
 
 
 def test_a_client_that_does_not_read_its_answer_does_not_keep_a_thread(service: Service) -> None:
