@@ -108,6 +108,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: TConn) -> bool:
         req._expected_100_continue = False  # the client was told to go on
+        if self.nr_conns >= self.worker_connections:
+            req.force_close()  # somebody may be waiting to be let in, for whom a busy client would never make room
         if conn.parser.unreader.short:
             req.force_close()
         else:

@@ -312,6 +312,27 @@ def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[
     assert "exited" not in service.output("web")
 
 
+def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Callable[..., Service]) -> None:
+    """Clients that come back at once, again and again, would keep all others out."""
+    service = make_service(workers=0, GUNICORN_CMD_ARGS="--worker-connections 6 --threads 1")
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connected(service)) for _ in range(6)]
+        ports = {each.getsockname()[1] for each in crowd}
+        deadline = time.monotonic() + 5
+        while not ports <= peers_of(service):
+            assert time.monotonic() < deadline
+        for _ in range(2):
+            crowd[0].sendall(get(path=b"/healthz").replace(b"Connection: close\r\n", b""))
+        answer = b""
+        while piece := crowd[0].recv(65536):
+            answer += piece
+        assert status_of(answer) == 200
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+    for _ in range(3):
+        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+
+
 def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_service: Callable[..., Service]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
