@@ -11,7 +11,7 @@ SKIP_BYTES = 16 * 1024 * 1024
 
 _LINE_BYTES = 8192
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding)([ \t]*):([^\r\n]*)", re.IGNORECASE)
-_EXPECT = re.compile(rb"\nexpect:[ \t]*100-continue[ \t]*\r", re.IGNORECASE)
+_EXPECT = re.compile(rb"\A(?:\r\n)?[^\r]* HTTP/1\.1\r.*\nexpect:[ \t]*100-continue[ \t]*\r", re.IGNORECASE | re.DOTALL)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
@@ -30,7 +30,7 @@ class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
     def begin(self) -> None:
         """Forgets the request before."""
         self.kept = bytearray()
-        self.short = self.waits_for_continue = False
+        self.short = self.waits_for_continue = self._told_to_go_on = False
         self._body_at = self._body_bytes = self._next_chunk_at = self._skip_bytes = 0
 
     def feed(self, data: bytes) -> bool:
@@ -49,6 +49,12 @@ class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
         if self._body_bytes > self._max_body_bytes:
             return self._begin_to_skip(self._body_bytes)
         return len(self.kept) >= self._body_at + self._body_bytes
+
+    def must_be_told_to_go_on(self) -> bool:
+        """True once, where the client waits for a word before it sends the body."""
+        must = self.waits_for_continue and not self._told_to_go_on
+        self._told_to_go_on |= must
+        return must
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The parser asks for more than is kept: as far as it can see, the client has gone."""

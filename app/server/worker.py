@@ -67,6 +67,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.timeout = monotonic() + READ_SECONDS
         whole = True if incoming.feed(incoming.take_buffered()) else self._receive(conn)
         if whole is None:
+            _tell_to_go_on(conn)
             self.pending_conns.append(conn)  # gunicorn closes what it finds here after its timeout
             self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
         else:
@@ -74,7 +75,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         whole = self._receive(conn)
-        if whole is not None:
+        if whole is None:
+            _tell_to_go_on(conn)
+        else:
             self.poller.unregister(client)
             self.pending_conns.remove(conn)
             self._settle(conn, whole)
@@ -194,7 +197,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _receive(self, conn: TConn) -> bool | None:
         """Takes what is there. True: the request is whole. False: it will never be. None: wait for more."""
         incoming: Incoming = conn.parser.unreader
-        waited = incoming.waits_for_continue
         try:
             data = conn.sock.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -203,12 +205,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             return False
         if not data or self._hold_too_much(incoming):
             return False
-        if incoming.feed(data):
-            return True
-        if incoming.waits_for_continue and not waited:
-            with contextlib.suppress(OSError):
-                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
-        return None
+        return True if incoming.feed(data) else None
 
     def _hold_too_much(self, incoming: Incoming) -> bool:
         large = len(incoming.kept) >= _PIECE_BYTES / 4
@@ -229,3 +226,9 @@ def _prepare(conn: TConn, incoming: Incoming) -> None:
     conn.parser = get_parser(conn.cfg, (), conn.client)
     conn.parser.unreader = incoming
     conn.data_ready = True
+
+
+def _tell_to_go_on(conn: TConn) -> None:
+    if conn.parser.unreader.must_be_told_to_go_on():
+        with contextlib.suppress(OSError):
+            conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)

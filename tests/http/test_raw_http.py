@@ -205,6 +205,31 @@ def test_a_client_that_asks_first_is_told_to_go_on_once(service: Service) -> Non
         assert status_of(connection.recv(65536)) == 202
 
 
+def test_a_client_that_asks_right_behind_another_request_is_told_to_go_on_after_its_answer(service: Service) -> None:
+    body = b'{"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Test"}}'
+    before = get(path=b"/healthz").replace(b"Connection: close\r\n", b"")
+    with connected(service) as connection:
+        connection.sendall(before + post(b"Expect: 100-continue", b"Content-Length: %d" % len(body)))
+        answer = b""
+        while not answer.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            piece = connection.recv(65536)
+            assert piece
+            answer += piece
+        assert status_of(answer) == 200
+        connection.sendall(body)
+        assert status_of(connection.recv(65536)) == 202
+
+
+def test_an_old_client_that_asks_first_gets_no_answer_that_it_does_not_know(service: Service) -> None:
+    body = b'{"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Test"}}'
+    asking = post(b"Expect: 100-continue", b"Content-Length: %d" % len(body)).replace(b"HTTP/1.1", b"HTTP/1.0")
+    with connected(service) as connection:
+        connection.sendall(asking)
+        time.sleep(0.1)
+        connection.sendall(body)
+        assert connection.recv(65536).startswith(b"HTTP/1.0 202 ")
+
+
 def test_a_client_that_asks_first_whether_it_may_send_too_much_is_refused_at_once(service: Service) -> None:
     began = time.monotonic()
     assert status_of(answer_to(service, post(b"Expect: 100-continue", b"Content-Length: 2000000"))) == 413
