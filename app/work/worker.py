@@ -235,7 +235,7 @@ class ExecutionWorker(BaseWorker):
             if attempt.resumes:
                 await self._ledger.load_steps(attempt)
             self._runs.start(attempt)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, StoreRefused):
             # Nobody beats for it, so its lease runs out; after config.max_attempts it ends as failed.
             log.error("record_unreadable", execution_id=row[0].decode(errors="replace"))
 

@@ -358,6 +358,21 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     assert service.ended(late, seconds=6)["error"]["type"] == "Expired"  # the web side's reaper lives
 
 
+def test_steps_that_make_no_sense_harm_no_other_execution(broken: Make, own_store: EmbeddedStore) -> None:
+    """Fault 25, where a pipeline's run would go on from what it has stored."""
+    service = broken(workers=0)
+    inputs = {"text": "One."}
+    poison = service.start("document_summary", inputs, type="pipeline", config={"max_attempts": 1})
+    sound = [service.start("document_summary", inputs, type="pipeline") for _ in range(2)]
+    with redis.Redis.from_url(own_store.url) as client:
+        client.set(f"rq:job:{poison}:steps", "no steps")
+    service.start_worker()
+    for id in sound:
+        assert service.ended(id)["status"] == "completed"
+    assert service.ended(poison)["error"]["type"] == "WorkerLost"
+    assert service.get(f"/executions/{poison}/steps").status_code in (200, 404)
+
+
 def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:

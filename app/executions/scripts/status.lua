@@ -10,8 +10,14 @@ if values.err then return false end
 local status, tenant, type = unpack(values)
 if tenant ~= ARGV[2] then return false end
 
+-- What is no hash (anybody may have written there) holds nothing.
+local function all_of(hash)
+  local found = redis.pcall('HGETALL', hash)
+  return found.err and {} or found
+end
+
 local broke_off = type == 'pipeline' and (status == 'failed' or status == 'canceled')
 local outputs = status == 'finished' and redis.call('GET', outputs_key(id))
-local steps = (wanted ~= 'status' or broke_off) and redis.call('HGETALL', steps_key(id)) or {}
-local put_out = (wanted == 'outputs' or broke_off) and redis.call('HGETALL', values_key(id)) or {}
+local steps = (wanted ~= 'status' or broke_off) and all_of(steps_key(id)) or {}
+local put_out = (wanted == 'outputs' or broke_off) and all_of(values_key(id)) or {}
 return {values, outputs, steps, put_out}
