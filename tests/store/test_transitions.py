@@ -255,6 +255,19 @@ def test_after_a_gap_in_the_reaping_every_lease_is_granted_once_more(driver: Dri
     assert driver.status(id) == "pending"
 
 
+@pytest.mark.parametrize("wrong", ["text", "list"])
+def test_a_reaper_goes_on_where_the_time_of_the_last_reap_makes_no_sense(driver: Driver, wrong: str) -> None:
+    driver.submit()
+    driver.claim()
+    driver.client.delete("exec:reaped")
+    if wrong == "text":
+        driver.client.set("exec:reaped", "yesterday")
+    else:
+        driver.client.rpush("exec:reaped", "yesterday")
+    driver.let_leases_run_out()
+    assert len(driver.claim()) == 1
+
+
 def test_what_fell_out_of_the_queue_is_queued_again(driver: Driver) -> None:
     ids = {driver.submit() for _ in range(3)}
     driver.client.lpop("rq:queue:processes", 2)

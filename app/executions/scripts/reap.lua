@@ -10,7 +10,8 @@
 -- ARGV: lease in microseconds, retention of completed, of failed, of cancelled ones in microseconds, queues ...
 -- Answers the number of microseconds until there is more to do, as far as that is known, or -1.
 work_when_full()
-local at, lease, last = now(), tonumber(ARGV[1]), tonumber(redis.call('GET', REAPED) or '0')
+local at, lease, said = now(), tonumber(ARGV[1]), redis.pcall('GET', REAPED)
+local last = type(said) == 'string' and tonumber(said) or 0
 redis.call('SET', REAPED, whole(at))
 
 local BATCH, more = 200, false
