@@ -207,15 +207,26 @@ class ExecutionWorker(BaseWorker):
                     log.exception("reap_failed")
 
     async def _delivery_loop(self) -> None:
-        """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written."""
+        """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written.
+
+        What failed together is begun with its first alone: a store may hang up on one that it can not read,
+        and so on all that were sent with it.
+        """
         queue = self._runs.entries
+        left: list[Entry] = []
+        at_once = CLAIM_LIMIT
         while True:
-            entries = [await queue.get()]
-            while not queue.empty() and len(entries) < CLAIM_LIMIT:
-                entries.append(queue.get_nowait())
-            while (words := await self._try_to_write(entries)) is None:
+            left = left or [await queue.get()]
+            while not queue.empty() and len(left) < CLAIM_LIMIT:
+                left.append(queue.get_nowait())
+            sent = left[:at_once]
+            words = await self._try_to_write(sent)
+            if words is None:
+                at_once = 1
                 await asyncio.sleep(RETRY_STORE_SECONDS)
-            for entry, word in zip(entries, words, strict=True):
+                continue
+            left, at_once = left[at_once:], CLAIM_LIMIT
+            for entry, word in zip(sent, words, strict=True):
                 self._runs.written(entry, word)
                 if entry.script == "release":
                     self._delays_changed.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shutil
 import signal
 import ssl
@@ -231,14 +232,14 @@ def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_out
 ) -> None:
     service = broken(METRICS="open")
     ended = service.run("behaves", {"do": "echo"})["execution_id"]
-    running = [service.start("behaves", {"do": "listen", "seconds": seconds}) for seconds in (0.3, 0.3, 2.5)]
+    running = [service.start("behaves", {"do": "listen", "seconds": seconds}) for seconds in (0.3, 0.3, 1.8)]
     for id in running:
         service.until(id, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.execute_command("ACL SETUSER admin on >admin ~* &* +@all")
     with redis.Redis.from_url(own_store.url, username="admin", password="admin") as client:
         mend = harm(client)
-        refused_until = time.monotonic() + LEASE_SECONDS / 2
+        refused_until = time.monotonic() + LEASE_SECONDS / 3
         while time.monotonic() < refused_until:
             is_away(service.cancel(running[2]))
             for ask in each_endpoint(service, ended):
@@ -371,6 +372,26 @@ def test_steps_that_make_no_sense_harm_no_other_execution(broken: Make, own_stor
         assert service.ended(id)["status"] == "completed"
     assert service.ended(poison)["error"]["type"] == "WorkerLost"
     assert service.get(f"/executions/{poison}/steps").status_code in (200, 404)
+
+
+def test_an_outcome_that_the_store_can_not_read_keeps_back_no_other(broken: Make, own_store: EmbeddedStore) -> None:
+    """It hangs up in the middle of all that was sent together, as it can not tell where the next one begins."""
+    service = broken(WORKER_PROCESSES=4)
+    with redis.Redis.from_url(own_store.url) as client:
+        client.config_set("proto-max-bulk-len", 1024 * 1024)
+    first, large, *others = (
+        service.start("behaves", {"do": "noise", "bytes": bytes, "seconds": seconds})
+        for bytes, seconds in ((1, 0.5), (1_500_000, 0.7), (1, 0.9), (1, 0.9))
+    )
+    for id in (first, large, *others):
+        service.until(id, "running")
+    os.kill(own_store.pid, signal.SIGSTOP)
+    time.sleep(1.2)
+    os.kill(own_store.pid, signal.SIGCONT)
+    for id in (first, *others):
+        execution = service.ended(id, seconds=8)
+        assert (execution["status"], execution["attempt"]) == ("completed", 1)
+    assert service.status(large)["status"] == "running"  # it is tried for a while
 
 
 def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(

@@ -199,6 +199,12 @@ def _large(inputs, context):
     return "x" * inputs["bytes"]
 
 
+def _noise(inputs, context):
+    """As `_large`, but it can not be packed; and it takes its time."""
+    time.sleep(inputs["seconds"])
+    return os.urandom(inputs["bytes"]).hex()
+
+
 def _leak(inputs, context):
     _leaked.append(bytearray(os.urandom(1024)) * (inputs["bytes"] // 1024))
     return os.getpid()
