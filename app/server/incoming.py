@@ -19,7 +19,8 @@ _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
     """A request as far as it has arrived; then what the parser reads it from, instead of a socket.
 
-    `short` says that there is more of this request than is kept: the connection must end with it.
+    `short` says that there is more of this request than is kept: the connection must end with it. `coded`: its body
+    is not only chunked but packed, which nobody here unpacks; how long it is, is not looked for.
     """
 
     def __init__(self, max_head_bytes: int, max_body_bytes: int):
@@ -30,6 +31,7 @@ class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
     def begin(self) -> None:
         """Forgets the request before."""
         self.kept = bytearray()
+        self.coded = False
         self.short = self.waits_for_continue = self._told_to_go_on = False
         self._body_at = self._body_bytes = self._next_chunk_at = self._skip_bytes = 0
 
@@ -72,6 +74,7 @@ class Incoming(Unreader):  # type: ignore[misc]  # gunicorn has no types
         head = bytes(self.kept[:body_at])
         self.waits_for_continue = bool(_EXPECT.search(head))
         framing = _FRAMING.findall(head)
+        self.coded = any(each[0].lower() == b"transfer-encoding" and b"," in each[2] for each in framing)
         if len(framing) == 1 and not framing[0][1]:
             name, value = framing[0][0].lower(), framing[0][2].strip(b" \t").lower()
             if name == b"content-length" and value.isdigit() and len(value) < 40:

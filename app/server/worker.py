@@ -14,6 +14,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from gunicorn.http import get_parser
+from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from app.server.incoming import Incoming
@@ -110,6 +111,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         return bool(super().handle(conn)) and not conn.parser.unreader.short
 
     def handle_request(self, req: Any, conn: TConn) -> bool:
+        if conn.parser.unreader.coded:
+            raise UnsupportedTransferCoding("only chunked")
         req._expected_100_continue = False  # the client was told to go on
         if self.nr_conns >= self.worker_connections:
             req.force_close()  # somebody may be waiting to be let in, for whom a busy client would never make room

@@ -188,6 +188,12 @@ def test_requests_in_one_piece_are_answered_one_after_the_other(service: Service
     assert [answer.count(b"HTTP/1.1 404"), answer.count(b"HTTP/1.1 200")] == [3, 1]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_packed_body_is_501_however_it_arrives(service: Service, at_once: bool) -> None:
+    head, body = post(b"Transfer-Encoding: gzip, chunked"), b"2\r\n{}\r\n0\r\n\r\n"
+    assert status_of(answer_to(service, *([head + body] if at_once else [head, body]))) == 501
+
+
 def test_a_body_behind_an_unclear_length_is_never_taken_for_a_request(service: Service) -> None:
     hidden = get(path=b"/healthz")
     for how in (b"Content-Length : %d" % len(hidden), b"Content-Length: %d, 0" % len(hidden), b"Content-Length: 0x9"):
