@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -116,7 +117,8 @@ def parse(parser: OutputParser, text: str) -> Any:
 
 
 def _run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    returned = _entrypoint(flow.entrypoint, flow.folder)(dict(inputs), context)
+    """What the flow does to its inputs is its own business: other steps, and its next try, are given the same ones."""
+    returned = _entrypoint(flow.entrypoint, flow.folder)(copy.deepcopy(dict(inputs)), context)
     return _wait_for(returned, context) if inspect.isawaitable(returned) else returned
 
 

@@ -21,6 +21,7 @@ AGENT = """
 flows:
   - {name: default, entrypoint: "flow.py:run", isolation: thread}
   - {name: other, entrypoint: "flow.py:other", isolation: thread}
+  - {name: greedy, entrypoint: "flow.py:greedy", isolation: thread}
 """
 
 FLOW = """
@@ -45,6 +46,9 @@ def run(inputs, context):
 
 def other(inputs, context):
     return "other"
+
+def greedy(inputs, context):
+    return [inputs["items"].pop() for _ in range(2)]
 """
 
 
@@ -201,6 +205,21 @@ def test_a_batch_needs_exactly_one_list(run: Callable[..., Any]) -> None:
     yaml = "inputs: [{name: x}]\nsteps:\n  - {id: each, agent: work, batch_mode: true, input_mapping: {value: x}}"
     with pytest.raises(RunFailed, match="exactly one list"):
         run(yaml, {"x": "no list"})
+
+
+def test_what_a_flow_does_to_its_inputs_no_other_step_sees(run: Callable[..., Any]) -> None:
+    outputs = run(
+        """
+inputs: [{name: items, default: [1, 2, 3]}]
+steps:
+  - {id: first, agent: work, flow: greedy, input_mapping: {items: items}}
+  - {id: second, agent: work, flow: greedy, input_mapping: {items: items}}
+  - {id: third, agent: work, flow: greedy, input_mapping: {items: first}}
+outputs: [{key: first}, {key: second}, {key: third}]
+""",
+        max_workers=1,
+    )
+    assert (outputs["first"], outputs["second"], outputs["third"]) == ([3, 2], [3, 2], [2, 3])
 
 
 def test_a_variant_changes_the_flow_of_a_step(run: Callable[..., Any]) -> None:
