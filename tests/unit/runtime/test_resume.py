@@ -23,6 +23,7 @@ AGENT = """
 flows:
   - {name: default, entrypoint: "flow.py:run", isolation: thread}
   - {name: ask, entrypoint: "flow.py:ask", isolation: thread}
+  - {name: complain, entrypoint: "flow.py:complain", isolation: thread}
   - {name: hide, entrypoint: "flow.py:hide", isolation: thread}
 """
 
@@ -38,6 +39,14 @@ def run(inputs, context):
         raise ValueError(f"{name} is broken")
     time.sleep(inputs.get("seconds") or 0)
     return f"{name}({inputs.get('value')})"
+
+def complain(inputs, context):
+    calls.append(context.step_key.partition(":")[2])
+    while not context.cancelled and "complain" in broken:
+        time.sleep(0.005)
+    if context.cancelled:
+        raise ValueError("I was disturbed.")
+    return "undisturbed"
 
 def hide(inputs, context):
     calls.append(context.step_key.partition(":")[2])
@@ -218,6 +227,20 @@ def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(load: Callable
     assert store.records["skipped"].status is StepStatus.SKIPPED
     assert store.records["optional"].status is StepStatus.FAILED
     assert store.records["optional"].failure is not None
+
+
+def test_an_optional_step_that_fails_because_its_run_is_stopped_is_run_again(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = "inputs: []\nsteps: [{id: a, agent: work, flow: complain, required: false}]\noutputs: [{key: a}]"
+    known, store, stop = load(yaml), Recorder(), StopSignal()
+    flow.broken.add("complain")
+    threading.Timer(0.1, stop.request).start()
+    with pytest.raises(Stopped):
+        store.run(known, "p", {}, stop=stop)
+    assert (store.records["a"].done, store.reports[-1].finished) == (False, 0)
+    flow.broken.clear()
+    assert store.run(known, "p", {})["a"] == "undisturbed"
 
 
 def test_usage_is_counted_by_step_and_model(load: Callable[[str], Catalog], flow: Any) -> None:
