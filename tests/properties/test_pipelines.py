@@ -1,137 +1,193 @@
-"""Any graph of steps, run with any number of workers and killed anywhere, keeps the promises of the loop."""
+"""Any graph of steps, run with any number of workers and broken off anywhere, keeps the promises of the loop."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.catalog.model import Agent, Catalog, Output, Pipeline, PythonFlow, Step
+from app.catalog.model import Agent, Catalog, PythonFlow, Step
 from app.executions.model import StepStatus
+from app.models.base import Stopped
+from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.errors import RunFailed
+from app.runtime.stop import StopSignal
+from tests.properties.graphs import INPUTS, MAX_STEPS, Graph, answer, graphs
 from tests.support.runtime import Recorder
 
-MAX_STEPS = 8
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
 
 
 class Killed(BaseException):
     """The process ends here: nothing that comes later is stored."""
 
 
+@dataclass(frozen=True)
+class Break:
+    """What keeps a run from its end.
+
+    `dies`: its process, when it is to store the checkpoint with the number `at`; `dies_after`: when it has
+    stored that one. `stopped`: it is asked to stop then. `fails`: the step with that number does, if required.
+    """
+
+    how: str
+    at: int
+
+
+BREAKS = st.builds(Break, st.sampled_from(["dies", "dies_after", "stopped", "fails"]), st.integers(0, MAX_STEPS))
+
+
+class Store(Recorder):
+    """Goes on from what `before` has, looks at what it is given, and breaks the run off at its moment."""
+
+    def __init__(self, before: Recorder, breaks: Break | None):
+        super().__init__(records=dict(before.records), values=dict(before.values))
+        self.stop = StopSignal()
+        self.broken_promises: list[str] = []
+        self._breaks, self._dead = breaks, False
+
+    def save(self, checkpoint: Checkpoint, wait: bool) -> None:
+        how = self._breaks.how if self._breaks and self._breaks.at == len(self.checkpoints) else ""
+        self._dead = self._dead or how == "dies"
+        if not self._dead:
+            super().save(checkpoint, wait)
+            self._look_at(checkpoint)
+        if how == "stopped":
+            self.stop.request()
+        if how.startswith("dies"):
+            self._dead = True
+            raise Killed
+
+    def _look_at(self, checkpoint: Checkpoint) -> None:
+        """Progress is, at any moment, the number of steps that the store knows as finished."""
+        progress, finished = checkpoint.progress, sum(record.done for record in self.records.values())
+        if (progress.finished, progress.total) != (finished, len(self.records)):
+            self.broken_promises.append(f"{progress} when {finished} steps were finished")
+
+
 @dataclass
 class World:
-    """What the steps do, seen from outside. `calls` are the runs of each step."""
+    """One run, seen by its steps."""
 
+    graph: Graph
+    store: Store
+    max_workers: int
+    failing: str | None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    running: int = 0
-    most: int = 0
-    calls: dict[str, int] = field(default_factory=dict)
+    running: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
     ended: set[str] = field(default_factory=set)
-    early: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def call(self, step: Step, name: str) -> Iterator[None]:
+        """From the begin to the end of a call for a step, or for one item of it."""
+        with self.lock:
+            self.running[step.id] += 1
+            self.calls[name] += 1
+            self.store.broken_promises += self._broken_by(step, name)
+        try:
+            yield
+            with self.lock:
+                self.ended.add(name)
+        finally:
+            with self.lock:
+                self.running[step.id] -= 1
+
+    def _broken_by(self, step: Step, name: str) -> Iterator[str]:
+        records = self.store.records
+        if not all(records[each].done for each in step.depends_on):
+            yield f"{name} began before the store had what it depends on"
+        if records[step.id].status is not StepStatus.RUNNING:
+            yield f"{name} began when the store had it as {records[step.id].status}"
+        if name in self.ended or name in self.store.values:
+            yield f"{name} was finished, and is run again"
+        if sum(calls > 0 for calls in self.running.values()) > self.max_workers:
+            yield f"{name} is one step too many at once"
+        items_at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.batch_mode and step.concurrent else 1
+        if self.running[step.id] > items_at_once:
+            yield f"{name} is one item too many at once"
+
+    def fails(self, step: Step, name: str) -> bool:
+        graph = self.graph
+        return step.id == self.failing or name in graph.fails or (name in graph.fails_once and self.calls[name] == 1)
 
 
-world = World()
-graph: dict[str, frozenset[str]] = {}
+world: World
 
 
 def work(inputs: dict[str, Any], context: Any) -> str:
+    """Fails as the graph says, and when it is asked to stop; does to its lists what is its own business."""
     name = context.step_key.partition(":")[2]
-    with world.lock:
-        world.running += 1
-        world.most = max(world.most, world.running)
-        world.calls[name] = world.calls.get(name, 0) + 1
-        if not graph[name] <= world.ended:
-            world.early.append(name)
-    time.sleep(0.0005 * (int(name[1:]) % 3))
-    with world.lock:
-        world.running -= 1
-        world.ended.add(name)
-    return f"{name}({','.join(str(inputs[each]) for each in sorted(inputs))})"
+    step = world.graph.step(name.partition(":")[0])
+    with world.call(step, name):
+        if world.fails(step, name):
+            raise ValueError("told to fail")
+        text = answer(name, inputs)
+        for each in inputs.values():
+            if isinstance(each, list):
+                each.clear()
+        time.sleep(0.0005 * (zlib.crc32(name.encode()) % 3))
+        if context.cancelled:
+            raise ValueError("asked to stop")
+        return text
 
 
 AGENT = Agent("work", {"default": PythonFlow("default", f"{__name__}:work", None)}, "default")  # type: ignore[arg-type]
 
 
-@st.composite
-def pipelines(draw: st.DrawFn) -> Pipeline:
-    """Each step reads any of the earlier ones, so that there is no cycle; the file's order is another one."""
-    count = draw(st.integers(1, MAX_STEPS))
-    steps = []
-    for number in range(count):
-        reads = draw(st.frozensets(st.integers(0, number - 1), max_size=3)) if number else frozenset()
-        mapping = {f"s{each}": f"s{each}" for each in reads}
-        steps.append(
-            Step(f"s{number}", f"s{number}", agent="work", input_mapping=mapping, depends_on=frozenset(mapping))
-        )
-    ordered = tuple(draw(st.permutations(steps)))
-    outputs = tuple(Output(step.output_key) for step in ordered)
-    return Pipeline("p", ordered, outputs, "thread")
-
-
-class DiesAt(Recorder):
-    """Is killed when it is to store its checkpoint with this number: before it is stored, or right after."""
-
-    def __init__(self, store: Recorder, at: int, stored: bool):
-        super().__init__(records=store.records, values=store.values)
-        self._at, self._stored = at, stored
-
-    def save(self, checkpoint: Checkpoint, wait: bool) -> None:
-        if len(self.checkpoints) == self._at and wait:
-            if self._stored:
-                super().save(checkpoint, wait)
-            raise Killed
-        if wait:
-            super().save(checkpoint, wait)
-
-
-def run(pipeline: Pipeline, store: Recorder, max_workers: int) -> Any:
+def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None = None) -> tuple[Any, Store]:
+    """The outputs (None where it was broken off), and the store as it is left. Checks what has to hold at any time."""
     global world
-    world = World(ended={id for id, record in store.records.items() if record.done})
-    graph.clear()
-    graph.update({step.id: step.depends_on for step in pipeline.steps})
-    return store.run(Catalog({"work": AGENT}, {"p": pipeline}), "p", {}, max_workers=max_workers)
+    failing = None
+    if breaks and breaks.how == "fails":
+        step = graph.steps[breaks.at % len(graph.steps)]
+        failing = step.id if step.required else None
+    store, outputs, ended = Store(before, breaks), None, "completed"
+    world = World(graph, store, max_workers, failing)
+    catalog = Catalog({"work": AGENT}, {"p": graph.pipeline})
+    try:
+        outputs = store.run(catalog, "p", INPUTS, stop=store.stop, max_workers=max_workers)
+    except Stopped:
+        ended = "stopped"
+    except RunFailed as failed:
+        ended = failed.failure.details.get("step_id", failed.failure.type)
+    may_end = {"dies": "Killed", "dies_after": "Killed", "stopped": "stopped", "fails": failing}
+    assert ended in ("completed", may_end[breaks.how] if breaks else None)
+    assert store.broken_promises == []
+    return outputs, store
 
 
-@settings(max_examples=60, deadline=None)
-@given(pipeline=pipelines(), max_workers=st.integers(1, 4))
-def test_order_parallelism_and_progress(pipeline: Pipeline, max_workers: int) -> None:
-    store = Recorder()
-    outputs = run(pipeline, store, max_workers)
-    assert world.early == []
-    assert world.most <= max_workers
-    assert world.calls == {step.id: 1 for step in pipeline.steps}
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(graph=graphs(), max_workers=st.integers(1, 4))
+def test_order_parallelism_progress_and_outputs(graph: Graph, max_workers: int) -> None:
+    outputs, store = run(graph, max_workers, Recorder())
+    expected = graph.expected()
+    assert {id: record.status for id, record in store.records.items()} == {id: each[0] for id, each in expected.items()}
+    del outputs["metadata"]
+    assert outputs == {id: each[1] for id, each in expected.items()}
     finished = [each.finished for each in store.reports]
     assert finished == sorted(finished)
-    assert finished.index(len(pipeline.steps)) == len(finished) - 1
-    assert {record.status for record in store.records.values()} == {StepStatus.COMPLETED}
-    assert outputs == run(pipeline, Recorder(), 1)
+    assert finished.index(len(graph.steps)) == len(finished) - 1
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    pipeline=pipelines(),
-    max_workers=st.integers(1, 4),
-    kills=st.lists(st.tuples(st.integers(0, MAX_STEPS), st.booleans()), max_size=4),
-)
-def test_where_it_was_killed_makes_no_difference(
-    pipeline: Pipeline, max_workers: int, kills: list[tuple[int, bool]]
-) -> None:
-    expected = run(pipeline, Recorder(), max_workers)
-    store = Recorder()
-    for at, stored in kills:
-        dying = DiesAt(store, at, stored)
-        done_before = {id for id, record in store.records.items() if record.done}
-        how = "completed"
-        try:
-            run(pipeline, dying, max_workers)
-        except RunFailed as failed:
-            how = failed.failure.type
-        assert how in ("completed", "Killed")
-        assert done_before.isdisjoint(world.calls)  # what was stored as finished is never run again
-        store = Recorder(records=dying.records, values=dying.values)
-    assert run(pipeline, store, max_workers) == expected
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(graph=graphs(), max_workers=st.integers(1, 4), breaks=st.lists(BREAKS, min_size=1, max_size=4))
+def test_where_it_was_broken_off_makes_no_difference(graph: Graph, max_workers: int, breaks: list[Break]) -> None:
+    store, finished = Recorder(), 0
+    for each in [*breaks, None]:
+        outputs, store = run(graph, max_workers, store, each)
+        progress = [report.finished for report in store.reports]
+        assert [finished, *progress] == sorted([finished, *progress])  # a later run begins where the last one was
+        finished = max([finished, *progress])
+    del outputs["metadata"]
+    assert outputs == {id: value for id, (_, value) in graph.expected().items()}
