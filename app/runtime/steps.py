@@ -108,6 +108,7 @@ class StepRunner:
             step.agent,
             self._flow_id(step),
             attempt=known.attempt if known else 0,
+            usage=before,
         )
         done_items = found.items(step.id) if step.batch_mode else {}
         return StepState(step, plan, Usage(usage, before), done_items=done_items)

@@ -64,6 +64,8 @@ def ask(inputs, context):
             answer = context.complete([{"role": "user", "content": "?"}])
         except Exception:
             pass
+    if calls[-1] in broken:
+        raise ValueError(f"{calls[-1]} is broken")
     return answer.text
 """
 
@@ -261,6 +263,20 @@ def test_a_run_that_goes_on_counts_what_was_used_before(load: Callable[[str], Ca
         store.run(known, "p", {}, models=Model(), budget={"max_tokens": 16})
     outputs = store.run(known, "p", {}, models=Model(), budget={"max_tokens": 32})
     assert outputs["metadata"]["tokens_used"] == 32
+    assert flow.calls == ["a", "b"]
+
+
+def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    known, store = load(ASKING), Recorder()
+    flow.broken.add("b")
+    with pytest.raises(RunFailed, match="b is broken"):
+        store.run(known, "p", {}, models=Model())
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="used 32 tokens"):
+            store.run(known, "p", {}, models=Model(), budget={"max_tokens": 32})
+    assert store.records["b"].usage == {"m-1": ModelUsage(1, 11, 5, 16)}
     assert flow.calls == ["a", "b"]
 
 
