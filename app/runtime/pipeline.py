@@ -211,7 +211,7 @@ class PipelineRun:
     def _wait(self) -> None:
         """Until something ends, runs out of time, or is due again."""
         moments = [each.give_up_at for each in self._running.values()]
-        if len(self._running) < self._max_workers:
+        if len(self._running) < self._max_workers and not self._failed:
             moments += [each.due_at for each in self._ready]
         soonest = min(moments, default=float("inf")) - time.monotonic()
         timeout_seconds = None if soonest == float("inf") else max(0.0, soonest)
@@ -234,7 +234,8 @@ class PipelineRun:
             if state.step.id in self._running and time.monotonic() >= state.give_up_at:
                 state.stop.request()
                 seconds = state.step.timeout_seconds
-                self._fail(state, StepTimeout(f"The step took longer than its timeout of {seconds:g} s."))
+                late = StepTimeout(f"The step took longer than its timeout of {seconds:g} s.")
+                self._fail(state, state.error or late)
 
     def _note(self, work: Work) -> None:
         """What a call came to. The first error of a batch ends it, once its other items have stopped."""

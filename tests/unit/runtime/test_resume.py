@@ -396,6 +396,38 @@ def test_steps_within_the_budget_run_and_are_kept(load: Callable[[str], Catalog]
     }
 
 
+def test_a_run_whose_budget_is_spent_sleeps_until_its_last_step_has_ended(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    class Counting(StopSignal):
+        turns = 0
+
+        @property
+        def requested(self) -> bool:
+            self.turns += 1  # the loop looks at it in each of its turns
+            return super().requested
+
+    yaml = """
+    inputs: [{name: t}]
+    steps:
+      - {id: slow, agent: work, input_mapping: {seconds: t}}
+      - {id: refused, agent: work}
+    """
+    stop = Counting()
+    with pytest.raises(RunFailed, match="used 1 steps"):
+        Recorder().run(load(yaml), "p", {"t": 0.3}, stop=stop, budget={"max_steps": 1})
+    assert stop.turns < 20
+
+
+def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = BATCH.replace("concurrent: false", "timeout: 0.2").replace("{value: items}", "{value: items, seconds: t}")
+    flow.broken.add("each:0")
+    with pytest.raises(RunFailed, match="each:0 is broken"):
+        Recorder().run(load(yaml.replace("{name: items}", "{name: items}, {name: t}")), "p", {"items": [1, 2], "t": 1})
+
+
 def test_a_condition_that_can_not_be_evaluated_is_the_steps_failure(load: Callable[[str], Catalog], flow: Any) -> None:
     yaml = """
     inputs: [{name: score}]
