@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import redis
 
-from app.errors import NotFound
+from app.catalog.model import Catalog, Pipeline, Step
+from app.errors import InvalidRequest, NotFound
 from app.executions.model import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
+from app.executions.service import ExecutionService, RetryCommand, StartCommand
 from app.executions.steps import read_usage, write_usage
+from app.settings import Settings
 from tests.store.driver import Driver, new_execution
 
 COMPLETED = StepRecord(
@@ -119,6 +122,19 @@ def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
     taken = driver.stored(again.id)
     assert [(each.id, each.status) for each in taken.steps] == [("first", StepStatus.COMPLETED)]
     assert (taken.step_outputs, taken.retry_of) == ({"one": b"1"}, id)
+
+
+def test_a_retry_that_takes_over_steps_is_of_the_same_variant(driver: Driver) -> None:
+    variants = {name: {"one": {"flow": name}} for name in ("quick", "good")}
+    pipeline = Pipeline("p", (Step("one", "one", agent="work"),), (), "thread", variants=variants)
+    service = ExecutionService(driver.store, Catalog({}, {"p": pipeline}), Settings())
+    id = service.start(StartCommand(TargetType.PIPELINE, "p", {}, {"variant": "quick"})).execution_id
+    service.cancel(id)
+    with pytest.raises(InvalidRequest) as refused:
+        service.retry(RetryCommand(id, config={"variant": "good"}))
+    assert [(each.field, each.code) for each in refused.value.errors] == [("from", "definition_changed")]
+    for command in (RetryCommand(id), RetryCommand(id, config={"variant": "good"}, from_start=True)):
+        assert service.retry(command).retry_of == id
 
 
 def test_a_retry_does_not_start_over_because_what_it_repeats_has_just_left(driver: Driver) -> None:

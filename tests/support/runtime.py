@@ -9,6 +9,7 @@ from typing import Any
 
 from app.catalog.model import Catalog
 from app.executions.model import Progress, StepRecord
+from app.executions.payload import pack
 from app.models.base import ModelProvider
 from app.runtime.checkpoint import Checkpoint, Found
 from app.runtime.run import Ports, Run, execute, usage_before
@@ -34,7 +35,7 @@ class Recorder:
         self.checkpoints.append(checkpoint)
         self.reports.append(checkpoint.progress)
         self.records |= {record.id: record for record, _ in checkpoint.records}
-        self.values |= checkpoint.values
+        self.values |= {name: pack(value) for name, value in checkpoint.values.items()}
         for name in checkpoint.dropped:
             self.values.pop(name, None)
 

@@ -108,6 +108,19 @@ def test_progress_counts_finished_steps_and_never_goes_back(run: Callable[..., A
     assert {each.total for each in run.recorder.reports} == {5}  # type: ignore[attr-defined]
 
 
+def test_a_skipped_step_counts_as_finished_in_the_progress(run: Callable[..., Any]) -> None:
+    run(
+        """
+inputs: [{name: go}]
+steps:
+  - {id: skipped, agent: work, when: go}
+  - {id: after, agent: work, depends_on: [skipped]}
+""",
+        {"go": False},
+    )
+    assert run.recorder.reports == [Progress(1, 2, "after"), Progress(2, 2)]  # type: ignore[attr-defined]
+
+
 def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> None:
     steps = "\n".join(
         f"  - {{id: s{n}, agent: work, input_mapping: {{value: {f's{n - 1}' if n else 'x'}}}}}" for n in range(100)

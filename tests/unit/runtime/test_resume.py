@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from app import catalog
 from app.catalog.model import Catalog
-from app.executions.model import ModelUsage, StepStatus
-from app.models.base import Completion, Stopped
+from app.executions.model import ModelUsage, Progress, StepStatus
+from app.models.base import Completion, ModelRateLimited, Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
 from tests.support.runtime import Recorder
@@ -24,6 +24,7 @@ flows:
   - {name: default, entrypoint: "flow.py:run", isolation: thread}
   - {name: ask, entrypoint: "flow.py:ask", isolation: thread}
   - {name: complain, entrypoint: "flow.py:complain", isolation: thread}
+  - {name: ask_once, entrypoint: "flow.py:ask_once", isolation: thread}
   - {name: hide, entrypoint: "flow.py:hide", isolation: thread}
 """
 
@@ -67,6 +68,10 @@ def ask(inputs, context):
     if calls[-1] in broken:
         raise ValueError(f"{calls[-1]} is broken")
     return answer.text
+
+def ask_once(inputs, context):
+    calls.append(context.step_key.partition(":")[2])
+    return context.complete([{"role": "user", "content": "?"}]).text
 """
 
 CHAIN = """
@@ -134,6 +139,17 @@ def test_finished_steps_are_not_run_again_and_their_outputs_are_read_back(
     assert outputs["c"] == "c(b(a(1)))"
     assert flow.calls == ["a", "b", "c", "c"]
     assert store.records["c"].attempt == 2
+
+
+def test_progress_goes_on_from_the_steps_that_were_finished(load: Callable[[str], Catalog], flow: Any) -> None:
+    known, store = load(CHAIN), Recorder()
+    flow.broken.add("c")
+    with pytest.raises(RunFailed):
+        store.run(known, "p", {})
+    store.reports.clear()
+    flow.broken.clear()
+    store.run(known, "p", {})
+    assert store.reports == [Progress(2, 3, "c"), Progress(3, 3)]
 
 
 def test_each_step_is_stored_before_what_depends_on_it_starts(load: Callable[[str], Catalog], flow: Any) -> None:
@@ -280,6 +296,22 @@ def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it
     assert flow.calls == ["a", "b"]
 
 
+def test_a_step_waits_for_its_next_try_as_long_as_the_provider_wants(load: Callable[[str], Catalog], flow: Any) -> None:
+    class Busy(Model):
+        asked_at: ClassVar[list[float]] = []
+
+        def complete(self, messages: Any, **options: Any) -> Completion:
+            self.asked_at.append(time.monotonic())
+            if len(self.asked_at) == 1:
+                raise ModelRateLimited("Later.", retry_after_seconds=0.3)
+            return super().complete(messages, **options)
+
+    yaml = "inputs: []\nsteps: [{id: a, agent: work, flow: ask_once, retries: {max: 1, backoff_seconds: [0.001]}}]"
+    Recorder().run(load(yaml), "p", {}, models=Busy())
+    first, second = Busy.asked_at
+    assert second - first >= 0.3
+
+
 def test_a_flow_that_keeps_the_end_of_its_budget_to_itself_fails_all_the_same(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
@@ -318,6 +350,16 @@ def test_the_outputs_of_all_steps_together_are_limited(load: Callable[[str], Cat
     with pytest.raises(RunFailed, match="MAX_RESULT_BYTES allows 30") as failed:
         Recorder().run(load(CHAIN), "p", {"start": "x" * 10}, limit_bytes=30)
     assert failed.value.failure.type == "InvalidOutput"
+
+
+def test_the_limit_counts_what_earlier_runs_have_stored(load: Callable[[str], Catalog], flow: Any) -> None:
+    known, store, limit_bytes = load(CHAIN), Recorder(), 3500
+    flow.broken.add("b")
+    with pytest.raises(RunFailed, match="b is broken"):
+        store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
+    flow.broken.clear()
+    with pytest.raises(RunFailed, match="4013 bytes together; MAX_RESULT_BYTES allows 3500"):
+        store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
 
 
 def test_a_stop_waits_for_what_runs_and_keeps_what_ended(load: Callable[[str], Catalog], flow: Any) -> None:
