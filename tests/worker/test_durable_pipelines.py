@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ def run(inputs, context):
 
 
 def _hold(plan, step, moment):
-    if plan.get("hold") == step and plan["moment"] == moment:
-        Path(plan["log"] + ".held").touch()
+    if step in plan.get("hold", []) and plan["moment"] == moment:
+        Path(f"{plan['log']}.{step}.held").touch()
         while not Path(plan["log"] + ".go").exists():
             time.sleep(0.005)
 '''
@@ -71,6 +71,12 @@ steps:
   - {id: s6, agent: held, flow: FLOW, input_mapping: {plan: plan, before: s5}}
 """
 
+BATCHED = """
+inputs: [{name: plan, type: object, required: true}, {name: items, type: array, required: true}]
+steps:
+  - {id: each, agent: held, batch_mode: true, max_workers: 2, input_mapping: {plan: plan, before: items}}
+"""
+
 ASKING = """
 inputs: [{name: plan, type: object, required: true}]
 steps:
@@ -82,7 +88,7 @@ steps:
 
 @pytest.fixture
 def targets(tmp_path: Path) -> dict[str, Path]:
-    """The agent `held`, and the pipelines `by_process`, `by_thread` and `asking`."""
+    """The agent `held`, and the pipelines `by_process`, `by_thread`, `batched` and `asking`."""
     agent, pipelines = tmp_path / "own/agents/held", tmp_path / "own/pipelines"
     (agent / "prompts").mkdir(parents=True)
     pipelines.mkdir()
@@ -91,6 +97,7 @@ def targets(tmp_path: Path) -> dict[str, Path]:
     (agent / "prompts/ask.yaml").write_text("user_template: '{before}?'\n")
     for flow in ("process", "thread"):
         (pipelines / f"by_{flow}.yaml").write_text(PIPELINE.replace("FLOW", flow))
+    (pipelines / "batched.yaml").write_text(BATCHED)
     (pipelines / "asking.yaml").write_text(ASKING)
     return {"agents": agent.parent, "pipelines": pipelines}
 
@@ -109,37 +116,84 @@ def completed(steps: dict[str, dict[str, Any]]) -> list[str]:
     return [id for id, step in steps.items() if step["status"] == "completed"]
 
 
-@pytest.mark.parametrize("moment", ["before", "inside"])
-@pytest.mark.parametrize("flow", ["process", "thread"])
-def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
-    make_service: Make, targets: dict[str, Path], tmp_path: Path, flow: str, moment: str
+def wait_until_held(
+    service: Service, id: str, log: Path, held: Sequence[str], ready: Callable[[dict[str, dict[str, Any]]], bool]
 ) -> None:
-    """Six executions, each held at another of its six steps, when kill -9 ends their worker."""
-    service = make_service(**targets, LEASE=2, WORKER_PROCESSES=6)
-    undisturbed = service.run(f"by_{flow}", {"plan": {"log": str(tmp_path / "calm")}}, type="pipeline")["outputs"]
-    ids: dict[str, str] = {}
-    for step in STEPS:
-        plan = {"log": str(tmp_path / step), "hold": step, "moment": moment}
-        ids[step] = service.start(f"by_{flow}", {"plan": plan}, type="pipeline", config={"max_workers": 1})
+    """Until each of `held` is where its plan holds it, and `ready` is true of what the service says of the steps."""
     deadline = time.monotonic() + 30
-    while not all((tmp_path / f"{step}.held").exists() for step in STEPS):
+    while not (all(Path(f"{log}.{step}.held").exists() for step in held) and ready(steps_of(service, id))):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    finished = {held: completed(steps_of(service, ids[held])) for held in STEPS}
+
+
+def let_go(log: Path) -> None:
+    Path(f"{log}.go").touch()
+
+
+def kill_the_worker(service: Service) -> None:
     children = children_of(service.workers[0].pid)
     service.workers[0].kill()
     psutil.wait_procs(children, timeout=5)  # they notice at once, but not in no time
-    for step in STEPS:
-        (tmp_path / f"{step}.go").touch()
+
+
+ONE_BY_ONE = {(step,): STEPS[:number] for number, step in enumerate(STEPS)}
+SIDE_BY_SIDE = {
+    **ONE_BY_ONE,
+    ("s2",): ["s1", "s3"],
+    ("s3",): ["s1", "s2"],
+    ("s2", "s3"): ["s1"],
+}
+"""Which steps are held when their worker is killed, and which have been finished by then."""
+
+
+@pytest.mark.parametrize(("max_workers", "held_and_finished"), [(1, ONE_BY_ONE), (4, SIDE_BY_SIDE)], ids=["1", "4"])
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
+    make_service: Make,
+    targets: dict[str, Path],
+    tmp_path: Path,
+    flow: str,
+    max_workers: int,
+    held_and_finished: dict[tuple[str, ...], list[str]],
+) -> None:
+    """Executions that are each held before, or inside, others of their six steps when kill -9 ends their worker."""
+    cases = [(moment, held) for moment in ("before", "inside") for held in held_and_finished]
+    service = make_service(**targets, LEASE=2, WORKER_PROCESSES=len(cases))
+    undisturbed = service.run(f"by_{flow}", {"plan": {"log": str(tmp_path / "calm")}}, type="pipeline")["outputs"]
+    ids, logs = {}, {case: tmp_path / "-".join([case[0], *case[1]]) for case in cases}
+    for moment, held in cases:
+        plan = {"log": str(logs[moment, held]), "hold": held, "moment": moment}
+        id = service.start(f"by_{flow}", {"plan": plan}, type="pipeline", config={"max_workers": max_workers})
+        ids[moment, held] = id
+    for (moment, held), id in ids.items():
+        finished = held_and_finished[held]
+        wait_until_held(service, id, logs[moment, held], held, lambda steps, it=finished: completed(steps) == it)
+    kill_the_worker(service)
+    for log in logs.values():
+        let_go(log)
     service.start_worker()
-    for held, id in ids.items():
+    for (moment, held), id in ids.items():
         ended = service.ended(id)
         assert (ended["status"], ended["attempt"], ended["outputs"]) == ("completed", 2, undisturbed)
-        runs = (tmp_path / held).read_text().split()
-        assert sorted(finished[held]) == STEPS[: STEPS.index(held)]
-        expected = sorted([*STEPS, held] if moment == "inside" else STEPS)
-        assert sorted(runs) == expected
-        assert steps_of(service, id)[held]["attempt"] == 2
+        runs = logs[moment, held].read_text().split()
+        assert sorted(runs) == sorted([*STEPS, *held] if moment == "inside" else STEPS)
+        attempts = {step: record["attempt"] for step, record in steps_of(service, id).items()}
+        assert attempts == {step: 2 if step in held else 1 for step in STEPS}
+
+
+def test_a_worker_that_is_killed_inside_an_item_leaves_finished_items_finished(
+    make_service: Make, targets: dict[str, Path], tmp_path: Path
+) -> None:
+    service, log = make_service(**targets, LEASE=2), tmp_path / "log"
+    plan = {"log": str(log), "hold": ["each:1"], "moment": "inside"}
+    id = service.start("batched", {"plan": plan, "items": ["a", "b", "c", "d"]}, type="pipeline")
+    wait_until_held(service, id, log, ["each:1"], lambda steps: len(steps["each"].get("items", [])) == 3)
+    kill_the_worker(service)
+    let_go(log)
+    service.start_worker()
+    outputs = service.ended(id)["outputs"]
+    assert outputs["each"] == [[f"each:{number}", item, None] for number, item in enumerate("abcd")]
+    assert sorted(log.read_text().split()) == ["each:0", "each:1", "each:1", "each:2", "each:3"]
 
 
 def test_a_step_that_failed_is_retried_on_its_own(service_with: Make, targets: dict[str, Path], tmp_path: Path) -> None:
@@ -238,9 +292,9 @@ def test_a_retry_that_is_repeated_with_its_key_is_one_execution(service_with: Ma
 
 def test_a_cancelled_pipeline_keeps_what_it_finished(service_with: Make, tmp_path: Path) -> None:
     service = service_with(CANCEL_GRACE=0.3)
-    plan = {"log": str(tmp_path / "log"), "hold": "s4", "moment": "inside"}
+    plan = {"log": str(tmp_path / "log"), "hold": ["s4"], "moment": "inside"}
     id = service.start("by_process", {"plan": plan}, type="pipeline")
-    while not (tmp_path / "log.held").exists():
+    while not (tmp_path / "log.s4.held").exists():
         time.sleep(0.01)
     running = steps_of(service, id)
     assert (running["s3"]["status"], running["s4"]["status"], running["s5"]["status"]) == (
