@@ -25,7 +25,7 @@ from app.runtime.stop import StopSignal
 from tests.properties.graphs import INPUTS, MAX_STEPS, Graph, answer, graphs
 from tests.support.runtime import Recorder
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 
 
 class Killed(BaseException):
@@ -38,13 +38,17 @@ class Break:
 
     `dies`: its process, when it is to store the checkpoint with the number `at`; `dies_after`: when it has
     stored that one. `stopped`: it is asked to stop then. `fails`: the step with that number does, if required.
+    Steps that are asked to stop may be `deaf`.
     """
 
     how: str
     at: int
+    deaf: bool
 
 
-BREAKS = st.builds(Break, st.sampled_from(["dies", "dies_after", "stopped", "fails"]), st.integers(0, MAX_STEPS))
+BREAKS = st.builds(
+    Break, st.sampled_from(["dies", "dies_after", "stopped", "fails"]), st.integers(0, MAX_STEPS - 1), st.booleans()
+)
 
 
 class Store(Recorder):
@@ -83,6 +87,7 @@ class World:
     store: Store
     max_workers: int
     failing: str | None
+    deaf: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
     running: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
@@ -126,7 +131,7 @@ world: World
 
 
 def work(inputs: dict[str, Any], context: Any) -> str:
-    """Fails as the graph says, and when it is asked to stop; does to its lists what is its own business."""
+    """Fails as the graph says and, if not deaf, when it is asked to stop. Its lists are its own: it empties them."""
     name = context.step_key.partition(":")[2]
     step = world.graph.step(name.partition(":")[0])
     with world.call(step, name):
@@ -137,7 +142,7 @@ def work(inputs: dict[str, Any], context: Any) -> str:
             if isinstance(each, list):
                 each.clear()
         time.sleep(0.0005 * (zlib.crc32(name.encode()) % 3))
-        if context.cancelled:
+        if context.cancelled and not world.deaf:
             raise ValueError("asked to stop")
         return text
 
@@ -153,7 +158,7 @@ def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None =
         step = graph.steps[breaks.at % len(graph.steps)]
         failing = step.id if step.required else None
     store, outputs, ended = Store(before, breaks), None, "completed"
-    world = World(graph, store, max_workers, failing)
+    world = World(graph, store, max_workers, failing, deaf=breaks is not None and breaks.deaf)
     catalog = Catalog({"work": AGENT}, {"p": graph.pipeline})
     try:
         outputs = store.run(catalog, "p", INPUTS, stop=store.stop, max_workers=max_workers)
@@ -164,6 +169,9 @@ def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None =
     may_end = {"dies": "Killed", "dies_after": "Killed", "stopped": "stopped", "fails": failing}
     assert ended in ("completed", may_end[breaks.how] if breaks else None)
     assert store.broken_promises == []
+    if ended != "Killed":
+        kept = {name for name in world.ended if store.records[name.partition(":")[0]].done or name in store.values}
+        assert kept == world.ended
     return outputs, store
 
 
