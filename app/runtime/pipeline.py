@@ -224,8 +224,6 @@ class PipelineRun:
     def _collect(self, threads: ThreadPoolExecutor) -> None:
         for state in list(self._running.values()):
             self._note_ended_works(state)
-            if self._ports.stop.requested:
-                continue  # what fails because it was asked to stop may do well in another run
             if state.error is not None:
                 if not state.works:
                     self._fail(state, state.error)
@@ -243,10 +241,11 @@ class PipelineRun:
         try:
             output, text = work.future.result()
             self._journal.keep(step.id if work.item is None else f"{step.id}:{work.item}", text)
-        except Stopped:
-            if not state.stop.requested:
-                state.error = state.error or FlowError("The flow stopped without being asked to.")
         except BaseException as error:
+            if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
+                return  # what a flow raises because it was asked to stop is not its failure
+            if isinstance(error, Stopped):
+                error = FlowError("The flow stopped without being asked to.")
             if work.item is not None:
                 self._journal.note_item(f"{step.id}:{work.item}", RunFailed.from_error(error, {}).failure)
             state.error = state.error or error

@@ -63,7 +63,8 @@ class StepState:
     def wait_for_retry(self, failure: Failure, wish_seconds: float | None) -> None:
         """Puts the next try off: by the provider's own wish, else by the step's or our own pauses."""
         pauses = self.step.backoff_seconds or RETRY_SECONDS
-        self.due_at = time.monotonic() + (wish_seconds or pauses[min(self.tries, len(pauses)) - 1])
+        pause = pauses[min(self.tries, len(pauses)) - 1] if wish_seconds is None else wish_seconds
+        self.due_at = time.monotonic() + pause
         self.become(StepStatus.PENDING, failure=failure)
 
 
