@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from app.executions import connection, scripts
 from app.executions.counters import Reports
 from app.executions.store import QUEUES
 from app.settings import Settings
+
+_SLOTS = re.compile(rb"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Statistics:
             reports.told(number)
 
     def read(self) -> Snapshot:
-        """Everything, in one round trip."""
+        """Everything, in one round trip. What is no number, anybody may have written there, is passed over."""
         with connection.translated():
             answer: Any = self._observe(args=[self._lease, *QUEUES.values()])
         counts, running, delayed, queues, workers = answer
@@ -68,12 +71,12 @@ class Statistics:
             name: _queue_state(name, length, age, found)
             for name, (length, age) in zip(QUEUES.values(), queues, strict=True)
         }
-        return Snapshot({field.decode(): int(value) for field, value in pairs}, running, delayed, states)
+        known = {field.decode(errors="replace"): int(value) for field, value in pairs if value.isdigit()}
+        return Snapshot(known, running, delayed, states)
 
 
 def _queue_state(queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]) -> QueueState:
-    slots = [
-        tuple(map(int, slots.split(b"/"))) for worker, slots in workers if worker.partition(b":")[0] == queue.encode()
-    ]
+    own = (_SLOTS.fullmatch(slots) for worker, slots in workers if worker.partition(b":")[0] == queue.encode())
+    slots = [tuple(map(int, each.groups())) for each in own if each]
     used, every = (sum(each) for each in zip(*slots, strict=True)) if slots else (0, 0)
     return QueueState(length, int(age) / 1_000_000, len(slots), used, every)

@@ -60,9 +60,12 @@ class Ledger:
             async with self._client.pipeline(transaction=False) as pipe:
                 for id in ids:
                     pipe.hmget(f"rq:job:{id}", "worker", "token")
-                rows = await pipe.execute()
-                for id, (worker, token) in zip(ids, rows, strict=True):
-                    if worker == self._worker.encode() and token.decode() not in known:
+                rows = await pipe.execute(raise_on_error=False)
+                for id, row in zip(ids, rows, strict=True):
+                    if isinstance(row, redis.ResponseError) and not str(row).startswith("WRONGTYPE"):
+                        raise row
+                    worker, token = row if isinstance(row, list) else (None, None)  # what is no record is no claim
+                    if worker == self._worker.encode() and token and token.decode() not in known:
                         await self._scripts["release"](args=[id, token, "", "handed_back", 0, ""], client=pipe)
                 await pipe.execute()
 

@@ -239,6 +239,18 @@ def test_the_oldest_of_a_queue_is_seen_behind_what_was_moved_up(redis_client: re
     assert 0.1 <= state.oldest_seconds < 0.2  # the second one's: the first has waited only since it is back
 
 
+def test_what_somebody_else_wrote_among_the_counters_is_passed_over(redis_client: redis.Redis) -> None:
+    driver = Driver(redis_client)
+    driver.submit()
+    driver.note_worker("processes", "w1", "1/2")
+    driver.note_worker("processes", "w2", "many")
+    redis_client.hset("exec:metrics", mapping={"c:agent:x": "many", b"\xff": "1", "a:lost": "2"})
+    found = Statistics(redis_client, Settings()).read()
+    assert found.counts["a:lost"] == 2
+    assert "c:agent:x" not in found.counts
+    assert (found.queues["processes"].workers, found.queues["processes"].slots) == (1, 2)
+
+
 def test_a_killed_counter_key_stops_no_transition(redis_client: redis.Redis) -> None:
     driver = Driver(redis_client)
     redis_client.set("exec:metrics", "garbage")
