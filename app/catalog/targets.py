@@ -13,6 +13,7 @@ from marshmallow import ValidationError
 from app.catalog.documents import Problem
 from app.catalog.model import MISSING, InputField
 from app.catalog.schemas import IDENTIFIER
+from app.errors import ConfigurationError
 
 LARGE_FILE_BYTES = 1024 * 1024
 
@@ -46,15 +47,22 @@ def version_of_folder(folder: Path) -> str:
     """Sixteen hex digits that change with any file below it, and are the same on every machine.
 
     Of a file over a MiB (weights, say) only the size counts. Names that begin with `.` or `__` are passed over.
+    Raises `ConfigurationError` for a file that can not be read.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         place = file.relative_to(folder)
         if file.is_file() and not any(part.startswith((".", "__")) for part in place.parts):
-            size = file.stat().st_size
-            content = file.read_bytes() if size <= LARGE_FILE_BYTES else b""
-            digest.update(f"{place.as_posix()}\0{size}\0".encode() + content)
+            digest.update(f"{place.as_posix()}\0".encode() + _content(file))
     return digest.hexdigest()[:16]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        return str(size).encode() + b"\0" + (file.read_bytes() if size <= LARGE_FILE_BYTES else b"")
+    except OSError as error:
+        raise ConfigurationError(f"{file}: It can not be read: {error.strerror}.") from None
 
 
 def version_of(data: Any) -> str:

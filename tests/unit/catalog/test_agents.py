@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -259,6 +260,23 @@ def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: File
         versions.append(files.load().agents["a"].definition)
     assert len(set(versions)) == 5
     assert len(set(versions[4:])) == 1
+
+
+def test_a_file_in_an_agents_folder_that_can_not_be_read_is_named(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.agent("a")
+    secret = files.write("agents/a/secret.bin", "x")
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:  # a mode of the file's would not stop root
+        if path == secret:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(ConfigurationError, match=r"secret\.bin: It can not be read: Permission denied\."):
+        files.load()
 
 
 def test_everything_that_is_wrong_is_reported_together(files: Files) -> None:
