@@ -24,7 +24,8 @@ from app.executions.job import ExecutionJob
 from app.executions.reaper import pause_seconds
 from app.settings import Settings
 from app.tracing import Tracing
-from app.work.attempt import Attempt, Entry, Stopping
+from app.work.attempt import Attempt, Stopping
+from app.work.delivery import Delivery
 from app.work.ledger import Ledger
 from app.work.outage import OutageLog, nobody_can_be_served
 from app.work.pool import Pool
@@ -66,6 +67,7 @@ class ExecutionWorker(BaseWorker):
         self._outage = OutageLog(queue=queue)
         self._stopping = asyncio.Event()
         self._delays_changed = asyncio.Event()
+        self._delivery = Delivery(self._ledger, self._runs, self._outage, CLAIM_LIMIT, self._delays_changed.set)
         self._beaten_at = 0.0
         self._cut_off = True
 
@@ -83,7 +85,7 @@ class ExecutionWorker(BaseWorker):
             self._guard_loop(),
             self._command_loop(),
             self._reap_loop(),
-            self._delivery_loop(),
+            self._delivery.run(),
         ]
         claiming, *others = [asyncio.ensure_future(loop) for loop in (self._claim_loop(), *loops)]
         try:
@@ -205,40 +207,6 @@ class ExecutionWorker(BaseWorker):
                 next_due = None
                 if isinstance(error, StoreRefused):
                     log.exception("reap_failed")
-
-    async def _delivery_loop(self) -> None:
-        """Writes what attempts did and how they ended, as much as there is in one round trip, until it is written.
-
-        What failed together is begun with its first alone: a store may hang up on one that it can not read,
-        and so on all that were sent with it.
-        """
-        queue = self._runs.entries
-        left: list[Entry] = []
-        at_once = CLAIM_LIMIT
-        while True:
-            left = left or [await queue.get()]
-            while not queue.empty() and len(left) < CLAIM_LIMIT:
-                left.append(queue.get_nowait())
-            sent = left[:at_once]
-            words = await self._try_to_write(sent)
-            if words is None:
-                at_once = 1
-                await asyncio.sleep(RETRY_STORE_SECONDS)
-                continue
-            left, at_once = left[at_once:], CLAIM_LIMIT
-            for entry, word in zip(sent, words, strict=True):
-                self._runs.written(entry, word)
-                if entry.script == "release":
-                    self._delays_changed.set()
-
-    async def _try_to_write(self, entries: Sequence[Entry]) -> list[str] | None:
-        try:
-            words = await self._ledger.write(entries)
-        except StoreUnavailable as error:
-            self._outage.refused("write", error)
-            return None
-        self._outage.done("write")
-        return words
 
     async def _start(self, row: list[bytes]) -> None:
         try:
