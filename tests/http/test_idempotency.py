@@ -142,15 +142,21 @@ def test_parallel_starts_with_one_key_are_one_execution(service: Service) -> Non
     assert sum("Idempotency-Replayed" not in each.headers for each in answers) == 1
 
 
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    """The folder of an agent, `short_lived`, that a test may remove."""
+    folder = tmp_path / "agents" / "short_lived"
+    folder.mkdir(parents=True)
+    (folder / "agent.yaml").write_text("flows: [{name: default, entrypoint: 'flow.py:run'}]")
+    (folder / "flow.py").write_text("def run(inputs): return 1")
+    return folder
+
+
 def test_a_repeated_start_is_answered_as_the_first_time_when_its_target_was_removed_meanwhile(
-    make_service, tmp_path: Path
+    make_service, agent: Path
 ) -> None:
-    agent = tmp_path / "agents" / "short_lived"
-    agent.mkdir(parents=True)
-    (agent / "agent.yaml").write_text("flows: [{name: default, entrypoint: 'flow.py:run'}]")
-    (agent / "flow.py").write_text("def run(inputs): return 1")
     body = {"type": "agent", "target_id": "short_lived", "inputs": {}}
-    service = make_service(workers=0, agents=tmp_path / "agents")
+    service = make_service(workers=0, agents=agent.parent)
     first = post(service, "key", body)
     assert first.status_code == 202
     shutil.rmtree(agent)
@@ -161,13 +167,9 @@ def test_a_repeated_start_is_answered_as_the_first_time_when_its_target_was_remo
 
 
 def test_a_repeated_retry_is_answered_as_the_first_time_when_its_target_was_removed_meanwhile(
-    make_service, tmp_path: Path
+    make_service, agent: Path
 ) -> None:
-    agent = tmp_path / "agents" / "short_lived"
-    agent.mkdir(parents=True)
-    (agent / "agent.yaml").write_text("flows: [{name: default, entrypoint: 'flow.py:run'}]")
-    (agent / "flow.py").write_text("def run(inputs): return 1")
-    service = make_service(workers=0, agents=tmp_path / "agents")
+    service = make_service(workers=0, agents=agent.parent)
     cancelled = service.start("short_lived")
     service.cancel(cancelled)
     url, key = f"/executions/{cancelled}/retry", {"Idempotency-Key": "again"}
