@@ -14,7 +14,7 @@ help:
 	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C"
 	@echo "make test     the whole suite; ARGS='-k cancel' for a part of it"
 	@echo "make chaos    a minute of a service whose parts are broken at random; ARGS='--seconds 600 --seed 7'"
-	@echo "make faults   the long measure of what is broken on purpose, half an hour; before a release"
+	@echo "make faults   the long measure of what is broken on purpose; before a release"
 	@echo "make bench    the figures of docs/performance.md, shorter; ARGS='--only drain'; bench-full writes them there"
 	@echo "make lint     style, types and import rules"
 	@echo "make install  what 'run' needs, into .venv"

@@ -6,7 +6,7 @@ import gc
 
 NEW_OBJECTS = 20_000
 """Before the collector looks for cycles among them. With 700, Python's default, it goes through all that a thousand
-waiting runs hold again and again, which costs a quarter of their CPU time; a web process spends a twelfth on it.
+waiting runs hold again and again; a web process goes through all that it has loaded.
 """
 
 
