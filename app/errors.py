@@ -38,6 +38,10 @@ class InvalidRequest(ServiceError):
 class NotFound(ServiceError):
     """No such execution, or no such target."""
 
+    @classmethod
+    def of_execution(cls, execution_id: str) -> NotFound:
+        return cls(f"There is no execution with the id {execution_id}.")
+
 
 class AlreadyEnded(ServiceError):
     """A cancel came after the end; `status` is the final status (`completed` or `failed`)."""

@@ -94,7 +94,7 @@ class Breaker:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Around a call: raises `StoreUnavailable` and `StoreFull`, as `translated` does."""
+        """Around a call: raises what `translated` raises."""
         if time.monotonic() < self._broken_until:
             raise StoreUnavailable
         try:

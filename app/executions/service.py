@@ -247,7 +247,7 @@ class ExecutionService:
         return tuple(TargetType) if query.target_id is not None and query.type is None else (query.type,)
 
     def _unknown(self, execution_id: str) -> NoReturn:
-        raise NotFound(f"There is no execution with the id {execution_id}.")
+        raise NotFound.of_execution(execution_id)
 
 
 def _unknown_name(field: str, name: str, target_id: str, known: Iterable[str]) -> FieldError:

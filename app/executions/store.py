@@ -65,7 +65,7 @@ class ExecutionStore:
         if word == b"queue_full":
             raise QueueFull
         if word == b"source_gone":
-            raise NotFound(f"There is no execution with the id {new.retry_of}.")
+            raise NotFound.of_execution(str(new.retry_of))
         id, created, *unfinished = receipt
         count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
         return Started(id.decode(), new.type, to_datetime(created), new.retry_of, word == b"replayed", count)

@@ -9,10 +9,8 @@ from typing import NoReturn
 from app.errors import StoreUnavailable
 from app.work.attempt import Entry
 from app.work.ledger import Ledger
-from app.work.outage import OutageLog
+from app.work.outage import RETRY_STORE_SECONDS, OutageLog
 from app.work.runs import Runs
-
-RETRY_SECONDS = 0.5
 
 
 class Delivery:
@@ -34,7 +32,7 @@ class Delivery:
             words = await self._try_to_write(sent)
             if words is None:
                 at_once = 1
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(RETRY_STORE_SECONDS)
                 continue
             self._left, at_once = self._left[at_once:], self._limit
             for entry, word in zip(sent, words, strict=True):

@@ -20,11 +20,9 @@ from app.executions import connection
 from app.executions.store import QUEUES
 from app.work.child import ChildConfig, adopt_orphans
 from app.work.child_handle import zygote
-from app.work.outage import OutageLog
+from app.work.outage import RETRY_STORE_SECONDS, OutageLog
 from app.work.pool import Pool
 from app.work.worker import FENCE_SHARE, ExecutionWorker
-
-STORE_WAIT_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -119,5 +117,5 @@ async def _store_answers(client: redis.Redis, stop: asyncio.Event) -> bool:
             return True
         except (redis.RedisError, OSError) as error:
             outage.refused("start", error)
-            await asyncio.sleep(STORE_WAIT_SECONDS)
+            await asyncio.sleep(RETRY_STORE_SECONDS)
     return False

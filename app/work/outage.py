@@ -12,6 +12,9 @@ from app.errors import StoreFull
 
 REPEAT_SECONDS = 10.0
 
+RETRY_STORE_SECONDS = 0.5
+"""The wait before a store that did not take a call is asked again."""
+
 log = structlog.get_logger(__name__)
 
 _SERVES_NOBODY = (

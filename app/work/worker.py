@@ -27,14 +27,13 @@ from app.tracing import Tracing
 from app.work.attempt import Attempt, Stopping
 from app.work.delivery import Delivery
 from app.work.ledger import Ledger
-from app.work.outage import OutageLog, nobody_can_be_served
+from app.work.outage import RETRY_STORE_SECONDS, OutageLog, nobody_can_be_served
 from app.work.pool import Pool
 from app.work.runs import Runs
 
 CLAIM_LIMIT = 64
 """Executions that one call may claim: enough to make round trips cheap, few enough to share the work."""
 
-RETRY_STORE_SECONDS = 0.5
 PROGRESS_SECONDS = 0.2
 ALIVE_SECONDS = 1.0
 
