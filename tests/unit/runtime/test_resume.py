@@ -324,6 +324,7 @@ def test_a_flow_that_keeps_the_end_of_its_budget_to_itself_fails_all_the_same(
             load(ASKING.replace("flow: ask}", "flow: hide}", 1)), "p", {}, models=Model(), budget={"max_tokens": 16}
         )
     assert failed.value.failure.type == "BudgetExceeded"
+    assert failed.value.failure.details["step_id"] == "a"
     assert flow.calls == ["a"]
 
 
