@@ -16,13 +16,11 @@ import resource
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import psutil
 import structlog
 
 from app import logs, tracing
@@ -39,11 +37,10 @@ from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
 from app.settings import Settings
+from app.work.cleanup import Surroundings, cleaned_up
 from app.work.model_calls import WatchedModels, traced
 from app.work.protocol import ChildSocket, Head, split
 from app.work.reports import ProgressReports, StepReports
-
-THREAD_GRACE_SECONDS = 0.1
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -219,44 +216,6 @@ class Child:
                 self._worker.send({"kind": "used", "token": token, "usage": write_usage(usage.models)})
 
 
-class Surroundings:
-    """What is known of a run beside its outcome."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self.left_behind = 0
-
-    def leave_behind(self, threads: int) -> None:
-        self.left_behind = max(self.left_behind, threads)
-
-
-@contextlib.contextmanager
-def cleaned_up(surroundings: Surroundings) -> Iterator[None]:
-    """For a run that has the process for itself: the next one finds it as this one did.
-
-    Its processes are ended, its folder and environment are put back. Threads can not be ended: those that do
-    not end by themselves are left behind.
-    """
-    folder, environment, before = os.getcwd(), dict(os.environ), set(threading.enumerate())
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        kill_descendants(os.getpid())
-        deadline = time.monotonic() + THREAD_GRACE_SECONDS
-        started = [each for each in threading.enumerate() if each not in before and not _is_ours(each)]
-        for thread in started:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        surroundings.leave_behind(sum(thread.is_alive() for thread in started))
-
-
-def _is_ours(thread: threading.Thread) -> bool:
-    """The provider's event loop, and the threads in which it looks up names: they stay for all runs."""
-    return thread.name == "models" or thread.name.startswith("asyncio_")
-
-
 def _found(start: Head, stored: list[bytes]) -> Found:
     """What earlier attempts have stored of their steps."""
     names = start.get("steps", [])
@@ -275,19 +234,3 @@ def die_with_parent(parent: int) -> None:
 def adopt_orphans() -> None:
     """From now on, what a descendant leaves behind becomes this process's child, also if it detached itself."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def kill_descendants(pid: int) -> None:
-    """Ends every process that a flow started and left behind, also what detached itself."""
-    children = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    with contextlib.suppress(OSError, psutil.Error):
-        if any(children):
-            descendants = psutil.Process(pid).children(recursive=True)
-            for each in descendants:
-                kill_process(each)
-            psutil.wait_procs(descendants, timeout=1)
-
-
-def kill_process(process: Any) -> None:
-    with contextlib.suppress(psutil.Error):
-        process.kill()

@@ -13,7 +13,8 @@ import psutil
 
 from app.work import protocol
 from app.work.attempt import Attempt
-from app.work.child import ChildConfig, kill_process
+from app.work.child import ChildConfig
+from app.work.cleanup import kill_process
 from app.work.zygote import Zygote
 
 OnMessage = Callable[["ChildHandle", protocol.Head, bytes], None]

@@ -71,7 +71,7 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
 def module(tmp_path: Path) -> Any:
     """The flow's module, as the runtime loaded it."""
-    from app.runtime.flows import _load_file
+    from app.runtime.python_flow import _load_file
 
     return _load_file((tmp_path / "agents/work/flow.py").resolve())
 

@@ -122,7 +122,7 @@ def load(tmp_path: Path) -> Callable[[str], Catalog]:
 @pytest.fixture
 def flow(tmp_path: Path, load: Callable[[str], Catalog]) -> Any:
     """The flow's module: `calls` are the steps that were run, `broken` those that fail."""
-    from app.runtime.flows import _load_file
+    from app.runtime.python_flow import _load_file
 
     return _load_file((tmp_path / "agents/work/flow.py").resolve())
 
