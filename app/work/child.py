@@ -59,19 +59,23 @@ class ChildConfig:
 
 def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
-    _become_a_child(worker)
+    _become_a_child(worker, config)
     logs.configure(config.settings.log_level, config.settings.secrets)
     Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
 
 
-def _become_a_child(worker: int) -> None:
-    """Dies with its worker, adopts what flows leave behind, is the first that a full machine kills.
+def _become_a_child(worker: int, config: ChildConfig) -> None:
+    """Dies with its worker, leads a session, is the first that a full machine kills.
+
+    It adopts what its flow leaves behind if there is only one; what many leave, the worker adopts.
 
     A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
     caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
     """
     die_with_parent(worker)
-    adopt_orphans()
+    os.setsid()  # so that what a flow sends to its process group does not reach the worker
+    if config.slots == 1:
+        adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with contextlib.suppress(OSError):
@@ -117,11 +121,19 @@ class Child:
         self._run_one(*self._starts.get())
 
     def _take(self, start: Head, body: bytes) -> None:
-        """Queues an attempt for the threads that run them; there are as many as were ever needed at once."""
+        """Queues an attempt for the threads that run them; there are as many as were ever needed at once.
+
+        If no thread can be started for it, the worker is told so: the neighbours go on.
+        """
         self._stops[start["token"]] = StopSignal()
         if len(self._stops) > self._runners:
+            try:
+                threading.Thread(target=self._for_life, args=(self._run_next,), name="flow", daemon=True).start()
+            except (RuntimeError, MemoryError) as error:
+                del self._stops[start["token"]]
+                self._worker.send({"kind": "unstarted", "token": start["token"], "reason": str(error)})
+                return
             self._runners += 1
-            threading.Thread(target=self._for_life, args=(self._run_next,), name="flow", daemon=True).start()
         self._starts.put((start, body))
 
     def _listen(self) -> None:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from functools import partial
 
 import redis
 import structlog
 
-from app import catalog, garbage, logs, settings, tracing
+from app import catalog, files, garbage, logs, settings, tracing
 from app.catalog.model import Catalog
 from app.errors import ConfigurationError
 from app.executions import connection
 from app.executions.store import QUEUES
 from app.work.child import ChildConfig, adopt_orphans
-from app.work.child_handle import zygote
+from app.work.forkserver import Forkserver
 from app.work.outage import RETRY_STORE_SECONDS, OutageLog
 from app.work.pool import Pool
+from app.work.strays import Strays
+from app.work.watchdog import Watchdog
 from app.work.worker import FENCE_SHARE, ExecutionWorker
+
+FILES_PER_THREAD, OTHER_FILES = 8, 1024
+"""Open files that a process may need: for each flow in a thread its connections, and all the rest."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +55,19 @@ def _run(config: settings.Settings) -> None:
     for name in [*openai, *tracing.preload(config)]:
         importlib.import_module(name)  # half a second, and 20 MB: once, before all children are forked
     garbage.settle()  # for all that is forked, too
+    files.allow(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)  # inherited by all children
     adopt_orphans()
-    zygote.start()
-    asyncio.run(_work(config))
+    forkserver = Forkserver()
+    try:
+        forkserver.start()
+    except OSError as error:
+        raise ConfigurationError(f"No process can be started here: {error}.") from error
+    runner = asyncio.Runner()
+    try:
+        runner.run(_work(config, forkserver))
+    finally:
+        with contextlib.suppress(RuntimeError):  # it starts a thread to wait for threads, and there may be no room
+            runner.close()
 
 
 def _read_options() -> None:
@@ -66,56 +81,85 @@ def _read_options() -> None:
             os.environ[name] = value
 
 
-async def _work(config: settings.Settings) -> None:
+async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     client = connection.connect(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # what is to be read, is read below
-    if not await _store_answers(client, stop):
+    if not await _store_answers(config, stop):
         return
     traces = tracing.connect(config)
     known = catalog.load(config.agents_path, config.pipelines_path)
+    strays = Strays(forkserver)
     workers = [
-        ExecutionWorker(QUEUES[isolation], client, config, partial(Pool, _child(config, known, slots), size), traces)
+        ExecutionWorker(
+            QUEUES[isolation], client, config, Pool(_child(config, known, slots), size, forkserver, strays), traces
+        )
         for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
         if slots and size
     ]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, config, workers)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reloader(config, workers).request)
     log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
+    watchdog = Watchdog()
+    watchdog.start()
+    sweeping = asyncio.ensure_future(strays.sweep_for_life())
     running = [asyncio.ensure_future(worker.run()) for worker in workers]
     await asyncio.wait({*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
         worker.request_shutdown()
     await asyncio.gather(*running)
+    sweeping.cancel()
+    watchdog.close()
     traces.close()
 
 
-def _reload(config: settings.Settings, workers: list[ExecutionWorker]) -> None:
-    """SIGHUP: reads the agents and pipelines again. With a mistake in one of them all stay as they were."""
-    try:
-        known = catalog.load(config.agents_path, config.pipelines_path)
-    except ConfigurationError as error:
-        log.error("reload_refused", reason=str(error))
-        return
-    for worker in workers:
-        worker.renew(known)
-    log.info("reloaded", agents=len(known.agents), pipelines=len(known.pipelines))
+class Reloader:
+    """SIGHUP: reads the agents and pipelines again, in a thread: nothing waits for the files.
+
+    With a mistake in one of them all stay as they were. Signals that come meanwhile lead to one more reading.
+    """
+
+    def __init__(self, config: settings.Settings, workers: list[ExecutionWorker]):
+        self._config, self._workers = config, workers
+        self._wanted = False
+        self._reading: asyncio.Task[None] | None = None
+
+    def request(self) -> None:
+        """For a signal handler of the event loop."""
+        self._wanted = True
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(self._reload())
+
+    async def _reload(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            try:
+                known = await asyncio.to_thread(catalog.load, self._config.agents_path, self._config.pipelines_path)
+            except (ConfigurationError, RuntimeError) as error:  # the latter: no thread can be started just now
+                log.error("reload_refused", reason=str(error))
+                continue
+            for worker in self._workers:
+                worker.renew(known)
+            log.info("reloaded", agents=len(known.agents), pipelines=len(known.pipelines))
 
 
 def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:
     return ChildConfig(config, known, slots, silence_seconds=config.lease * FENCE_SHARE)
 
 
-async def _store_answers(client: redis.Redis, stop: asyncio.Event) -> bool:
-    """Waits for the store, however long that takes; False where the shutdown came first."""
-    outage = OutageLog()
-    while not stop.is_set():
-        try:
-            client.ping()
-            outage.done("start")
-            return True
-        except (redis.RedisError, OSError) as error:
-            outage.refused("start", error)
-            await asyncio.sleep(RETRY_STORE_SECONDS)
-    return False
+async def _store_answers(config: settings.Settings, stop: asyncio.Event) -> bool:
+    """Waits for the store, however long that takes; False if the shutdown came first."""
+    outage, client = OutageLog(), connection.connect_async(config)
+    try:
+        while not stop.is_set():
+            try:
+                await client.ping()
+                outage.done("start")
+                return True
+            except (redis.RedisError, OSError) as error:
+                outage.refused("start", error)
+                await asyncio.sleep(RETRY_STORE_SECONDS)
+        return False
+    finally:
+        await client.aclose()

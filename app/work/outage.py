@@ -65,9 +65,11 @@ class OutageLog:
             seconds = round(at - self._began_at, 1)
             self._log.warning("store_unavailable", what=what, seconds=seconds, error=str(error.__cause__ or error))
 
-    def done(self, what: str) -> None:
-        """The store did it, or it is not wanted any more."""
-        if what in self._refused:
-            self._refused.remove(what)
-            if not self._refused:
-                self._log.warning("store_back", seconds=round(time.monotonic() - self._began_at, 1))
+    def done(self, what: str) -> bool:
+        """The store did it, or it is not wanted any more. True if it was refused before."""
+        if what not in self._refused:
+            return False
+        self._refused.remove(what)
+        if not self._refused:
+            self._log.warning("store_back", seconds=round(time.monotonic() - self._began_at, 1))
+        return True

@@ -1,4 +1,4 @@
-"""The child processes of a worker: forked warm, given attempts, watched, replaced.
+"""The child processes of a worker: started warm, given attempts, watched, replaced.
 
 Two shapes of one thing: a pool of processes has many children with one slot each, a pool of threads has
 one child with many slots. Nothing here talks to the store.
@@ -8,51 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import structlog
 
 from app.catalog.model import Catalog
 from app.executions.counters import Reports
 from app.work import protocol
-from app.work.attempt import Attempt
+from app.work.attempt import OWN_ERROR, Attempt
 from app.work.child import ChildConfig
-from app.work.child_handle import ChildHandle, end_strays
+from app.work.child_process import ChildProcess
+from app.work.ending import Outcome
+from app.work.forkserver import CannotFork, Forkserver
+from app.work.strays import Strays
 
-RESPAWN_SECONDS = 1.0
-"""The wait before a child is replaced that died before it was ready: what killed it may kill the next."""
+RESPAWN_SECONDS, LAST_RESPAWN_SECONDS = 0.5, 2.0
+"""The pauses before a child is started again that could not be started, or died before it was ready: what kept it
+from living may keep the next one, but a limit that is reached for a moment must not cost more than that."""
 
-HUNG_SHARE = 0.25
+READY_SECONDS = 30.0
+"""A child that is not ready by then is replaced."""
+
+FULL_SECONDS = 1.0
+"""How long a child gets nothing new that could not start one more thread."""
+
+STUCK_SHARE = 0.25
 """A child is replaced when it has more threads that do not end than this share of its slots."""
 
 log = structlog.get_logger(__name__)
 
 
 class Pool:
-    """Keeps `size` children alive. The hooks are called in the event loop."""
+    """Keeps `size` children alive. `free` is set while there is a free slot, `changed` when slots come or go."""
 
-    def __init__(
-        self,
-        config: ChildConfig,
-        size: int,
-        *,
-        on_ended: Callable[[Attempt, protocol.Head, bytes], None],
-        on_checkpoint: Callable[[Attempt, protocol.Head, bytes], None],
-        on_died: Callable[[Attempt, str], None],
-    ):
+    def __init__(self, config: ChildConfig, size: int, forkserver: Forkserver, strays: Strays):
         self._config, self._size = config, size
-        self._on_ended, self._on_checkpoint, self._on_died = on_ended, on_checkpoint, on_died
-        self._children: list[ChildHandle] = []
-        self._watchers: set[asyncio.Task[None]] = set()
-        self.free = asyncio.Event()
+        self._forkserver, self._strays = forkserver, strays
+        self._children: list[ChildProcess] = []
+        self._keepers: set[asyncio.Task[None]] = set()
+        self.free, self.changed = asyncio.Event(), asyncio.Event()
         self.counted = Reports()
         self._suspended = self._closed = False
 
     @property
     def slots(self) -> int:
-        """How many attempts run at once when all its children are there."""
-        return self._size * self._config.slots
+        """How many attempts can run at once just now: only what exists, and is ready, counts."""
+        return sum(child.slots for child in self._children if child.ready and not child.gone and not child.retiring)
 
     @property
     def free_slots(self) -> int:
@@ -61,35 +65,46 @@ class Pool:
     def open(self) -> None:
         """Starts the children. They count as free when they say that they are ready."""
         for _ in range(self._size):
-            self._spawn()
+            self._keep_one()
 
-    def place(self, attempt: Attempt) -> bool:
-        """Gives an attempt to the child with the most free slots; False where a child died and none is left."""
-        child = max(self._children, key=lambda each: each.free_slots, default=None)
+    def acquire(self, attempt: Attempt) -> ChildProcess | None:
+        """A slot for an attempt, of the child with the most free ones; None if a child died and none is left."""
+        child = max(self._children, key=lambda candidate: candidate.free_slots, default=None)
         if child is None or not child.free_slots:
-            return False
-        attempt.child = child
-        child.attempts[attempt.token] = attempt
+            return None
+        child.attempts[attempt.wire_key] = attempt
         child.runs += 1
-        child.send(*attempt.start_message())
         self._note_free_slots()
-        return True
+        return child
 
-    def end(self, attempt: Attempt) -> bool:
-        """Ends an attempt by force. True: its process dies, and `on_died` follows when it has.
+    def release(self, attempt: Attempt) -> None:
+        """Gives back the slot of an attempt of which its child was told nothing."""
+        if child := self._child_of(attempt):
+            del child.attempts[attempt.wire_key]
+            self._recycle(child)
+            self._note_free_slots()
 
-        False: it is one of many threads, which can not be ended. It is abandoned: what it still says is
-        not heard, its slot stays taken until it ends, and with too many of these the process is replaced.
+    def end(self, attempt: Attempt) -> None:
+        """Ends an attempt by force. If its process is its own, that is killed; how it died is the outcome.
+
+        One of many threads cannot be ended. It is abandoned: what it still says is not heard, its slot stays
+        taken until it ends, and with too many of these the process is replaced.
         """
-        child = attempt.child
-        assert child is not None
+        child = self._child_of(attempt)
+        if child is None:
+            return
         if child.slots == 1:
             child.kill()
-            return True
-        child.attempts.pop(attempt.token, None)
-        child.hung += 1
-        self._retire_if_hung(child)
-        return False
+            return
+        del child.attempts[attempt.wire_key]
+        child.stuck += 1
+        attempt.hear_end(Outcome("stopped"))
+        self._retire_if_stuck(child)
+
+    def send(self, attempt: Attempt, head: Mapping[str, Any]) -> None:
+        """A message to the child that runs an attempt, if there is one."""
+        if child := self._child_of(attempt):
+            child.send(head)
 
     def renew(self, catalog: Catalog) -> None:
         """From now on attempts are given to new children, which know this catalog and have loaded no flow's code.
@@ -115,7 +130,9 @@ class Pool:
                 child.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undoes `suspend`; the word that their worker lives reaches them first."""
+        """Undoes `suspend`. The word that their worker lives is sent first: a child that wakes without it would
+        take the silence of its sleep for its worker's death.
+        """
         if self._suspended:
             self._suspended = False
             log.warning("children_resumed")
@@ -124,94 +141,160 @@ class Pool:
                 child.send_signal(signal.SIGCONT)
 
     async def close(self) -> None:
-        """Kills every child and waits until they are gone. What they ran is reported by `on_died` before."""
+        """Kills every child, and waits until they are gone and their attempts have heard of it."""
         self._closed = True
         for child in self._children:
             child.kill()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        if self._keepers:
+            await asyncio.wait(self._keepers)
 
-    def _spawn(self) -> None:
-        child = ChildHandle(self._config)
+    # The life of a child.
+
+    def _keep_one(self) -> None:
+        keeper = asyncio.ensure_future(self._keep())
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
+    async def _keep(self) -> None:
+        """Keeps one child alive: starts it, serves it until it is gone, starts the next. Ends when it has a
+        successor, or the pool is closed.
+        """
+        pause_seconds = RESPAWN_SECONDS
+        while not self._closed:
+            child = await self._start()
+            if child is not None:
+                await self._serve(child)
+                if child.retiring or self._closed:
+                    return
+                if child.ready:
+                    pause_seconds = RESPAWN_SECONDS
+                    continue
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LAST_RESPAWN_SECONDS)
+
+    async def _start(self) -> ChildProcess | None:
+        try:
+            return await ChildProcess.start(self._forkserver, self._config)
+        except CannotFork as error:
+            log.warning("child_not_started", reason=str(error))
+        except Exception:
+            log.exception("child_not_started")
+        return None
+
+    async def _serve(self, child: ChildProcess) -> None:
         self._children.append(child)
-        watcher = asyncio.ensure_future(self._watch(child))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-
-    async def _watch(self, child: ChildHandle) -> None:
-        await child.listen(self._hear)
-        self._children.remove(child)
-        self._note_free_slots()
-        end_strays()
-        for attempt in list(child.attempts.values()):
-            if attempt.token in child.last_words:
-                self._on_ended(attempt, *child.last_words[attempt.token])
-            else:
-                self._on_died(attempt, child.death())
-        if self._closed or child.retiring:
-            return
-        if not child.killed:
+        if self._closed:
+            child.kill()
+        late = asyncio.get_running_loop().call_later(READY_SECONDS, self._kill_if_not_ready, child)
+        try:
+            await child.listen(partial(self._hear, child))
+        finally:
+            late.cancel()
+            self._children.remove(child)
+            for key, attempt in child.attempts.items():
+                outcome, used = child.final.get(key, (Outcome("died", reason=child.death()), None))
+                attempt.hear_end(outcome, used)
+            self._note_free_slots()
+            self._strays.child_died()
+        if not (self._closed or child.retiring or child.killed):
             log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
-        if not child.ready:
-            await asyncio.sleep(RESPAWN_SECONDS)
-        if not self._closed:
-            self._spawn()
 
-    def _hear(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
+    def _kill_if_not_ready(self, child: ChildProcess) -> None:
+        if not child.ready:
+            log.warning("child_not_ready", pid=child.pid, seconds=READY_SECONDS)
+            child.kill()
+
+    # What a child says.
+
+    def _hear(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
+        """A message that makes no sense ends the attempt that it is about, and no other."""
+        try:
+            self._take(child, head, body)
+        except Exception:
+            log.exception("message_unreadable", pid=child.pid, kind=str(head.get("kind"))[:40])
+            attempt = child.attempts.get(str(head.get("token")))
+            if attempt is not None:
+                attempt.hear_end(Outcome("died", reason=OWN_ERROR))
+                self.end(attempt)
+        self._note_free_slots()
+
+    def _take(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
         if head["kind"] == "ready":
             child.ready = True
         elif head["kind"] == "counted":
             self.counted.add(head["counts"])
         elif head["kind"] == "ended":
-            self._hear_the_end(child, head, body)
+            self._take_end(child, head, body)
+        elif head["kind"] == "unstarted":
+            self._take_unstarted(child, head)
+        elif head["kind"] == "alive":
+            return  # it still listens
         elif attempt := child.attempts.get(head["token"]):
-            if head["kind"] == "progress":
-                attempt.progress = head["progress"]
-            elif head["kind"] == "used":
-                attempt.usage = attempt.used = head["usage"]
-            elif head["kind"] == "checkpoint":
-                self._on_checkpoint(attempt, head, body)
-        self._note_free_slots()
+            attempt.hear(head, body)
 
-    def _hear_the_end(self, child: ChildHandle, head: protocol.Head, body: bytes) -> None:
+    def _take_end(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
         """An execution is over when nothing of it runs: steps that did not stop end with their process."""
         self.counted.add(head["counts"])
-        if head["left_behind"] and child.slots == 1:
-            child.last_words[head["token"]] = (head, body)
-            child.kill()
-            return
-        if attempt := child.attempts.pop(head["token"], None):
-            child.left_behind += head["left_behind"]
-            self._on_ended(attempt, head, body)
+        attempt = child.attempts.get(head["token"])
+        if attempt is None:
+            child.stuck -= 1  # an abandoned one came back
         else:
-            child.hung -= 1  # an abandoned one came back
-        self._recycle(child, head["memory_bytes"])
+            outcome = Outcome.from_message(head, body)
+            if head["left_behind"] and child.slots == 1:
+                child.final[attempt.wire_key] = (outcome, head["usage"])
+                child.kill()
+                return
+            del child.attempts[attempt.wire_key]
+            child.leaked += head["left_behind"]
+            attempt.hear_end(outcome, head["usage"])
+        self._recycle(child, head["memory_bytes"], head.get("unfit"))
 
-    def _recycle(self, child: ChildHandle, memory_bytes: int) -> None:
+    def _take_unstarted(self, child: ChildProcess, head: protocol.Head) -> None:
+        """The child could not start what it was given, a thread for it, say: nothing of it ran."""
+        log.warning("run_not_started", pid=child.pid, reason=str(head.get("reason"))[:200])
+        if attempt := child.attempts.pop(head["token"], None):
+            attempt.hear_end(Outcome("unstarted", reason=str(head.get("reason"))))
+        child.full = True
+        asyncio.get_running_loop().call_later(FULL_SECONDS, self._no_longer_full, child)
+        self._recycle(child, unfit=head.get("unfit"))
+
+    def _no_longer_full(self, child: ChildProcess) -> None:
+        child.full = False
+        self._note_free_slots()
+
+    # When a child is replaced.
+
+    def _recycle(self, child: ChildProcess, memory_bytes: int = 0, unfit: str | None = None) -> None:
         settings = self._config.settings
-        self._retire_if_hung(child)
-        if memory_bytes > settings.process_memory_limit:
+        self._retire_if_stuck(child)
+        if unfit:
+            self._retire(child, str(unfit)[:200])
+        elif memory_bytes > settings.process_memory_limit:
             self._retire(child, "memory")
         elif child.slots == 1 and child.runs >= settings.runs_per_process:
             self._retire(child, "runs")
         if child.retiring and not child.attempts:
             child.kill()
 
-    def _retire_if_hung(self, child: ChildHandle) -> None:
-        if child.hung + child.left_behind > child.slots * HUNG_SHARE:
-            self._retire(child, "hung_threads")
+    def _retire_if_stuck(self, child: ChildProcess) -> None:
+        if child.stuck + child.leaked > child.slots * STUCK_SHARE:
+            self._retire(child, "stuck_threads")
 
-    def _retire(self, child: ChildHandle, why: str) -> None:
+    def _retire(self, child: ChildProcess, why: str) -> None:
         """Gives the child nothing new, and starts its successor; it is killed when its last attempt ended."""
         if not child.retiring:
-            log.info("child_retired", pid=child.pid, why=why, runs=child.runs, hung=child.hung)
+            log.info("child_retired", pid=child.pid, why=why, runs=child.runs, stuck=child.stuck)
             child.retiring = True
-            self._spawn()
+            self._keep_one()
             if not child.attempts:
                 child.kill()
+
+    def _child_of(self, attempt: Attempt) -> ChildProcess | None:
+        return next((child for child in self._children if attempt.wire_key in child.attempts), None)
 
     def _note_free_slots(self) -> None:
         if self.free_slots:
             self.free.set()
         else:
             self.free.clear()
+        self.changed.set()

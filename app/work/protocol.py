@@ -6,9 +6,11 @@ the job's data on its way down, the outputs on their way up. On the wire: both l
     worker -> child   start {token, id, names, ...} + data, steps | stop {token} | stored {token, number} | alive {}
     child  -> worker  ready {} | progress {token, progress} | used {token, usage} | counted {counts}
                       checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
+                      unstarted {token, reason}: nothing of it ran
 
-The token is that of the attempt: one process may hold an old attempt and a new one of the same execution.
-Where a body has several parts, `join` puts them together, and their lengths stand in the head.
+`token` is the attempt's wire key, its execution's id and its fencing token: one process may hold an old attempt
+and a new one of the same execution. If a body has several parts, `join` puts them together, and their lengths stand in
+the head.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _LENGTHS = struct.Struct("!II")
@@ -27,7 +29,7 @@ _PIECE_BYTES = 256 * 1024
 Head = dict[str, Any]
 
 
-def encode(head: Head, body: bytes = b"") -> bytes:
+def encode(head: Mapping[str, Any], body: bytes = b"") -> bytes:
     """A message as it goes over the wire."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), len(body)) + text + body
@@ -59,7 +61,7 @@ class Messages:
         self._arrived += data
 
     def take(self) -> tuple[Head, bytes] | None:
-        """The next message; None where it is not all there."""
+        """The next message; None if it is not all there. Raises `ValueError` for what is none."""
         if len(self._arrived) < _LENGTHS.size:
             return None
         head_bytes, body_bytes = _LENGTHS.unpack_from(self._arrived)
@@ -67,6 +69,8 @@ class Messages:
         if len(self._arrived) < body_at + body_bytes:
             return None
         head = json.loads(self._arrived[_LENGTHS.size : body_at])
+        if not isinstance(head, dict):
+            raise ValueError("A message's head is a JSON object.")
         with memoryview(self._arrived) as arrived:
             body = bytes(arrived[body_at : body_at + body_bytes])
         del self._arrived[: body_at + body_bytes]

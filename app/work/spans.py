@@ -6,46 +6,43 @@ import json
 
 from app.executions.payload import read_call
 from app.tracing import Span, Tracing
-from app.work.attempt import Attempt, Entry
+from app.work.claim import Claim
+from app.work.ending import Ending, Finish
 
 
-def begin(tracing: Tracing, attempt: Attempt) -> None:
-    """Starts it, under the request's span. From now on its own traceparent is the attempt's."""
+def begin(tracing: Tracing, claim: Claim) -> Span | None:
+    """Starts it, under the request's span; its own traceparent is then the attempt's. None if nothing is traced."""
     if not tracing.enabled:
-        return
-    attempt.span = tracing.start(
-        _name(attempt),
+        return None
+    return tracing.start(
+        _name(claim),
         "consumer",
-        attempt.traceparent,
+        claim.traceparent,
         link=True,
-        execution__id=attempt.id,
-        execution__attempt=attempt.number,
-        execution__tenant=attempt.tenant,
-        request__id=attempt.request_id,
+        execution__id=claim.id,
+        execution__attempt=claim.number,
+        execution__tenant=claim.tenant,
+        request__id=claim.request_id,
     )
-    attempt.traceparent = attempt.span.traceparent
 
 
-def end(attempt: Attempt, entry: Entry | None, status: str) -> None:
-    """Ends it with the status that the execution has now; without an entry, it was somebody else's."""
-    span: Span | None = attempt.span
-    if span is None:
-        return
-    span.set(execution__status=status)
-    span.end(_error_type(entry))
+def end(span: Span | None, ending: Ending | None, status: str) -> None:
+    """Ends it with the status that the execution has now; without an ending, it was somebody else's."""
+    if span is not None:
+        span.set(execution__status=status)
+        span.end(_error_type(ending))
 
 
-def _name(attempt: Attempt) -> str:
+def _name(claim: Claim) -> str:
     try:
-        return f"run {read_call(attempt.data)['target_id']}"
+        return f"run {read_call(claim.data)['target_id']}"
     except (ValueError, KeyError):
         return "run"  # the child will find that out, and say so
 
 
-def _error_type(entry: Entry | None) -> str | None:
-    if entry is None or entry.arguments[0] == "lost":
+def _error_type(ending: Ending | None) -> str | None:
+    if isinstance(ending, Finish):
+        return str(json.loads(ending.error)["type"]) if ending.error else None
+    if ending is None or ending.how == "lost":
         return "WorkerLost"
-    if entry.arguments[0] != "failed":
-        return None
-    detail = entry.arguments[2]
-    return str(json.loads(detail)["type"] if entry.script == "finish" else detail)
+    return ending.reason if ending.how == "failed" else None

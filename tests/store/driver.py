@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,8 +42,9 @@ class Driver:
         self.store = ExecutionStore(client, settings or Settings())
         self._scripts = {
             name: client.register_script(scripts.source(name))
-            for name in ("claim", "beat", "checkpoint", "finish", "release")
+            for name in ("claim", "fence", "beat", "checkpoint", "finish", "release")
         }
+        self._numbers: dict[str, int] = {}
 
     def submit(self, **changes: Any) -> str:
         new = new_execution(**changes)
@@ -50,16 +52,36 @@ class Driver:
         return new.id
 
     def claim(self, worker: str = "w1", count: int = 1, queue: str = "processes") -> list[tuple[str, str]]:
-        """Id and token of each claimed execution."""
-        rows = self._scripts["claim"](args=[queue, worker, count, LEASE_MICROSECONDS])
-        return [(row[0].decode(), row[1].decode()) for row in rows]
+        """Id and token of each claimed execution, as a worker that fences before its first claim."""
+        if worker not in self._numbers:
+            self.fence(worker)
+        while (rows := self.claim_by_number(worker, self._next_number(worker), count, queue)) is None:
+            self.fence(worker)
+        return rows
 
-    def beat(self, id: str, token: str, progress: str = "") -> str:
-        return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, progress, ""])[0].decode()
+    def claim_by_number(
+        self, worker: str, number: int, count: int = 1, queue: str = "processes"
+    ) -> list[tuple[str, str]] | None:
+        """The same with a number of one's own choice; None if it is not the next one."""
+        rows = self._scripts["claim"](args=[queue, worker, count, LEASE_MICROSECONDS, number])
+        return None if rows == b"late" else [(row[0].decode(), row[1].decode()) for row in rows]
+
+    def fence(self, worker: str = "w1", number: int | None = None) -> None:
+        self._scripts["fence"](args=[worker, self._next_number(worker) if number is None else number])
+
+    def _next_number(self, worker: str) -> int:
+        """Numbers only grow, so a clock will do: drivers of one test may stand for one worker."""
+        number = self._numbers.get(worker, time.monotonic_ns()) + 1
+        self._numbers[worker] = number
+        return number
+
+    def beat(self, id: str, token: str, progress: str = "", number: int | None = None, usage: str = "") -> str:
+        number = time.monotonic_ns() if number is None else number
+        return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, number, progress, usage])[0].decode()
 
     def beats(self, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """One beat for several, by id and token."""
-        arguments = [each for id, token in attempts for each in (id, token, "", "")]
+        arguments = [part for id, token in attempts for part in (id, token, 1, "", "")]
         return [word.decode() for word in self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", *arguments])]
 
     def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
@@ -76,12 +98,14 @@ class Driver:
         dropped: tuple[str, ...] = (),
         usage: str = "",
         definition: str = "d1",
+        number: int | None = None,
     ) -> str:
         rows = [part for record, moment in records for part in (record.id, write_record(record), moment)]
         pairs = [part for each in (outcomes or {}).items() for part in each]
         outputs = [part for each in (values or {}).items() for part in each]
         counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
-        args = [id, token, usage, "[1,2,null]", definition, *counts, *rows, *pairs, *outputs, *dropped]
+        number = time.monotonic_ns() if number is None else number
+        args = [id, token, usage, number, "[1,2,null]", definition, *counts, *rows, *pairs, *outputs, *dropped]
         return self._scripts["checkpoint"](args=args).decode()
 
     def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:

@@ -18,6 +18,9 @@ class Proxy:
     `cut`: connections are closed, new ones refused. `blackhole`: nothing gets through, nothing is closed.
     `delay`: each piece waits `delay_seconds`. `drop_answer`: the next request whose text contains
     `drop_after` gets through, its answer does not, and its connection is closed; then `pass` again.
+
+    `lose_for` is an outage as a network has it: what was sent meanwhile is delivered later, behind newer calls.
+    `bytes_per_second` is the speed of the link, all connections together; None for as fast as it goes.
     """
 
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
@@ -30,6 +33,10 @@ class Proxy:
         self.port = 0
         self.delay_seconds = 0.2
         self.drop_after = b"EVALSHA"
+        self.bytes_per_second: float | None = None
+        self.delivered_late = 0
+        self._outage_began_at = self._outage_ends_at = self._late_at = 0.0
+        self._busy_until = [0.0, 0.0]
         self.dropped = 0
         self.round_trips = 0
         """How often a client spoke after the store had: a pipeline is one, however many commands it holds."""
@@ -62,6 +69,15 @@ class Proxy:
         elif before == "blackhole":
             self._close_all()  # what was lost in between is not made up for
 
+    def lose_for(self, seconds: float, deliver_after_seconds: float) -> None:
+        """Nothing gets through for some seconds; then new connections work again.
+
+        What was sent on an old one meanwhile arrives later, also if its client has hung up: a kernel goes on
+        sending what was written before the close, with longer and longer pauses.
+        """
+        now = time.monotonic()
+        self._outage_began_at, self._outage_ends_at, self._late_at = now, now + seconds, now + deliver_after_seconds
+
     def kill_connections(self) -> None:
         self._close_all()
 
@@ -87,6 +103,10 @@ class Proxy:
                 client, _ = listener.accept()
             except OSError:
                 return
+            if (left_seconds := self._outage_ends_at - time.monotonic()) > 0:
+                time.sleep(left_seconds)  # a network says nothing
+                client.close()
+                continue
             upstream = socket.socket(socket.AF_UNIX)
             try:
                 client = self._tls.wrap_socket(client, server_side=True) if self._tls else client
@@ -97,7 +117,7 @@ class Proxy:
                 continue
             with self._lock:
                 self._pairs.append((client, upstream))
-            link = {"drop": False, "answered": True}
+            link = {"drop": False, "answered": True, "began_at": time.monotonic()}
             for source, sink, up in ((client, upstream, True), (upstream, client, False)):
                 threading.Thread(target=self._pump, args=(source, sink, up, link), daemon=True).start()
 
@@ -108,6 +128,10 @@ class Proxy:
                     time.sleep(0.05)
                 if self._mode == "delay":
                     time.sleep(self.delay_seconds)
+                if link["began_at"] < self._outage_began_at <= time.monotonic() < self._late_at:
+                    time.sleep(max(0.0, self._late_at - time.monotonic()))
+                    self.delivered_late += up
+                self._pace(up, len(data))
                 if up and self._mode == "drop_answer" and self.drop_after in data:
                     link["drop"], self._mode = True, "pass"
                 if not up and link["drop"]:
@@ -122,6 +146,14 @@ class Proxy:
             for end in (source, sink):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def _pace(self, up: bool, count: int) -> None:
+        if not self.bytes_per_second:
+            return
+        with self._lock:
+            began_at = max(self._busy_until[up], time.monotonic())
+            self._busy_until[up] = began_at + count / self.bytes_per_second
+        time.sleep(max(0.0, self._busy_until[up] - time.monotonic()))
 
     def _close_all(self) -> None:
         with self._lock:

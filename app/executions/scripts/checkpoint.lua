@@ -1,38 +1,43 @@
 -- running -> running: what a pipeline's run has done since its last checkpoint, all or nothing: the records of
 -- steps that changed, outcomes and outputs, progress and usage. Its lease is not extended.
--- Repeating the call changes nothing but the times of these steps.
--- ARGV: id, token, usage, progress, definition that is run, how many records, outcomes, values and dropped
--- values there are; then step, record, moment (`started`, `ended` or '') for each record; item, outcome for
--- each outcome; name, output for each value; the names that are dropped.
--- Answers `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
+-- An attempt numbers its checkpoints 1, 2, ... One that was stored before, or that arrives behind a later one,
+-- changes nothing, so a step that has ended is never set back to running.
+-- ARGV: id, token, usage, number, progress, definition that is run, how many records, outcomes, values and
+-- dropped values there are; then step, record, moment (`started`, `ended` or '') for each record; item, outcome
+-- for each outcome; name, output for each value; the names that are dropped.
+-- Returns `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
+local id, token, usage, number, progress, definition = unpack(ARGV, 1, 6)
+local records, outcomes, values, dropped = unpack(ARGV, 7, 10)
 work_when_full()
-local id = ARGV[1]
-local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel')
-if record.err or record[1] ~= 'started' or record[2] ~= ARGV[2] then return 'lost' end
+local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel', 'saved', 'definition')
+if record.err or record[1] ~= 'started' or record[2] ~= token then return 'lost' end
+local answer = record[3] and 'cancel' or 'ok'
+if tonumber(number) <= (tonumber(record[4]) or 0) then return answer end
 
-if redis.call('HGET', job_key(id), 'definition') ~= ARGV[5] then
-  redis.call('DEL', steps_key(id), values_key(id))  -- steps of another definition
+if record[5] ~= definition then
+  redis.call('UNLINK', steps_key(id), values_key(id))  -- steps of another definition
 end
-local at, next = whole(now()), 10
-redis.call('HSET', job_key(id), 'progress', ARGV[4], 'definition', ARGV[5])
-note_usage(id, ARGV[3])
-for _ = 1, tonumber(ARGV[6]) do
+local at, next = whole(now()), 11
+redis.call('HSET', job_key(id), 'progress', progress, 'definition', definition)
+note_usage(id, usage)
+for _ = 1, tonumber(records) do
   local step, moment = ARGV[next], ARGV[next + 2]
   redis.call('HSET', steps_key(id), step, ARGV[next + 1])
   if moment == 'started' then redis.call('HDEL', steps_key(id), step .. ':ended') end
   if moment ~= '' then redis.call('HSET', steps_key(id), step .. ':' .. moment, at) end
   next = next + 3
 end
-for _ = 1, tonumber(ARGV[7]) do
+for _ = 1, tonumber(outcomes) do
   redis.call('HSET', steps_key(id), ARGV[next], ARGV[next + 1])
   next = next + 2
 end
-for _ = 1, tonumber(ARGV[8]) do
+for _ = 1, tonumber(values) do
   redis.call('HSET', values_key(id), ARGV[next], ARGV[next + 1])
   next = next + 2
 end
-for _ = 1, tonumber(ARGV[9]) do
+for _ = 1, tonumber(dropped) do
   redis.call('HDEL', values_key(id), ARGV[next])
   next = next + 1
 end
-return record[3] and 'cancel' or 'ok'
+redis.call('HSET', job_key(id), 'saved', number)  -- last: a call that failed above may be repeated
+return answer

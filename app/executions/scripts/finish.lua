@@ -10,7 +10,7 @@ if record.status ~= 'started' then return API_WORD[record.status] end
 
 local at, status = now(), record.cancel and 'cancelled' or ARGV[4]
 if status == 'completed' then redis.call('SET', outputs_key(record.id), ARGV[5]) end
-redis.call('HDEL', job_key(record.id), 'progress')
+redis.call('HDEL', job_key(record.id), 'progress', 'reported', 'saved')
 note_usage(record.id, ARGV[3])
 end_as(record, status, at, status == 'failed' and ARGV[6] or nil)
 return status

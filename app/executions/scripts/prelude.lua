@@ -9,7 +9,7 @@ local LEASES  = 'exec:leases'   -- running: id -> when its lease runs out
 local WAITING = 'exec:waiting'  -- pending: id -> when it expires, +inf where it never does
 local DELAYED = 'exec:delayed'  -- the pending ones that are not in a queue yet: id -> when they are due
 local ENDED   = 'exec:ended:'   -- .. status: id -> when it ended
-local TOKEN   = 'exec:token'    -- the last fencing token that was given out
+local CLAIMS  = 'exec:claims'   -- a hash, by worker: the number of its last claim
 local REAPED  = 'exec:reaped'   -- when the last reap was
 local WORKERS = 'exec:workers'  -- queue:name of each worker -> when it was last heard of
 local SLOTS   = 'exec:slots'    -- a hash, by the same names: used/all slots
@@ -157,7 +157,7 @@ local function requeue(record, at, delay, how, error_type)
   redis.call('ZADD', WAITING, '+inf', record.id)  -- at first, and the lease ends at last: it is always held by one
   set_status(record, 'pending')
   redis.call('HSET', key, 'queued', whole(at + delay))
-  redis.call('HDEL', key, 'token', 'worker', 'started', 'progress')
+  redis.call('HDEL', key, 'token', 'worker', 'started', 'progress', 'reported', 'saved')
   if delay > 0 then
     redis.call('HSET', key, 'due', whole(at + delay))
     redis.call('ZADD', DELAYED, whole(at + delay), record.id)

@@ -7,7 +7,7 @@ import asyncio
 import redis
 
 from app.settings import Settings
-from app.work.ledger import Ledger
+from app.work.attempt_store import AttemptStore
 from tests.store.driver import Driver
 from tools.embedded_store import EmbeddedStore
 
@@ -25,9 +25,9 @@ def test_a_claim_whose_answer_was_lost_is_handed_back_beside_records_that_make_n
 
     async def hand_back() -> None:
         url = f"{store_server.url.removesuffix('/0')}?db=1"
-        ledger = Ledger(Settings(redis_url=url), "processes", "w1")
-        await ledger.hand_back_others({token})
-        await ledger.close()
+        store = AttemptStore(Settings(redis_url=url), "processes", "w1")
+        await store.hand_back_others({(known, token)})
+        await store.close()
 
     asyncio.run(hand_back())
     assert (driver.status(known), driver.status(lost)) == ("running", "pending")

@@ -1,0 +1,119 @@
+"""Runs that are ended by force: their slots, their neighbours, and what they leave behind."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from app.catalog.model import Catalog
+from app.settings import Settings
+from app.work.child import ChildConfig
+from app.work.forkserver import Forkserver
+from app.work.pool import Pool
+from app.work.strays import Strays
+from tests.faults.conftest import LEASE_SECONDS, ticks
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+Make = Callable[..., Service]
+
+
+def test_the_slot_of_an_abandoned_thread_comes_back_when_it_ends(make_service: Make) -> None:
+    service = make_service(WORKER_THREADS=4, WORKER_PROCESSES=0, CANCEL_GRACE=0.1)
+    thread = {"flow_id": "thread"}
+    deaf = service.start("behaves", {"do": "sleep", "seconds": 3}, config=thread)
+    service.until(deaf, "running")
+    assert service.cancel(deaf).status_code == 200
+    time.sleep(3.5)
+    ids = [service.start("behaves", {"do": "listen", "seconds": 20}, config=thread) for _ in range(4)]
+    deadline = time.monotonic() + 10
+    while [service.status(id)["status"] for id in ids] != ["running"] * 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for id in ids:
+        service.cancel(id)
+
+
+def test_a_lost_lease_ends_a_run_at_once_though_a_cancel_gave_it_time(
+    broken: Make, own_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    service = broken(CANCEL_GRACE=60)
+    path = tmp_path / "ticks"
+    id = service.start("behaves", {"do": "tick", "seconds": 60, "ticks": str(path)})
+    service.until(id, "running")
+    assert service.cancel(id).status_code == 202
+    with redis.Redis.from_url(own_store.url) as client:
+        client.hset(f"rq:job:{id}", "token", "given:to:another")
+        given_away_at = time.time()
+        time.sleep(2 * LEASE_SECONDS)
+        assert max(at for _, _, at in ticks(path)) - given_away_at < LEASE_SECONDS
+        assert client.hget(f"rq:job:{id}", "token") == b"given:to:another"
+
+
+class _Child:
+    """Records what its pool does with it."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self.free_slots = 0
+
+    def send(self, head: dict[str, Any]) -> None:
+        self.done.append(head["kind"])
+
+    def send_signal(self, number: int) -> None:
+        self.done.append(number)
+
+
+def test_children_that_wake_find_the_word_that_their_worker_lives() -> None:
+    """Without it they would take the silence of their sleep for its death."""
+    forkserver = Forkserver()
+    catalog = Catalog(agents={}, pipelines={})
+    pool = Pool(ChildConfig(Settings(), catalog, 1, 9.0), 1, forkserver, Strays(forkserver))
+    child = _Child()
+    pool._children.append(child)  # type: ignore[arg-type]
+    pool.suspend()
+    pool.resume()
+    assert child.done == [signal.SIGSTOP, "alive", signal.SIGCONT]
+
+
+def test_processes_that_flows_in_threads_leave_behind_are_reaped(make_service: Make, tmp_path: Path) -> None:
+    """Their parents have ended, so the worker has adopted them; nobody else would ask how they ended."""
+    (tmp_path / "agents/leaver").mkdir(parents=True)
+    (tmp_path / "agents/leaver/agent.yaml").write_text(
+        'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: thread}\n'
+    )
+    (tmp_path / "agents/leaver/flow.py").write_text(
+        "import subprocess\n\n"
+        "def run(inputs):\n"
+        "    said = subprocess.run(['sh', '-c', 'sleep 0.3 & echo $!'], stdout=subprocess.PIPE,"
+        " stderr=subprocess.DEVNULL)\n"
+        "    return int(said.stdout)\n"
+    )
+    service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=0)
+    pids = [service.run("leaver")["outputs"]["output"] for _ in range(5)]
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(make_service: Make, tmp_path: Path) -> None:
+    (tmp_path / "agents/group").mkdir(parents=True)
+    (tmp_path / "agents/group/agent.yaml").write_text('flows:\n  - {name: main, entrypoint: "flow.py:run"}\n')
+    (tmp_path / "agents/group/flow.py").write_text(
+        "import subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', 'kill -9 0'])\n"
+    )
+    service = make_service(agents=tmp_path / "agents")
+    neighbour = service.start("behaves", {"do": "listen", "seconds": 3}, config={"flow_id": "thread"})
+    service.until(neighbour, "running")
+    ended = service.run("group", config={"max_attempts": 1})
+    assert (ended["status"], ended["error"]["type"]) == ("failed", "WorkerLost")
+    ended = service.ended(neighbour)
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+    assert service.workers[0].poll() is None
