@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,13 +15,21 @@ import psutil
 import requests
 
 from tests.chaos.load import Load
+from tests.support.process_limits import process_limit
 from tests.support.proxy import Proxy
 from tests.support.service import ENDED, Service
 from tools.embedded_store import EmbeddedStore
 
 PATIENCE_SECONDS = 60.0
 
-AWAY = ("cut the connection", "silence the connection", "crash the store", "freeze the store")
+AWAY = (
+    "cut the connection",
+    "silence the connection",
+    "lose what is sent",
+    "crash the store",
+    "freeze the store",
+    "set the store back",
+)
 """While one of these lasts, nothing can be moved on."""
 
 
@@ -41,6 +50,9 @@ class Breaker:
         self.faults: list[Fault] = []
         self.frozen: set[int] = set()
         """The processes that were frozen: each has one moment between waking and its next check."""
+        self.set_back: list[tuple[float, float]] = []
+        """From when until when what the store was told is lost; wall-clock times."""
+        self.skipped: set[str] = set()
 
     def break_things(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -66,10 +78,17 @@ class Breaker:
             self._crash_the_store,
             self._freeze_the_store,
             self._kill_a_web_process,
+            self._set_the_store_back,
+            self._limit_processes,
+            self._lose_what_is_sent,
+            self._slow_the_link,
         ]
 
     def _kill_a_child(self) -> None:
-        children = [each for each in _descendants(self._a_worker()) if _name(each).startswith("exec-")]
+        self._kill_a_child_of(self._a_worker())
+
+    def _kill_a_child_of(self, worker: Any) -> None:
+        children = [child for child in _descendants(worker) if _name(child).startswith("exec-")]
         if children:
             _quietly(self._choose.choice(children).kill)
 
@@ -120,6 +139,42 @@ class Breaker:
         if processes:
             _quietly(self._choose.choice(processes).kill)
 
+    def _set_the_store_back(self) -> None:
+        """The last second is lost, as by a power loss with `everysec`, or a fail-over to a lagging replica."""
+        saved, began_at = self._store.folder.with_name("saved"), time.time()
+        shutil.copytree(self._store.folder, saved)
+        time.sleep(1)
+        self._store.kill()
+        shutil.rmtree(self._store.folder)
+        saved.rename(self._store.folder)
+        self.set_back.append((began_at, time.time()))
+        self._store.start()
+
+    def _limit_processes(self) -> None:
+        """No process and no thread more than there are, while children die."""
+        worker = self._a_worker()
+        with process_limit(worker.pid) as limit:
+            if limit is None:
+                self.skipped.add("limit processes")
+                return
+            limit.set(max(2, limit.count - self._choose.randrange(3)))
+            self._kill_a_child_of(worker)
+            time.sleep(self._choose.uniform(1, 5))
+
+    def _lose_what_is_sent(self) -> None:
+        """An outage, after which calls arrive behind newer ones."""
+        seconds = self._choose.uniform(0.3, 3)
+        self._proxy.lose_for(seconds, deliver_after_seconds=seconds + self._choose.uniform(1, 8))
+        time.sleep(seconds)
+
+    def _slow_the_link(self) -> None:
+        """50 Mbit/s, and outputs that take two seconds of it."""
+        self._proxy.bytes_per_second = 50_000_000 / 8
+        with requests.Session() as session:
+            self._load.begin(session, "picture", self._choose)
+        time.sleep(self._choose.uniform(4, 8))
+        self._proxy.bytes_per_second = None
+
     def _a_worker(self) -> Any:
         living = [each for each in self._service.workers if each.poll() is None]
         return self._choose.choice(living[-self._workers :])
@@ -146,7 +201,7 @@ def _descendants(worker: Any) -> list[psutil.Process]:
 
 
 def _name(process: psutil.Process) -> str:
-    """`exec-flows` or `exec-zygote` for what belongs to a worker."""
+    """`exec-flows` or `exec-forkserver` for what belongs to a worker."""
     try:
         return process.name()
     except psutil.Error:

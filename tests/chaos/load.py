@@ -15,15 +15,21 @@ from tests.support.service import Service
 
 KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
 
+PICTURE_BYTES = 12_000_000
+"""On the wire; two seconds at 50 Mbit/s."""
+
 
 @dataclass
 class Accepted:
-    """What a client knows of one execution it was given a 202 for. `marks` is where its side effects go."""
+    """What a client knows of one execution it was given a 202 for. `marks` is where its side effects go, and stands
+    in its inputs and so in its outputs. `told_at` are the wall-clock times at which a client was promised something.
+    """
 
     id: str
     kind: str
     marks: Path
     cancel_answers: list[int] = field(default_factory=list)
+    told_at: list[float] = field(default_factory=list)
 
 
 class Load:
@@ -51,7 +57,7 @@ class Load:
         response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
         if response is None or response.status_code != 202:
             return None
-        accepted = Accepted(str(response.json()["execution_id"]), kind, marks)
+        accepted = Accepted(str(response.json()["execution_id"]), kind, marks, told_at=[time.time()])
         with self._lock:
             self.accepted.append(accepted)
         return accepted
@@ -71,6 +77,7 @@ class Load:
                 self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             else:
                 cancel.cancel_answers.append(response.status_code)
+                cancel.told_at.append(time.time())
         return response
 
     def _client(self, seed: str) -> None:
@@ -87,10 +94,13 @@ def _body(kind: str, marks: Path, choose: random.Random) -> dict[str, Any]:
     seconds = choose.uniform(0.05, 0.8)
     config: dict[str, Any] = {"max_attempts": 10}
     if kind == "pipeline":
-        inputs: dict[str, Any] = {"first": {"seconds": seconds}, "second": {"seconds": choose.uniform(0.05, 0.8)}}
+        first = {"seconds": seconds, "ticks": str(marks)}
+        inputs: dict[str, Any] = {"first": first, "second": {"seconds": choose.uniform(0.05, 0.8)}}
         return {"type": "pipeline", "target_id": "relay", "inputs": inputs, "config": config}
     # What makes side effects must be a process: a thread that does not listen can not be ended.
     config["flow_id"] = choose.choice(["process", "thread"]) if kind in ("echo", "fail") else "process"
     doing = {"echo": "echo", "fail": "fail", "crash": "kill"}.get(kind, "tick")
     inputs = {"do": doing, "ticks": str(marks), "seconds": seconds, "until_attempt": 2}
+    if kind == "picture":
+        inputs |= {"do": "picture", "bytes": PICTURE_BYTES}
     return {"type": "agent", "target_id": "behaves", "inputs": inputs, "config": config}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ SETTLE_SECONDS = 60.0
 MOVES_ON_SECONDS = 20.0
 NEVER_SECONDS = 99.0
 
+SETTING_BACK_SECONDS = 2.0
+"""How long it may take after the loss until a worker has heard that a claim of it is lost."""
+
 Tick = tuple[int, int, float]
 """Attempt, process and wall-clock time of a side effect."""
 
@@ -28,7 +32,8 @@ Tick = tuple[int, int, float]
 @dataclass
 class Verdict:
     """`last` is the last body of each execution; `listed` the ids of each status's list, `leased` those that still
-    hold a lease; `frozen` the processes that were.
+    hold a lease; `frozen` the processes that were. `set_back` are the times of which the store lost everything,
+    `held` the places at which a worker's event loop was held.
     """
 
     accepted: list[Accepted]
@@ -40,6 +45,8 @@ class Verdict:
     slowest_seconds: float
     faults: list[Fault]
     frozen: set[int]
+    set_back: list[tuple[float, float]]
+    held: list[str]
 
     @classmethod
     def gather(cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker) -> Verdict:
@@ -50,19 +57,34 @@ class Verdict:
             listed = {status: _members(client, f"exec:index:default:{status}:all") for status in ENDED}
             leased = sorted(_members(client, "exec:leases"))
         codes, slowest_seconds = load.codes, load.slowest_seconds
-        return cls(load.accepted, last, ticks, listed, leased, codes, slowest_seconds, breaker.faults, breaker.frozen)
+        held = _held(service)
+        return cls(
+            load.accepted,
+            last,
+            ticks,
+            listed,
+            leased,
+            codes,
+            slowest_seconds,
+            breaker.faults,
+            breaker.frozen,
+            breaker.set_back,
+            held,
+        )
 
     def broken(self) -> dict[str, list[str]]:
         """The promises, each with the executions, answers or faults with which it was broken."""
         accepted = self.accepted
         return {
-            "lost (accepted, not found)": [id for id, body in self.last.items() if body.get("status") == 404],
+            "lost (accepted, not found)": [one.id for one in accepted if self._is_lost(one)],
             "stuck (not ended)": [id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)],
             "cancel lied": [each.id for each in accepted if self._lied(each)],
             "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
+            "outputs of another execution": [one.id for one in accepted if self._mixed_up(one)],
             "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
             "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
-            "list and status differ": [id for id in self.last if not self._is_listed(id)] + self.leased,
+            "list and status differ": [one.id for one in accepted if not self._is_listed(one)] + self.leased,
+            "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": [str(c) for c in self.codes if c not in (200, 202, 400, 503)],
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [
                 f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
@@ -97,7 +119,23 @@ class Verdict:
             times = [each.recovery_seconds or NEVER_SECONDS for each in group]
             print(f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |")
 
+    def _is_lost(self, one: Accepted) -> bool:
+        return self.last[one.id].get("status") == 404 and not self._was_set_back(one.told_at)
+
+    def _was_set_back(self, times: list[float]) -> bool:
+        """Whether the store has lost what it said, or was told, at one of these times."""
+        return any(began <= at <= ended + SETTING_BACK_SECONDS for at in times for began, ended in self.set_back)
+
+    def _mixed_up(self, one: Accepted) -> bool:
+        """Whether it completed with outputs that do not come from its own inputs."""
+        body = self.last[one.id]
+        if body.get("status") != "completed" or one.kind in ("fail", "crash"):
+            return False
+        return str(one.marks) not in json.dumps(body["outputs"])
+
     def _lied(self, each: Accepted) -> bool:
+        if self._was_set_back(each.told_at):
+            return False
         status = self.last[each.id].get("status")
         said_yes, said_no = 200 in each.cancel_answers, 400 in each.cancel_answers
         return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
@@ -110,12 +148,12 @@ class Verdict:
         outputs = body["outputs"]
         if each.kind == "pipeline":
             return bool(list(outputs["result"]) != ["work", "other"])
-        return each.kind in ("work", "cancel") and outputs["output"] != {"attempt": body["attempt"]}
+        return each.kind in ("work", "cancel") and outputs["output"]["attempt"] != body["attempt"]
 
     def _overlapped(self, each: Accepted) -> bool:
         """Whether side effects of two runs alternate: A B A."""
         runs = [run for run, _ in groupby(self.ticks[each.id], key=lambda tick: tick[:2])]
-        return len(runs) - len(set(runs)) > self._excused(each)
+        return len(runs) - len(set(runs)) > self._excused(each) and not self._ran_while_set_back(each)
 
     def _went_on(self, each: Accepted) -> bool:
         """Whether side effects came after `cancelled` was visible (to the millisecond in which it was written)."""
@@ -123,14 +161,20 @@ class Verdict:
         if body.get("status") != "cancelled":
             return False
         ended_at = _at(body["cancelled_at"]) + 0.01
-        return sum(at > ended_at for _, _, at in self.ticks[each.id]) > self._excused(each)
+        late = sum(at > ended_at for _, _, at in self.ticks[each.id])
+        return late > self._excused(each) and not self._ran_while_set_back(each)
 
     def _excused(self, each: Accepted) -> int:
         """A process that was frozen has one moment after it wakes."""
         return len({pid for _, pid, _ in self.ticks[each.id]} & self.frozen)
 
-    def _is_listed(self, id: str) -> bool:
-        return id in self.listed.get(self.last[id].get("status", ""), set())
+    def _ran_while_set_back(self, one: Accepted) -> bool:
+        """Its claim may be lost, so that it runs a second time until its first worker hears of that."""
+        return self._was_set_back([at for _, _, at in self.ticks[one.id]])
+
+    def _is_listed(self, one: Accepted) -> bool:
+        status = self.last[one.id].get("status", "")
+        return one.id in self.listed.get(status, set()) or (status == 404 and not self._is_lost(one))
 
     def _moved_on_seconds(self) -> list[float]:
         """For each lost run with side effects: from the last of them until the execution was queued again, or ended.
@@ -171,6 +215,11 @@ def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
         waiting = [id for id in waiting if last[id].get("status") not in ENDED]
         time.sleep(0.2)
     return last
+
+
+def _held(service: Service) -> list[str]:
+    logs = (service.output(f"worker{number}") for number in range(len(service.workers)))
+    return [line for log in logs for line in log.splitlines() if '"event_loop_held"' in line]
 
 
 def _read_ticks(each: Accepted) -> list[Tick]:

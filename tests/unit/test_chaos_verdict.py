@@ -24,14 +24,20 @@ def at(seconds: float) -> str:
 def history() -> Verdict:
     """`moved` lost its first attempt and completed in the second; `stopped` was cancelled."""
     moved, stopped = (
-        Accepted(f"exec_{name}", kind, Path()) for name, kind in (("moved", "work"), ("stopped", "cancel"))
+        Accepted(f"exec_{name}", kind, Path(f"/marks/{name}"), told_at=[BEGAN])
+        for name, kind in (("moved", "work"), ("stopped", "cancel"))
     )
     stopped.cancel_answers.append(200)
     lost = {"number": 1, "outcome": "lost", "ended_at": at(14)}
     return Verdict(
         accepted=[moved, stopped],
         last={
-            moved.id: {"status": "completed", "attempt": 2, "outputs": {"output": {"attempt": 2}}, "attempts": [lost]},
+            moved.id: {
+                "status": "completed",
+                "attempt": 2,
+                "outputs": {"output": {"attempt": 2, "ticks": "/marks/moved"}},
+                "attempts": [lost],
+            },
             stopped.id: {"status": "cancelled", "cancelled_at": at(5)},
         },
         ticks={
@@ -44,6 +50,8 @@ def history() -> Verdict:
         slowest_seconds=1.0,
         faults=[Fault("kill a worker", BEGAN + 2, BEGAN + 2, 0.5)],
         frozen=set(),
+        set_back=[],
+        held=[],
     )
 
 
@@ -75,7 +83,15 @@ def complete_after_a_yes(it: Verdict) -> None:
 
 
 def take_the_old_outputs(it: Verdict) -> None:
-    it.last["exec_moved"]["outputs"] = {"output": {"attempt": 1}}
+    it.last["exec_moved"]["outputs"]["output"]["attempt"] = 1
+
+
+def take_the_outputs_of_another(it: Verdict) -> None:
+    it.last["exec_moved"]["outputs"]["output"]["ticks"] = "/marks/stopped"
+
+
+def hold_the_loop(it: Verdict) -> None:
+    it.held.append("app/somewhere.py:1 callback")
 
 
 def run_twice_at_a_time(it: Verdict) -> None:
@@ -119,6 +135,8 @@ def never_recover(it: Verdict) -> None:
         (cancel_after_a_no, ["cancel lied"]),
         (complete_after_a_yes, ["cancel lied"]),
         (take_the_old_outputs, ["outputs of another attempt"]),
+        (take_the_outputs_of_another, ["outputs of another execution"]),
+        (hold_the_loop, ["a worker's event loop was held"]),
         (run_twice_at_a_time, ["two runs at a time"]),
         (go_on, ["went on after cancelled"]),
         (list_elsewhere, ["list and status differ"]),
@@ -151,3 +169,21 @@ def test_an_outage_of_the_store_is_counted_from_its_end() -> None:
     move_on_late(verdict)
     verdict.faults.append(Fault("freeze the store", BEGAN + 1, BEGAN + 10, 0.5))
     assert found(verdict) == []
+
+
+@pytest.mark.parametrize("forge", [lose, complete_after_a_yes, run_twice_at_a_time, go_on])
+def test_what_was_said_in_a_second_that_the_store_lost_is_excused(forge: Callable[[Verdict], None]) -> None:
+    verdict = history()
+    verdict.set_back.append((BEGAN - 1, BEGAN + 16))
+    forge(verdict)
+    assert found(verdict) == []
+    verdict.set_back[:] = [(BEGAN + 100, BEGAN + 101)]
+    assert found(verdict) != []
+
+
+@pytest.mark.parametrize("forge", [take_the_outputs_of_another, stick, list_elsewhere, answer_500])
+def test_a_lost_second_excuses_nothing_else(forge: Callable[[Verdict], None]) -> None:
+    verdict = history()
+    verdict.set_back.append((BEGAN - 1, BEGAN + 16))
+    forge(verdict)
+    assert found(verdict) != []

@@ -1,6 +1,7 @@
 """A flow for tests, which behaves as it is told."""
 
 import asyncio
+import base64
 import ctypes
 import os
 import re
@@ -78,7 +79,7 @@ def _tick(inputs, context):
         with Path(inputs["ticks"]).open("a") as file:
             file.write(f"{context.attempt} {os.getpid()} {time.time()}\n")
         time.sleep(0.1)
-    return {"attempt": context.attempt}
+    return {"attempt": context.attempt, "ticks": inputs["ticks"]}
 
 
 def _swallow(inputs, context):
@@ -203,6 +204,11 @@ def _noise(inputs, context):
     """As `_large`, but it can not be packed; and it takes its time."""
     time.sleep(inputs["seconds"])
     return os.urandom(inputs["bytes"]).hex()
+
+
+def _picture(inputs, context):
+    """Random bytes as text of the same length on the wire: base64 packs back to what it was. With its mark."""
+    return {"ticks": inputs["ticks"], "picture": base64.b64encode(os.urandom(inputs["bytes"])).decode()}
 
 
 def _leak(inputs, context):
