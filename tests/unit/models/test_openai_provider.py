@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.models.base import (
+    ModelAnswerInvalid,
     ModelAuthenticationError,
     ModelError,
     ModelRateLimited,
@@ -87,7 +88,7 @@ def test_too_many_requests_is_tried_again_when_the_server_says(server: ModelServ
         (Answer("not for you", 403), ModelAuthenticationError, 1),
         (Answer("no such model", 404), ModelRejected, 1),
         (Answer("too long", 400), ModelRejected, 1),
-        (Answer(raw='{"choices": []}'), ModelRejected, 1),
+        (Answer(raw='{"choices": []}'), ModelAnswerInvalid, 1),
         (Answer(delay_seconds=3), ModelTimeout, 1),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -124,7 +125,7 @@ def test_a_stop_closes_the_connection_at_once(server: ModelServer, provider: Pro
     threading.Timer(0.2, stop.request).start()
     began = time.monotonic()
     with pytest.raises(Stopped):
-        one.complete(ASK, stop=stop)
+        one.complete(ASK, stop_signal=stop)
     assert time.monotonic() - began < 1.5
     deadline = time.monotonic() + 2
     while not server.aborted:
@@ -136,7 +137,7 @@ def test_a_call_after_the_stop_is_not_made(server: ModelServer, provider: Provid
     stop = StopSignal()
     stop.request()
     with pytest.raises(Stopped):
-        provider().complete(ASK, stop=stop)
+        provider().complete(ASK, stop_signal=stop)
     assert server.requests == []
 
 
