@@ -293,7 +293,13 @@ class ExecutionSchema(SummarySchema):
         metadata={"description": "The version of the target: of a pipeline's steps, or of an agent's folder."}
     )
     progress = fields.Nested(ProgressSchema)
-    outputs = fields.Dict()
+    outputs = fields.Dict(
+        metadata={
+            "description": "Of an agent `output` and `metadata`: `model_used` and `tokens_used`, where a model was "
+            "asked also `finish_reason` (`length`: the answer was cut off), and `refusal` if it refused. Of a "
+            "pipeline its output keys and `metadata`: `tokens_used`, `models_used`."
+        }
+    )
     outputs_partial = fields.Dict(
         metadata={"description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."}
     )

@@ -25,7 +25,7 @@ _FALLBACKS = ("text", "title", "reason", "raw", "type", "code", "status", "error
 
 _QUOTED_REASON = re.compile(rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I)
 
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd\u2028\u2029]+|\s+")
+_NO_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
 
 
 def reason_in(body: bytes, encoding: str | None = None, secret: str | None = None) -> str:

@@ -89,7 +89,6 @@ class _TracedModels:
                 gen_ai__response__model=completion.model,
                 gen_ai__usage__input_tokens=completion.input_tokens,
                 gen_ai__usage__output_tokens=completion.output_tokens,
-                gen_ai__response__finish_reasons=[completion.finish_reason] if completion.finish_reason else None,
             )
             return completion
         except BaseException as error:
