@@ -52,9 +52,10 @@ class OutputParser:
 
 @dataclass(frozen=True, slots=True)
 class PromptFlow:
-    """A flow that renders two templates and asks a model. It waits rather than computes: a thread will do.
+    """A flow that renders two templates and asks a model.
 
-    `options` are those of the model call: `temperature`, `max_tokens`, `response_format`, ...
+    It waits rather than computes: a thread will do. `options` are those of the model call
+    (`temperature`, `max_tokens`, `response_format`, ...).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a prompt file may ask of the model beside its texts. It is sent as it stands, so it is checked at load."""
+"""The options that a prompt file may give the model; sent as they stand, so checked at load."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def extra_body(value: Mapping[str, Any]) -> None:
 
 
 def is_json(value: Any, place: str = "") -> None:
-    """Refuses what YAML can write and JSON cannot: dates, infinity, sets, keys that are no text."""
+    """Refuses what YAML can write and JSON cannot: dates, infinity, keys that are no text."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -26,9 +26,9 @@ def to_datetime(microseconds: bytes | str | float) -> datetime:
 
 
 def write_usage(usage: Mapping[str, ModelUsage]) -> str:
-    """`{model: [calls, input, output, total tokens]}` as JSON, with estimated ones behind; empty text for no usage.
+    """`{model: [calls, input, output, total, estimated tokens]}` as JSON; empty text for no usage.
 
-    Without an estimate the list stays as short as earlier versions wrote and read it.
+    Without an estimate the list ends before it, as earlier versions wrote and read it.
     """
     numbers = {model: astuple(used) if used.estimated_tokens else astuple(used)[:4] for model, used in usage.items()}
     return json.dumps(numbers) if numbers else ""

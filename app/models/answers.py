@@ -1,4 +1,4 @@
-"""Reads a chat completion as servers really write them: what there is, or the error that says what is missing."""
+"""Reads a chat completion as servers really write them."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from app.models.waits import DEFAULT_LIMIT_SECONDS, bounded
 class Completion:
     """A model's answer with what the server reported; what it did not report is None.
 
-    `text` is what the model said: its answer, or its refusal; empty if it only called tools. `finish_reason`
-    is the server's word: `stop`, `length` (the text was cut off), `content_filter` (a part is missing),
-    `tool_calls`, ... `tool_calls` are JSON as the server sent them, to be passed on in the next messages.
-    `retries` is how often the call was repeated before this answer came.
+    `text` is what the model said: its answer, or its refusal; empty if it only called tools.
+    `finish_reason` is the server's word: `stop`, `length` (the text was cut off), `content_filter`
+    (a part is missing), `tool_calls`, ... `tool_calls` are JSON as the server sent them, to be
+    passed on in the next messages. `retries` is how often the call was repeated.
     """
 
     text: str
@@ -31,17 +31,18 @@ class Completion:
 
 
 class ModelError(Exception):
-    """A model call failed, after so many `retries`. `transient`: whether the same call may succeed later.
+    """A model call failed, after so many `retries`.
 
-    `retry_after_seconds` is how long the server asked to wait, if it did. It is a finite number within
-    MAX_RETRY_AFTER or None, also where a flow raises the error with a number of its own.
+    `transient` is whether the same call may succeed later. `retry_after_seconds` is how long the
+    server asked to wait, if it did: a finite number within MAX_RETRY_AFTER or None, also if a flow
+    raises the error with a number of its own.
     """
 
     transient = False
     retries = 0
 
     longest_wait_seconds: ClassVar[float] = DEFAULT_LIMIT_SECONDS
-    """MAX_RETRY_AFTER. The provider of this process sets it: flows raise these errors, too, and know no settings."""
+    """MAX_RETRY_AFTER. The provider sets it: flows raise these errors, too, and know no settings."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None, *, transient: bool | None = None):
         super().__init__(message)
@@ -81,7 +82,7 @@ class ModelRejected(ModelError):
 
 
 class ModelAnswerInvalid(ModelError):
-    """The server answered with success, but its answer holds none of a model's: HTML, nothing, no choices, ..."""
+    """The server answered with success, but not with an answer: HTML, nothing, no choices, ..."""
 
     transient = True
 

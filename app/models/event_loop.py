@@ -14,7 +14,7 @@ T = TypeVar("T")
 class EventLoopThread:
     """Starts with the first coroutine, once, and again in a process that was forked from this one.
 
-    `generation` counts the starts: what belongs to a loop (connections) is of no use in the next one.
+    `generation` counts the starts: the connections of one loop are of no use in the next one.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class EventLoopThread:
         self.generation = 0
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Raises `RuntimeError` or `OSError` if no thread or loop can be started; the next call tries again."""
+        """Raises `RuntimeError` or `OSError` if nothing can be started; the next call tries it."""
         try:
             loop = self._started()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Which `ModelError` a server's refusal is, and whether the same call may succeed later: the one table."""
+"""Which `ModelError` a server's refusal is, and whether the same call may succeed later."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BY_STATUS: Mapping[int, type[ModelError]] = {
     425: ModelUnavailable,
     429: ModelRateLimited,
 }
-"""Below 500; there, everything is `ModelUnavailable`, and what is not listed here is `ModelRejected`."""
+"""What is not here is `ModelUnavailable` from 500 on, and `ModelRejected` below."""
 
 BY_WORD: Mapping[str, type[ModelError]] = {
     "rate_limit": ModelRateLimited,
@@ -47,7 +47,10 @@ BY_WORD: Mapping[str, type[ModelError]] = {
     "content_policy": ModelRejected,
     "unsupported": ModelRejected,
 }
-"""For an error with status 200: parts of its `type` or `code`. One without such a word is `ModelUnavailable`."""
+"""For an error with status 200: parts of its `type` or `code`, the first that fits.
+
+One without such a word is `ModelUnavailable`.
+"""
 
 NEVER_PASSES = (b'"insufficient_quota"', b'"billing_hard_limit_reached"')
 """In the body of a 429: waiting does not help."""
@@ -65,7 +68,7 @@ NO_TEXT: Mapping[str, tuple[type[ModelError], bool, str]] = {
         "The provider's content filter withheld the answer (finish_reason: content_filter).",
     ),
 }
-"""By `finish_reason`: an answer without text, refusal and tool calls, as error, whether it may pass, and sentence.
+"""By `finish_reason`, of an answer without a word: the error, whether it may pass, and a sentence.
 
 Any other is `ModelAnswerInvalid`, which may pass.
 """

@@ -1,4 +1,4 @@
-"""The SDK's client, used for what it is good at: it sends. Its errors become ours, its bodies have a bound.
+"""The SDK's client: it sends. Its errors become ours, and the bodies that it reads have a bound.
 
 Imported with the first call only: it needs `openai`, which takes half a second to import.
 """
@@ -38,10 +38,10 @@ def new_client(api_key: str | None, base_url: str | None, max_bytes: int) -> ope
 
 
 async def exchange(client: openai.AsyncOpenAI, body: bytes, request: Any, secret: str | None) -> Exchange:
-    """One request and its response, whatever its status. Raises a `ModelError` where there is none."""
+    """One request and its response, whatever its status. Raises a `ModelError` without one."""
     try:
-        # Not `chat.completions.create`: that walks over its typed arguments and builds typed answers, which
-        # doubles what a call costs, for a few values.
+        # Not `chat.completions.create`: that walks over its typed arguments and builds typed
+        # answers, which doubles what a call costs, for a few values.
         response = await client.post("/chat/completions", cast_to=httpx2.Response, content=body, options=request)
     except openai.APIStatusError as error:
         response = error.response

@@ -41,7 +41,7 @@ SHORTEST_SECRET = 8
 """A shorter key would hide parts of ordinary words; a real one is longer."""
 
 _REPEATED = (ModelRateLimited, ModelUnavailable)
-"""Repeated within a call. An answer that is no use was paid for: whether to ask again, `config.retries` decides."""
+"""Repeated within a call. Useless answers were paid for: `config.retries` decides on them."""
 
 _REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
 """Options that are about the request and not in its body, and their names in the SDK's `post`."""
@@ -50,9 +50,9 @@ _REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
 class OpenAIProvider:
     """Calls from any number of threads share one event loop, one client and its connections.
 
-    They start with the first call, so that a provider may be made before a fork, and `openai` is only
-    loaded where it is used. The SDK sends; repeats, time limits and what an answer
-    means are decided here, because MODEL_TIMEOUT holds for all of it together.
+    They start with the first call, so that a provider may be made before a fork, and `openai` is
+    only loaded where it is used. The SDK sends; repeats and time limits are decided here, because
+    MODEL_TIMEOUT holds for all tries together.
     """
 
     def __init__(self, settings: Settings):
@@ -94,7 +94,7 @@ class OpenAIProvider:
                 unsubscribe()
 
     def close(self) -> None:
-        """Closes the connections and ends the event loop, if there is one. No call may be under way."""
+        """Closes the connections and ends the event loop. No call may be under way."""
         self._loop.close(self._close_client())
 
     async def _close_client(self) -> None:
@@ -103,7 +103,9 @@ class OpenAIProvider:
 
     async def _ask(self, body: bytes, request: dict[str, Any], model: str, seconds: float) -> Completion:
         """Asks, and asks again where that may help and there is time."""
-        deadline, retries, failed = time.monotonic() + seconds, 0, None  # type: float, int, ModelError | None
+        deadline = time.monotonic() + seconds
+        failed: ModelError | None = None
+        retries = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -125,7 +127,7 @@ class OpenAIProvider:
                 failed.retries = retries
 
     def _pause(self, error: ModelError, retries: int, left_seconds: float) -> float | None:
-        """Seconds until the next repeat, as the server asks or growing; None if there shall be none."""
+        """Seconds until the next repeat, as the server asks or growing; None for no repeat."""
         if not (isinstance(error, _REPEATED) and error.transient) or retries >= self._settings.model_max_retries:
             return None
         own = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
@@ -133,7 +135,7 @@ class OpenAIProvider:
         return pause if pause < left_seconds else None
 
     async def _reply(self, body: bytes, request: dict[str, Any]) -> Reply:
-        """One exchange. Raises a `ModelError` where it comes to no answer, or to one without success."""
+        """One exchange. Raises a `ModelError` if there is no reply, or one without success."""
         status, headers, content = await _sdk().exchange(self._current_client(), body, request, self._secret)
         wait = named_wait(headers, time.time(), self._settings.max_retry_after)
         reply = Reply(content, status, headers, wait, self._secret)
@@ -156,14 +158,14 @@ class OpenAIProvider:
 
 
 def _sdk() -> Any:
-    """Takes half a second for the first time. Must be that of the caller: in the event loop all calls would wait."""
+    """Takes half a second for the first time, so it is called outside of the event loop first."""
     from app.models import openai_client
 
     return openai_client
 
 
 def _body(messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, Any]) -> bytes:
-    """The request as JSON. Raises `ModelRejected` for what JSON cannot hold, before anybody is asked."""
+    """The request as JSON. Raises `ModelRejected` for what JSON cannot hold."""
     extra = options.pop("extra_body", None) or {}
     if not isinstance(extra, Mapping):
         raise ModelRejected("The model was not asked: extra_body must be a mapping.")

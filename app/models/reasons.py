@@ -29,7 +29,7 @@ _NO_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
 
 
 def reason_in(body: bytes, encoding: str | None = None, secret: str | None = None) -> str:
-    """The reason in a response's body: masked, without line breaks, of a bounded length; empty if there is none.
+    """The reason in a body: masked, in one line of bounded length; empty if there is none.
 
     `secret` is hidden where the server repeats it.
     """
@@ -47,7 +47,7 @@ def reason_of(value: Any, secret: str | None = None) -> str:
 
 
 def one_line(text: str, secret: str | None = None) -> str:
-    """Text of somebody else's, fit for a message: masked first, so that no half of a secret is left by the cut."""
+    """Somebody else's text, fit for a message. Masked before the cut, which could halve a secret."""
     text = text[:_MAX_READ]
     text = mask(text.replace(secret, MASK) if secret else text)
     text = _NO_TEXT.sub(" ", text).strip().encode(errors="replace").decode()

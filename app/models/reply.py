@@ -12,7 +12,7 @@ from app.models.reasons import reason_in
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One response. The names of `headers` are in lower case; `secret` must not be repeated to anybody.
+    """One response. The names of `headers` are in lower case; `secret` must be masked.
 
     `wait_seconds` is how long the server asks to wait, within the bound.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 MAX_TOKENS = 10**12
-"""More than any call can use: whoever reports more reports nonsense, and counters must stay within 64 bits."""
+"""More than any call can use. Larger numbers are nonsense, and counters stay within 64 bits."""
 
 _HOLDERS = ("usage", "usageMetadata", "usage_metadata", "token_usage")
 
@@ -30,7 +30,7 @@ _DIGITS = re.compile(r"\s*(\d{1,15})(?:\.\d*)?\s*", re.ASCII)
 
 
 class TokenCounts(NamedTuple):
-    """None is "not reported". A total that was not reported, or is too small, is the sum of its parts."""
+    """None is "not reported". A total that is missing or too small is the sum of its parts."""
 
     input: int | None = None
     output: int | None = None
@@ -46,7 +46,7 @@ def token_counts(answer: Mapping[str, Any]) -> TokenCounts:
 
 
 def estimated_tokens(*texts: str) -> int:
-    """About how many tokens texts have: a quarter of their bytes in UTF-8, which suits English and Chinese."""
+    """About how many tokens texts have: a quarter of their bytes, for English and Chinese alike."""
     return sum(math.ceil(len(text.encode(errors="replace")) / 4) for text in texts)
 
 
@@ -66,7 +66,7 @@ def _first(places: list[Mapping[str, Any]], names: tuple[str, ...]) -> int | Non
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens, also as text, as a fraction, or one level deeper; None for anything else."""
+    """A number of tokens, also as text, as a fraction, or one level deeper; else None."""
     if isinstance(value, dict):
         return next((count for key in _INSIDE if (count := _count(value.get(key))) is not None), None)
     if isinstance(value, str):

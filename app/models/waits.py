@@ -1,7 +1,7 @@
 """How long a server asks its callers to wait, read from what it sends, within a bound.
 
-Whoever names a wait may name anything: infinity, a year, nonsense. Everything that is not a finite number of
-seconds within the bound counts as not said, and the caller's own back-off decides.
+A server may name anything: infinity, a year, nonsense. What is not a finite number of seconds within
+the bound counts as not said, and the caller's own back-off decides.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def bounded(seconds: Any, limit_seconds: float) -> float | None:
 def named_wait(headers: Mapping[str, str], now: float, limit_seconds: float) -> float | None:
     """The wait in a response's headers, whose names are in lower case; None without a usable one.
 
-    `retry-after-ms` goes before `Retry-After`, because it is more exact. `Retry-After` is a number of seconds
-    or an HTTP date in any of the three forms of RFC 9110; a date that has passed is 0. `now` is in seconds since
-    the epoch.
+    `retry-after-ms` goes before `Retry-After`, because it is more exact. `Retry-After` is a number of
+    seconds or an HTTP date in any of the three forms of RFC 9110; a date that has passed is 0.
+    `now` is in seconds since the epoch.
     """
     after_ms, after = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
     for seconds in (_number(after_ms) / 1000, _number(after), _seconds_until(after, now)):

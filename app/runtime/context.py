@@ -91,9 +91,10 @@ class Context:
     ) -> Completion:
         """Asks the service's model and waits; the tokens count as the step's.
 
-        A text is one message of the user's. `config.model_override` (or the step's) goes before `model`. Raises a
-        `ModelError`; once the run is asked to end, it raises `Stopped`, and once `config.budget` is spent,
-        `BudgetExceeded`; neither is an `Exception`, so that `except Exception` lets them pass.
+        A text is one message of the user's. `config.model_override` (or the step's) goes before
+        `model`. Raises a `ModelError`; once the run is asked to end, it raises `Stopped`, and once
+        `config.budget` is spent, `BudgetExceeded`; neither is an `Exception`, so that
+        `except Exception` lets them pass.
         """
         asked = as_messages(messages)
         if not (model is None or isinstance(model, str)):

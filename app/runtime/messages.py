@@ -1,4 +1,4 @@
-"""The `messages` that a flow hands to `context.complete`, in the one form that a model's server takes."""
+"""The `messages` of `context.complete`, brought into the one form that a model's server takes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from app.models.base import ModelRejected
 
 
 def as_messages(given: Any) -> list[dict[str, Any]]:
-    """A text is one message of the user's, a mapping is one message, anything else must be a list of mappings.
+    """A text is one message of the user's, a mapping one message; else it is a list of mappings.
 
-    Objects that describe themselves (pydantic's `model_dump`, such as a message of the `openai` package) count
-    as mappings. Raises `ModelRejected` with what is wrong and where.
+    Objects with `model_dump` (such as a message of the `openai` package) count as mappings. Raises
+    `ModelRejected` with what is wrong and where.
     """
     if isinstance(given, str):
         return [{"role": "user", "content": given}]

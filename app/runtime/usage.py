@@ -65,7 +65,7 @@ def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
 
 
 def _known_sum(one: int | None, other: int | None) -> int | None:
-    """None only where both are: what one call did not report takes nothing from what another one did."""
+    """None only where both are: a call without a report takes nothing from the others."""
     return other if one is None else one if other is None else one + other
 
 
@@ -75,8 +75,8 @@ class Budget:
     `max_tokens` and `max_seconds` are looked at before each model call and each step; what is under way is
     not cut off, so that calls that are made side by side may together pass the limit by themselves.
     `max_steps` bounds the steps of a pipeline and, of an agent, the model calls. What earlier attempts, and
-    the execution that a retry goes on from, used counts as used; the seconds are those of this attempt. Where a
-    server reports no tokens, an estimate counts, so that no limit is without effect.
+    the execution that a retry goes on from, used counts as used; the seconds are those of this attempt.
+    Where a server reports no tokens, an estimate counts, so that no limit is without effect.
     """
 
     def __init__(self, limits: Mapping[str, Any], usage: Usage, counts_calls: bool):
