@@ -22,6 +22,8 @@ MODEL_OPTIONS = (
 
 MAX_STOPS = 64
 
+MAX_DEPTH = 50
+
 _OWN = ("messages", "model", "stream")
 """Keys of the request that the service sets itself."""
 
@@ -66,16 +68,18 @@ def extra_body(value: Mapping[str, Any]) -> None:
         raise ValidationError(f"The service sets {own[0]!r} itself.")
 
 
-def is_json(value: Any, place: str = "") -> None:
+def is_json(value: Any, place: str = "", depth: int = 0) -> None:
     """Refuses what YAML can write and JSON cannot: dates, infinity, keys that are no text."""
+    if depth > MAX_DEPTH:
+        raise ValidationError(f"Nested deeper than {MAX_DEPTH}, or contains itself.")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise ValidationError(f"{place or 'A key'}: the key {key!r} must be text; put it in quotes.")
-            is_json(inner, f"{place}.{key}" if place else key)
+            is_json(inner, f"{place}.{key}" if place else key, depth + 1)
     elif isinstance(value, list):
         for position, inner in enumerate(value):
-            is_json(inner, f"{place}[{position}]")
+            is_json(inner, f"{place}[{position}]", depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValidationError(f"{place}: JSON has no {value}.")
     elif not (value is None or isinstance(value, (str, bool, int, float))):

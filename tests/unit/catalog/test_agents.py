@@ -276,6 +276,14 @@ WRONG_PROMPTS = {
         "user_template: x\nextra_body: {a: {1: x}}\n",
         ":2: extra_body: a: the key 1 must be text",
     ),
+    "a body that contains itself": (
+        "user_template: x\nextra_body: &a {x: *a}\n",
+        ":2: extra_body: Nested deeper than 50",
+    ),
+    "a format that contains itself": (
+        "user_template: x\nresponse_format: &a {type: text, x: [*a]}\n",
+        ":2: response_format: Nested deeper than 50",
+    ),
     "a body with messages": (
         "user_template: x\nextra_body: {messages: []}\n",
         ":2: extra_body: The service sets 'messages' itself.",
