@@ -26,8 +26,11 @@ class Reply:
     @property
     def encoding(self) -> str | None:
         """The encoding that the server names, if it is none of those that JSON has anyway."""
+        sort = self.headers.get("content-type", "")
+        if "charset" not in sort.lower():
+            return None  # as most servers do: nothing to parse
         header = Message()
-        header["content-type"] = self.headers.get("content-type", "")
+        header["content-type"] = sort
         try:
             name = codecs.lookup(str(header.get_content_charset("utf-8"))).name
         except (LookupError, ValueError):
