@@ -200,9 +200,26 @@ class Settings:
     )
     openai_api_key: str | None = _setting(None, "OPENAI_API_KEY", "Its key.", secret=True)
     openai_model_name: str = _setting("gpt-4o-mini", "OPENAI_MODEL_NAME", "The model of flows that name none.")
-    model_timeout: float = _setting(120.0, "MODEL_TIMEOUT", "Seconds one model call may take.", min=0.1, max=3600)
+    model_timeout: float = _setting(
+        120.0,
+        "MODEL_TIMEOUT",
+        "Seconds one model call may take, with its repeats and the waits between them.",
+        min=0.1,
+        max=3600,
+    )
     model_max_retries: int = _setting(
-        2, "MODEL_MAX_RETRIES", "How often a model call that met 429 or 5xx is repeated.", min=0, max=10
+        2,
+        "MODEL_MAX_RETRIES",
+        "How often a model call is repeated that met 429, 5xx or no connection.",
+        min=0,
+        max=10,
+    )
+    max_retry_after: float = _setting(
+        3600.0,
+        "MAX_RETRY_AFTER",
+        "Longest wait, in seconds, that a model's server may ask for; beyond it our own back-off decides.",
+        min=0,
+        max=86_400,
     )
     otlp_endpoint: str | None = _setting(
         None,

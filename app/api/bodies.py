@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -137,17 +138,20 @@ def _failure(failure: Failure) -> dict[str, Any]:
 
 def _usage(usage: Mapping[str, ModelUsage]) -> dict[str, Any]:
     return {
-        "tokens_used": sum(each.total_tokens for each in usage.values()),
-        "models": {
-            model: {
-                "calls": each.calls,
-                "input_tokens": each.input_tokens,
-                "output_tokens": each.output_tokens,
-                "total_tokens": each.total_tokens,
-            }
-            for model, each in usage.items()
-        },
+        "tokens_used": _reported(used.total_tokens for used in usage.values()),
+        "models": {model: _model_usage(used) for model, used in usage.items()},
     }
+
+
+def _model_usage(used: ModelUsage) -> dict[str, Any]:
+    body = asdict(used)
+    return body if used.estimated_tokens else {name: body[name] for name in body if name != "estimated_tokens"}
+
+
+def _reported(counts: Iterable[int | None]) -> int | None:
+    """The sum of what was reported; None where nothing was."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _step(step: StepRecord) -> dict[str, Any]:
@@ -166,9 +170,9 @@ def _step(step: StepRecord) -> dict[str, Any]:
     if step.usage:
         body["model"] = list(step.usage)[-1]
         body["tokens"] = {
-            "input": sum(each.input_tokens for each in step.usage.values()),
-            "output": sum(each.output_tokens for each in step.usage.values()),
-            "total": sum(each.total_tokens for each in step.usage.values()),
+            "input": _reported(used.input_tokens for used in step.usage.values()),
+            "output": _reported(used.output_tokens for used in step.usage.values()),
+            "total": _reported(used.total_tokens for used in step.usage.values()),
         }
         body["usage"] = _usage(step.usage)
     if step.failure:

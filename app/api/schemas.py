@@ -232,22 +232,31 @@ class SummarySchema(Schema):
     cancelled_at = _time("When it was over, as cancelled.")
 
 
+def _reported() -> fields.Integer:
+    return fields.Integer(
+        required=True, allow_none=True, metadata={"description": "Null where the model's server reported none."}
+    )
+
+
 class ModelUsageSchema(Schema):
     calls = fields.Integer(required=True)
-    input_tokens = fields.Integer(required=True)
-    output_tokens = fields.Integer(required=True)
-    total_tokens = fields.Integer(required=True)
+    input_tokens = _reported()
+    output_tokens = _reported()
+    total_tokens = _reported()
+    estimated_tokens = fields.Integer(
+        metadata={"description": "Beside the reported ones: of calls whose server reported none, by their texts."}
+    )
 
 
 class UsageSchema(Schema):
-    tokens_used = fields.Integer(required=True)
+    tokens_used = _reported()
     models = fields.Dict(keys=fields.String(), values=fields.Nested(ModelUsageSchema), required=True)
 
 
 class TokensSchema(Schema):
-    input = fields.Integer(required=True)
-    output = fields.Integer(required=True)
-    total = fields.Integer(required=True)
+    input = _reported()
+    output = _reported()
+    total = _reported()
 
 
 class ItemSchema(Schema):
@@ -284,7 +293,13 @@ class ExecutionSchema(SummarySchema):
         metadata={"description": "The version of the target: of a pipeline's steps, or of an agent's folder."}
     )
     progress = fields.Nested(ProgressSchema)
-    outputs = fields.Dict()
+    outputs = fields.Dict(
+        metadata={
+            "description": "Of an agent `output` and `metadata`: `model_used` and `tokens_used`, where a model was "
+            "asked also `finish_reason` (`length`: the answer was cut off), and `refusal` if it refused. Of a "
+            "pipeline its output keys and `metadata`: `tokens_used`, `models_used`."
+        }
+    )
     outputs_partial = fields.Dict(
         metadata={"description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."}
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.catalog.documents import Document, Place, Problem, read
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
+from app.catalog.model_options import MODEL_OPTIONS
 from app.catalog.schemas import AgentSchema, PromptSchema
 from app.catalog.targets import described, id_problems, input_fields, version_of_folder
 from app.errors import ConfigurationError
@@ -72,9 +73,10 @@ def _flow(folder: Path, data: Mapping[str, Any]) -> Flow:
 def _prompt_flow(name: str, path: Path) -> PromptFlow:
     data = read(path).checked(_PROMPT)
     parser = data["output_parser"]
-    kept = ("user_template", "system_prompt", "defaults", "model", "temperature", "max_tokens")
+    kept = ("user_template", "system_prompt", "defaults", "model")
     return PromptFlow(
         name=name,
         output_parser=OutputParser(**parser) if parser else OutputParser(),
+        options={name: data[name] for name in MODEL_OPTIONS if data[name] is not None},
         **{key: data[key] for key in kept},
     )

@@ -52,15 +52,18 @@ class OutputParser:
 
 @dataclass(frozen=True, slots=True)
 class PromptFlow:
-    """A flow that renders two templates and asks a model. It waits rather than computes: a thread will do."""
+    """A flow that renders two templates and asks a model.
+
+    It waits rather than computes: a thread will do. `options` are those of the model call
+    (`temperature`, `max_tokens`, `response_format`, ...).
+    """
 
     name: str
     user_template: str
     system_prompt: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     output_parser: OutputParser = OutputParser()
     isolation: Isolation = "thread"
 

@@ -12,7 +12,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, pre_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
-from app.catalog import conditions
+from app.catalog import conditions, model_options
 from app.catalog.fields import ExactBoolean, ExactInteger, ExactNumber, StrictSchema, Table
 from app.catalog.inputs import fits
 
@@ -137,7 +137,19 @@ class PromptSchema(FileSchema):
     model = fields.String(load_default=None)
     temperature = ExactNumber(load_default=None, validate=Range(0, 2))
     max_tokens = ExactInteger(load_default=None, validate=Range(1))
+    max_completion_tokens = ExactInteger(load_default=None, validate=Range(1))
+    response_format = Table(fields.Raw(allow_none=True), load_default=None, validate=model_options.response_format)
+    top_p = ExactNumber(load_default=None, validate=Range(0, 1))
+    stop = fields.Raw(load_default=None, validate=model_options.stop)
+    seed = ExactInteger(load_default=None, validate=Range(-(2**63), 2**63 - 1))
+    reasoning_effort = fields.String(load_default=None, validate=Length(1, 64))
+    extra_body = Table(fields.Raw(allow_none=True), load_default=None, validate=model_options.extra_body)
     output_parser = fields.Nested(OutputParserSchema, load_default=None)
+
+    @validates_schema
+    def _limits_are_one(self, data: dict[str, Any], **_: Any) -> None:
+        if data["max_tokens"] is not None and data["max_completion_tokens"] is not None:
+            raise ValidationError("Give max_tokens or max_completion_tokens, not both.", "max_completion_tokens")
 
 
 class RetriesSchema(FileSchema):

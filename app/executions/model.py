@@ -76,12 +76,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one model was used for: calls that were answered, and the tokens that its server reported."""
+    """What one model was used for: answered calls, and the tokens that its server reported.
+
+    Tokens are None where none were ever reported. `estimated_tokens` are those of calls without a
+    report, estimated from their texts; they are not among the others.
+    """
 
     calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    total_tokens: int | None = 0
+    estimated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,12 @@ def to_datetime(microseconds: bytes | str | float) -> datetime:
 
 
 def write_usage(usage: Mapping[str, ModelUsage]) -> str:
-    """`{model: [calls, input, output, total tokens]}` as JSON; empty text for no usage."""
-    return json.dumps({model: astuple(each) for model, each in usage.items()}) if usage else ""
+    """`{model: [calls, input, output, total, estimated tokens]}` as JSON; empty text for no usage.
+
+    Without an estimate the list ends before it, as earlier versions wrote and read it.
+    """
+    numbers = {model: astuple(used) if used.estimated_tokens else astuple(used)[:4] for model, used in usage.items()}
+    return json.dumps(numbers) if numbers else ""
 
 
 def read_usage(text: bytes | str) -> dict[str, ModelUsage]:

@@ -1,15 +1,23 @@
-"""What a model provider is, and the five ways in which a model call can fail."""
+"""What a model provider is, what it answers, and the ways in which a model call can fail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from app.models.waits import DEFAULT_LIMIT_SECONDS, bounded
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer with what the server reported; tokens are None where it reported none."""
+    """A model's answer with what the server reported; what it did not report is None.
+
+    `text` is what the model said: its answer, or its refusal; empty if it only called tools.
+    `finish_reason` is the server's word: `stop`, `length` (the text was cut off), `content_filter`
+    (a part is missing), `tool_calls`, ... `tool_calls` are JSON as the server sent them, to be
+    passed on in the next messages. `retries` is how often the call was repeated.
+    """
 
     text: str
     model: str
@@ -17,18 +25,34 @@ class Completion:
     output_tokens: int | None = None
     total_tokens: int | None = None
     retries: int = 0
-    """How often the call was repeated before this answer came."""
+    finish_reason: str | None = None
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ModelError(Exception):
-    """A model call failed, after so many `retries`. `retry_after_seconds` is the provider's own wish, if any."""
+    """A model call failed, after so many `retries`.
+
+    `transient` is whether the same call may succeed later. `retry_after_seconds` is how long the
+    server asked to wait, if it did: a finite number within MAX_RETRY_AFTER or None, also if a flow
+    raises the error with a number of its own.
+    """
 
     transient = False
     retries = 0
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None):
+    longest_wait_seconds: ClassVar[float] = DEFAULT_LIMIT_SECONDS
+    """MAX_RETRY_AFTER. The provider sets it: flows raise these errors, too, and know no settings."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None, *, transient: bool | None = None):
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self._retry_after_seconds = bounded(retry_after_seconds, self.longest_wait_seconds)
+        if transient is not None:
+            self.transient = transient
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        return self._retry_after_seconds
 
 
 class ModelTimeout(ModelError):
@@ -57,6 +81,12 @@ class ModelRejected(ModelError):
     """Any other 4xx: the request itself is wrong (unknown model, too long, refused)."""
 
 
+class ModelAnswerInvalid(ModelError):
+    """The server answered with success, but not with an answer: HTML, nothing, no choices, ..."""
+
+    transient = True
+
+
 class Stop(Protocol):
     """Somebody may want the run to end (cancel, timeout). Safe to use from any thread."""
 
@@ -80,12 +110,12 @@ class ModelProvider(Protocol):
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
-        stop: Stop | None = None,
+        stop_signal: Stop | None = None,
         **options: Any,
     ) -> Completion:
         """Asks the model and waits. `model=None` is the service's own (OPENAI_MODEL_NAME).
 
         `options` go to the chat completions call as they are (`temperature`, `max_tokens`, ...).
-        Raises a `ModelError`; raises `Stopped` at once, its connection closed, when `stop` is requested.
+        Raises a `ModelError`; raises `Stopped` at once, its connection closed, when a stop is requested.
         """
         ...

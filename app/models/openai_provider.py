@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import threading
+import json
+import math
+import random
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from app.models.answers import read_answer
 from app.models.base import (
     Completion,
     ModelAuthenticationError,
@@ -20,50 +25,66 @@ from app.models.base import (
     Stop,
     Stopped,
 )
+from app.models.event_loop import EventLoopThread
+from app.models.faults import refused
+from app.models.reply import Reply
+from app.models.waits import named_wait
 from app.settings import Settings
 
-MAX_CONNECTIONS = 2000
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+"""Between repeats where the server names no wait: doubled each time."""
 
-_TOKENS = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens", "total_tokens": "total_tokens"}
+ENVELOPE_BYTES = 1024 * 1024
+"""How much larger than the largest outputs an answer may be, for what stands around its text."""
 
-_REQUEST_OPTIONS = {
-    "timeout": "timeout",
-    "extra_headers": "headers",
-    "extra_query": "params",
-    "extra_body": "extra_json",
-}
-"""The options of the SDK's `create` that do not go into the body as they are, and their names in `post`."""
+SHORTEST_SECRET = 8
+"""A shorter key would hide parts of ordinary words; a real one is longer."""
+
+_REPEATED = (ModelRateLimited, ModelUnavailable)
+"""Repeated within a call. Useless answers were paid for: `config.retries` decides on them."""
+
+_REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
+"""Options that are about the request and not in its body, and their names in the SDK's `post`."""
 
 
 class OpenAIProvider:
     """Calls from any number of threads share one event loop, one client and its connections.
 
-    They start with the first call, so that a provider may be made before a fork, and `openai` (half a
-    second to import) is only loaded where it is used. 429 and 5xx are repeated by the SDK, with back-off
-    that honours `Retry-After`.
+    They start with the first call, so that a provider may be made before a fork, and `openai` is
+    only loaded where it is used. The SDK sends; repeats and time limits are decided here, because
+    MODEL_TIMEOUT holds for all tries together.
     """
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop = EventLoopThread()
         self._client: Any = None
+        self._client_generation = 0
+        key = settings.openai_api_key or ""
+        self._secret = key if len(key) >= SHORTEST_SECRET else None
+        ModelError.longest_wait_seconds = settings.max_retry_after
 
     def complete(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
-        stop: Stop | None = None,
+        stop_signal: Stop | None = None,
         **options: Any,
     ) -> Completion:
-        """See `ModelProvider`."""
-        if stop and stop.requested:
+        """See `ModelProvider`. `timeout`, in seconds, may shorten MODEL_TIMEOUT."""
+        if stop_signal and stop_signal.requested:
             raise Stopped
-        asked = self._ask(messages, model or self._settings.openai_model_name, options)
-        future = asyncio.run_coroutine_threadsafe(asked, self._started())
-        unsubscribe = stop.subscribe(partial(_cancel, future)) if stop else None
+        asked_model = model or self._settings.openai_model_name
+        seconds = _time_limit(options.pop("timeout", None), self._settings.model_timeout)
+        request = {_REQUEST_OPTIONS[name]: options.pop(name) for name in _REQUEST_OPTIONS if name in options}
+        body = _body(messages, asked_model, options)
+        _sdk()
+        try:
+            future = self._loop.submit(self._ask(body, request, asked_model, seconds))
+        except (RuntimeError, OSError) as error:
+            raise ModelUnavailable(f"The model cannot be asked now, for want of threads or files: {error}.") from error
+        unsubscribe = stop_signal.subscribe(partial(_cancel, future)) if stop_signal else None
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -73,104 +94,99 @@ class OpenAIProvider:
                 unsubscribe()
 
     def close(self) -> None:
-        """Closes the connections and ends the event loop, where there is one. No call may be under way."""
-        if self._loop is not None and self._thread is not None:
-            if self._client is not None:
-                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """Closes the connections and ends the event loop. No call may be under way."""
+        self._loop.close(self._close_client())
 
-    async def _ask(self, messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, Any]) -> Completion:
-        import httpx2
-        import openai
+    async def _close_client(self) -> None:
+        if self._client is not None:
+            await self._client.close()
 
-        if self._client is None:
-            self._client = self._new_client()
-        request = {_REQUEST_OPTIONS[name]: value for name, value in options.items() if name in _REQUEST_OPTIONS}
-        body = {name: value for name, value in options.items() if name not in _REQUEST_OPTIONS}
+    async def _ask(self, body: bytes, request: dict[str, Any], model: str, seconds: float) -> Completion:
+        """Asks, and asks again where that may help and there is time."""
+        deadline = time.monotonic() + seconds
+        failed: ModelError | None = None
+        retries = 0
         try:
-            # Not `chat.completions.create`: that walks over its typed arguments and builds typed answers, which
-            # doubles what a call costs, for five values. Retries, time limits and errors are the same.
-            response = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                body={"messages": list(messages), "model": model, **body},
-                options=request,
-            )
-        except openai.OpenAIError as error:
-            failed = _translated(error)
-            failed.retries = _retries(getattr(error, "request", None))
-            raise failed from error
-        return _completion(response.json(), model, _retries(response.request))
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return replace(read_answer(await self._reply(body, request), model), retries=retries)
+                    except ModelError as error:
+                        failed = error
+                        pause = self._pause(error, retries, deadline - time.monotonic())
+                        if pause is None:
+                            raise
+                        await asyncio.sleep(pause)
+                        retries += 1
+        except TimeoutError:
+            before = f" Before that: {failed}" if failed else ""
+            failed = ModelTimeout(f"The model did not answer within {seconds:g} s (MODEL_TIMEOUT).{before}")
+            raise failed from None
+        finally:
+            if failed:
+                failed.retries = retries
 
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="models", daemon=True)
-                self._thread.start()
-            return self._loop
+    def _pause(self, error: ModelError, retries: int, left_seconds: float) -> float | None:
+        """Seconds until the next repeat, as the server asks or growing; None for no repeat."""
+        if not (isinstance(error, _REPEATED) and error.transient) or retries >= self._settings.model_max_retries:
+            return None
+        own = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
+        pause = error.retry_after_seconds or own * random.uniform(0.75, 1.0)  # noqa: S311  no secret
+        return pause if pause < left_seconds else None
+
+    async def _reply(self, body: bytes, request: dict[str, Any]) -> Reply:
+        """One exchange. Raises a `ModelError` if there is no reply, or one without success."""
+        status, headers, content = await _sdk().exchange(self._current_client(), body, request, self._secret)
+        wait = named_wait(headers, time.time(), self._settings.max_retry_after)
+        reply = Reply(content, status, headers, wait, self._secret)
+        if not 200 <= status < 300:
+            raise refused(reply)
+        return reply
+
+    def _current_client(self) -> Any:
+        """The client of the present loop. Called in its thread only."""
+        if self._client is None or self._client_generation != self._loop.generation:
+            self._client, self._client_generation = self._new_client(), self._loop.generation
+        return self._client
 
     def _new_client(self) -> Any:
-        import httpx2
-        import openai
-
         settings = self._settings
         if not settings.openai_api_key and not settings.openai_base_url:
             raise ModelAuthenticationError("No model is set up: give OPENAI_API_KEY, or OPENAI_BASE_URL.")
-        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-        return openai.AsyncOpenAI(
-            api_key=settings.openai_api_key or "none",  # local servers want none, the SDK insists on one
-            base_url=settings.openai_base_url,
-            timeout=settings.model_timeout,
-            max_retries=settings.model_max_retries,
-            http_client=openai.DefaultAioHttpClient(limits=limits, timeout=settings.model_timeout),
-        )
+        limit = settings.max_result_bytes + ENVELOPE_BYTES
+        return _sdk().new_client(settings.openai_api_key, settings.openai_base_url, limit)
+
+
+def _sdk() -> Any:
+    """Takes half a second for the first time, so it is called outside of the event loop first."""
+    from app.models import openai_client
+
+    return openai_client
+
+
+def _body(messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, Any]) -> bytes:
+    """The request as JSON. Raises `ModelRejected` for what JSON cannot hold."""
+    extra = options.pop("extra_body", None) or {}
+    if not isinstance(extra, Mapping):
+        raise ModelRejected("The model was not asked: extra_body must be a mapping.")
+    body = {"messages": list(messages), "model": model, **options, **extra}
+    if body.get("stream"):
+        raise ModelRejected("The model was not asked: answers come whole, so leave `stream` out.")
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise ModelRejected("The model was not asked: a text is not valid Unicode (a lone surrogate).") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelRejected(f"The model was not asked: the request is not JSON: {error}.") from None
+
+
+def _time_limit(wanted: Any, limit: float) -> float:
+    if wanted is None:
+        return limit
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or not (wanted > 0 and math.isfinite(wanted)):
+        raise ModelRejected("The model was not asked: timeout must be a number of seconds above 0.")
+    return min(float(wanted), limit)
 
 
 def _cancel(future: concurrent.futures.Future[Completion]) -> None:
     future.cancel()
-
-
-def _retries(request: Any) -> int:
-    """How many tries went before this one; the SDK tells it the server, too."""
-    return int(request.headers.get("x-stainless-retry-count", 0)) if request is not None else 0
-
-
-def _completion(data: Any, model: str, retries: int) -> Completion:
-    try:
-        text = data["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        raise ModelRejected("The model's answer holds no message.") from None
-    usage = data.get("usage") or {}
-    tokens = {name: usage.get(theirs) for name, theirs in _TOKENS.items()}
-    return Completion(text or "", data.get("model") or model, **tokens, retries=retries)
-
-
-def _translated(error: Exception) -> ModelError:
-    """The SDK's errors as ours, with what the provider said and without its key."""
-    import httpx2
-    import openai
-
-    if isinstance(error, openai.APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
-        return ModelTimeout("The model did not answer within MODEL_TIMEOUT.")
-    if isinstance(error, openai.APIConnectionError):
-        return ModelUnavailable(f"The model can not be reached: {error.__cause__ or error}.")
-    if not isinstance(error, openai.APIStatusError):
-        return ModelRejected(str(error))
-    body = error.body if isinstance(error.body, dict) else {}
-    message = f"The model's server answered {error.status_code}: {body.get('message') or error.message}"
-    wait_seconds = _retry_after_seconds(error.response.headers.get("retry-after"))
-    if error.status_code == 429:
-        return ModelRateLimited(message, wait_seconds)
-    if error.status_code in (401, 403):
-        return ModelAuthenticationError(message)
-    return ModelUnavailable(message, wait_seconds) if error.status_code >= 500 else ModelRejected(message)
-
-
-def _retry_after_seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None  # a date: the back-off's own wait will do

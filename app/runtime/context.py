@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.executions.model import Progress
-from app.models.base import Completion, ModelProvider
+from app.models.base import Completion, ModelProvider, ModelRejected
+from app.models.token_counts import estimated_tokens
+from app.runtime.messages import as_messages, texts_of
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, BudgetExceeded, Usage
 
@@ -44,6 +47,8 @@ class Context:
         self.traceparent = traceparent
         """The trace that the run belongs to (W3C Trace Context), for calls that the flow makes; None without one."""
         self.usage = Usage(parent=usage)
+        self.last_completion: Completion | None = None
+        """What the model answered last, if it was asked."""
         self._budget, self._refused = budget, None  # type: Budget, BudgetExceeded | None
         self._stop, self._models, self._log, self._report = stop, models, log, report
         self._model_override = model_override
@@ -81,23 +86,36 @@ class Context:
         """One line in the worker's log, with the execution's id."""
         self._log("flow_log", message=message, **fields)
 
-    def complete(self, messages: Sequence[Mapping[str, Any]], model: str | None = None, **options: Any) -> Completion:
+    def complete(
+        self, messages: str | Sequence[Mapping[str, Any]], model: str | None = None, **options: Any
+    ) -> Completion:
         """Asks the service's model and waits; the tokens count as the step's.
 
-        `config.model_override` (or the step's) goes before `model`. Raises a `ModelError`; once the run is
-        asked to end, it raises `Stopped`, and once `config.budget` is spent, `BudgetExceeded`; neither is an
-        `Exception`, so that `except Exception` lets them pass.
+        A text is one message of the user's. `config.model_override` (or the step's) goes before
+        `model`. Raises a `ModelError`; once the run is asked to end, it raises `Stopped`, and once
+        `config.budget` is spent, `BudgetExceeded`; neither is an `Exception`, so that
+        `except Exception` lets them pass.
         """
+        asked = as_messages(messages)
+        if not (model is None or isinstance(model, str)):
+            raise ModelRejected("The model was not asked: model must be a text.")
         try:
             self._budget.before_call()
         except BudgetExceeded as refused:
             self._refused = refused
             raise
-        completion = self._models.complete(messages, model=self._model_override or model, stop=self._stop, **options)
-        self.usage.add(completion)
+        completion = self._models.complete(
+            asked, model=self._model_override or model, stop_signal=self._stop, **options
+        )
+        self.last_completion = completion
+        self.usage.add(completion, estimated_tokens(*texts_of(asked), *_texts_of_answer(completion)))
         return completion
 
     def hold_to_budget(self) -> None:
         """For whoever ran the flow: raises `BudgetExceeded` where the flow was told so, and kept it to itself."""
         if self._refused:
             raise self._refused
+
+
+def _texts_of_answer(completion: Completion) -> list[str]:
+    return [completion.text, json.dumps(completion.tool_calls) if completion.tool_calls else ""]

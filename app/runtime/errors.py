@@ -7,6 +7,7 @@ from typing import Any
 from app.executions.model import Failure
 from app.masking import mask
 from app.models.base import ModelError
+from app.models.waits import bounded
 
 MAX_MESSAGE_BYTES = 4096
 MAX_NAME_CHARACTERS = 200
@@ -37,14 +38,15 @@ class RunFailed(Exception):
 
     def __init__(self, failure: Failure, retryable: bool, retry_after_seconds: float | None = None):
         super().__init__(failure.message)
-        self.failure, self.retryable, self.retry_after_seconds = failure, retryable, retry_after_seconds
+        self.failure, self.retryable = failure, retryable
+        self.retry_after_seconds = bounded(retry_after_seconds, ModelError.longest_wait_seconds)
 
     @classmethod
     def from_error(cls, error: BaseException, details: dict[str, Any]) -> RunFailed:
         """Whatever a flow raised. A failure that is one already stays as it is."""
         if isinstance(error, RunFailed):
             return error
-        wait = error.retry_after_seconds if isinstance(error, ModelError) else None
+        wait = getattr(error, "retry_after_seconds", None) if isinstance(error, ModelError) else None
         return cls(failure_from(error, details), is_retryable(error), wait)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from app.catalog.model import Agent, Flow, PromptFlow
 from app.executions.model import ModelUsage
+from app.models.base import Completion
+from app.models.token_counts import MAX_TOKENS
 from app.runtime.context import Context
 from app.runtime.errors import InvalidOutput
 from app.runtime.prompt_flow import run_prompt
@@ -17,7 +19,10 @@ from app.runtime.usage import UNKNOWN_MODEL
 def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """The outputs: `output`, and `metadata` with at least `model_used` and `tokens_used`."""
     if isinstance(flow, PromptFlow):
-        return _filled_in({"output": run_prompt(flow, inputs, context)}, context)
+        outputs: dict[str, Any] = {"output": run_prompt(flow, inputs, context)}
+        if context.last_completion and context.last_completion.tool_calls:
+            outputs["metadata"] = {"tool_calls": context.last_completion.tool_calls}  # nothing else would show them
+        return _filled_in(outputs, context)
     returned = run_python(flow, inputs, context)
     context.hold_to_budget()
     if isinstance(returned, dict) and "output" in returned:
@@ -36,16 +41,26 @@ def _filled_in(outputs: dict[str, Any], context: Context) -> dict[str, Any]:
     models, total = context.usage.models, context.usage.total
     metadata: dict[str, Any] = {
         "model_used": list(models)[-1] if models else None,
-        "tokens_used": total.total_tokens or None,
+        "tokens_used": total.total_tokens if models else None,
     }
     if models:
         metadata |= {"input_tokens": total.input_tokens, "output_tokens": total.output_tokens}
+    if total.estimated_tokens:
+        metadata["estimated_tokens"] = total.estimated_tokens
+    if context.last_completion:
+        metadata |= _ending(context.last_completion)
     metadata |= own or {}
     model, tokens = metadata["model_used"], metadata["tokens_used"]
     if not (model is None or isinstance(model, str)):
         raise InvalidOutput("outputs.metadata.model_used must be text or null.")
-    if not (tokens is None or (type(tokens) is int and tokens >= 0)):
-        raise InvalidOutput("outputs.metadata.tokens_used must be a whole number of at least 0, or null.")
+    if not (tokens is None or (type(tokens) is int and 0 <= tokens <= MAX_TOKENS)):
+        raise InvalidOutput(f"outputs.metadata.tokens_used must be a whole number from 0 to {MAX_TOKENS}, or null.")
     if not models and (model or tokens):
-        context.usage.add_usage(model or UNKNOWN_MODEL, ModelUsage(total_tokens=tokens or 0))
+        context.usage.add_usage(model or UNKNOWN_MODEL, ModelUsage(0, None, None, tokens))
     return {**outputs, "metadata": metadata}
+
+
+def _ending(completion: Completion) -> dict[str, Any]:
+    """How the last answer ended: whether it is whole, cut off, filtered or a refusal."""
+    ending: dict[str, Any] = {"finish_reason": completion.finish_reason}
+    return {**ending, "refusal": completion.refusal} if completion.refusal else ending

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.catalog.model import PromptFlow
+from app.models.base import Completion
 from app.runtime.context import Context
 from app.runtime.errors import InvalidOutput
 from app.runtime.parsers import parse
@@ -16,17 +17,24 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
     values = {**flow.defaults, **{name: value for name, value in inputs.items() if value is not None}}
     messages = [{"role": "system", "content": render(flow.system_prompt, values)}] if flow.system_prompt else []
     messages.append({"role": "user", "content": render(flow.user_template, values)})
-    options = {"temperature": flow.temperature, "max_tokens": flow.max_tokens}
-    options = {name: value for name, value in options.items() if value is not None}
     parser = flow.output_parser
     tries = 1 + (parser.max_retries if parser.retry_on_error else 0)
     while True:
-        text = context.complete(messages, model=flow.model, **options).text
+        completion = context.complete(messages, model=flow.model, **flow.options)
         tries -= 1
         try:
-            return parse(parser, text)
+            return parse(parser, completion.text)
         except InvalidOutput as error:
             if not tries:
-                raise
+                raise InvalidOutput(f"{error}{_why(completion)}") from None
             complaint = f"Your answer could not be read: {error} Answer again, with nothing but the corrected answer."
-            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": complaint}]
+            said = completion.text.encode(errors="replace").decode()  # a lone surrogate could not be sent back
+            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
+
+
+def _why(completion: Completion) -> str:
+    """What the end of an answer explains, where it could not be read."""
+    if completion.refusal:
+        return f" The model refused: {completion.refusal}"
+    reason = completion.finish_reason
+    return "" if reason in (None, "stop") else f" The answer did not come to its end (finish_reason: {reason})."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 from app.executions.model import ModelUsage
@@ -26,14 +27,17 @@ class Usage:
         self._models = dict(before or {})
         self.on_change: Callable[[Usage], None] = lambda _: None
 
-    def add(self, completion: Completion) -> None:
-        """One answered call; tokens that the server did not report count as none."""
-        tokens = (completion.input_tokens or 0, completion.output_tokens or 0, completion.total_tokens or 0)
-        self.add_usage(completion.model, ModelUsage(1, *tokens))
+    def add(self, completion: Completion, estimated_tokens: int) -> None:
+        """One answered call. The estimate counts where the server reported nothing."""
+        tokens = (completion.input_tokens, completion.output_tokens, completion.total_tokens)
+        self.add_usage(
+            completion.model, ModelUsage(1, *tokens, estimated_tokens if completion.total_tokens is None else 0)
+        )
 
     def add_usage(self, model: str, more: ModelUsage) -> None:
         with self._lock:
-            self._models[model] = _sum(self._models.get(model, ModelUsage()), more)
+            before = self._models.get(model)
+            self._models[model] = _sum(before, more) if before else more
         self.on_change(self)
         if self._parent:
             self._parent.add_usage(model, more)
@@ -46,20 +50,23 @@ class Usage:
 
     @property
     def total(self) -> ModelUsage:
-        """Over all models."""
-        summed = ModelUsage()
-        for each in self.models.values():
-            summed = _sum(summed, each)
-        return summed
+        """Over all models; zeros where none was used."""
+        return reduce(_sum, self.models.values()) if self.models else ModelUsage()
 
 
 def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
     return ModelUsage(
         one.calls + other.calls,
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        one.total_tokens + other.total_tokens,
+        _known_sum(one.input_tokens, other.input_tokens),
+        _known_sum(one.output_tokens, other.output_tokens),
+        _known_sum(one.total_tokens, other.total_tokens),
+        one.estimated_tokens + other.estimated_tokens,
     )
+
+
+def _known_sum(one: int | None, other: int | None) -> int | None:
+    """None only where both are: a call without a report takes nothing from the others."""
+    return other if one is None else one if other is None else one + other
 
 
 class Budget:
@@ -69,6 +76,7 @@ class Budget:
     not cut off, so that calls that are made side by side may together pass the limit by themselves.
     `max_steps` bounds the steps of a pipeline and, of an agent, the model calls. What earlier attempts, and
     the execution that a retry goes on from, used counts as used; the seconds are those of this attempt.
+    Where a server reports no tokens, an estimate counts, so that no limit is without effect.
     """
 
     def __init__(self, limits: Mapping[str, Any], usage: Usage, counts_calls: bool):
@@ -77,7 +85,9 @@ class Budget:
 
     def before_call(self) -> None:
         used = self._usage.total
-        self._hold("max_tokens", used.total_tokens, "tokens")
+        guessed = f" ({used.estimated_tokens} of them estimated, as the model's server reports none)"
+        tokens = (used.total_tokens or 0) + used.estimated_tokens
+        self._hold("max_tokens", tokens, f"tokens{guessed if used.estimated_tokens else ''}")
         self._hold("max_seconds", round(time.monotonic() - self._began_at, 1), "seconds")
         if self._counts_calls:
             self._hold("max_steps", used.calls, "model calls")

@@ -30,7 +30,7 @@ class WatchedModels:
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
-        stop: Stop | None = None,
+        stop_signal: Stop | None = None,
         **options: Any,
     ) -> Completion:
         """See `ModelProvider`."""
@@ -38,7 +38,7 @@ class WatchedModels:
         label = asked if asked in self._known else ""
         counts = {f"mc:{label}": 1}
         try:
-            completion = self._provider.complete(messages, model=asked, stop=stop, **options)
+            completion = self._provider.complete(messages, model=asked, stop_signal=stop_signal, **options)
             counts |= {
                 f"mi:{label}": completion.input_tokens or 0,
                 f"mo:{label}": completion.output_tokens or 0,
@@ -68,7 +68,7 @@ class _TracedModels:
         messages: Sequence[Mapping[str, Any]],
         *,
         model: str | None = None,
-        stop: Stop | None = None,
+        stop_signal: Stop | None = None,
         **options: Any,
     ) -> Completion:
         """See `ModelProvider`."""
@@ -81,10 +81,10 @@ class _TracedModels:
             gen_ai__provider__name="openai",
             gen_ai__request__model=asked,
             gen_ai__request__temperature=options.get("temperature"),
-            gen_ai__request__max_tokens=options.get("max_tokens"),
+            gen_ai__request__max_tokens=options.get("max_completion_tokens") or options.get("max_tokens"),
         )
         try:
-            completion = self._provider.complete(messages, model=asked, stop=stop, **options)
+            completion = self._provider.complete(messages, model=asked, stop_signal=stop_signal, **options)
             span.set(
                 gen_ai__response__model=completion.model,
                 gen_ai__usage__input_tokens=completion.input_tokens,

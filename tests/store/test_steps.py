@@ -38,6 +38,20 @@ def running_pipeline(driver: Driver) -> tuple[str, str]:
     return claimed
 
 
+@pytest.mark.parametrize(
+    "used",
+    [ModelUsage(1, 11, 5, 16), ModelUsage(2, None, None, None), ModelUsage(2, None, 5, 5, 30), ModelUsage()],
+    ids=str,
+)
+def test_usage_is_read_back_as_it_was_written_also_where_nothing_was_reported(used: ModelUsage) -> None:
+    assert read_usage(write_usage({"m": used})) == {"m": used}
+
+
+def test_usage_that_an_earlier_version_wrote_is_read() -> None:
+    assert read_usage('{"m": [1, 11, 5, 16]}') == {"m": ModelUsage(1, 11, 5, 16)}
+    assert write_usage({"m": ModelUsage(1, 11, 5, 16)}) == '{"m": [1, 11, 5, 16]}'
+
+
 def test_records_outputs_progress_and_usage_are_stored_together(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     usage = write_usage(COMPLETED.usage)

@@ -14,34 +14,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+DRIP_SECONDS = 0.1
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+
 
 @dataclass
 class Answer:
-    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as it is."""
+    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as it is.
+
+    `message` and `choice` are added to those of the answer; `usage` takes the place of its own. Blank lines drip
+    for `drip_seconds` before the body; with `hang_up` the connection ends in the middle of it.
+    """
 
     text: str = "An answer."
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
-    raw: str | None = None
+    raw: str | bytes | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    usage: Any = field(default_factory=lambda: USAGE)
+    drip_seconds: float = 0.0
+    hang_up: bool = False
 
-    def body(self, asked: dict[str, Any]) -> str:
+    def body(self, asked: dict[str, Any]) -> bytes:
         if self.raw is not None:
-            return self.raw
+            return self.raw if isinstance(self.raw, bytes) else self.raw.encode()
         if self.status != 200:
-            return json.dumps({"error": {"message": self.text, "type": "stand_in"}})
-        return json.dumps(
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": f"{asked['model']}-served",
-                "choices": [
-                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text}}
-                ],
-                "usage": {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16},
-            }
-        )
+            return json.dumps({"error": {"message": self.text, "type": "stand_in"}}).encode()
+        message = {"role": "assistant", "content": self.text, **self.message}
+        answer = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": f"{asked['model']}-served",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message, **self.choice}],
+            "usage": self.usage,
+        }
+        return json.dumps(answer).encode()
 
 
 class ModelServer:
@@ -126,10 +137,22 @@ class ModelServer:
             raise ConnectionError
 
     async def _answer(self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]) -> None:
-        body = answer.body(asked).encode()
-        lines = [f"HTTP/1.1 {answer.status} Answer", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        body = answer.body(asked)
+        headers = {"Content-Type": "application/json", **answer.headers}
+        headers |= {"Transfer-Encoding": "chunked"} if answer.drip_seconds else {"Content-Length": str(len(body))}
+        lines = [f"HTTP/1.1 {answer.status} Answer", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        if answer.hang_up:
+            writer.write(body[: len(body) // 2])
+            await writer.drain()
+            raise ConnectionError
+        if answer.drip_seconds:
+            for _ in range(int(answer.drip_seconds / DRIP_SECONDS)):
+                writer.write(b"1\r\n\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(DRIP_SECONDS)
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        writer.write(body)
         await writer.drain()
 
 

@@ -233,6 +233,65 @@ WRONG_PROMPTS = {
     "text for a number": ("user_template: x\nmax_tokens: '5'\n", ":2: max_tokens: Not a valid integer."),
     "an unknown parser": ("user_template: x\noutput_parser: {type: xml}\n", ":2: output_parser.type: Must be one of"),
     "defaults as a list": ("user_template: x\ndefaults: [a]\n", ":2: defaults: Not a valid mapping type."),
+    "no tokens": ("user_template: x\nmax_completion_tokens: 0\n", ":2: max_completion_tokens: Must be greater"),
+    "two limits": (
+        "user_template: x\nmax_tokens: 5\nmax_completion_tokens: 5\n",
+        ":3: max_completion_tokens: Give max_tokens or max_completion_tokens, not both.",
+    ),
+    "top_p above 1": ("user_template: x\ntop_p: 1.5\n", ":2: top_p: Must be greater than or equal to 0 and less"),
+    "top_p that is infinite": ("user_template: x\ntop_p: .inf\n", ":2: top_p: Not a valid number."),
+    "a seed that is no number": ("user_template: x\nseed: now\n", ":2: seed: Not a valid integer."),
+    "a seed of more than 64 bits": ("user_template: x\nseed: 99999999999999999999\n", ":2: seed: Must be greater"),
+    "an effort that YAML takes for a boolean": (
+        "user_template: x\nreasoning_effort: off\n",
+        ":2: reasoning_effort: Not a valid string.",
+    ),
+    "a stop that YAML takes for a number": ("user_template: x\nstop: [1]\n", ":2: stop: Must be a text or a list"),
+    "an empty stop": ("user_template: x\nstop: ''\n", ":2: stop: Must be a text or a list"),
+    "no stops": ("user_template: x\nstop: []\n", ":2: stop: Must be a text or a list"),
+    "a format as a word": (
+        "user_template: x\nresponse_format: json_object\n",
+        ":2: response_format: Not a valid mapping type.",
+    ),
+    "a format without a type": ("user_template: x\nresponse_format: {a: 1}\n", ":2: response_format: Must have a type"),
+    "a format without its schema": (
+        "user_template: x\nresponse_format: {type: json_schema}\n",
+        ":2: response_format: Must have a json_schema with a name",
+    ),
+    "a format with a schema that is none": (
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: {type: text}}}\n",
+        ":2: response_format: json_schema.schema is no JSON Schema",
+    ),
+    "a format with a schema that is a list": (
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: [1]}}\n",
+        ":2: response_format: json_schema.schema is no JSON Schema",
+    ),
+    "a body that is a list": ("user_template: x\nextra_body: [1]\n", ":2: extra_body: Not a valid mapping type."),
+    "a body with a date": (
+        "user_template: x\nextra_body: {a: {since: 2024-01-05}}\n",
+        ":2: extra_body: a.since: a date of YAML is no JSON; put it in quotes",
+    ),
+    "a body with infinity": ("user_template: x\nextra_body: {a: [.inf]}\n", ":2: extra_body: a[0]: JSON has no inf"),
+    "a body with a number for a key": (
+        "user_template: x\nextra_body: {a: {1: x}}\n",
+        ":2: extra_body: a: the key 1 must be text",
+    ),
+    "a body that contains itself": (
+        "user_template: x\nextra_body: &a {x: *a}\n",
+        ":2: extra_body: Nested deeper than 50",
+    ),
+    "a format that contains itself": (
+        "user_template: x\nresponse_format: &a {type: text, x: [*a]}\n",
+        ":2: response_format: Nested deeper than 50",
+    ),
+    "a body with messages": (
+        "user_template: x\nextra_body: {messages: []}\n",
+        ":2: extra_body: The service sets 'messages' itself.",
+    ),
+    "a body with a stream": (
+        "user_template: x\nextra_body: {stream: true}\n",
+        ":2: extra_body: The service sets 'stream' itself.",
+    ),
 }
 
 
@@ -242,6 +301,36 @@ def test_a_wrong_prompt_is_refused_with_file_line_and_reason(files: Files, text:
     with pytest.raises(ConfigurationError) as raised:
         files.load()
     assert f"{files.agents / 'a/prompts/x.yaml'}{message}" in str(raised.value)
+
+
+def test_what_the_apis_of_today_take_is_accepted_and_kept_as_it_stands(files: Files) -> None:
+    schema = "{type: object, properties: {a: {type: integer}}}"
+    prompt_agent(
+        files,
+        "user_template: x\ntemperature: 0\nmax_completion_tokens: 100\ntop_p: 1\nstop: END\nseed: -1\n"
+        "reasoning_effort: minimal\nextra_body: {enable_thinking: false, top_k: 5, note: null}\nmax_tokens:\n"
+        f"response_format: {{type: json_schema, json_schema: {{name: n, strict: true, schema: {schema}}}}}\n",
+    )
+    flow = files.load().agents["a"].flow()
+    assert isinstance(flow, PromptFlow)
+    assert flow.options == {
+        "temperature": 0,
+        "max_completion_tokens": 100,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "n",
+                "strict": True,
+                "schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
+            },
+        },
+        "top_p": 1,
+        "stop": "END",
+        "seed": -1,
+        "reasoning_effort": "minimal",
+        "extra_body": {"enable_thinking": False, "top_k": 5, "note": None},
+    }
+    assert pickle.loads(pickle.dumps(flow)) == flow
 
 
 def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:

@@ -1,0 +1,144 @@
+"""Reads a chat completion as servers really write them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from app.models.base import Completion, ModelAnswerInvalid, ModelError
+from app.models.faults import refused_within, without_text
+from app.models.reasons import one_line
+from app.models.reply import Reply
+from app.models.token_counts import token_counts
+
+MAX_NAME = 256
+
+_MAX_DEPTH = 4
+
+_NO_ANSWER = ("thinking", "reasoning", "redacted_thinking")
+"""Parts of a content that are not for the reader."""
+
+
+def read_answer(reply: Reply, asked_model: str) -> Completion:
+    """The completion in a reply with a status of success. Raises a `ModelError`."""
+    answer = _json(reply)
+    error = answer.get("error") or (answer if answer.get("object") == "error" else None)
+    if error:
+        raise refused_within(error, reply)
+    choice = _choice(answer)
+    if choice is None:
+        raise ModelAnswerInvalid(f"The model's answer holds no choices{_said(reply)}")
+    if choice.get("error"):
+        raise refused_within(choice["error"], reply)
+    return _completion(answer, choice, asked_model)
+
+
+def _json(reply: Reply) -> dict[str, Any]:
+    try:
+        text = reply.body.decode(reply.encoding or json.detect_encoding(reply.body))
+        answer = json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        raise _no_json(reply) from None
+    if not isinstance(answer, dict):
+        raise ModelAnswerInvalid("The model's server answered with JSON that is no object.")
+    return answer
+
+
+def _no_json(reply: Reply) -> ModelError:
+    """What it is instead."""
+    begin, sort = reply.body.lstrip()[:6], reply.headers.get("content-type", "").lower()
+    if not begin:
+        return ModelAnswerInvalid("The model's server answered with an empty body.")
+    if sort.startswith("text/event-stream") or begin.startswith((b"data:", b"event:", b":")):
+        error = _error_in_stream(reply)
+        stream = "The model's server answered with an event stream, which was not asked for."
+        return refused_within(error, reply) if error else ModelAnswerInvalid(stream, transient=False)
+    what = "a web page" if begin.startswith(b"<") else "something that is not JSON"
+    return ModelAnswerInvalid(f"The model's server answered with {what}{_said(reply)}")
+
+
+def _error_in_stream(reply: Reply) -> Any:
+    """What the first event says is wrong, if it says that."""
+    event = next((line[5:] for line in reply.body.splitlines() if line.startswith(b"data:")), b"")
+    try:
+        data = json.loads(event)
+    except (ValueError, RecursionError):
+        return None
+    return data.get("error") if isinstance(data, dict) else None
+
+
+def _said(reply: Reply) -> str:
+    return f": {reply.reason}" if reply.reason else "."
+
+
+def _choice(answer: dict[str, Any]) -> dict[str, Any] | None:
+    """The first choice; None where there is none, or none with a message."""
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and (choice.get("error") or _message(choice)):
+            return choice
+    return None
+
+
+def _message(choice: dict[str, Any]) -> dict[str, Any] | None:
+    """The message, also if the server uses the place of a stream's or of an old completion's."""
+    message = choice.get("message") or choice.get("delta")
+    if isinstance(message, dict):
+        return message
+    return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
+
+
+def _completion(answer: dict[str, Any], choice: dict[str, Any], asked_model: str) -> Completion:
+    message = _message(choice) or {}
+    text = _text(message.get("content"))
+    refusal = _text(message.get("refusal")) or _refusal_part(message.get("content"))
+    tool_calls = _tool_calls(message)
+    finish_reason = _name(choice.get("finish_reason"))
+    if not (text or refusal or tool_calls):
+        raise without_text(finish_reason, reasoned=_has_reasoning(message))
+    tokens = token_counts(answer)
+    return Completion(
+        text=text or refusal,
+        model=_name(answer.get("model")) or asked_model,
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        total_tokens=tokens.total,
+        finish_reason=finish_reason,
+        refusal=one_line(refusal) or None,
+        tool_calls=tool_calls,
+    )
+
+
+def _text(content: Any, depth: int = 0) -> str:
+    """A content's text: of a list of parts, the texts in their order."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and depth <= _MAX_DEPTH:
+        return "".join(_text(part, depth + 1) for part in content)
+    if isinstance(content, dict) and depth <= _MAX_DEPTH and content.get("type") not in _NO_ANSWER:
+        return _text(content.get("text", content.get("value")), depth + 1)
+    return ""
+
+
+def _refusal_part(content: Any) -> str:
+    parts = content if isinstance(content, list) else ()
+    return "".join(_text(part.get("refusal")) for part in parts if isinstance(part, dict))
+
+
+def _has_reasoning(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    thought = any(isinstance(part, dict) and part.get("type") in _NO_ANSWER for part in parts)
+    return thought or any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+
+
+def _tool_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls as the server wrote them; an old `function_call` in the form of today."""
+    calls, old = message.get("tool_calls"), message.get("function_call")
+    found = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return found or ([{"type": "function", "function": old}] if isinstance(old, dict) else [])
+
+
+def _name(value: Any) -> str | None:
+    """A word of the server's, fit to be stored as a key; None where it is none."""
+    return one_line(value)[:MAX_NAME] or None if isinstance(value, str) else None
