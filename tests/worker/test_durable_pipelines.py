@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -179,6 +180,24 @@ def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
         assert sorted(runs) == sorted([*STEPS, *held] if moment == "inside" else STEPS)
         attempts = {step: record["attempt"] for step, record in steps_of(service, id).items()}
         assert attempts == {step: 2 if step in held else 1 for step in STEPS}
+
+
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_no_step_starts_while_the_store_cannot_be_told_of_it(
+    make_service: Make, targets: dict[str, Path], tmp_path: Path, own_store: EmbeddedStore, flow: str
+) -> None:
+    service, log = make_service(own_store.url, **targets), tmp_path / "log"
+    plan = {"log": str(log), "hold": ["s1"], "moment": "inside"}
+    id = service.start(f"by_{flow}", {"plan": plan}, type="pipeline")
+    wait_until_held(service, id, log, ["s1"], lambda steps: steps["s1"]["status"] == "running")
+    own_store.send_signal(signal.SIGSTOP)
+    try:
+        let_go(log)
+        time.sleep(1.5)  # long enough for all of the steps, if nothing held them back
+        assert log.read_text().split() == ["s1"]
+    finally:
+        own_store.send_signal(signal.SIGCONT)
+    assert (service.ended(id)["status"], sorted(log.read_text().split())) == ("completed", STEPS)
 
 
 def test_a_worker_that_is_killed_inside_an_item_leaves_finished_items_finished(

@@ -16,6 +16,7 @@ from app.catalog.model import Catalog
 from app.executions.model import ModelUsage, Progress, StepStatus
 from app.models.base import Completion, ModelRateLimited, Stopped
 from app.runtime.errors import RunFailed
+from app.runtime.steps import StepState
 from app.runtime.stop import StopSignal
 from tests.support.runtime import Recorder
 
@@ -378,6 +379,28 @@ def test_a_stop_waits_for_what_runs_and_keeps_what_ended(load: Callable[[str], C
     assert store.left_behind == 0
     assert store.records["a"].status is StepStatus.COMPLETED
     assert flow.calls == ["a", "b"]
+
+
+@pytest.mark.parametrize("batch", ["", "batch_mode: true, "])
+def test_a_step_hears_of_a_stop_that_came_while_it_began(
+    load: Callable[[str], Catalog], flow: Any, monkeypatch: pytest.MonkeyPatch, batch: str
+) -> None:
+    """The stop comes after the step has its new signal, and before it is among those that run."""
+    stop, begin = StopSignal(), StepState.begin
+
+    def begin_and_be_stopped(state: StepState) -> None:
+        begin(state)
+        stop.request()
+
+    monkeypatch.setattr(StepState, "begin", begin_and_be_stopped)
+    flow.broken.add("complain")  # it goes on until it is asked to stop
+    give_up = threading.Timer(10, flow.broken.clear)
+    give_up.daemon = True
+    give_up.start()
+    step = f"{{id: a, agent: work, flow: complain, {batch}input_mapping: {{value: items}}}}"
+    with pytest.raises(Stopped):
+        Recorder().run(load(f"inputs: [{{name: items}}]\nsteps: [{step}]"), "p", {"items": [1]}, stop=stop)
+    assert flow.broken == {"complain"}
 
 
 def test_a_step_that_outlives_its_run_is_reported(load: Callable[[str], Catalog], flow: Any) -> None:
