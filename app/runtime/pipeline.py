@@ -192,10 +192,10 @@ class PipelineRun:
             outputs = state.batch.outputs
             try:
                 text = encode(outputs, self._limit_bytes, f"The output of the step {state.step.id!r}")
+                self._journal.join(state.step.id, text, len(outputs))
             except InvalidOutput as error:
                 self._fail(state, error)
                 return
-            self._journal.join(state.step.id, text, len(outputs))
             self._end(state, StepStatus.COMPLETED, outputs)
             return
         for number, given in state.batch.next_items():
@@ -258,8 +258,6 @@ class PipelineRun:
             state.batch.end(work.item, output)
             state.done_items[work.item] = output
             self._journal.note_item(f"{step.id}:{work.item}")
-            state.become(state.record.status)  # with what it has used by now
-            self._journal.note(state.record)
 
     # How a step ends.
 
@@ -287,6 +285,7 @@ class PipelineRun:
             self._journal.note(state.record, "ended")
             raise failed
         else:
+            self._journal.drop_items(state.step.id, state.done_items)
             self._end(state, StepStatus.FAILED, None, failure=failed.failure)
 
     def _wind_down(self) -> None:
@@ -315,10 +314,14 @@ class PipelineRun:
         self._save(wait=False)
 
     def _note_ended_works(self, state: StepState) -> None:
-        for work in [each for each in state.works if each.future.done()]:
+        ended = [work for work in state.works if work.future.done()]
+        for work in ended:
             state.works.remove(work)
             self._futures.remove(work.future)
             self._note(work)
+        if ended and state.batch is not None:
+            state.become(state.record.status)  # with what it has used by now
+            self._journal.note(state.record)
 
     def _ask_all_to_stop(self) -> None:
         for state in list(self._running.values()):

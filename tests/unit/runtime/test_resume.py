@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ from app import catalog
 from app.catalog.model import Catalog
 from app.executions.model import ModelUsage, Progress, StepStatus
 from app.models.base import Completion, ModelRateLimited, Stopped
+from app.runtime import checkpoint
 from app.runtime.errors import RunFailed
 from app.runtime.steps import StepState
 from app.runtime.stop import StopSignal
@@ -209,6 +211,119 @@ def test_a_batch_goes_on_with_the_items_that_are_not_done(load: Callable[[str], 
     assert outputs["each"] == ["each:0(10)", "each:1(11)", "each:2(12)", "each:3(13)"]
     assert flow.calls == ["each:0", "each:1", "each:2", "each:2", "each:3"]
     assert sorted(store.values) == ["each"]  # the whole stands for its items
+
+
+class Dies(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints that take very few names, so that a batch of ten items needs several."""
+    monkeypatch.setattr(checkpoint, "ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr(checkpoint, "DROPPED_AT_ONCE", 3)
+
+
+@pytest.mark.parametrize("dies_after", range(12))
+def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
+    load: Callable[[str], Catalog], flow: Any, small_pieces: None, dies_after: int
+) -> None:
+    class Dying(Recorder):
+        pieces = 0
+
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            whole, items = "each" in self.values, sum(":" in name for name in self.values)
+            ended = [name for name in flow.calls if name.startswith("each:")]
+            assert whole or items >= len(set(ended)) - 1 or "each" not in self.records
+            assert len(checkpoint.dropped) <= 3
+            self.pieces += bool(checkpoint.dropped) or len(checkpoint.records) > 1
+            if self.pieces > dies_after:
+                raise Dies
+
+    yaml = BATCH + "  - {id: last, agent: work, input_mapping: {value: each}}\n"
+    known, inputs = load(yaml), {"items": list(range(10))}
+    store: Recorder = Dying()
+    with contextlib.suppress(RunFailed):
+        store.run(known, "p", inputs)
+    store = Recorder(records=store.records, values=store.values)
+    outputs = store.run(known, "p", inputs)
+    assert outputs["last"] == f"last({[f'each:{n}({n})' for n in range(10)]})"
+    assert sorted(store.values) == ["each", "last"]
+    assert sorted(flow.calls) == sorted([*(f"each:{n}" for n in range(10)), "last"])
+
+
+def test_no_checkpoint_grows_with_the_number_of_items(
+    load: Callable[[str], Catalog], flow: Any, small_pieces: None
+) -> None:
+    """All sixty items that are done at the same moment, and all that are dropped."""
+    yaml = BATCH.replace("concurrent: false", "max_workers: 64")
+    known, items = load(yaml), list(range(60))
+
+    class Slow(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            time.sleep(0.1)  # meanwhile, all items end
+
+    store = Slow()
+    assert len(store.run(known, "p", {"items": items})["each"]) == 60
+    for saved in store.checkpoints:
+        assert len(saved.records) <= 2
+        assert len(saved.outcomes) <= 2
+        assert len(saved.values) <= 3
+        assert len(saved.dropped) <= 3
+    assert list(store.values) == ["each"]
+    outcomes = [name for saved in store.checkpoints for name in saved.outcomes]
+    assert sorted(outcomes) == sorted(f"each:{n}" for n in items)
+
+
+def test_items_are_dropped_only_once_the_whole_is_known_to_be_stored(
+    load: Callable[[str], Catalog], flow: Any, small_pieces: None
+) -> None:
+    """A store that refuses the whole (it may be too large for it) still has every item but the last."""
+
+    class Refusing(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            if "each" in checkpoint.values:
+                assert wait
+                raise Dies
+            super().save(checkpoint, wait)
+
+    store = Refusing()
+    with pytest.raises(RunFailed):
+        store.run(load(BATCH), "p", {"items": list(range(10))})
+    assert sorted(store.values) == [f"each:{n}" for n in range(9)]
+
+
+def test_items_that_are_left_over_do_not_count_beside_the_whole(
+    load: Callable[[str], Catalog], flow: Any, small_pieces: None
+) -> None:
+    class Dying(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            if "each" in self.values:
+                raise Dies
+
+    yaml = BATCH + "  - {id: last, agent: work, depends_on: [each]}\n"
+    known, inputs, store = load(yaml), {"items": ["x" * 500] * 10}, Dying()
+    with pytest.raises(RunFailed):
+        store.run(known, "p", inputs, limit_bytes=6000)
+    assert len(store.values) == 7  # the whole, and what was left of ten items
+    again = Recorder(records=store.records, values=store.values)
+    assert again.run(known, "p", inputs, limit_bytes=6000)["last"] == "last(None)"
+    assert sorted(again.values) == ["each", "last"]
+
+
+def test_a_batch_that_may_fail_leaves_no_outputs_of_items_behind(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = BATCH.replace("concurrent: false", "concurrent: false, required: false")
+    yaml += "  - {id: last, agent: work, input_mapping: {value: start}, depends_on: [each]}\n"
+    yaml = yaml.replace("{name: items}", "{name: items}, {name: start}")
+    flow.broken.add("each:2")
+    store = Recorder()
+    inputs = {"items": ["x" * 300] * 3, "start": "y" * 500}
+    outputs = store.run(load(yaml), "p", inputs, limit_bytes=800)
+    assert len(outputs["last"]) > 500
+    assert sorted(store.values) == ["last"]
 
 
 def test_each_item_has_its_outcome(load: Callable[[str], Catalog], flow: Any) -> None:
