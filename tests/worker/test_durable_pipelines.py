@@ -87,6 +87,17 @@ steps:
 """
 
 
+ODD = """
+inputs: [{name: plan, type: object, required: true}, {name: rows, type: array}]
+steps:
+  - {id: one, agent: held, flow: thread, required: false, input_mapping: {plan: plan}}
+  - {id: two, agent: held, flow: thread, when: "length(one) > `0`", input_mapping: {plan: plan}}
+  - {id: dear, type: batch_aggregator, aggregation_strategy: filter, condition: "item.price > 1",
+     input_mapping: {items: rows}}
+outputs: [{key: two}, {key: dear}]
+"""
+
+
 @pytest.fixture
 def targets(tmp_path: Path) -> dict[str, Path]:
     """The agent `held`, and the pipelines `by_process`, `by_thread`, `batched` and `asking`."""
@@ -393,6 +404,21 @@ def test_an_agents_execution_has_one_step(service: Service) -> None:
     assert (step["status"], step["error"]["type"]) == ("failed", "ValueError")
     assert service.get("/executions/exec_00000000000000000000/steps").status_code == 404
     assert service.get(f"/executions/{failed}/steps", params={"include": "x"}).status_code == 400
+
+
+def test_what_was_passed_over_is_in_the_record_of_its_step(
+    service_with: Make, targets: dict[str, Path], tmp_path: Path
+) -> None:
+    (targets["pipelines"] / "odd.yaml").write_text(ODD)
+    service, log = service_with(), tmp_path / "log"
+    inputs = {"plan": {"log": str(log), "fail": "one"}, "rows": [{"price": 2}, {"price": "5"}]}
+    ended = service.run("odd", inputs, type="pipeline")
+    assert ended["outputs"] == {"two": None, "dear": [{"price": 2}], "metadata": ended["outputs"]["metadata"]}
+    steps = steps_of(service, ended["execution_id"])
+    assert steps["two"]["status"] == "skipped"
+    assert steps["two"]["warnings"][0].startswith("The condition 'length(one) > `0`' cannot be evaluated")
+    assert steps["dear"]["warnings"][0].startswith("Item 1 counts as false")
+    assert "warnings" not in steps["one"]
 
 
 def test_before_it_runs_a_pipelines_steps_are_pending(service_with: Make, tmp_path: Path) -> None:

@@ -613,22 +613,6 @@ def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
         Recorder().run(load(yaml.replace("{name: items}", "{name: items}, {name: t}")), "p", {"items": [1, 2], "t": 1})
 
 
-def test_a_condition_that_can_not_be_evaluated_is_the_steps_failure(load: Callable[[str], Catalog], flow: Any) -> None:
-    yaml = """
-    inputs: [{name: score}]
-    steps:
-      - {id: a, agent: work, when: "score > `3`", required: false}
-      - {id: b, agent: work, depends_on: [a]}
-    """
-    store = Recorder()
-    assert store.run(load(yaml), "p", {"score": "4"})["b"] == "b(None)"
-    assert store.records["a"].status is StepStatus.FAILED
-    with pytest.raises(RunFailed) as failed:
-        Recorder().run(load(yaml.replace("required: false", "required: true")), "p", {"score": "4"})
-    assert failed.value.failure.details["step_id"] == "a"
-    assert not failed.value.retryable
-
-
 def test_an_output_that_was_refused_takes_no_room(load: Callable[[str], Catalog], flow: Any) -> None:
     yaml = """
     inputs: [{name: large}]
