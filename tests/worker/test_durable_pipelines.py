@@ -381,8 +381,10 @@ def test_tokens_of_a_run_that_was_cancelled_or_failed_are_known(
     assert (failed["error"]["type"], failed["usage"]["tokens_used"]) == ("ModelRejected", 16)
     loop = service.start("behaves", {"do": "complete_and_hang", "text": "?"})
     service.until(loop, "running")
-    while len(model.requests) < 5:
-        time.sleep(0.01)
+    deadline = time.monotonic() + 30
+    while "usage" not in service.status(loop):  # its call is answered, and the worker knows
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert service.cancel(loop).status_code == 200
     assert service.status(loop)["usage"]["models"]["m-served"]["calls"] == 1
 
