@@ -16,7 +16,7 @@ from app.runtime.errors import InvalidOutput
 ITEMS_AT_ONCE = 1000
 """Items of batches in one checkpoint. The store serves nobody else while it takes one."""
 
-DROPPED_AT_ONCE = 2000
+DROPPED_AT_ONCE = 1000
 """Outputs that one checkpoint drops. The batch itself may have any number of items."""
 
 NO_PROGRESS = Progress(0, 1)

@@ -253,6 +253,19 @@ def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
     assert sorted(flow.calls) == sorted([*(f"each:{n}" for n in range(10)), "last"])
 
 
+def test_a_batch_whose_items_were_all_done_is_joined_and_its_items_are_dropped(
+    load: Callable[[str], Catalog], flow: Any, small_pieces: None
+) -> None:
+    """They all ended while the run before was being stopped, and nobody put them together."""
+    known, store, inputs = load(BATCH), Recorder(), {"items": list(range(10))}
+    flow.broken.add("each:9")
+    with pytest.raises(RunFailed):
+        store.run(known, "p", inputs)
+    store.values["each:9"] = b'"each:9(9)"'
+    assert store.run(known, "p", inputs)["each"] == [f"each:{n}({n})" for n in range(10)]
+    assert (flow.calls.count("each:9"), list(store.values)) == (1, ["each"])
+
+
 def test_no_checkpoint_grows_with_the_number_of_items(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
