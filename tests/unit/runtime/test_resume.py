@@ -467,6 +467,15 @@ def test_steps_and_seconds_are_limited_too(load: Callable[[str], Catalog], flow:
         )
 
 
+def test_a_step_that_is_run_again_counts_once_for_the_budget(load: Callable[[str], Catalog], flow: Any) -> None:
+    known, store = load("inputs: []\nsteps: [{id: a, agent: work}]"), Recorder()
+    flow.broken.add("a")
+    with pytest.raises(RunFailed, match="a is broken"):
+        store.run(known, "p", {}, budget={"max_steps": 1})
+    flow.broken.clear()
+    assert store.run(known, "p", {}, budget={"max_steps": 1})["a"] == "a(None)"
+
+
 def test_a_flow_that_swallows_exceptions_does_not_pass_its_budget(load: Callable[[str], Catalog], flow: Any) -> None:
     load(CHAIN)
     known = load(ASKING)
