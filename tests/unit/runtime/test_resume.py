@@ -540,6 +540,41 @@ def test_a_step_hears_of_a_stop_that_came_while_it_began(
     assert flow.broken == {"complain"}
 
 
+def test_a_stop_does_not_wait_for_a_step_to_be_tried_again(load: Callable[[str], Catalog], flow: Any) -> None:
+    flow.broken.add("a")
+    step = "{id: a, agent: work, retries: {max: 1, backoff_seconds: [50]}}"
+    stop, began = StopSignal(), time.monotonic()
+    threading.Timer(0.2, stop.request).start()
+    with pytest.raises(Stopped):
+        Recorder().run(load(f"inputs: []\nsteps: [{step}]"), "p", {}, stop=stop)
+    assert time.monotonic() - began < 40
+
+
+def test_a_step_that_runs_out_of_time_is_asked_to_stop(load: Callable[[str], Catalog], flow: Any) -> None:
+    yaml = """
+    inputs: [{name: t}]
+    steps:
+      - {id: late, agent: work, flow: complain, timeout: 0.1, required: false}
+      - {id: after, agent: work, input_mapping: {seconds: t}, depends_on: [late]}
+    """
+    flow.broken.add("complain")  # it goes on until it is asked to stop
+    store = Recorder()
+    store.run(load(yaml), "p", {"t": 0.5})
+    flow.broken.clear()
+    assert store.records["late"].status is StepStatus.FAILED
+    assert store.left_behind == 0
+
+
+def test_each_item_that_failed_has_its_own_reason(load: Callable[[str], Catalog], flow: Any) -> None:
+    store = Recorder()
+    flow.broken.update(["each:0", "each:1"])
+    with pytest.raises(RunFailed, match=r"each:. is broken"):
+        store.run(load(BATCH.replace("concurrent: false", "max_workers: 2")), "p", {"items": [1, 2]})
+    outcomes = {name: outcome for saved in store.checkpoints for name, outcome in saved.outcomes.items()}
+    reasons = {name: outcome.message for name, outcome in outcomes.items() if outcome}
+    assert reasons == {"each:0": "each:0 is broken", "each:1": "each:1 is broken"}
+
+
 def test_a_step_that_outlives_its_run_is_reported(load: Callable[[str], Catalog], flow: Any) -> None:
     yaml = CHAIN.replace("input_mapping: {value: a}", "timeout: 0.1, input_mapping: {value: a, seconds: start}")
     store = Recorder()
@@ -631,7 +666,7 @@ def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
 ) -> None:
     yaml = BATCH.replace("concurrent: false", "timeout: 0.2").replace("{value: items}", "{value: items, seconds: t}")
     flow.broken.add("each:0")
-    with pytest.raises(RunFailed, match="each:0 is broken"):
+    with pytest.raises(RunFailed, match=r"each:. is broken"):
         Recorder().run(load(yaml.replace("{name: items}", "{name: items}, {name: t}")), "p", {"items": [1, 2], "t": 1})
 
 
