@@ -177,6 +177,8 @@ def _step(step: StepRecord) -> dict[str, Any]:
         body["usage"] = _usage(step.usage)
     if step.failure:
         body["error"] = _failure(step.failure)
+    if step.warnings:
+        body["warnings"] = list(step.warnings)
     if step.items:
         body["items"] = [_item(number, step.items[number]) for number in sorted(step.items)]
     return body

@@ -278,6 +278,10 @@ class StepSchema(Schema):
     tokens = fields.Nested(TokensSchema)
     usage = fields.Nested(UsageSchema)
     error = fields.Nested(FailureSchema)
+    warnings = fields.List(
+        fields.String(),
+        metadata={"description": "What was passed over: conditions that could not be evaluated, odd items."},
+    )
     items = fields.List(fields.Nested(ItemSchema), metadata={"description": "Of a batch: the items that ended."})
 
 

@@ -73,6 +73,11 @@ def with_defaults(declared: tuple[InputField, ...] | None, given: Mapping[str, A
     return {**given, **{name: default for name, default in defaults.items() if given.get(name) is None}}
 
 
+def type_of(value: Any) -> str:
+    """The type of a JSON value, in the words of declared types; `null` for None."""
+    return next((name for name in _TYPES if fits(name, value)), "null")
+
+
 def fits(type_name: str, value: Any) -> bool:
     """Whether a JSON value is of a declared type. A boolean is no number, and 1.0 is no integer."""
     if type_name == "any":

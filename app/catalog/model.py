@@ -113,6 +113,7 @@ class Step:
     `retries` is how often it is tried again; the pauses between are `backoff_seconds`, the last one
     repeated, or the runtime's own where it is empty. `when` is a well-formed JMESPath expression.
     `aggregation` is empty but for a `batch_aggregator`: `strategy`, and what that strategy needs.
+    `on_error` says what follows if a condition cannot be evaluated, or an item not be aggregated.
     """
 
     id: str
@@ -132,7 +133,12 @@ class Step:
     concurrent: bool = True
     max_workers: int | None = None
     aggregation: Mapping[str, Any] = field(default_factory=dict)
+    on_error: Literal["warn", "fail"] = "warn"
     description: str = ""
+
+    @property
+    def fails_on_error(self) -> bool:
+        return self.on_error == "fail"
 
 
 @dataclass(frozen=True, slots=True)

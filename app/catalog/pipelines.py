@@ -89,6 +89,7 @@ def _step(data: Mapping[str, Any], depends_on: frozenset[str]) -> Step:
         timeout_seconds=data["timeout"],
         retries=data["retries"]["max"],
         backoff_seconds=tuple(data["retries"]["backoff_seconds"]),
+        on_error=data.get("on_error", "warn"),
         aggregation=_aggregation(data) if data["type"] == "batch_aggregator" else {},
         **{name: data[name] for name in _AS_THEY_ARE},
     )

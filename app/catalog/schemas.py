@@ -176,6 +176,7 @@ class StepSchema(FileSchema):
     timeout = ExactNumber(load_default=None, validate=Range(0, 86_400, min_inclusive=False))
     retries = Retries(RetriesSchema, load_default={"max": 0, "backoff_seconds": []})
     when = fields.String(load_default=None)
+    on_error = fields.String(validate=OneOf(("warn", "fail")))
     model_override = fields.String(load_default=None)
     concurrent_group = fields.Raw()
     batch_mode = ExactBoolean(load_default=False)

@@ -95,6 +95,7 @@ class StepRecord:
 
     `attempt` counts how often the step was started, `done` is whether the pipeline goes on from it (a step
     that may fail is done when it failed), `items` has an outcome for each item of a batch that ended.
+    `warnings` are sentences about what was passed over.
     """
 
     id: str
@@ -110,6 +111,7 @@ class StepRecord:
     usage: Mapping[str, ModelUsage] = field(default_factory=dict)
     failure: Failure | None = None
     items: Mapping[int, Failure | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ def write_record(record: StepRecord) -> str:
         "attempt": record.attempt,
         "usage": write_usage(record.usage),
         "failure": asdict(record.failure) if record.failure else None,
+        "warnings": record.warnings or None,
     }
     return json.dumps({name: value for name, value in fields.items() if value is not None and value != ""})
 
@@ -99,6 +100,7 @@ def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | Non
         usage=read_usage(record.pop("usage", "")),
         failure=Failure(**failure) if failure else None,
         items=items,
+        warnings=tuple(record.pop("warnings", ())),
         **record,
     )
 

@@ -68,15 +68,18 @@ class Context:
     def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
         """Says how far the run is: `current_step` of `total_steps` are done. Raises `ValueError`.
 
-        What would be a step back is passed over. Inside a pipeline the pipeline's own steps are what is shown.
+        What would be a step back is passed over, and so is 0 of 0, which is how far an empty list is.
+        Inside a pipeline the pipeline's own steps are what is shown.
         """
         if type(current_step) is not int or type(total_steps) is not int:
             raise ValueError("progress(current_step, total_steps): both are whole numbers.")
-        if not 0 <= current_step <= total_steps or not 1 <= total_steps <= MAX_PROGRESS_STEPS:
-            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps, from 1 step on.")
+        if not 0 <= current_step <= total_steps <= MAX_PROGRESS_STEPS:
+            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps.")
         if step_name is not None and not isinstance(step_name, str):
             raise ValueError("progress(..., step_name): it is text, or None.")
         name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
+        if total_steps == 0:
+            return
         with self._progressing:
             if self._report and current_step / total_steps >= self._share_done:
                 self._share_done = current_step / total_steps

@@ -153,14 +153,17 @@ class PipelineRun:
         return next((each for each in self._ready if time.monotonic() >= each.due_at), None)
 
     def _wanted(self, state: StepState) -> bool:
-        """Whether its condition holds; where it does not, or can not be evaluated, the step has ended."""
+        """Whether its condition holds. If it does not, or cannot be evaluated, the step has ended."""
         when = state.step.when
         try:
             if when is None or holds(when, self._values):
                 return True
         except FlowError as error:
             self._ready.remove(state)
-            self._fail(state, error)
+            if state.step.fails_on_error:
+                self._fail(state, error)
+            else:
+                self._end(state, StepStatus.SKIPPED, None, warnings=(f"{error} It counts as false.",))
         else:
             self._ready.remove(state)
             self._end(state, StepStatus.SKIPPED, None)
@@ -192,10 +195,10 @@ class PipelineRun:
             outputs = state.batch.outputs
             try:
                 text = encode(outputs, self._limit_bytes, f"The output of the step {state.step.id!r}")
+                self._journal.join(state.step.id, text, len(outputs))
             except InvalidOutput as error:
                 self._fail(state, error)
                 return
-            self._journal.join(state.step.id, text, len(outputs))
             self._end(state, StepStatus.COMPLETED, outputs)
             return
         for number, given in state.batch.next_items():
@@ -239,8 +242,8 @@ class PipelineRun:
         """What a call came to. The first error of a batch ends it, once its other items have stopped."""
         state, step = work.state, work.state.step
         try:
-            output, text = work.future.result()
-            self._journal.keep(step.id if work.item is None else f"{step.id}:{work.item}", text)
+            result = work.future.result()
+            self._journal.keep(step.id if work.item is None else f"{step.id}:{work.item}", result.text)
         except BaseException as error:
             if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
                 return  # what a flow raises because it was asked to stop is not its failure
@@ -252,14 +255,12 @@ class PipelineRun:
             state.stop.request()
         else:
             if work.item is None:
-                self._end(state, StepStatus.COMPLETED, output)
+                self._end(state, StepStatus.COMPLETED, result.output, warnings=result.warnings)
                 return
             assert state.batch is not None
-            state.batch.end(work.item, output)
-            state.done_items[work.item] = output
+            state.batch.end(work.item, result.output)
+            state.done_items[work.item] = result.output
             self._journal.note_item(f"{step.id}:{work.item}")
-            state.become(state.record.status)  # with what it has used by now
-            self._journal.note(state.record)
 
     # How a step ends.
 
@@ -287,6 +288,7 @@ class PipelineRun:
             self._journal.note(state.record, "ended")
             raise failed
         else:
+            self._journal.drop_items(state.step.id, state.done_items)
             self._end(state, StepStatus.FAILED, None, failure=failed.failure)
 
     def _wind_down(self) -> None:
@@ -315,10 +317,14 @@ class PipelineRun:
         self._save(wait=False)
 
     def _note_ended_works(self, state: StepState) -> None:
-        for work in [each for each in state.works if each.future.done()]:
+        ended = [work for work in state.works if work.future.done()]
+        for work in ended:
             state.works.remove(work)
             self._futures.remove(work.future)
             self._note(work)
+        if ended and state.batch is not None:
+            state.become(state.record.status)  # with what it has used by now
+            self._journal.note(state.record)
 
     def _ask_all_to_stop(self) -> None:
         for state in list(self._running.values()):

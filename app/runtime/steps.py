@@ -9,11 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.catalog.inputs import fits, type_of
 from app.catalog.model import Agent, Flow, Pipeline, Step
 from app.executions.model import Failure, StepRecord, StepStatus
-from app.runtime.aggregate import aggregate
+from app.runtime.aggregate import Aggregated, aggregate
 from app.runtime.batch import Batch
 from app.runtime.checkpoint import Found
+from app.runtime.errors import FlowError
 from app.runtime.outputs import encode
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
@@ -30,7 +32,16 @@ class Work:
 
     state: StepState
     item: int | None
-    future: Future[tuple[Any, bytes]]
+    future: Future[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call came to: the output, the same as JSON, and what is to be known about it."""
+
+    output: Any
+    text: bytes
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +66,7 @@ class StepState:
         self.stop, self.batch, self.error, self.works = StopSignal(), None, None, []
         seconds = self.step.timeout_seconds
         self.give_up_at = time.monotonic() + seconds if seconds else float("inf")
-        self.become(StepStatus.RUNNING, attempt=self.record.attempt + 1, failure=None)
+        self.become(StepStatus.RUNNING, attempt=self.record.attempt + 1, failure=None, warnings=())
 
     def become(self, status: StepStatus, **changes: Any) -> None:
         self.record = replace(self.record, status=status, usage=self.usage.models, **changes)
@@ -118,21 +129,28 @@ class StepRunner:
         flow = self.flow_of(step)
         return flow.name if flow else None
 
-    def run(self, state: StepState, given: dict[str, Any], item: int | None) -> tuple[Any, bytes]:
-        """The output, and the same as JSON. Raises whatever the flow raises, and `InvalidOutput`.
+    def run(self, state: StepState, given: dict[str, Any], item: int | None) -> Result:
+        """Does the work of one call. Raises whatever the flow raises, `FlowError`, `InvalidOutput`.
 
         What is passed on is what was stored, so that a run that goes on from there sees no difference, and
         steps that read the same output share no object.
         """
         step = state.step
-        output = self._ask_agent(state, given, item) if step.agent else aggregate(step.aggregation, given.get("items"))
-        text = encode(output, self._limit_bytes, f"The output of the step {step.id!r}")
-        return json.loads(text), text
+        if step.agent:
+            done = Aggregated(self._ask_agent(state, given, item))
+        else:
+            done = aggregate(step.aggregation, given.get("items"))
+            if done.warnings and step.fails_on_error:
+                raise FlowError(" ".join(done.warnings))
+        text = encode(done.value, self._limit_bytes, f"The output of the step {step.id!r}")
+        return Result(json.loads(text), text, done.warnings)
 
     def _ask_agent(self, state: StepState, given: dict[str, Any], item: int | None) -> Any:
         step, override = state.step, self._overrides.get(state.step.id, {})
+        agent = self._agents[step.agent or ""]
+        _check_types(step, agent, given, item)
         outputs = self._run_flow(
-            self._agents[step.agent or ""],
+            agent,
             self.flow_of(step),
             given,
             step_key=step.id if item is None else f"{step.id}:{item}",
@@ -141,3 +159,21 @@ class StepRunner:
             model_override=self._model_override or override.get("model") or step.model_override,
         )
         return outputs["output"]
+
+
+def _check_types(step: Step, agent: Agent, given: Mapping[str, Any], item: int | None) -> None:
+    """Raises `FlowError` for an input that is not of the type that the agent declares.
+
+    Null is as good as left out: it is what a step gives that was skipped, or failed and may.
+    """
+    for declared in agent.inputs or ():
+        if declared.name not in step.input_mapping:
+            continue
+        value = given[declared.name]
+        if fits(declared.type, value) or (value is None and not declared.needed):
+            continue
+        source = repr(step.input_mapping[declared.name]) + ("" if item is None else f" (item {item})")
+        raise FlowError(
+            f"The input {declared.name!r} of the step {step.id!r} must be of the type {declared.type}; "
+            f"{source} is of the type {type_of(value)}."
+        )

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +218,77 @@ class TestCustomerService:
         intents = llm.system_prompt.splitlines()[-1].split(", ")
         for intent in set(intents) - {"other"}:
             assert "I do not know" not in run("knowledge_answerer", query="?", intent=intent)["output"]
+
+
+def questions(name: str) -> dict[str, list[str]]:
+    return tomllib.loads((Path(__file__).parent / "questions" / name).read_text(encoding="utf-8"))
+
+
+class TestQuestions:
+    """What customers may write, in words that nobody wrote down for the agents."""
+
+    @pytest.mark.parametrize("name", ["held_out.toml", "held_out_zh.toml", "tuning.toml"])
+    def test_of_ten_questions_for_an_entry_at_least_eight_are_answered_right(self, run: Execute, name: str) -> None:
+        for intent, asked in questions(name).items():
+            right = run("knowledge_answerer", query="?" if asked[0].isascii() else "吗", intent=intent)["output"]
+            wrong = [query for query in asked if run("customer_service_flow", customer_query=query)["answer"] != right]
+            assert len(wrong) <= 0.2 * len(asked), (intent, wrong)
+
+    @pytest.mark.parametrize("name", ["held_out.toml", "held_out_zh.toml"])
+    def test_the_answerer_alone_does_as_well(self, run: Execute, name: str) -> None:
+        for intent, asked in questions(name).items():
+            found = [run("knowledge_answerer", query=query)["metadata"]["intent"] for query in asked]
+            assert found.count(intent) >= 0.8 * len(asked), (intent, found)
+
+    @pytest.mark.parametrize(
+        ("query", "intent"),
+        [
+            ("My parcel arrived broken, I want my money back", "refund"),
+            ("My order never arrived although I paid with my credit card", "shipping"),
+            ("I want to delete my order before it is shipped", "cancellation"),
+            ("I can't log in to download my invoice", "password_reset"),
+            ("我的快递收到了，但是东西坏了，我要退款", "refund"),
+        ],
+    )
+    def test_no_single_word_decides(self, run: Execute, query: str, intent: str) -> None:
+        assert run("intent_classifier", query=query)["output"] == intent
+
+    def test_a_misspelt_word_is_the_word_that_was_meant(self, run: Execute) -> None:
+        assert run("intent_classifier", query="I forgto my passwrod")["output"] == "password_reset"
+        assert run("intent_classifier", query="subscribtion")["output"] == "cancellation"
+
+    def test_the_intent_comes_with_how_sure_it_is_and_the_next_best(self, run: Execute) -> None:
+        sure = run("intent_classifier", query="How do I reset my password?")["metadata"]
+        unsure = run("intent_classifier", query="the order")["metadata"]
+        assert sure["confidence"] > 0.9 > unsure["confidence"] > 0
+        assert 0 < unsure["second_confidence"] <= unsure["confidence"]
+        assert sure["second"] != "password_reset"
+        assert (sure["model_used"], sure["tokens_used"]) == (None, None)
+
+    def test_the_answerer_says_which_intent_it_answers(self, run: Execute) -> None:
+        found = run("knowledge_answerer", query="I want my money back")["metadata"]
+        assert found["intent"] == "refund"
+        assert 0.5 < found["confidence"] <= 1
+        given = run("knowledge_answerer", query="I want my money back", intent="invoice")["metadata"]
+        assert given["intent"] == "invoice"
+        assert "confidence" not in given
+
+    @pytest.mark.parametrize(
+        "text", ["", " ", "?!", "🙂" * 500, "x" * 50_000, "refund " * 20_000, "\u202e\ufeff", "退"]
+    )
+    def test_no_query_is_an_error_or_takes_long(self, run: Execute, text: str) -> None:
+        start = time.process_time()
+        metadata = run("intent_classifier", query=text)["metadata"]
+        assert 0 < metadata["confidence"] <= 1
+        assert time.process_time() - start < 2
+
+    def test_a_query_of_many_unknown_words_takes_no_long_time(self, run: Execute) -> None:
+        start = time.process_time()
+        run(
+            "intent_classifier",
+            query=" ".join(f"quibble{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}" for n in range(5000)),
+        )
+        assert time.process_time() - start < 5
 
 
 class TestDocumentSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -83,6 +84,17 @@ steps:
   - {id: one, agent: held, flow: ask, input_mapping: {plan: plan}}
   - {id: two, agent: held, flow: ask, input_mapping: {plan: plan, before: one}}
   - {id: three, agent: held, flow: ask, input_mapping: {plan: plan, before: two}}
+"""
+
+
+ODD = """
+inputs: [{name: plan, type: object, required: true}, {name: rows, type: array}]
+steps:
+  - {id: one, agent: held, flow: thread, required: false, input_mapping: {plan: plan}}
+  - {id: two, agent: held, flow: thread, when: "length(one) > `0`", input_mapping: {plan: plan}}
+  - {id: dear, type: batch_aggregator, aggregation_strategy: filter, condition: "item.price > 1",
+     input_mapping: {items: rows}}
+outputs: [{key: two}, {key: dear}]
 """
 
 
@@ -179,6 +191,24 @@ def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
         assert sorted(runs) == sorted([*STEPS, *held] if moment == "inside" else STEPS)
         attempts = {step: record["attempt"] for step, record in steps_of(service, id).items()}
         assert attempts == {step: 2 if step in held else 1 for step in STEPS}
+
+
+@pytest.mark.parametrize("flow", ["process", "thread"])
+def test_no_step_starts_while_the_store_cannot_be_told_of_it(
+    make_service: Make, targets: dict[str, Path], tmp_path: Path, own_store: EmbeddedStore, flow: str
+) -> None:
+    service, log = make_service(own_store.url, **targets), tmp_path / "log"
+    plan = {"log": str(log), "hold": ["s1"], "moment": "inside"}
+    id = service.start(f"by_{flow}", {"plan": plan}, type="pipeline")
+    wait_until_held(service, id, log, ["s1"], lambda steps: steps["s1"]["status"] == "running")
+    own_store.send_signal(signal.SIGSTOP)
+    try:
+        let_go(log)
+        time.sleep(1.5)  # long enough for all of the steps, if nothing held them back
+        assert log.read_text().split() == ["s1"]
+    finally:
+        own_store.send_signal(signal.SIGCONT)
+    assert (service.ended(id)["status"], sorted(log.read_text().split())) == ("completed", STEPS)
 
 
 def test_a_worker_that_is_killed_inside_an_item_leaves_finished_items_finished(
@@ -351,8 +381,10 @@ def test_tokens_of_a_run_that_was_cancelled_or_failed_are_known(
     assert (failed["error"]["type"], failed["usage"]["tokens_used"]) == ("ModelRejected", 16)
     loop = service.start("behaves", {"do": "complete_and_hang", "text": "?"})
     service.until(loop, "running")
-    while len(model.requests) < 5:
-        time.sleep(0.01)
+    deadline = time.monotonic() + 30
+    while "usage" not in service.status(loop):  # its call is answered, and the worker knows
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert service.cancel(loop).status_code == 200
     assert service.status(loop)["usage"]["models"]["m-served"]["calls"] == 1
 
@@ -374,6 +406,21 @@ def test_an_agents_execution_has_one_step(service: Service) -> None:
     assert (step["status"], step["error"]["type"]) == ("failed", "ValueError")
     assert service.get("/executions/exec_00000000000000000000/steps").status_code == 404
     assert service.get(f"/executions/{failed}/steps", params={"include": "x"}).status_code == 400
+
+
+def test_what_was_passed_over_is_in_the_record_of_its_step(
+    service_with: Make, targets: dict[str, Path], tmp_path: Path
+) -> None:
+    (targets["pipelines"] / "odd.yaml").write_text(ODD)
+    service, log = service_with(), tmp_path / "log"
+    inputs = {"plan": {"log": str(log), "fail": "one"}, "rows": [{"price": 2}, {"price": "5"}]}
+    ended = service.run("odd", inputs, type="pipeline")
+    assert ended["outputs"] == {"two": None, "dear": [{"price": 2}], "metadata": ended["outputs"]["metadata"]}
+    steps = steps_of(service, ended["execution_id"])
+    assert steps["two"]["status"] == "skipped"
+    assert steps["two"]["warnings"][0].startswith("The condition 'length(one) > `0`' cannot be evaluated")
+    assert steps["dear"]["warnings"][0].startswith("Item 1 counts as false")
+    assert "warnings" not in steps["one"]
 
 
 def test_before_it_runs_a_pipelines_steps_are_pending(service_with: Make, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from app import catalog
-from app.executions.model import Progress
+from app.errors import ConfigurationError
+from app.executions.model import Progress, StepStatus
 from app.models.base import Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
@@ -196,6 +197,150 @@ outputs: [{key: first}, {key: second}]
     outputs = run(yaml, {"kind": "big", "item": {"size": 2}})
     assert (outputs["first"], outputs["second"]) == ("done", None)
     assert len(module(tmp_path).calls) == 1
+
+
+CONDITION = """
+inputs: [{name: score}]
+steps:
+  - {id: a, agent: work, when: "CONDITION"ON_ERROR}
+  - {id: b, agent: work, input_mapping: {value: a}}
+outputs: [{key: a}, {key: b}]
+"""
+
+UNUSABLE = [
+    ("length(score) > `0`", None),
+    ("score > `3`", "4"),
+    ("contains(score, 'x')", 5),
+    ("sort(score)[0] == `1`", [1, "a"]),
+    ("score.deep.deeper > `1`", {"deep": {"deeper": "2"}}),
+]
+
+
+@pytest.mark.parametrize(("condition", "score"), UNUSABLE)
+def test_a_condition_that_cannot_be_evaluated_is_false_and_warned_of(
+    run: Callable[..., Any], condition: str, score: Any
+) -> None:
+    yaml = CONDITION.replace("CONDITION", condition).replace("ON_ERROR", "")
+    outputs = run(yaml, {"score": score})
+    assert (outputs["a"], outputs["b"]) == (None, None)
+    record = run.recorder.records["a"]  # type: ignore[attr-defined]
+    assert (record.status, record.failure) == (StepStatus.SKIPPED, None)
+    [warning] = record.warnings
+    assert warning.startswith(f"The condition {condition!r} cannot be evaluated")
+    assert warning.endswith("It counts as false.")
+
+
+@pytest.mark.parametrize(("condition", "score"), UNUSABLE)
+def test_a_condition_that_cannot_be_evaluated_fails_the_step_that_wants_it_so(
+    run: Callable[..., Any], condition: str, score: Any
+) -> None:
+    yaml = CONDITION.replace("CONDITION", condition)
+    with pytest.raises(RunFailed, match="cannot be evaluated") as failed:
+        run(yaml.replace("ON_ERROR", ", on_error: fail"), {"score": score})
+    assert failed.value.failure.details["step_id"] == "a"
+    assert not failed.value.retryable
+    assert run(yaml.replace("ON_ERROR", ", on_error: fail, required: false"), {"score": score})["b"] is None
+    assert run.recorder.records["a"].status is StepStatus.FAILED  # type: ignore[attr-defined]
+
+
+def test_a_condition_that_is_false_is_not_warned_of(run: Callable[..., Any]) -> None:
+    run(CONDITION.replace("CONDITION", "score > `3`").replace("ON_ERROR", ""), {"score": 2})
+    assert run.recorder.records["a"].warnings == ()  # type: ignore[attr-defined]
+
+
+def test_the_warnings_of_an_aggregator_are_in_its_record_or_its_failure(run: Callable[..., Any]) -> None:
+    yaml = """
+inputs: [{name: rows}]
+steps:
+  - id: dear
+    type: batch_aggregator
+    aggregation_strategy: filter
+    condition: "item.price > 1"
+    input_mapping: {items: rows}
+    on_error: warn
+"""
+    rows = {"rows": [{"price": 2}, {"price": "5"}]}
+    assert run(yaml, rows)["dear"] == [{"price": 2}]
+    [warning] = run.recorder.records["dear"].warnings  # type: ignore[attr-defined]
+    assert warning.startswith("Item 1 counts as false")
+    with pytest.raises(RunFailed, match="Item 1 counts as false") as failed:
+        run(yaml.replace("on_error: warn", "on_error: fail"), rows)
+    assert (failed.value.failure.type, failed.value.retryable) == ("FlowError", False)
+
+
+def test_an_unknown_on_error_is_refused(run: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigurationError, match="on_error"):
+        run(CONDITION.replace("CONDITION", "score").replace("ON_ERROR", ", on_error: ignore"))
+
+
+TYPED = """
+inputs:
+  - {name: text, type: string, required: true}
+  - {name: number, type: integer}
+  - {name: limit, type: number, default: 5}
+  - {name: anything, required: true}
+flows:
+  - {name: default, entrypoint: "flow.py:run", isolation: thread}
+"""
+
+
+@pytest.fixture
+def typed(tmp_path: Path, run: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a step of an agent that declares types, on what the step before it has put out."""
+    (tmp_path / "agents/typed").mkdir()
+    (tmp_path / "agents/typed/agent.yaml").write_text(TYPED)
+    (tmp_path / "agents/typed/flow.py").write_text("def run(inputs): return sorted(inputs)\n")
+
+    def run_it(name: str, value: Any, more: str = "") -> Any:
+        others = {"text": "words", "anything": "words"} | {name: "first"}
+        mapping = ", ".join(f"{key}: {source}" for key, source in others.items())
+        yaml = f"""
+inputs: [{{name: given}}, {{name: words}}]
+steps:
+  - {{id: first, agent: work, input_mapping: {{value: given}}}}
+  - {{id: second, agent: typed, input_mapping: {{{mapping}}}{more}}}
+outputs: [{{key: second}}]
+"""
+        return run(yaml, {"given": value, "words": "words"})["second"]
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "types"),
+    [
+        ("text", 5, "type string; 'first' is of the type integer"),
+        ("text", None, "type string; 'first' is of the type null"),
+        ("text", {"a": 1}, "type string; 'first' is of the type object"),
+        ("number", "5", "type integer; 'first' is of the type string"),
+        ("number", True, "type integer; 'first' is of the type boolean"),
+        ("number", 5.5, "type integer; 'first' is of the type number"),
+        ("limit", [5], "type number; 'first' is of the type array"),
+    ],
+)
+def test_an_input_of_another_type_than_declared_is_refused_by_step_and_name(
+    typed: Callable[..., Any], name: str, value: Any, types: str
+) -> None:
+    with pytest.raises(RunFailed) as failed:
+        typed(name, value)
+    failure = failed.value.failure
+    assert failure.message == f"The input {name!r} of the step 'second' must be of the {types}."
+    assert (failure.type, failure.details["step_id"]) == ("FlowError", "second")
+    assert not failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("text", "5"), ("number", None), ("limit", None), ("limit", 1), ("anything", None)]
+)
+def test_what_is_of_the_declared_type_or_null_where_it_may_be_left_out_is_passed_on(
+    typed: Callable[..., Any], name: str, value: Any
+) -> None:
+    assert name in typed(name, value)
+
+
+def test_each_item_of_a_batch_is_checked(typed: Callable[..., Any]) -> None:
+    with pytest.raises(RunFailed, match=r"'first' \(item 2\) is of the type integer"):
+        typed("text", ["a", "b", 3], ", batch_mode: true, concurrent: false")
 
 
 def test_a_batch_runs_a_step_for_each_item_and_keeps_their_order(run: Callable[..., Any]) -> None:

@@ -1,0 +1,1 @@
+../intent_classifier/weighing.py

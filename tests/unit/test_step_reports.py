@@ -1,0 +1,90 @@
+"""A child's checkpoints on their way to its worker: the run goes on once the store has what it must not lose."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import pytest
+
+from app.executions.model import Progress
+from app.models.base import Stopped
+from app.runtime.checkpoint import Checkpoint
+from app.runtime.stop import StopSignal
+from app.runtime.usage import Usage
+from app.work.protocol import ChildSocket
+from app.work.reports import StepReports
+
+NOTHING = Checkpoint(Progress(0, 1))
+
+SOON_SECONDS = 0.2
+"""How long a test looks at a call that must not return."""
+
+LATE_SECONDS = 30
+
+
+class Worker:
+    """The worker's end: keeps the numbers of the checkpoints it was sent."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        self.numbers.append(head["number"])
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def stop() -> StopSignal:
+    return StopSignal()
+
+
+@pytest.fixture
+def reports(worker: Worker, stop: StopSignal) -> StepReports:
+    return StepReports(cast(ChildSocket, worker), "token", "definition", stop, Usage())
+
+
+class Saving(threading.Thread):
+    """Saves one checkpoint and waits for it; `ended` is how that ended."""
+
+    def __init__(self, reports: StepReports):
+        super().__init__(daemon=True)
+        self._reports, self.ended = reports, ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._reports.save(NOTHING, wait=True)
+            self.ended = "stored"
+        except Stopped:
+            self.ended = "stopped"
+
+
+def test_the_run_waits_until_the_worker_says_that_its_checkpoint_is_stored(
+    reports: StepReports, worker: Worker
+) -> None:
+    reports.save(NOTHING, wait=False)
+    saving = Saving(reports)
+    saving.join(SOON_SECONDS)
+    assert (saving.ended, worker.numbers) == ("", [1, 2])
+    reports.stored(1)  # the one before it
+    saving.join(SOON_SECONDS)
+    assert saving.ended == ""
+    reports.stored(2)
+    saving.join(LATE_SECONDS)
+    assert saving.ended == "stored"
+
+
+def test_a_run_that_is_asked_to_stop_waits_no_longer_for_the_store(reports: StepReports, stop: StopSignal) -> None:
+    saving = Saving(reports)
+    saving.join(SOON_SECONDS)
+    stop.request()
+    saving.join(LATE_SECONDS)
+    assert saving.ended == "stopped"
+    reports.save(NOTHING, wait=False)  # what ended well while it stops is still sent
+    with pytest.raises(Stopped):
+        reports.save(NOTHING, wait=True)
