@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.executions.model import Progress
+from app.log_fields import renamed
 from app.models.base import Completion, ModelProvider
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, BudgetExceeded, Usage
@@ -77,9 +78,12 @@ class Context:
                 self._share_done = current_step / total_steps
                 self._report(Progress(current_step, total_steps, name))
 
-    def log(self, message: str, **fields: Any) -> None:
-        """One line in the worker's log, with the execution's id."""
-        self._log("flow_log", message=message, **fields)
+    def log(self, message: str, /, **fields: Any) -> None:
+        """One line in the worker's log, with the execution's id.
+
+        A field that has the name of one of the line's own (`event`, `level`, ...) gets `field_` in front of it.
+        """
+        self._log("flow_log", message=message, **renamed(fields))
 
     def complete(self, messages: Sequence[Mapping[str, Any]], model: str | None = None, **options: Any) -> Completion:
         """Asks the service's model and waits; the tokens count as the step's.

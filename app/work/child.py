@@ -61,6 +61,7 @@ def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
     _become_a_child(worker)
     logs.configure(config.settings.log_level, config.settings.secrets)
+    logs.keep_prints_from_waiting()
     Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
 
 
