@@ -23,7 +23,12 @@ MAX_OWN = 128
 MAX_NAME = 64
 MAX_DEPTH = 8
 
-_NOT_A_FLOWS = frozenset((*OWN, "message", "exc_info", "stack_info", "stack", "exception", "errors", "said", "self"))
+_NOT_A_FLOWS = frozenset(
+    (
+        *(*OWN, "message", "exc_info", "stack_info", "stack", "exception", "errors", "said"),
+        *("self", "method_name", "positional_args"),  # structlog's own
+    )
+)
 
 
 def renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
