@@ -75,6 +75,12 @@ def configure(level: str, secrets: Sequence[str] = ()) -> None:
     threading.excepthook = lambda died: _crashed(died.exc_type, died.exc_value, died.exc_traceback)
 
 
+def flush() -> None:
+    """Writes what waits, and how much was dropped, where stdout takes it now. For whoever comes by regularly."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def keep_prints_from_waiting() -> None:
     """For a process that runs flows: from now on `print` waits for nobody either, and is never buffered."""
     sys.stdout, sys.stderr = PrintStream(_STDOUT).text(), PrintStream(_STDERR).text()
@@ -106,7 +112,7 @@ class _SinkHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """At the end of the process, for what waited until now."""
+        """Called by `flush` above, and at the end of a process that ends in order."""
         with self.lock or contextlib.nullcontext():
             self._sink.flush()
 

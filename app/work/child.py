@@ -135,6 +135,7 @@ class Child:
             steps.stored(head["number"])
         self._progress.send_late()
         self._send_counts()
+        logs.flush()
 
     def _run_one(self, start: Head, body: bytes) -> None:
         surroundings = Surroundings()

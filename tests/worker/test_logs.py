@@ -39,7 +39,8 @@ def run(inputs, context):
         context.log("odd \\ud800 text")
     if do == "fields":
         own = ("event", "level", "timestamp", "logger", "message", "exc_info", "stack_info", "self", "_name", "_logger")
-        own += ("_record", "_from_structlog", "execution_id", "tenant", "errors", "args", "positional_args", "method_name")
+        own += ("_record", "_from_structlog", "execution_id", "tenant", "errors", "positional_args")
+        own += ("args", "method_name")
         context.log("named", **{name: "theirs" for name in own})
         context.log("secret", password="hunter2", user={"api_key": "hunter2", "list": [{"token": "hunter2"}]})
         context.log("long" + "x" * 50_000_000, size=1)
