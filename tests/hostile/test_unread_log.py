@@ -22,7 +22,7 @@ FLOW = """
 import logging, sys
 
 def run(inputs, context):
-    for number in range(5000):
+    for number in range(2000):
         print(number, "x" * 100)
         print(number, "x" * 100, file=sys.stderr)
         context.log("line", number=number, text="x" * 1000)
