@@ -122,7 +122,9 @@ class _SinkHandler(logging.Handler):
     def _dropped(self, count: int) -> bytes:
         event: Any = {"event": "log_lines_dropped", "count": count, "level": "warning", "logger": __name__}
         event = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "warning", event)
-        return self._line(logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None))
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
+        record.__dict__ |= {"_logger": None, "_name": "warning"}  # as structlog marks its own
+        return self._line(record)
 
 
 def fitting(renderer: Any) -> Callable[[Any, str, MutableMapping[str, Any]], str]:

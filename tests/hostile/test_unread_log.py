@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ import pytest
 import redis
 
 from tests.hostile.neighbours import unharmed
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT, Service, free_port
+from tests.worker.test_launcher import answers, everything, run_one
 from tools.embedded_store import EmbeddedStore
 
 FLOW = """
@@ -99,3 +102,29 @@ def _until_dropped_lines_are_told(end: int) -> None:
         assert time.monotonic() < deadline, text[-3000:]
         if select.select([end], [], [], 0.1)[0]:
             text += os.read(end, 65536)
+
+
+@pytest.mark.timeout(180)
+def test_a_launcher_whose_terminal_is_stopped_serves_restarts_and_ends(tmp_path: Path) -> None:
+    """What it says itself goes to the same terminal: Ctrl-C must still reach it behind Ctrl-S."""
+    ours, theirs = pty.openpty()
+    termios.tcflow(theirs, termios.TCOOFF)
+    port = free_port()
+    env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    env |= {"PORT": str(port), "DATA_DIR": str(tmp_path / "data"), "WEB_CONCURRENCY": "1", "LOG_LEVEL": "DEBUG"}
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "tools.run"], cwd=ROOT, env=env, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    try:
+        answers(port, seconds=60)
+        run_one(port)
+        worker = next(one for one in everything(launcher) if "worker.py" in " ".join(one.cmdline()))
+        worker.kill()
+        run_one(port)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(60) == 0
+    finally:
+        launcher.kill()
+        launcher.wait()
+        os.close(ours)
+        os.close(theirs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -13,6 +15,7 @@ import structlog
 from app.log_fields import renamed
 from app.logs import describe_exception, fitting, masking
 from app.sink import MAX_LINE_BYTES
+from tests.support.service import ROOT
 
 
 def described(error: Exception) -> list[dict[str, Any]]:
@@ -123,3 +126,40 @@ def test_a_field_with_the_name_of_one_of_the_lines_own_is_kept_under_another() -
         "field__record": 3,
         "size": 4,
     }
+
+
+TALKS = """
+import sys, time
+from app import logs
+logs.configure("INFO", ["hunter2"])
+import structlog
+for number in range(3000):
+    structlog.get_logger("talks").info("line", number=number, text="hunter2 " * 30)
+print("said", file=sys.stderr, flush=True)
+while True:
+    time.sleep(0.05)
+    logs.flush()
+"""
+
+
+def test_a_process_whose_log_is_not_read_goes_on_and_says_later_how_much_is_missing() -> None:
+    command = [sys.executable, "-c", TALKS]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        found: list[dict[str, Any]] = []
+        try:
+            assert process.stderr.readline() == "said\n"
+            while sum(line["event"] == "line" for line in found) + _missing(found) < 3000:
+                found.append(json.loads(process.stdout.readline()))
+        finally:
+            process.kill()
+    assert [line["event"] for line in found].count("log_lines_dropped") == 1
+    assert {line["level"] for line in found} == {"info", "warning"}
+    numbers = [line["number"] for line in found if line["event"] == "line"]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) + _missing(found) == 3000
+
+
+def _missing(found: list[dict[str, Any]]) -> int:
+    return sum(line.get("count", 0) for line in found)
