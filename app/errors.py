@@ -74,6 +74,17 @@ class TooManyUnfinished(ServiceError):
         self.allowed, self.retry_after_seconds = allowed, retry_after_seconds
 
 
+class TooMuchRetried(ServiceError):
+    """Retries of the tenant have copied as many bytes as they may."""
+
+    def __init__(self, allowed_bytes: int, retry_after_seconds: int = 60):
+        super().__init__(
+            f"Retries have copied inputs and step outputs of {allowed_bytes} bytes that are still stored, which is the "
+            'limit. A retry with "from": "start" copies no outputs; older retries make room when they leave the store.'
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
 class QueueFull(ServiceError):
     """As many executions wait as may wait, or they have waited for too long, whoever started them."""
 

@@ -6,13 +6,14 @@ logged, and those of its causes; not its message, since that may quote what a fl
 what the store said. (The message goes to whoever asks for the execution, in `error.message`.)
 
 Lines of libraries (gunicorn, RQ, warnings, ...) come in the same form, as the event `library_message`.
+
+A line has at most 4 KiB, and is never waited for: what stdout does not take is dropped and counted (see `sink.py`).
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
-import re
 import sys
 import threading
 import traceback
@@ -21,7 +22,9 @@ from typing import Any
 
 import structlog
 
-from app.masking import MASK, mask
+from app.log_fields import cleaned
+from app.masking import Mask, mask
+from app.sink import MAX_LINE_BYTES, PrintStream, Sink
 
 _WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib3")
 """On a finer level these have several lines for each model call, and what they quote is up to their next version."""
@@ -30,6 +33,11 @@ _REFUSED_BY_GUNICORN = "Invalid request from ip="
 
 _HALTED_BY_GUNICORN = "HaltServer"
 """How its master ends where a web process can not start; that one has said why."""
+
+_STDOUT, _STDERR = 1, 2
+
+_ROOMS = (3600, 2400, 1200, 600, 300, 0)
+"""Characters for a line's fields, until it is short enough: some take six bytes each."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,12 +55,13 @@ def configure(level: str, secrets: Sequence[str] = ()) -> None:
         describe_exception,
         masking(secrets),
     ]
-    readable = sys.stdout.isatty()
     renderer: Any = (
-        structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.dev.ConsoleRenderer()
+        if sys.stdout.isatty()
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, fitting(renderer)],
         foreign_pre_chain=[_library_message, *shared],
     )
     _route(formatter, level)
@@ -63,13 +72,22 @@ def configure(level: str, secrets: Sequence[str] = ()) -> None:
         cache_logger_on_first_use=True,
     )
     sys.excepthook = _crashed
-    threading.excepthook = lambda each: _crashed(each.exc_type, each.exc_value, each.exc_traceback)
+    threading.excepthook = lambda died: _crashed(died.exc_type, died.exc_value, died.exc_traceback)
+
+
+def flush() -> None:
+    """Writes what waits, and how much was dropped, where stdout takes it now. For whoever comes by regularly."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def keep_prints_from_waiting() -> None:
+    """For a process that runs flows: from now on `print` waits for nobody either, and is never buffered."""
+    sys.stdout, sys.stderr = PrintStream(_STDOUT).text(), PrintStream(_STDERR).text()
 
 
 def _route(formatter: logging.Formatter, level: str) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a lone surrogate must not cost a line
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _SinkHandler()
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -80,20 +98,58 @@ def _route(formatter: logging.Formatter, level: str) -> None:
     logging.raiseExceptions = False  # or a line that can not be written is printed raw
 
 
-def masking(secrets: Sequence[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any]]:
-    """Masks these secrets, and keys, bearer tokens and passwords, wherever they stand in a line."""
-    literally = re.compile("|".join(map(re.escape, secrets)) or "(?!)")
+class _SinkHandler(logging.Handler):
+    """Writes to stdout without waiting. `logging` calls it under a lock, and looks after that when a process forks."""
 
-    def masked(value: Any) -> Any:
-        if isinstance(value, str):
-            return mask(literally.sub(MASK, value))
-        if isinstance(value, dict):
-            return {name: masked(each) for name, each in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [masked(each) for each in value]
-        return value
+    def __init__(self) -> None:
+        super().__init__()
+        self._sink = Sink(_STDOUT, self._dropped)
 
-    return lambda _, __, event: {name: masked(value) for name, value in event.items()}
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._sink.write(self._line(record))
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Called by `flush` above, and at the end of a process that ends in order."""
+        with self.lock or contextlib.nullcontext():
+            self._sink.flush()
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
+
+    def _dropped(self, count: int) -> bytes:
+        event: Any = {"event": "log_lines_dropped", "count": count, "level": "warning", "logger": __name__}
+        event = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "warning", event)
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
+        record.__dict__ |= {"_logger": None, "_name": "warning"}  # as structlog marks its own
+        return self._line(record)
+
+
+def fitting(renderer: Any) -> Callable[[Any, str, MutableMapping[str, Any]], str]:
+    """Renders a line in at most `MAX_LINE_BYTES`; what its fields hold is cut until it is."""
+
+    def fit(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+        line: str = renderer(logger, name, dict(event))
+        for room in _ROOMS:
+            if len(line.encode(errors="backslashreplace")) < MAX_LINE_BYTES:
+                return line
+            line = renderer(logger, name, cleaned(event, mask, room))
+        return line
+
+    return fit
+
+
+def masking(secrets: Sequence[str]) -> Callable[[Any, str, MutableMapping[str, Any]], dict[str, Any]]:
+    """Makes fields plain and bounded, and masks in them these secrets and what looks like one by form or name."""
+    hide = Mask(secrets)
+
+    def processor(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+        ours = {name: event[name] for name in ("_record", "_from_structlog") if name in event}
+        return cleaned({name: value for name, value in event.items() if name not in ours}, hide, MAX_LINE_BYTES) | ours
+
+    return processor
 
 
 def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +169,7 @@ def describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]
     chain: list[dict[str, Any]] = []
     while error is not None and len(chain) < 5:
         frames = traceback.extract_tb(error.__traceback__)
-        places = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+        places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         chain.append({"type": type(error).__name__, **_said_by_the_store(error), "at": places[-20:]})
         error = error.__cause__ or error.__context__
     return {**event, "errors": chain} if chain else event

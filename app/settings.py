@@ -171,6 +171,13 @@ class Settings:
         min=0,
         max=100_000_000,
     )
+    max_retried_bytes: int = _setting(
+        256 * 1024 * 1024,
+        "MAX_RETRIED_BYTES_PER_TENANT",
+        "Bytes of inputs and step outputs that a tenant's retries may have copied; more is 429. `0`: no limit.",
+        min=0,
+        max=2**50,
+    )
     max_queue_length: int = _setting(
         100_000,
         "MAX_QUEUE_LENGTH",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
+from app.sink import Sink
 from tools.embedded_store import EmbeddedStore, StoreError, end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ SHORT_LIFE_SECONDS = 10.0
 SHORT_LIVES_ALLOWED = 3
 
 _stop_requested = False
+_out, _err = Sink(1), Sink(2)
 
 
 @dataclass
@@ -48,7 +50,7 @@ def main() -> int:
     load_dotenv(os.environ.get("ENV_FILE") or ROOT / ".env")  # what is set already wins
     port = os.environ.setdefault("PORT", "8000")
     if reason := _port_is_not_free(port):
-        print(reason, file=sys.stderr)
+        _say(reason)
         return 1
     store = None
     if not os.environ.get("REDIS_URL"):
@@ -56,7 +58,7 @@ def main() -> int:
         try:
             store.start()
         except StoreError as error:
-            print(error, file=sys.stderr)
+            _say(str(error))
             return 1
         os.environ["REDIS_URL"] = store.url
     try:
@@ -68,21 +70,21 @@ def main() -> int:
 
 def _run(commands: dict[str, str], port: str) -> int:
     running = [Running(name, command, _start(command), time.monotonic()) for name, command in commands.items()]
-    print(
+    _say(
         f"\n  http://localhost:{port}/docs   the API, to try out"
         f"\n  REDIS_URL={os.environ['REDIS_URL'] if '@' not in os.environ['REDIS_URL'] else '(set)'}"
         "\n  Ctrl-C ends everything.\n",
-        flush=True,
+        _out,
     )
     try:
         while not _stop_requested:
             time.sleep(0.1)
-            for each in running:
-                if each.process.poll() is not None and not _start_again(each):
+            for one in running:
+                if one.process.poll() is not None and not _start_again(one):
                     return 1
         return 0
     finally:
-        _end([each.process for each in running])
+        _end([one.process for one in running])
 
 
 def _start(command: str) -> subprocess.Popen[bytes]:
@@ -103,9 +105,9 @@ def _start_again(each: Running) -> bool:
     short = time.monotonic() - each.began_at < SHORT_LIFE_SECONDS
     each.short_lives = each.short_lives + 1 if short else 0
     if each.short_lives >= SHORT_LIVES_ALLOWED:
-        print(f"{each.name} ends again and again (exit code {each.process.returncode}); giving up.", file=sys.stderr)
+        _say(f"{each.name} ends again and again (exit code {each.process.returncode}); giving up.")
         return False
-    print(f"{each.name} ended (exit code {each.process.returncode}); starting it again.", file=sys.stderr, flush=True)
+    _say(f"{each.name} ended (exit code {each.process.returncode}); starting it again.")
     time.sleep(each.short_lives * 0.5)
     each.process, each.began_at = _start(each.command), time.monotonic()
     return True
@@ -141,6 +143,11 @@ def _port_is_not_free(port: str) -> str | None:
         except OSError as error:
             return f"Port {port} can not be used ({error.strerror}). Choose another: PORT=8001 make run"
     return None
+
+
+def _say(text: str, sink: Sink = _err) -> None:
+    """Waits for no terminal: one that is stopped with Ctrl-S must not keep this process from Ctrl-C."""
+    sink.write(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def _request_stop(*_: object) -> None:

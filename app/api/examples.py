@@ -6,6 +6,8 @@ import http
 from collections.abc import Iterable
 from typing import Any
 
+from app.errors import TooMuchRetried
+
 _ID, _AT, _LATER = "exec_0mwunom46t1oafptp2rj", "2026-01-05T10:30:00.000Z", "2026-01-05T10:30:05.000Z"
 _URL = f"/api/v1/executions/{_ID}"
 _AGENT = {"execution_id": _ID, "type": "agent", "target_id": "mem_l1_summarizer", "created_at": _AT}
@@ -225,6 +227,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "Too many requests: RateLimit-Policy says how many are allowed."),
     "too_many_wrong_keys": (429, "Too many wrong keys came from this address."),
     "too_many_unfinished": (429, "There are 100 pending and running executions already, which is the limit."),
+    "too_much_retried": (429, str(TooMuchRetried(268_435_456))),
     "internal_error": (500, "Something went wrong on our side. The request_id finds it in the log."),
     "store_unavailable": (503, "The store can not be reached."),
     "store_full": (503, "The store is full: nothing new can be started."),

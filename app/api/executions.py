@@ -111,7 +111,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
 @_documented(
     *("invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
     "idempotency_key_reused",
-    *("too_many_unfinished", "store_full", "queue_full"),
+    *("too_many_unfinished", "too_much_retried", "store_full", "queue_full"),
     status_code=202,
     schema=StartedSchema,
     example=examples.RETRIED,

@@ -21,8 +21,9 @@ MAX_FIELDS = 100
 
 MAX_SHOWN_NAME = 256
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
-"""One that is never closed ends with the body: else each quote in it would be tried as a beginning."""
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""One that is never closed ends with the body, also behind a lone backslash: else each quote in it would be tried
+as a beginning, and a body of a MiB would take hours."""
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
 

@@ -24,6 +24,7 @@ from app.errors import (
     StoreRefused,
     StoreUnavailable,
     TooManyUnfinished,
+    TooMuchRetried,
 )
 
 log = structlog.get_logger(__name__)
@@ -127,6 +128,8 @@ def _render_service_error(error: ServiceError) -> Response:
     if isinstance(error, TooManyUnfinished):
         quotas.note_unfinished(error.allowed, error.allowed)
         return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, TooMuchRetried):
+        return problem(429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, QueueFull):
         return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, NotRetryable):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from app import logs
 from app.errors import StoreRefused, StoreUnavailable
 from app.executions.store import ExecutionStore
 
@@ -38,6 +39,7 @@ def start_reaper(
     def reap_for_ever() -> None:
         next_due: float | None = None
         while not stopped.wait(pause_seconds(lease_seconds, next_due)):
+            logs.flush()
             try:
                 next_due = store.reap()
                 also()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished
+from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished, TooMuchRetried
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
 from app.executions.model import Execution, Idempotency, Include, NewExecution, Started, Status, TargetType
@@ -53,8 +53,9 @@ class ExecutionStore:
     def submit(self, new: NewExecution) -> Started:
         """Stores and queues an execution in one step, or finds the one that this idempotency key started.
 
-        Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
-        where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing is stored.
+        Raises `KeyReused` where that was started with another body, `TooManyUnfinished`, `TooMuchRetried` and
+        `QueueFull` where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing
+        is stored.
         """
         with self._calling():
             word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
@@ -62,6 +63,8 @@ class ExecutionStore:
             raise KeyReused
         if word == b"too_many_unfinished":
             raise TooManyUnfinished(self._settings.max_unfinished)
+        if word == b"too_much_retried":
+            raise TooMuchRetried(self._settings.max_retried_bytes)
         if word == b"queue_full":
             raise QueueFull
         if word == b"source_gone":
@@ -164,6 +167,7 @@ def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes 
         "max_unfinished": settings.max_unfinished,
         "max_length": settings.max_queue_length,
         "max_age": int(settings.max_queue_age * 1_000_000),
+        "max_copied": settings.max_retried_bytes if new.retry_of else 0,
     }
     asked: dict[str, str | int] = {"tenant": new.tenant, "queue": new.queue}
     asked |= {name: limit for name, limit in limits.items() if limit}

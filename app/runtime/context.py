@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.executions.model import Progress
+from app.log_fields import renamed
 from app.models.base import Completion, ModelProvider, ModelRejected
 from app.models.token_counts import estimated_tokens
 from app.runtime.messages import as_messages, texts_of
@@ -85,9 +86,12 @@ class Context:
                 self._share_done = current_step / total_steps
                 self._report(Progress(current_step, total_steps, name))
 
-    def log(self, message: str, **fields: Any) -> None:
-        """One line in the worker's log, with the execution's id."""
-        self._log("flow_log", message=message, **fields)
+    def log(self, message: str, /, **fields: Any) -> None:
+        """One line in the worker's log, with the execution's id.
+
+        A field that has the name of one of the line's own (`event`, `level`, ...) gets `field_` in front of it.
+        """
+        self._log("flow_log", message=message, **renamed(fields))
 
     def complete(
         self, messages: str | Sequence[Mapping[str, Any]], model: str | None = None, **options: Any

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from app.executions.model import Failure
-from app.masking import mask
+from app.masking import READ_FACTOR, mask
 from app.models.base import ModelError
 from app.models.waits import bounded
 
 MAX_MESSAGE_BYTES = 4096
 MAX_NAME_CHARACTERS = 200
+
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = MAX_MESSAGE_BYTES
 
 
 class TemplateError(Exception):
@@ -57,11 +62,26 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def failure_from(error: BaseException, details: dict[str, Any]) -> Failure:
-    """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace."""
-    name = type(error).__name__[:MAX_NAME_CHARACTERS]
+    """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace.
+
+    The name and the message are the flow's own: a metaclass may give any name, and `__str__` may raise, or return
+    a text of a class that behaves unlike one. (How long `__str__` takes is bounded by the run's timeout.)
+    """
+    name = _plain(type.__dict__["__name__"].__get__(type(error)), MAX_NAME_CHARACTERS)
     try:
-        text = f"The flow called sys.exit({error.code!r})." if isinstance(error, SystemExit) else str(error) or name
+        said = _exit_message(error) if isinstance(error, SystemExit) else str(error)
+        message = _plain(said, MAX_MESSAGE_BYTES) or name
     except BaseException:
-        text = f"{name}, whose message can not be read."
-    masked = mask(text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
-    return Failure(name, masked.decode(errors="ignore"), details)
+        message = f"{name}, whose message can not be read."
+    return Failure(name, message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore"), details)
+
+
+def _plain(text: str, limit: int) -> str:
+    """The beginning of the text as exactly a `str` without lone surrogates, masked. It may be of a derived class."""
+    beginning = str.__getitem__(text, slice(limit * READ_FACTOR + 1))
+    return mask(beginning, limit).encode(errors="replace").decode()
+
+
+def _exit_message(error: SystemExit) -> str:
+    """The code as it is written in Python; of a long one the beginning, since `repr` copies all of it."""
+    return f"The flow called sys.exit({_shortened.repr(error.code)})."

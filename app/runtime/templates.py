@@ -24,8 +24,8 @@ MAX_RENDERED_CHARACTERS = 4 * 1024 * 1024
 MAX_REPEATED = 100_000
 
 _PIECES = re.compile(
-    r"\{%-?\s*(?P<tag>if|elif|else|endif|for|endfor|set)\b(?P<statement>.*?)-?%\}"
-    r"|\{\{-?(?P<expression>\s*[^\W\d]\w*(?:[^{}]|\{[^{}]*\})*?)-?\}\}"
+    r"\{%-?\s*(?P<tag>if|elif|else|endif|for|endfor|set)\b(?P<statement>(?:(?!\{%).)*?)-?%\}"
+    r"|\{\{-?(?P<expression>\s*[^\W\d]\w*+(?:[^{}]|\{[^{}]*\})*?)-?\}\}"
     r"|(?<!\{)\{(?P<name>[^\W\d]\w*)\}(?!\})",
     re.DOTALL,
 )

@@ -61,6 +61,7 @@ def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
     _become_a_child(worker, config)
     logs.configure(config.settings.log_level, config.settings.secrets)
+    logs.keep_prints_from_waiting()
     Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
 
 
@@ -146,6 +147,7 @@ class Child:
             steps.stored(head["number"])
         self._progress.send_late()
         self._send_counts()
+        logs.flush()
 
     def _run_one(self, start: Head, body: bytes) -> None:
         surroundings = Surroundings()

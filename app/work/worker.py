@@ -17,6 +17,7 @@ import structlog
 from rq import Queue
 from rq.worker import BaseWorker
 
+from app import logs
 from app.catalog.model import Catalog
 from app.errors import StoreRefused, StoreUnavailable
 from app.executions import connection
@@ -219,6 +220,7 @@ class ExecutionWorker(BaseWorker):
                 self._pool.suspend()
             else:
                 self._pool.say_alive()
+            logs.flush()
             await asyncio.sleep(min(ALIVE_SECONDS, self._settings.lease / 12))
 
     async def _command_loop(self) -> None:

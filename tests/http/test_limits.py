@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -222,3 +223,17 @@ def test_a_full_store_counts_nothing_so_that_limited_reads_and_cancels_go_on(
     assert refusal(post(service), 503)["code"] == "store_full"
     assert service.get(f"/executions/{id}").status_code == 200
     assert service.cancel(id).status_code == 200
+
+
+def test_retries_with_an_empty_body_do_not_fill_the_store(make_service: Make) -> None:
+    service = make_service(workers=0, MAX_RETRIED_BYTES_PER_TENANT=1_000_000)
+    inputs = {"text": os.urandom(200_000).hex()}
+    id = service.start("behaves", inputs)
+    service.cancel(id)
+    answers = in_parallel(20, lambda: requests.post(f"{service.url}/api/v1/executions/{id}/retry", json={}, timeout=30))
+    assert set(codes(answers)) == {202, 429}
+    assert 1 <= codes(answers)[202] <= 4
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refusal(refused, 429)["code"] == "too_much_retried"
+    assert int(refused.headers["Retry-After"]) > 0
+    assert service.post("/executions", json={**BODY, "inputs": inputs}).status_code == 202

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import redis
 
-from app.errors import KeyReused, QueueFull, TooManyUnfinished
-from app.executions.model import Idempotency
+from app.errors import KeyReused, QueueFull, TooManyUnfinished, TooMuchRetried
+from app.executions.model import Idempotency, StepRecord, StepStatus, TargetType
 from app.settings import Settings
 from tests.store.driver import Driver, new_execution
 
@@ -120,3 +122,74 @@ def test_a_repeat_is_answered_whatever_limit_is_reached(redis_client: redis.Redi
     assert tight.store.submit(new).execution_id == new.id
     with pytest.raises(TooManyUnfinished):
         tight.submit()
+
+
+@pytest.fixture
+def large(redis_client: redis.Redis) -> tuple[Driver, str]:
+    """Retries may copy 1 MB; a failed pipeline, whose steps have put out 300 kB."""
+    driver = Driver(redis_client, Settings(max_retried_bytes=1_000_000))
+    id = driver.submit(type=TargetType.PIPELINE)
+    [(id, token)] = driver.claim()
+    step = StepRecord("one", 0, StepStatus.COMPLETED, "first", "agent", done=True)
+    driver.checkpoint(id, token, (step, "ended"), values={"one": os.urandom(300_000)})
+    driver.finish(id, token, "failed")
+    return driver, id
+
+
+def test_retries_copy_no_more_than_a_tenant_may_and_make_room_when_they_leave(large: tuple[Driver, str]) -> None:
+    driver, id = large
+    for _ in range(3):
+        driver.submit(retry_of=id, take_over=True)
+    before = driver.client.info("memory")["used_memory_dataset"], driver.client.dbsize()
+    for _ in range(20):
+        with pytest.raises(TooMuchRetried, match="1000000 bytes"):
+            driver.submit(retry_of=id, take_over=True)
+    assert driver.client.info("memory")["used_memory_dataset"] < before[0] + 100_000
+    assert driver.client.dbsize() == before[1]
+    driver.submit(retry_of=id)  # from the start: it costs what a start costs
+    driver.submit(tenant="another", retry_of=id, take_over=True)
+    for id_of_retry, token in driver.claim(count=1):
+        driver.finish(id_of_retry, token)
+    driver.client.zadd("exec:ended:completed", {id_of_retry: 1})
+    driver.store.reap()
+    driver.submit(retry_of=id, take_over=True)
+    with pytest.raises(TooMuchRetried):
+        driver.submit(retry_of=id, take_over=True)
+
+
+def test_a_chain_of_retries_is_counted_too(large: tuple[Driver, str]) -> None:
+    driver, id = large
+    for _ in range(3):
+        retry = driver.submit(retry_of=id, take_over=True)
+        driver.store.cancel(retry, "default")
+        id = retry
+    with pytest.raises(TooMuchRetried):
+        driver.submit(retry_of=id, take_over=True)
+
+
+def test_large_inputs_are_counted_and_small_retries_are_not(large: tuple[Driver, str]) -> None:
+    driver, id = large
+    for _ in range(50):
+        driver.submit(retry_of=id)
+    inputs = {"text": os.urandom(400_000).hex()}
+    driver.submit(retry_of=id, inputs=inputs)
+    driver.submit(retry_of=id, inputs=inputs)
+    with pytest.raises(TooMuchRetried):
+        driver.submit(retry_of=id, inputs=inputs)
+    driver.submit(inputs=inputs)  # a start sends what it stores
+
+
+def test_without_the_limit_nothing_is_counted(redis_client: redis.Redis) -> None:
+    driver = Driver(redis_client, Settings(max_retried_bytes=0))
+    for _ in range(3):
+        driver.submit(retry_of=driver.submit(), inputs={"text": os.urandom(100_000).hex()})
+    assert not redis_client.exists("exec:copied:default")
+
+
+def test_a_repeated_retry_is_counted_once(large: tuple[Driver, str]) -> None:
+    driver, id = large
+    new = new_execution(retry_of=id, take_over=True)
+    for _ in range(20):
+        driver.store.submit(new)
+    driver.submit(retry_of=id, take_over=True)
+    driver.submit(retry_of=id, take_over=True)

@@ -1,12 +1,21 @@
-"""What of an exception is logged: its type and places; of its words, only the store's."""
+"""What is logged: of an exception its type and places, and only the store's words; of a flow's fields what fits."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from typing import Any
 
+import pytest
 import redis
+import structlog
 
-from app.logs import describe_exception, masking
+from app.log_fields import renamed
+from app.logs import describe_exception, fitting, masking
+from app.sink import MAX_LINE_BYTES
+from tests.support.service import ROOT
 
 
 def described(error: Exception) -> list[dict[str, Any]]:
@@ -32,3 +41,125 @@ def test_the_words_of_the_store_are_but_not_what_it_quotes() -> None:
 def test_a_secret_is_masked_however_deep_it_stands() -> None:
     event = masking([])(None, "info", {"event": "x", "facts": {"list": ["sk-abcdefghijkl"]}, "number": 5})
     assert event == {"event": "x", "facts": {"list": ["[masked]"]}, "number": 5}
+
+
+class _Silent:
+    def __repr__(self) -> str:
+        raise SystemExit
+
+
+class _Text(str):
+    def __getitem__(self, _: Any) -> str:
+        raise RuntimeError
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+ANYTHING = {
+    "text": "x" * 50_000_000,
+    "odd_text": _Text("sk-abcdefghijkl"),
+    "bytes": b"x" * 50_000_000,
+    "loop": LOOP,
+    "silent": _Silent(),
+    "number": 10**6000,
+    "nan": float("nan"),
+    "set": {1},
+    "wide": list(range(1_000_000)),
+    "keys": {1: 2, (1, 2): 3, "\ud800": 4},
+    "control": "\x00" * 5000,
+    "wide_text": "😀" * 5000,
+    "class": _Silent,
+}
+
+
+def line(**fields: Any) -> dict[str, Any]:
+    event = masking([])(None, "info", {"event": "flow_log", "level": "info", **fields})
+    text = fitting(structlog.processors.JSONRenderer(ensure_ascii=False))(None, "info", event)
+    assert len(text.encode(errors="backslashreplace")) < MAX_LINE_BYTES
+    return dict(json.loads(text, parse_constant=pytest.fail))
+
+
+@pytest.mark.parametrize("name", ANYTHING)
+def test_any_value_becomes_one_short_line(name: str) -> None:
+    began = time.process_time()
+    found = line(message="said", **{name: ANYTHING[name]})
+    assert time.process_time() - began < 1
+    assert (found["event"], found["message"]) == ("flow_log", "said")
+    assert "sk-abc" not in str(found)
+
+
+def test_of_many_fields_those_that_fit_are_kept_and_the_line_says_that_there_were_more() -> None:
+    found = line(**{f"name{number}": "\x00" * 500 for number in range(10_000)}, **ANYTHING, execution_id="exec_1")
+    assert (found["event"], found["level"], found["execution_id"]) == ("flow_log", "info", "exec_1")
+    assert found["…"] == "… [cut]"
+    assert line(message="x" * 5000)["message"].endswith("xx… [cut]")
+
+
+def test_what_fits_is_not_cut() -> None:
+    fields = {"message": "x" * 2900, "list": [1, 2.5, None, True], "nested": {"a": {"b": ["c"]}}}
+    assert line(**fields) == {"event": "flow_log", "level": "info", **fields}
+
+
+def test_what_has_the_name_of_a_secret_is_masked_however_deep_it_stands() -> None:
+    found = line(
+        password="hunter2",
+        user={"db_password": "hunter2", "keys": [{"apiKey": "hunter2"}, {"X-Api-Key": ["hunter2"]}], "name": "me"},
+        headers={"Authorization": "hunter2", b"cookie": "hunter2"},
+        token=None,
+        tokens_used=12,
+        pair=("password", "shown"),
+    )
+    assert "hunter2" not in str(found)
+    assert found["user"] == {
+        "db_password": "[masked]",
+        "keys": [{"apiKey": "[masked]"}, {"X-Api-Key": "[masked]"}],
+        "name": "me",
+    }
+    assert (found["token"], found["tokens_used"]) == (None, 12)
+
+
+def test_a_field_with_the_name_of_one_of_the_lines_own_is_kept_under_another() -> None:
+    assert renamed({"event": 1, "field_event": 2, "_record": 3, "size": 4}) == {
+        "field_event": 1,
+        "field_field_event": 2,
+        "field__record": 3,
+        "size": 4,
+    }
+
+
+TALKS = """
+import sys, time
+from app import logs
+logs.configure("INFO", ["hunter2"])
+import structlog
+for number in range(3000):
+    structlog.get_logger("talks").info("line", number=number, text="hunter2 " * 30)
+print("said", file=sys.stderr, flush=True)
+while True:
+    time.sleep(0.05)
+    logs.flush()
+"""
+
+
+def test_a_process_whose_log_is_not_read_goes_on_and_says_later_how_much_is_missing() -> None:
+    command = [sys.executable, "-c", TALKS]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        found: list[dict[str, Any]] = []
+        try:
+            assert process.stderr.readline() == "said\n"
+            while sum(line["event"] == "line" for line in found) + _missing(found) < 3000:
+                found.append(json.loads(process.stdout.readline()))
+        finally:
+            process.kill()
+    assert [line["event"] for line in found].count("log_lines_dropped") == 1
+    assert {line["level"] for line in found} == {"info", "warning"}
+    numbers = [line["number"] for line in found if line["event"] == "line"]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) + _missing(found) == 3000
+
+
+def _missing(found: list[dict[str, Any]]) -> int:
+    return sum(line.get("count", 0) for line in found)

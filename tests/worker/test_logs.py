@@ -37,6 +37,18 @@ def run(inputs, context):
             raise RuntimeError(text) from error
     if do == "surrogate":
         context.log("odd \\ud800 text")
+    if do == "fields":
+        own = ("event", "level", "timestamp", "logger", "message", "exc_info", "stack_info", "self", "_name", "_logger")
+        own += ("_record", "_from_structlog", "execution_id", "tenant", "errors", "positional_args")
+        own += ("args", "method_name")
+        context.log("named", **{name: "theirs" for name in own})
+        context.log("secret", password="hunter2", user={"api_key": "hunter2", "list": [{"token": "hunter2"}]})
+        context.log("long" + "x" * 50_000_000, size=1)
+        print("printed", flush=False)
+    if do == "print":
+        for number in range(30_000):
+            print(number, text * 100)
+            context.log("line", number=number)
     if do == "exit":
         raise SystemExit(text)
     return context.complete([{"role": "user", "content": text}]).text if do == "complete" else text
@@ -84,8 +96,8 @@ def agents(tmp_path: Path) -> Path:
 
 
 def lines(service: Service, name: str) -> list[dict[str, Any]]:
-    """Every line that a process printed; each must be a JSON object."""
-    return [json.loads(line) for line in service.output(name).splitlines()]
+    """Every line that a process printed; each must be a JSON object, but for what the flow prints itself."""
+    return [json.loads(line) for line in service.output(name).splitlines() if line != "printed"]
 
 
 def until(service: Service, name: str, event: str, seconds: float = 15) -> list[dict[str, Any]]:
@@ -133,6 +145,30 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
     chatty = [each for each in lines(service, "worker0") if each["logger"].split(".")[0] in ("openai", "asyncio")]
     assert {each["level"] for each in chatty} <= {"warning", "error"}
     assert "abc123secret" not in service.output("worker0")
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
+    make_service: Callable[..., Service], agents: Path, flow: str
+) -> None:
+    service = make_service(agents=agents)
+    ended = service.run("logger", {"do": "fields", "text": "x"}, config={"flow_id": flow})
+    assert ended["status"] == "completed", ended
+    until(service, "worker0", "attempt_ended")
+    named, secret, long = [line for line in until(service, "worker0", "flow_log") if line["message"] != "seen"]
+    assert named["message"] == "named"
+    assert (named["level"], named["logger"], named["execution_id"]) == ("info", "app.work.child", ended["execution_id"])
+    assert named["tenant"] == "default"
+    for name in ("event", "level", "message", "exc_info", "_name", "_record", "tenant", "self"):
+        assert named[f"field_{name}"] == "theirs"
+    assert (secret["password"], secret["user"]) == (
+        "[masked]",
+        {"api_key": "[masked]", "list": [{"token": "[masked]"}]},
+    )
+    assert long["message"].startswith("longx")
+    assert long["message"].endswith("x… [cut]")
+    assert long["size"] == 1
+    assert "printed\n" in service.output("worker0")  # at once, though nothing flushed it
 
 
 def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(

@@ -5,6 +5,7 @@
 --   max_unfinished     pending and running executions of the tenant
 --   max_length         executions in the queue
 --   max_age            microseconds the oldest of them may have waited
+--   max_copied         bytes that retries of the tenant may have copied; asked only where this is a retry
 
 local function idempotency_key(asked) return 'exec:idempotency:' .. asked.tenant .. ':' .. asked.key end
 
@@ -48,3 +49,48 @@ local function refusal(asked, at)
   if asked.max_age and at - (waits_since(asked.queue) or at) > asked.max_age then return {'queue_full'} end
 end
 
+-- What retries of a tenant have copied and is still stored: id -> bytes, and their sum under ''. Less than this is not
+-- counted, since it costs no more than a start; so there are few, and a recount is short.
+local COUNTED_FROM = 65536
+local function copied_key(asked) return 'exec:copied:' .. asked.tenant end
+
+local function bytes_of(hash)
+  local names, bytes = redis.pcall('HKEYS', hash), 0
+  for _, name in ipairs(names) do bytes = bytes + #name + redis.call('HSTRLEN', hash, name) end
+  return bytes
+end
+
+-- How many bytes a retry copies: what was asked, and what is known of the steps of `source`, unless it is ''.
+local function bytes_to_copy(asked, data, source)
+  if not asked.max_copied then return 0 end
+  local bytes = #data
+  if source ~= '' then bytes = bytes + bytes_of(steps_key(source)) + bytes_of(values_key(source)) end
+  return bytes < COUNTED_FROM and 0 or bytes
+end
+
+-- Forgets the retries that have left the store.
+local function recount(asked)
+  local key, sum = copied_key(asked), 0
+  local copied = redis.call('HGETALL', key)
+  for i = 1, #copied, 2 do
+    if redis.call('EXISTS', job_key(copied[i])) == 1 then
+      sum = sum + copied[i + 1]
+    elseif copied[i] ~= '' then
+      redis.call('HDEL', key, copied[i])
+    end
+  end
+  redis.call('HSET', key, '', whole(sum))
+  return sum
+end
+
+local function too_much_copied(asked, bytes)
+  if bytes == 0 then return false end
+  local sum = tonumber(redis.call('HGET', copied_key(asked), '') or 0)
+  return sum + bytes > asked.max_copied and recount(asked) + bytes > asked.max_copied
+end
+
+local function note_copied(asked, id, bytes)
+  if bytes == 0 then return end
+  redis.call('HSET', copied_key(asked), id, whole(bytes))
+  redis.call('HINCRBY', copied_key(asked), '', whole(bytes))
+end

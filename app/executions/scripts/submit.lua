@@ -14,6 +14,8 @@ local at = now()
 local instead = earlier(asked) or refusal(asked, at)
 if instead then return instead end
 if ARGV[3] ~= '' and redis.call('EXISTS', job_key(ARGV[3])) == 0 then return {'source_gone'} end
+local copied = bytes_to_copy(asked, ARGV[4], ARGV[3])
+if too_much_copied(asked, copied) then return {'too_much_retried'} end
 
 local expires = ARGV[2] == '' and '+inf' or whole(at + ARGV[2])
 redis.call('ZADD', WAITING, expires, id)  -- at first: where one of the calls below is refused, the reaper queues it
@@ -25,6 +27,7 @@ if ARGV[3] ~= '' then
   redis.call('COPY', steps_key(ARGV[3]), steps_key(id))
   redis.call('COPY', values_key(ARGV[3]), values_key(id))
 end
+note_copied(asked, id, copied)
 index(record, 'all')
 index(record, 'pending')
 redis.call('RPUSH', queue_key(record.origin), id)

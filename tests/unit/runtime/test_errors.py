@@ -1,0 +1,92 @@
+"""What a user is told of an exception, whatever the flow has made of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from app.runtime.errors import MAX_MESSAGE_BYTES, failure_from
+
+
+class _Text(str):
+    """A text that lies about itself."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, _: Any) -> str:
+        return "x" * 100_000_000
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        raise RuntimeError
+
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+
+class _Named(type):
+    @property
+    def __name__(cls) -> Any:  # type: ignore[override]
+        return 7
+
+
+class _Odd(Exception, metaclass=_Named):
+    pass
+
+
+class _Silent(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class _Says(Exception):
+    def __str__(self) -> str:
+        return _Text("the words")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("No such customer."), "No such customer."),
+        (ValueError(), "ValueError"),
+        (_Odd("odd"), "odd"),
+        (_Silent(), "_Silent, whose message can not be read."),
+        (_Says(), "the words"),
+        (ValueError(10**5000), "ValueError, whose message can not be read."),
+        (ValueError("a \ud800 surrogate"), "a ? surrogate"),
+        (SystemExit(3), "The flow called sys.exit(3)."),
+        (SystemExit("no"), "The flow called sys.exit('no')."),
+        (SystemExit(10**5000), "SystemExit, whose message can not be read."),
+    ],
+)
+def test_every_exception_has_a_name_and_a_message(error: BaseException, message: str) -> None:
+    failure = failure_from(error, {})
+    assert failure.message == message
+    assert type(failure.message) is type(failure.type) is str
+    json.dumps([failure.type, failure.message], ensure_ascii=False).encode()
+
+
+def test_a_name_is_cut_and_masked_like_a_message() -> None:
+    assert failure_from(type("sk-abcdefghijkl", (Exception,), {})(), {}).type == "[masked]"
+    assert failure_from(type("É" * 1000, (Exception,), {})(), {}).type == "É" * 200
+
+
+@pytest.mark.parametrize("unit", ["eyJ-", "eyJ.", "token=", "://a:", "é", "\ud800", " ", "sk-"])
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyError])
+def test_a_message_of_many_megabytes_costs_next_to_nothing(unit: str, kind: type[BaseException]) -> None:
+    error = kind(unit * 500_000)
+    began = time.process_time()
+    message = failure_from(error, {}).message
+    assert len(message.encode()) <= MAX_MESSAGE_BYTES
+    assert time.process_time() - began < 1 + (3 if kind is KeyError else 0)  # that one writes all of it itself
+
+
+def test_a_secret_that_ends_beyond_the_cut_is_masked() -> None:
+    for shift in range(40):
+        message = failure_from(
+            ValueError("x" * (MAX_MESSAGE_BYTES - shift) + " sk-s3cr3tvalue0123456789 more"), {}
+        ).message
+        assert "s3c" not in message

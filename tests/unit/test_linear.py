@@ -1,0 +1,56 @@
+"""No text that strangers send makes a pattern slow: the time that each takes grows with the text, and no faster."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from app.api.credentials import _IN_QUERY
+from app.api.json_body import _STRINGS
+from app.api.schemas import NAME
+from app.catalog.conditions import _NUMBER
+from app.runtime.parsers import _BULLET, _FENCE
+from app.runtime.templates import _PIECES
+
+
+@pytest.mark.parametrize(
+    ("pattern", "head", "unit", "tail"),
+    [
+        (_STRINGS, b'"', b'\\"', b"\\"),  # a body of a MiB took hours
+        (_STRINGS, b"", b'"', b""),
+        (_STRINGS, b'"', b"\\", b""),
+        (_PIECES, "{{", "a", ""),
+        (_PIECES, "", "{%if ", ""),
+        (_PIECES, "{{a", "{b}", ""),
+        (_PIECES, "", "{{a", ""),
+        (_PIECES, "", "{a", ""),
+        (_FENCE, "```\n", "\n```   ", "x"),
+        (_FENCE, "```\n", "\n", "x"),
+        (_FENCE, "", " ", "x"),
+        (_BULLET, "", " ", "x"),
+        (_BULLET, "", "1", "x"),
+        (_NUMBER, "=", "1", "x"),
+        (_NUMBER, "", "= ", "x"),
+        (_IN_QUERY, "", "x_api", ""),
+        (_IN_QUERY, "", "&", ""),
+        (NAME.regex, "", "a", "\n"),
+    ],
+)
+def test_the_time_grows_with_the_text_and_no_faster(pattern: re.Pattern[Any], head: Any, unit: Any, tail: Any) -> None:
+    short, long = (_cpu(pattern, head + unit * (length // len(unit)) + tail) for length in (4_000, 40_000))
+    assert long < 40 * short + 0.05
+
+
+def _cpu(pattern: re.Pattern[Any], text: Any) -> float:
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        if pattern in (_BULLET, NAME.regex):  # these are held against the beginning alone
+            pattern.match(text)
+        else:
+            pattern.sub(text[:0], text)
+        times.append(time.process_time() - began)
+    return min(times)
