@@ -1,0 +1,220 @@
+"""Errors in the worker's own code: whatever is thrown, and wherever, ends the one attempt that it is about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import structlog
+
+from app.catalog.model import Catalog
+from app.executions.payload import write_call
+from app.settings import Settings
+from app.tracing import Tracing
+from app.work.attempt import Attempt
+from app.work.child import ChildConfig
+from app.work.claim import Claim
+from app.work.ending import Stopping
+from app.work.forkserver import Forkserver
+from app.work.pool import Pool
+from app.work.strays import Strays
+from app.work.worker import ExecutionWorker
+from app.work.write import Write
+
+CLAIM = Claim(
+    "exec_1", "w:1:1", 1, data=write_call(type="agent", target_id="a", inputs={}, config={}), timeout_seconds=5
+)
+
+
+class FakeChild:
+    """A child of threads, which is told things and does nothing."""
+
+    pid, slots, runs, stuck, leaked = 1, 4, 0, 0, 0
+    ready, retiring, gone, killed, full = True, False, False, False, False
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, Attempt] = {}
+        self.final: dict[str, Any] = {}
+        self.told: list[str] = []
+        self.error: Exception | None = None
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - len(self.attempts) - self.stuck
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        if self.error:
+            raise self.error
+        self.told.append(head["kind"])
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class FakeWriter:
+    """Remembers what was to be written; raises what it is told to, once."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.written = error, []  # type: ignore[var-annotated]
+
+    async def write(self, write: Write) -> str:
+        error, self.error = self.error, None
+        if error:
+            raise error
+        self.written.append((write.script, write.arguments[0]))
+        return "ok"
+
+
+class FakeStore:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def read_steps(self, _: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        if self.error:
+            raise self.error
+        return {}, {}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Errors are logged with their places, at length."""
+    with structlog.testing.capture_logs():
+        yield
+
+
+def pool_with(child: FakeChild) -> Pool:
+    forkserver = Forkserver()
+    config = ChildConfig(Settings(), Catalog(agents={}, pipelines={}), child.slots, 9.0)
+    pool = Pool(config, 1, forkserver, Strays(forkserver))
+    pool._children.append(child)  # type: ignore[arg-type]
+    return pool
+
+
+Act = Callable[[Pool, FakeChild, Attempt], None]
+
+
+async def run_beside_a_neighbour(act: Act, claim: Claim = CLAIM, **fakes: Any) -> tuple[FakeWriter, FakeChild, Attempt]:
+    """Runs an attempt, does something to it, waits for its end; the neighbour in the same child must go on."""
+    child, writer = FakeChild(), fakes.get("writer") or FakeWriter()
+    pool, store = pool_with(child), fakes.get("store") or FakeStore()
+    attempt, neighbour = (
+        Attempt(one, Settings(), Tracing()) for one in (claim, replace(CLAIM, id="exec_2", token="w:1:2"))
+    )
+    tasks = [
+        asyncio.ensure_future(one.run(pool.acquire(one), pool, store, writer))  # type: ignore[arg-type]
+        for one in (attempt, neighbour)
+    ]
+    await asyncio.sleep(0.01)
+    act(pool, child, attempt)
+    await asyncio.wait_for(tasks[0], 3)
+    assert not tasks[1].done()
+    assert not child.killed
+    neighbour.stop(Stopping.LOST)
+    await asyncio.wait_for(tasks[1], 3)
+    return writer, child, attempt
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+KEY = "exec_1/w:1:1"
+USAGE = {"usage": "", "left_behind": 0, "memory_bytes": 1, "counts": {}}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"kind": "progress"},
+        {"kind": "used"},
+        {"kind": "checkpoint"},
+        {"kind": "ended"},
+        {"kind": "ended", "outcome": "odd", **USAGE},
+        {"kind": "ended", "outcome": "failed", **USAGE},
+        {"kind": "ended", "outcome": "failed", "error": "text", "retryable": 1, **USAGE},
+        {"kind": "ended", "outcome": "completed", **USAGE, "counts": 5},
+        {"kind": "ended", "outcome": "completed", **USAGE, "left_behind": "many"},
+    ],
+    ids=lambda head: "-".join(map(str, head.values()))[:40],
+)
+def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(head: dict[str, Any]) -> None:
+    def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
+        pool._hear(child, {"token": KEY, **head}, b"")  # type: ignore[arg-type]
+
+    writer, _, _ = run(run_beside_a_neighbour(act))
+    assert writer.written == [("release", "lost")]
+
+
+@pytest.mark.parametrize("head", [{}, {"kind": None}, {"kind": "progress", "token": ["list"]}, {"kind": "ready!"}])
+def test_a_message_about_nothing_ends_nothing(head: dict[str, Any]) -> None:
+    def act(pool: Pool, child: FakeChild, attempt: Attempt) -> None:
+        pool._hear(child, head, b"")  # type: ignore[arg-type]
+        assert not attempt.concluded
+        pool._hear(child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}")  # type: ignore[arg-type]
+
+    writer, _, _ = run(run_beside_a_neighbour(act))
+    assert writer.written == [("finish", "completed")]
+
+
+def test_a_checkpoint_that_makes_no_sense_ends_its_attempt() -> None:
+    def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
+        head = {"kind": "checkpoint", "token": KEY, "number": 1, "usage": "", "values": ["a"], "lengths": []}
+        pool._hear(child, head, b"")  # type: ignore[arg-type]
+
+    writer, _, _ = run(run_beside_a_neighbour(act))
+    assert writer.written == [("release", "lost")]
+
+
+def test_an_error_on_the_way_to_a_child_ends_the_attempt() -> None:
+    """The steps were read in the meantime, say, and the child cannot be told of them."""
+    child_error = TypeError("not JSON")
+
+    class Reading(FakeStore):
+        async def read_steps(self, _: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+            await asyncio.sleep(0.05)
+            return {}, {}
+
+    def act(_: Pool, child: FakeChild, __: Attempt) -> None:
+        child.error = child_error
+
+    writer, _, _ = run(run_beside_a_neighbour(act, replace(CLAIM, resumes=True), store=Reading()))
+    assert writer.written == [("release", "lost")]
+
+
+def test_an_error_in_reading_steps_ends_the_attempt() -> None:
+    store = FakeStore(RuntimeError("a bug"))
+    writer, _, _ = run(run_beside_a_neighbour(lambda *_: None, replace(CLAIM, resumes=True), store=store))
+    assert writer.written == [("release", "lost")]
+
+
+def test_an_error_in_storing_a_checkpoint_ends_the_attempt() -> None:
+    def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
+        lists: dict[str, Any] = {name: [] for name in ("records", "outcomes", "values", "lengths", "dropped")}
+        head = {"kind": "checkpoint", "token": KEY, "number": 1, "usage": "", "progress": "", "definition": "d"}
+        pool._hear(child, {**head, **lists}, b"")  # type: ignore[arg-type]
+
+    writer, _, _ = run(run_beside_a_neighbour(act, writer=FakeWriter(RuntimeError("a bug"))))
+    assert writer.written == [("release", "lost")]
+
+
+def test_a_timer_that_comes_due_while_nothing_else_happens_ends_the_attempt() -> None:
+    claim = replace(CLAIM, timeout_seconds=0.05)
+    writer, child, _ = run(run_beside_a_neighbour(lambda *_: None, claim))
+    assert writer.written == [("finish", "failed")]
+    assert child.told.count("stop") == 1
+
+
+def test_a_loop_of_the_worker_that_meets_an_error_goes_on() -> None:
+    turns: list[int] = []
+
+    async def loop() -> None:
+        turns.append(len(turns))
+        if len(turns) < 3:
+            raise RuntimeError("a bug")
+
+    worker = ExecutionWorker.__new__(ExecutionWorker)
+    run(asyncio.wait_for(worker._for_life(loop), 10))
+    assert turns == [0, 1, 2]
