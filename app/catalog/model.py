@@ -52,7 +52,10 @@ class OutputParser:
 
 @dataclass(frozen=True, slots=True)
 class PromptFlow:
-    """A flow that renders two templates and asks a model. It waits rather than computes: a thread will do."""
+    """A flow that renders two templates and asks a model. It waits rather than computes: a thread will do.
+
+    `names` are those that its placeholders may have; None where the agent declares no inputs.
+    """
 
     name: str
     user_template: str
@@ -63,6 +66,7 @@ class PromptFlow:
     max_tokens: int | None = None
     output_parser: OutputParser = OutputParser()
     isolation: Isolation = "thread"
+    names: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
