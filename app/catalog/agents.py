@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.catalog import entrypoints
 from app.catalog.documents import Document, Place, Problem, read
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
 from app.catalog.model_options import MODEL_OPTIONS
+from app.catalog.prompts.compiler import problems as template_problems
+from app.catalog.prompts.scanner import is_formatted
 from app.catalog.schemas import AgentSchema, PromptSchema
 from app.catalog.targets import described, id_problems, input_fields, version_of_folder
 from app.errors import ConfigurationError
+
+Declared = Sequence[Mapping[str, Any]] | None
+"""An agent's inputs as its file has them; None where it declares none, and any may be given."""
 
 _AGENT, _PROMPT = AgentSchema(), PromptSchema()
 
@@ -28,7 +35,7 @@ def read_agent(path: Path) -> Agent:
     flows: dict[str, Flow] = {}
     for flow in data["flows"]:
         try:
-            flows[flow["name"]] = _flow(path.parent, flow)
+            flows[flow["name"]] = _flow(path.parent, flow, data["inputs"])
         except ConfigurationError as error:
             wrong.append(str(error))
     if wrong:
@@ -52,8 +59,10 @@ def _flow_problems(document: Document, data: Mapping[str, Any], default_flow: st
         if counts[flow["name"]] > 1:
             yield (*place, "name"), f"Two flows have the name {flow['name']!r}."
         for key, file in _files(document.path.parent, flow):
-            if not file.is_file():
+            if not os.path.exists(file):  # pathlib's raises where a name is too long
                 yield (*place, key), f"There is no file {file}."
+            elif key == "entrypoint" and (reason := entrypoints.problem(file, flow[key].rpartition(":")[2])):
+                yield (*place, key), reason
 
 
 def _files(folder: Path, flow: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -64,19 +73,44 @@ def _files(folder: Path, flow: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
         yield "entrypoint", folder / flow["entrypoint"].rpartition(":")[0]
 
 
-def _flow(folder: Path, data: Mapping[str, Any]) -> Flow:
+def _flow(folder: Path, data: Mapping[str, Any], inputs: Declared) -> Flow:
     if "entrypoint" in data:
         return PythonFlow(data["name"], data["entrypoint"], folder.resolve(), data.get("isolation", "process"))
-    return _prompt_flow(data["name"], folder / "prompts" / data["file"])
+    return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
 
 
-def _prompt_flow(name: str, path: Path) -> PromptFlow:
-    data = read(path).checked(_PROMPT)
+def _prompt_flow(name: str, path: Path, inputs: Declared) -> PromptFlow:
+    document = read(path)
+    data = document.checked(_PROMPT)
+    names = None if inputs is None else frozenset([*(field["name"] for field in inputs), *data["defaults"]])
+    problems = [*_template_problems(document, data, names), *_schema_problems(document, data)]
+    if problems:
+        raise document.refusal_at(problems)
     parser = data["output_parser"]
     kept = ("user_template", "system_prompt", "defaults", "model")
     return PromptFlow(
         name=name,
+        names=names,
         output_parser=OutputParser(**parser) if parser else OutputParser(),
         options={name: data[name] for name in MODEL_OPTIONS if data[name] is not None},
         **{key: data[key] for key in kept},
     )
+
+
+def _template_problems(
+    document: Document, data: Mapping[str, Any], names: frozenset[str] | None
+) -> Iterator[tuple[int, Place, str]]:
+    formatted = is_formatted(data["system_prompt"], data["user_template"])
+    for key in ("system_prompt", "user_template"):
+        for problem in template_problems(data[key], names, formatted):
+            yield document.line_in_text((key,), problem.line), (key,), problem.reason
+
+
+def _schema_problems(document: Document, data: Mapping[str, Any]) -> Iterator[tuple[int, Place, str]]:
+    schema = (data["output_parser"] or {}).get("schema")
+    if schema is not None:
+        from app.catalog import json_schema  # imports much, and few prompts have a schema
+
+        for inner, reason in json_schema.problems(schema):
+            place = ("output_parser", "schema", *inner)
+            yield document.line_in_text(place, 1), place, reason

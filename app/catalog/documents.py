@@ -1,4 +1,7 @@
-"""Reading a YAML file so that whatever is wrong in it can be shown with its line."""
+"""Reading a YAML file so that whatever is wrong in it can be shown with its line.
+
+`files` reads the bytes, `nodes` bounds what they may hold, and `written` keeps what YAML would change.
+"""
 
 from __future__ import annotations
 
@@ -10,101 +13,86 @@ from typing import Any
 import yaml
 from marshmallow import Schema, ValidationError
 
+from app.catalog import nodes, written
+from app.catalog.files import read_text
+from app.catalog.nodes import Marks, Place, Problem
 from app.errors import ConfigurationError
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, eight times as fast
+MAX_MESSAGE_CHARACTERS = 500
 
-Place = tuple[str | int, ...]
-"""Where in a document: the keys and positions on the way there."""
-
-Problem = tuple[Place, str]
-"""What is wrong, and where."""
+__all__ = ["Document", "Place", "Problem", "read"]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A YAML file whose top is a mapping. `lines` has the line, from 1, of every key and list item."""
+    """A YAML file whose top is a mapping, and where in the file its parts stand."""
 
     path: Path
     data: dict[str, Any]
-    lines: dict[Place, int]
+    marks: Marks
 
     def checked(self, schema: Schema) -> dict[str, Any]:
         """What the schema makes of the file. Raises `ConfigurationError` with a line for each problem."""
+        data, problems = written.restored(schema, self.data, self.marks.sources)
         try:
-            return dict(schema.load(self.data))
+            loaded = dict(schema.load(data))
         except ValidationError as error:
-            raise self.refusal(_flat(error.messages, ())) from None
+            known = {place for place, _ in problems}
+            problems += [found for found in _flat(error.messages, ()) if found[0] not in known]
+        if problems:
+            raise self.refusal(problems)
+        return loaded
 
     def refusal(self, problems: Iterable[Problem]) -> ConfigurationError:
         """One line for each problem, in the file's order: file, line, where, what."""
-        ordered = sorted(problems, key=lambda problem: self._line(problem[0]))
-        return ConfigurationError("\n".join(self._describe(place, message) for place, message in ordered))
+        return self.refusal_at((self._line(place), place, message) for place, message in problems)
+
+    def refusal_at(self, problems: Iterable[tuple[int, Place, str]]) -> ConfigurationError:
+        """The same for problems that know their line."""
+        ordered = sorted(problems, key=lambda problem: problem[0])
+        return ConfigurationError("\n".join(self._describe(*problem) for problem in ordered))
+
+    def line_in_text(self, place: Place, line: int) -> int:
+        """The file's line of a line of a text. Only a block (`|`) has lines of its own in the file."""
+        first = self.marks.blocks.get(place)
+        return self._line(place) if first is None else first + line - 1
 
     def _line(self, place: Place) -> int:
         """The line of the nearest part of the way there that stands in the file."""
-        while place not in self.lines:
+        while place not in self.marks.lines:
             place = place[:-1]
-        return self.lines[place]
+        return self.marks.lines[place]
 
-    def _describe(self, place: Place, message: str) -> str:
-        where = ".".join(str(part) for part in place)
-        return f"{self.path}:{self._line(place)}: {where + ': ' if where else ''}{message}"
+    def _describe(self, line: int, place: Place, message: str) -> str:
+        where = _short(".".join(str(part) for part in place), 200)
+        message = _short(message, MAX_MESSAGE_CHARACTERS)
+        return f"{self.path}:{line}: {where + ': ' if where else ''}{message}"
+
+
+def _short(text: str, limit: int) -> str:
+    """On one line, and no longer than a person reads."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def read(path: Path) -> Document:
     """Raises `ConfigurationError` where it can not be read, is not YAML, or holds a key twice."""
-    lines: dict[Place, int] = {(): 1}
+    text = read_text(path)
+    marks = Marks()
     try:
-        data, problems = _parse(path.read_text(encoding="utf-8"), lines)
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}:1: The file is not UTF-8.") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path}:1: The file can not be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date or a number that is none, as in 2024-13-01
+        data, problems = nodes.load(text, marks)
+    except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}:{_line_of(error)}: This is not YAML: {_reason(error)}.") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path}:1: The file is nested too deeply.") from None
-    if not isinstance(data, dict):
+    except nodes.TooMuch as error:
+        raise ConfigurationError(f"{path}:{error.line}: {error}") from None
+    except ValueError as error:  # a number that is none, or has too many digits
+        raise ConfigurationError(f"{path}:1: This is not YAML: {_reason(error)}.") from None
+    if not isinstance(data, dict) and not problems:
         raise ConfigurationError(f"{path}:1: The file must be a mapping of keys to values.")
-    document = Document(path, data, lines)
+    document = Document(path, data, marks)
     if problems:
         raise document.refusal(problems)
     return document
-
-
-def _parse(text: str, lines: dict[Place, int]) -> tuple[Any, list[Problem]]:
-    """The one document in the text, and the keys in it that stand twice. Fills in `lines`."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None, []
-        problems = list(_note_lines(node, (), lines, set()))
-        return loader.construct_document(node), problems
-    finally:
-        loader.dispose()
-
-
-def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], seen: set[int]) -> Iterator[Problem]:
-    """Walks each node once: an alias is the node it stands for, and may even contain itself."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        keys = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, value in keys:
-            here = (*place, key.value)
-            if here in lines:
-                yield here, f"This key stands here again, on line {key.start_mark.line + 1}."
-                continue
-            lines[here] = key.start_mark.line + 1
-            yield from _note_lines(value, here, lines, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for position, value in enumerate(node.value):
-            here = (*place, position)
-            lines[here] = value.start_mark.line + 1
-            yield from _note_lines(value, here, lines, seen)
 
 
 def _flat(messages: Any, place: Place) -> Iterator[Problem]:
@@ -123,4 +111,4 @@ def _line_of(error: Exception) -> int:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
+    return str(getattr(error, "problem", None) or error).splitlines()[0].rstrip(".")

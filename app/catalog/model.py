@@ -55,7 +55,8 @@ class PromptFlow:
     """A flow that renders two templates and asks a model.
 
     It waits rather than computes: a thread will do. `options` are those of the model call
-    (`temperature`, `max_tokens`, `response_format`, ...).
+    (`temperature`, `max_tokens`, `response_format`, ...). `names` are those that its placeholders
+    may have; None if the agent declares no inputs.
     """
 
     name: str
@@ -66,6 +67,7 @@ class PromptFlow:
     options: Mapping[str, Any] = field(default_factory=dict)
     output_parser: OutputParser = OutputParser()
     isolation: Isolation = "thread"
+    names: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

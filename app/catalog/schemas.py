@@ -27,6 +27,8 @@ INPUT_TYPES = ("any", "string", "integer", "number", "boolean", "array", "object
 
 MAX_STEPS = 1000
 
+MAX_PATH_CHARACTERS = 512
+
 IGNORED = frozenset(
     """
     business_goal expectations evaluation default_testset extra_testsets case_fields baseline variants
@@ -72,7 +74,7 @@ class InputSchema(FileSchema):
     desc = _text()
     required = ExactBoolean(load_default=False)
     type = fields.String(load_default="any", validate=OneOf(INPUT_TYPES))
-    default = fields.Raw(allow_none=True)
+    default = fields.Raw(allow_none=True, metadata={"typed_by_sibling": "default"})
 
     @validates_schema
     def _default_fits(self, data: dict[str, Any], **_: Any) -> None:
@@ -83,8 +85,8 @@ class InputSchema(FileSchema):
 
 class FlowSchema(FileSchema):
     name = fields.String(required=True, validate=IDENTIFIER)
-    file = fields.String(validate=[Length(1), _inside])
-    entrypoint = fields.String(validate=[ENTRYPOINT, _inside])
+    file = fields.String(validate=[Length(1, MAX_PATH_CHARACTERS), _inside])
+    entrypoint = fields.String(validate=[Length(1, MAX_PATH_CHARACTERS), ENTRYPOINT, _inside])
     isolation = fields.String(validate=OneOf(("process", "thread")))
 
     @validates_schema
@@ -101,7 +103,7 @@ class DescribedSchema(FileSchema):
     id = fields.String(validate=IDENTIFIER)
     name = _text()
     description = _text()
-    version = fields.Raw(load_default="")
+    version = _text()
     inputs = fields.List(fields.Nested(InputSchema), load_default=None)
 
     @validates_schema
@@ -130,7 +132,7 @@ class PromptSchema(FileSchema):
     id = _text()
     name = _text()
     description = _text()
-    version = fields.Raw()
+    version = _text()
     system_prompt = _text()
     user_template = fields.String(required=True)
     defaults = Table(load_default=dict)
@@ -184,7 +186,7 @@ class StepSchema(FileSchema):
     concurrent = ExactBoolean(load_default=True)
     max_workers = ExactInteger(load_default=None, validate=Range(1, 64))
     aggregation_strategy = fields.String(load_default="concat")
-    separator = fields.String()
+    separator = fields.String(metadata={"keeps_tilde": True})
     fields_ = fields.List(fields.String(), data_key="fields", load_default=list)
     condition = fields.String()
     group_by = fields.String()

@@ -10,13 +10,15 @@ from app.models.base import Completion
 from app.runtime.context import Context
 from app.runtime.errors import InvalidOutput
 from app.runtime.parsers import parse
-from app.runtime.templates import render
+from app.runtime.templates import is_formatted, render
 
 
 def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) -> Any:
     values = {**flow.defaults, **{name: value for name, value in inputs.items() if value is not None}}
-    messages = [{"role": "system", "content": render(flow.system_prompt, values)}] if flow.system_prompt else []
-    messages.append({"role": "user", "content": render(flow.user_template, values)})
+    style = (flow.names, is_formatted(flow.system_prompt, flow.user_template))
+    system, user = (render(text, values, *style) for text in (flow.system_prompt, flow.user_template))
+    messages = [{"role": "system", "content": system}] if flow.system_prompt else []
+    messages.append({"role": "user", "content": user})
     parser = flow.output_parser
     tries = 1 + (parser.max_retries if parser.retry_on_error else 0)
     while True:

@@ -234,20 +234,21 @@ class Pool:
 
     def _take_end(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
         """An execution is over when nothing of it runs: steps that did not stop end with their process."""
+        leaked, memory_bytes = int(head["left_behind"]), int(head["memory_bytes"])
         self.counted.add(head["counts"])
         attempt = child.attempts.get(head["token"])
         if attempt is None:
             child.stuck -= 1  # an abandoned one came back
         else:
             outcome = Outcome.from_message(head, body)
-            if head["left_behind"] and child.slots == 1:
+            if leaked and child.slots == 1:
                 child.final[attempt.wire_key] = (outcome, head["usage"])
                 child.kill()
                 return
             del child.attempts[attempt.wire_key]
-            child.leaked += head["left_behind"]
+            child.leaked += leaked
             attempt.hear_end(outcome, head["usage"])
-        self._recycle(child, head["memory_bytes"], head.get("unfit"))
+        self._recycle(child, memory_bytes, head.get("unfit"))
 
     def _take_unstarted(self, child: ChildProcess, head: protocol.Head) -> None:
         """The child could not start what it was given, a thread for it, say: nothing of it ran."""

@@ -13,7 +13,6 @@ from app.api.json_body import _STRINGS
 from app.api.schemas import NAME
 from app.catalog.conditions import _NUMBER
 from app.runtime.parsers import _BULLET, _FENCE
-from app.runtime.templates import _PIECES
 
 
 @pytest.mark.parametrize(
@@ -22,11 +21,6 @@ from app.runtime.templates import _PIECES
         (_STRINGS, b'"', b'\\"', b"\\"),  # a body of a MiB took hours
         (_STRINGS, b"", b'"', b""),
         (_STRINGS, b'"', b"\\", b""),
-        (_PIECES, "{{", "a", ""),
-        (_PIECES, "", "{%if ", ""),
-        (_PIECES, "{{a", "{b}", ""),
-        (_PIECES, "", "{{a", ""),
-        (_PIECES, "", "{a", ""),
         (_FENCE, "```\n", "\n```   ", "x"),
         (_FENCE, "```\n", "\n", "x"),
         (_FENCE, "", " ", "x"),

@@ -60,7 +60,7 @@ def test_a_file_in_place_of_a_folder_is_refused(files: Files) -> None:
 
 def test_a_folder_without_an_agent_is_refused(files: Files) -> None:
     files.write("agents/a/agents.yaml", "")
-    with pytest.raises(ConfigurationError, match=r"a/agent\.yaml:1: The file can not be read: No such file"):
+    with pytest.raises(ConfigurationError, match=r"a/agent\.yaml:1: The file cannot be read: No such file"):
         files.load()
 
 

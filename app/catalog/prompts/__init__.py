@@ -1,0 +1,1 @@
+"""The language of prompts: what is a placeholder, what is text, and how much one may compute."""
