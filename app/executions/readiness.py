@@ -16,7 +16,7 @@ from app.executions import connection, scripts, store_check
 from app.executions.store_check import Check
 from app.settings import Settings
 
-SCRIPTS = ("submit", "status", "page", "cancel", "reap", "observe", "count")
+SCRIPTS = ("submit", "copy", "quarantine", "status", "page", "cancel", "reap", "observe", "count")
 """Those that a web process calls."""
 
 

@@ -5,10 +5,11 @@
 -- Answers a word for each: `ok`, `cancel` (asked to stop), or `lost` (it is not this attempt's any more).
 work_when_full()
 local at = now()
-local ends, answers = whole(at + ARGV[1]), {}
+local ends, answers = whole(at + bounded(ARGV[1], 1, LONGEST)), {}
 if ARGV[2] ~= '' then
   redis.pcall('ZADD', WORKERS, whole(at), ARGV[2])  -- what is wrong with these must not let leases run out
   redis.pcall('HSET', SLOTS, ARGV[2], ARGV[3])
+  register(ARGV[2])
 end
 for i = 4, #ARGV, 4 do
   local id = ARGV[i]

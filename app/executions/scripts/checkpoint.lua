@@ -6,32 +6,35 @@
 -- each outcome; name, output for each value; the names that are dropped.
 -- Answers `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
 work_when_full()
+local sizes = {}
+for i = 1, 4 do sizes[i] = bounded(ARGV[5 + i], 0, #ARGV) end
+if 9 + 3 * sizes[1] + 2 * sizes[2] + 2 * sizes[3] + sizes[4] ~= #ARGV then error('ERR These are not as many as is said') end
 local id = ARGV[1]
 local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel')
 if record.err or record[1] ~= 'started' or record[2] ~= ARGV[2] then return 'lost' end
 
 if redis.call('HGET', job_key(id), 'definition') ~= ARGV[5] then
-  redis.call('DEL', steps_key(id), values_key(id))  -- steps of another definition
+  redis.call('UNLINK', steps_key(id), values_key(id))  -- steps of another definition
 end
 local at, next = whole(now()), 10
 redis.call('HSET', job_key(id), 'progress', ARGV[4], 'definition', ARGV[5])
 note_usage(id, ARGV[3])
-for _ = 1, tonumber(ARGV[6]) do
+for _ = 1, sizes[1] do
   local step, moment = ARGV[next], ARGV[next + 2]
   redis.call('HSET', steps_key(id), step, ARGV[next + 1])
   if moment == 'started' then redis.call('HDEL', steps_key(id), step .. ':ended') end
   if moment ~= '' then redis.call('HSET', steps_key(id), step .. ':' .. moment, at) end
   next = next + 3
 end
-for _ = 1, tonumber(ARGV[7]) do
+for _ = 1, sizes[2] do
   redis.call('HSET', steps_key(id), ARGV[next], ARGV[next + 1])
   next = next + 2
 end
-for _ = 1, tonumber(ARGV[8]) do
+for _ = 1, sizes[3] do
   redis.call('HSET', values_key(id), ARGV[next], ARGV[next + 1])
   next = next + 2
 end
-for _ = 1, tonumber(ARGV[9]) do
+for _ = 1, sizes[4] do
   redis.call('HDEL', values_key(id), ARGV[next])
   next = next + 1
 end
