@@ -16,6 +16,10 @@ from app.executions.store import ExecutionStore, index_key
 from app.settings import Settings
 
 LEASE_MICROSECONDS = 12_000_000
+SCRIPTS = (
+    *("submit", "copy", "status", "page", "cancel", "quarantine", "claim", "beat", "checkpoint", "finish", "release"),
+    *("reap", "observe", "count"),
+)
 FINAL = ("completed", "failed", "cancelled")
 
 
@@ -39,10 +43,7 @@ class Driver:
     def __init__(self, client: redis.Redis, settings: Settings | None = None):
         self.client = client
         self.store = ExecutionStore(client, settings or Settings())
-        self._scripts = {
-            name: client.register_script(scripts.source(name))
-            for name in ("claim", "beat", "checkpoint", "finish", "release")
-        }
+        self._scripts = {name: client.register_script(scripts.source(name)) for name in SCRIPTS}
 
     def submit(self, **changes: Any) -> str:
         new = new_execution(**changes)
@@ -50,9 +51,26 @@ class Driver:
         return new.id
 
     def claim(self, worker: str = "w1", count: int = 1, queue: str = "processes") -> list[tuple[str, str]]:
-        """Id and token of each claimed execution."""
-        rows = self._scripts["claim"](args=[queue, worker, count, LEASE_MICROSECONDS])
-        return [(row[0].decode(), row[1].decode()) for row in rows]
+        """Id and token of each claimed execution. One call claims as many as there is time for."""
+        claimed: list[tuple[str, str]] = []
+        while len(claimed) < count:
+            rows = self.run("claim", queue, worker, count - len(claimed), LEASE_MICROSECONDS)
+            claimed += [(row[0].decode(), row[1].decode()) for row in rows]
+            if not rows:
+                break
+        return claimed
+
+    def run(self, name: str, *arguments: Any) -> Any:
+        """What one script answers to these arguments."""
+        return self._scripts[name](args=list(arguments))
+
+    def reap(self, most: int = 10_000) -> float | None:
+        """Reaps until nothing more is due at once."""
+        for _ in range(most):
+            next_due = self.store.reap()
+            if next_due != 0:
+                return next_due
+        raise AssertionError("There is always more to reap.")
 
     def beat(self, id: str, token: str, progress: str = "") -> str:
         return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, progress, ""])[0].decode()
@@ -94,21 +112,21 @@ class Driver:
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""
-        self.store.reap()
+        self.reap()
         for id in self.client.zrange("exec:leases", 0, -1):
             self.client.zadd("exec:leases", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def let_delays_be_over(self) -> None:
         for id in self.client.zrange("exec:delayed", 0, -1):
             self.client.zadd("exec:delayed", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def let_retention_be_over(self) -> None:
         for status in FINAL:
             for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
                 self.client.zadd(f"exec:ended:{status}", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def stored(self, id: str, include: Include = Include.OUTPUTS) -> Execution:
         execution = self.store.get(id, "default", include)

@@ -5,7 +5,7 @@
 -- Records that make no sense are quarantined as they are found, and the page is read again: they may be in another list now.
 local offset, count = bounded(ARGV[1], 0, FOREVER), bounded(ARGV[2], 0, 1000)
 local keys = bounded(ARGV[4], 0, #ARGV - 5)
-local fields = {unpack(ARGV, 5 + keys)}
+local look = reader({unpack(ARGV, 5 + keys)})
 local range = ARGV[3] == 'desc' and 'ZREVRANGE' or 'ZRANGE'
 
 local function read()
@@ -15,7 +15,7 @@ local function read()
     local first, missing = math.max(0, offset - total), count - #rows
     if missing > 0 and first < size then
       for _, id in ipairs(redis.call(range, ARGV[i], whole(first), whole(first + missing - 1))) do
-        rows[#rows + 1] = {id, unpack(look(id, fields) or {})}
+        rows[#rows + 1] = {id, unpack(look(id))}
       end
     end
     total = total + size

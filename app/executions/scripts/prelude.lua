@@ -70,11 +70,11 @@ local function report(what, id, reason)
 end
 
 -- Calls `act`, and reports what the store refuses in it: one execution, or one key with somebody else's data under it,
--- must not stop what is done for the others. Answers whether it was done.
+-- must not stop what is done for the others. Answers whether it was done, and what `act` answers.
 local function dealt_with(what, id, act, ...)
-  local done, problem = pcall(act, ...)
-  if not done then report(what, id, type(problem) == 'table' and problem.err or tostring(problem)) end
-  return done
+  local done, answer = pcall(act, ...)
+  if not done then report(what, id, type(answer) == 'table' and answer.err or tostring(answer)) end
+  return done, answer
 end
 
 -- A full store refuses a script's first write if that could take memory, but nothing after a write that
@@ -132,7 +132,7 @@ local function queue_key(queue) return 'rq:queue:' .. queue end
 
 -- Digits and nothing else, as the service writes its numbers: '1e9', '0x10' and ' 1' are somebody else's.
 local function is_whole(text, limit)
-  return text:match('^%d+$') and #text <= 16 and tonumber(text) <= limit
+  return text ~= '' and not string.find(text, '%D') and #text <= 16 and tonumber(text) <= limit
 end
 
 local function is_seconds(text)
@@ -149,59 +149,77 @@ local function is_list_of_numbers(text)
   return true
 end
 
--- The fields of a record whose values make no sense.
+-- The names of a record's fields whose values make no sense. Each transition and each row of a page comes by here.
 local function flaws(record)
-  local found = {}
-  local function check(name, sound) if not sound then found[#found + 1] = name end end
-  check('status', API_WORD[record.status])
-  check('type', record.type == 'agent' or record.type == 'pipeline')
-  check('target', record.target)
-  check('origin', record.origin)
-  check('created', record.created)
-  check('started', record.status ~= 'started' or record.started)
-  check('ended', record.status == 'queued' or record.status == 'started' or record.ended)
-  check('timeout_seconds', record.status ~= 'queued' or is_seconds(record.timeout_seconds or ''))
-  check('retries', not record.retries or is_list_of_numbers(record.retries))
-  for _, name in ipairs(TIMES) do check(name, not record[name] or is_whole(record[name], FOREVER)) end
-  for _, name in ipairs(COUNTERS) do check(name, not record[name] or is_whole(record[name], MAX_COUNT)) end
+  local found, status = {}, record.status
+  local ended = status ~= 'queued' and status ~= 'started'
+  if not API_WORD[status] then found[#found + 1] = 'status' end
+  if record.type ~= 'agent' and record.type ~= 'pipeline' then found[#found + 1] = 'type' end
+  if not record.target then found[#found + 1] = 'target' end
+  if not record.origin then found[#found + 1] = 'origin' end
+  if not record.created then found[#found + 1] = 'created' end
+  if not record.started and status == 'started' then found[#found + 1] = 'started' end
+  if not record.ended and ended then found[#found + 1] = 'ended' end
+  if not ended and not is_seconds(record.timeout_seconds or '') then found[#found + 1] = 'timeout_seconds' end
+  if record.retries and not ended and not is_list_of_numbers(record.retries) then found[#found + 1] = 'retries' end
+  for i = 1, #TIMES do
+    local time = record[TIMES[i]]
+    if time and not is_whole(time, FOREVER) then found[#found + 1] = TIMES[i] end
+  end
+  for i = 1, #COUNTERS do
+    local counter = record[COUNTERS[i]]
+    if counter and not is_whole(counter, MAX_COUNT) then found[#found + 1] = COUNTERS[i] end
+  end
   return found
-end
-
--- Takes the counters of a record as numbers.
-local function with_counters(record)
-  for _, name in ipairs({'attempt', 'lost', 'max_attempts', 'retried'}) do record[name] = tonumber(record[name] or 0) end
-  return record
 end
 
 local quarantine  -- below, with the other ends
 local quarantined = 0
 
--- The record's fields that transitions look at, and the values of the fields `also` (a list, or nil); nil where no tenant
--- has such an execution. A record that makes no sense is quarantined first, so that every script, and whoever reads,
--- finds the same: an execution that failed.
-local function load(id, also)
-  local names, record, others = {unpack(FIELDS)}, {id = id}, {}
-  for i, name in ipairs(also or {}) do names[#FIELDS + i] = name end
-  local values = redis.pcall('HMGET', job_key(id), unpack(names))
+-- The fields `names` of a record that are there; nil where no tenant has such an execution.
+local function fields_of(id, names)
+  local values, record = redis.pcall('HMGET', job_key(id), unpack(names)), {id = id}
   if values.err then return nil end
-  for i, name in ipairs(FIELDS) do record[name] = values[i] ~= '' and values[i] or nil end
-  for i = 1, #names - #FIELDS do others[i] = values[#FIELDS + i] end
-  if not record.tenant then return nil end
-  local found = flaws(record)
-  if #found > 0 then
-    quarantine(record, found)
-    others = also and redis.call('HMGET', job_key(id), unpack(also))
+  for i = 1, #names do
+    if values[i] and values[i] ~= '' then record[names[i]] = values[i] end
   end
-  return with_counters(record), others
+  return record.tenant and record or nil
 end
 
--- The same for whoever only reads: where the store refuses to quarantine (it is read-only, say), the values as they are.
-local function look(id, also)
-  local record, others
-  if not dealt_with('record_unreadable', id, function() record, others = load(id, also) end) then
-    others = redis.call('HMGET', job_key(id), unpack(also))
+-- The same, with the fields that transitions look at among them. A record that makes no sense is quarantined first, so
+-- that every script, and whoever reads, finds the same: an execution that failed.
+local function sound(id, names)
+  local record = fields_of(id, names)
+  local found = record and flaws(record) or {}
+  if #found == 0 then return record end
+  quarantine(record, found)
+  return fields_of(id, names)
+end
+
+-- What transitions look at, with its counters as numbers; nil where no tenant has such an execution.
+local function load(id)
+  local record = sound(id, FIELDS)
+  if not record then return nil end
+  record.attempt, record.lost = tonumber(record.attempt or 0), tonumber(record.lost or 0)
+  record.max_attempts, record.retried = tonumber(record.max_attempts or 0), tonumber(record.retried or 0)
+  return record
+end
+
+-- For whoever only reads: a function that answers the values of the fields `asked`, false where one is not there, and none
+-- where no tenant has such an execution. Where the store refuses to quarantine (it is read-only, say), as they are.
+local function reader(asked)
+  local names, known = {unpack(FIELDS)}, {}
+  for _, name in ipairs(FIELDS) do known[name] = true end
+  for _, name in ipairs(asked) do
+    if not known[name] then names[#names + 1] = name end
   end
-  return others
+  return function(id)
+    local done, record = dealt_with('record_unreadable', id, sound, id, names)
+    if not done then record = fields_of(id, names) end
+    local values = {}
+    for i = 1, record and #asked or 0 do values[i] = record[asked[i]] or false end
+    return values
+  end
 end
 
 -- Six memberships: (every status | its own) x (everything | its type | its target), scored by creation.

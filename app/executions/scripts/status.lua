@@ -7,8 +7,8 @@
 -- Answers {values, outputs, steps, outputs of steps}; nothing where the tenant has no such execution. What is so large
 -- that it would hold the store for long is answered as 1: whoever asks reads it with calls of its own.
 local id, wanted = ARGV[1], ARGV[3]
-local values = look(id, {unpack(ARGV, 4)})
-if not values or values[2] ~= ARGV[2] then return false end
+local values = reader({unpack(ARGV, 4)})(id)
+if values[2] ~= ARGV[2] then return false end
 local status, _, type = unpack(values)
 
 -- What is no hash (anybody may have written there) holds nothing.
