@@ -504,5 +504,5 @@ def test_what_is_claimed_at_once_is_limited_in_bytes(driver: Driver) -> None:
     noise = "".join(random.Random(1).choices("0123456789abcdef", k=1_000_000))  # half of it stays, packed
     for _ in range(8):
         driver.submit(inputs={"text": noise})
-    assert 2 <= len(driver.claim(count=8)) <= 4
-    assert len(driver.claim(count=8)) >= 1
+    assert 2 <= len(driver.run("claim", "processes", "w1", 8, 12_000_000)) <= 4
+    assert len(driver.run("claim", "processes", "w1", 8, 12_000_000)) >= 1
