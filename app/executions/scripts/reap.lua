@@ -74,9 +74,9 @@ local function grant()
   if at - last > lease / 2 then until_then = whole(at + lease) end
   if not is_whole(until_then, at + lease) then return true end
   redis.call('SET', GRACE, until_then)
-  local ids = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. until_then, 'LIMIT', 0, 1000)
+  local ids = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. until_then, 'LIMIT', 0, 2 * BATCH)
   for _, id in ipairs(ids) do redis.call('ZADD', LEASES, until_then, id) end
-  if #ids == 1000 then
+  if #ids == 2 * BATCH then
     more = true
     return false
   end
