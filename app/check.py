@@ -20,6 +20,12 @@ STORE_SECONDS = 10.0
 
 SILENT_LEASES = 3.0
 
+BEAT_LEASES = 0.4
+"""Workers beat three times in a lease."""
+
+BEAT_SECONDS = 5.0
+"""With a lease that is longer than usual, the next health check finds the beat."""
+
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0 where all is well, 1 with the reasons on stderr where it is not, 2 for a wrong call."""
@@ -51,8 +57,14 @@ def _release(chosen: settings.Settings) -> str | None:
 
 
 def _worker(chosen: settings.Settings) -> str | None:
+    """A store that was emptied a moment ago knows of no worker until its next beat, which is waited for."""
     client = connection.connect(chosen)
-    return None if worker_beats(client, chosen.lease * SILENT_LEASES) else "No worker of this machine is alive."
+    deadline = time.monotonic() + min(chosen.lease * BEAT_LEASES, BEAT_SECONDS)
+    while not worker_beats(client, chosen.lease * SILENT_LEASES):
+        if time.monotonic() > deadline:
+            return "No worker of this machine is alive."
+        time.sleep(min(0.5, chosen.lease / 10))
+    return None
 
 
 def _wait_for(client: Any) -> None:

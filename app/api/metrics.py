@@ -66,6 +66,8 @@ class StoreCollector(Collector):
         how = [((outcome,), amount) for outcome, amount in [*counts["a"], *((each, 0) for each in _OUTCOMES)]]
         text = "Attempts that were lost with their process, failed and are tried again, or were handed back."
         yield _counter("execution_attempts", text, ("outcome",), how)
+        unreadable: list[tuple[Labels, int]] = [((), amount) for _, amount in [*counts["u"], ("", 0)]]
+        yield _counter("executions_unreadable", "Records that made no sense, and ended as failed.", (), unreadable)
 
     def _model_calls(self, counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
         def labelled(kind: str) -> Iterable[tuple[Labels, int]]:

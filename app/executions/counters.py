@@ -8,6 +8,7 @@ calls) a process counts by itself, and reports from time to time.
     r:<type>:<target>:<status>:<bucket>     ended; start to end of the last attempt
     x:<type>:<target>:<status>              ended while it waited
     a:<lost, retried or handed_back>        attempts
+    u:unreadable                            records that made no sense
     mc:<model>  mi:  mo:  mr:               model calls, tokens in and out, retries; mx:<error>:<model>
     h:<method>:<status>:<route>             HTTP requests
     d:<method>:<bucket>:<route>             their durations

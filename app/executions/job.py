@@ -17,8 +17,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from app.executions.model import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
-from app.executions.payload import FUNCTION, unpack, write_call
-from app.executions.steps import read_usage, to_datetime
+from app.executions.payload import FUNCTION, readable, write_call
+from app.executions.steps import UNREADABLE, read_failure, read_moment, read_usage, to_datetime
 
 STATUS_OF_RQ = {
     "created": Status.PENDING,
@@ -122,21 +122,25 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
 
 
 def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
-    """Translates an RQ job's hash into an execution. Raises `ValueError` or `KeyError` where it makes no sense."""
-    status = STATUS_OF_RQ[record["status"].decode()]
+    """Translates an RQ job's hash into an execution.
+
+    Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look at makes no
+    sense. What only people look at is left out then.
+    """
+    status = STATUS_OF_RQ[_decoded(record["status"])]
     return Execution(
         id=execution_id,
-        type=TargetType(record["type"].decode()),
-        target_id=record["target"].decode(),
+        type=TargetType(_decoded(record["type"])),
+        target_id=_decoded(record["target"]),
         status=status,
         phase=_phase(status, record),
         created_at=to_datetime(record["created"]),
         attempt=int(record.get("attempt", 0)),
         started_at=_time(record, "started"),
-        ended_at=_time(record, "ended"),
+        ended_at=_time(record, "ended") if status.ended else None,
         progress=_progress(record, status),
-        outputs=unpack(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
-        failure=Failure(**json.loads(record["error"])) if "error" in record else None,
+        outputs=_outputs(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
+        failure=_failure(record, status),
         attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
         traceparent=_text(record, "traceparent"),
         flow=_text(record, "flow"),
@@ -159,11 +163,37 @@ def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
     if status is Status.COMPLETED and "outputs" in record:
         steps = int(record.get("steps", 1))
         return Progress(steps, steps)
-    return Progress(*json.loads(record["progress"])) if status is Status.RUNNING and "progress" in record else None
+    return _read_progress(record["progress"]) if status is Status.RUNNING and "progress" in record else None
+
+
+def _read_progress(text: bytes) -> Progress | None:
+    try:
+        finished, total, name = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers = type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
+    return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
+
+
+def _outputs(packed: bytes) -> bytes | None:
+    """The JSON of an object; None where somebody else wrote there."""
+    text = readable(packed)
+    return text if text and text[:1] == b"{" and text[-1:] == b"}" else None
+
+
+def _failure(record: dict[str, bytes], status: Status) -> Failure | None:
+    """Every failed execution has one."""
+    if status is not Status.FAILED:
+        return None
+    return read_failure(record["error"]) if "error" in record else UNREADABLE
+
+
+def _decoded(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
 def _text(record: dict[str, bytes], field: str) -> str | None:
-    return record[field].decode() if field in record else None
+    return _decoded(record[field]) if field in record else None
 
 
 def _time(record: dict[str, bytes], field: str) -> datetime | None:
@@ -172,28 +202,36 @@ def _time(record: dict[str, bytes], field: str) -> datetime | None:
 
 def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
     """The earlier attempts, which the scripts noted as they ended, and the current or last one."""
-    past = json.loads(b"[" + record.get("history", b"").removesuffix(b",") + b"]")
-    attempts = [
-        Attempt(
-            each["number"],
-            each["worker"],
-            to_datetime(each["started"]),
-            to_datetime(each["ended"]),
-            each["outcome"],
-            each["error"],
-        )
-        for each in past
-    ]
-    if "started" in record and "worker" in record:
-        error = json.loads(record["error"])["type"] if "error" in record else None
-        attempts.append(
-            Attempt(
-                int(record["attempt"]),
-                record["worker"].decode(),
-                to_datetime(record["started"]),
-                _time(record, "ended"),
-                "lost" if error == "WorkerLost" else status,
-                error,
-            )
-        )
+    attempts = _earlier(record.get("history", b""))
+    started_at = read_moment(record.get("started"))
+    if started_at and "worker" in record:
+        error = read_failure(record["error"]).type if "error" in record else None
+        ended_at = read_moment(record.get("ended"))
+        outcome = "lost" if error == "WorkerLost" else status
+        number = int(record.get("attempt", 0))
+        attempts.append(Attempt(number, _decoded(record["worker"]), started_at, ended_at, outcome, error))
     return tuple(attempts)
+
+
+def _earlier(history: bytes) -> list[Attempt]:
+    """Those of the history; none where somebody else wrote there."""
+    try:
+        past = json.loads(b"[" + history.removesuffix(b",") + b"]")
+        attempts = [
+            Attempt(
+                each["number"],
+                each["worker"],
+                to_datetime(each["started"]),
+                to_datetime(each["ended"]),
+                each["outcome"],
+                each["error"],
+            )
+            for each in past
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return []
+    sound = all(
+        type(each.number) is int and all(isinstance(text, str) for text in (each.worker, each.outcome, each.error))
+        for each in attempts
+    )
+    return attempts if sound else []

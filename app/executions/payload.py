@@ -38,3 +38,21 @@ def pack(text: bytes) -> bytes:
 def unpack(packed: bytes) -> bytes:
     """Undoes `pack`."""
     return zlib.decompress(packed) if packed[:1] == b"x" else packed
+
+
+def readable(packed: bytes) -> bytes | None:
+    """The JSON text of what was packed; None where it is none, because somebody else wrote there.
+
+    Long texts stand compressed, with a checksum, and are not parsed again: that would cost more than all the rest.
+    """
+    try:
+        text = unpack(packed)
+        if packed[:1] != b"x" or len(text) < COMPRESS_FROM_BYTES:
+            json.loads(text, parse_constant=_refuse)
+        return text
+    except (ValueError, RecursionError, zlib.error):
+        return None
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is not JSON.")

@@ -16,7 +16,7 @@ from app.executions import connection, scripts, store_check
 from app.executions.store_check import Check
 from app.settings import Settings
 
-SCRIPTS = ("submit", "status", "page", "cancel", "reap", "observe", "count")
+SCRIPTS = ("submit", "copy", "quarantine", "status", "page", "cancel", "reap", "observe", "count")
 """Those that a web process calls."""
 
 
@@ -47,6 +47,7 @@ class Readiness:
             "time": ("TIME",),
             "scripts": ("SCRIPT EXISTS", *self._scripts),
             "workers": ("ZRANGE", "exec:workers", 0, -1, "WITHSCORES"),
+            "slots": ("HGETALL", "exec:slots"),
             **store_check.COMMANDS,
         }
         with self._client.pipeline(transaction=False) as pipe:
@@ -60,7 +61,7 @@ class Readiness:
     def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         yield self._check_scripts(asked["scripts"])
         yield from store_check.checks(asked["info"], asked["save"], asked["write"])
-        yield from self._check_workers(asked["workers"], asked["time"], queues)
+        yield from self._check_workers(asked, queues)
 
     def _check_scripts(self, exist: Any) -> Check:
         """Warm means: no request has to send a script first. Those that are missing are loaded."""
@@ -73,14 +74,23 @@ class Readiness:
             return Check("scripts", "failed", detail, "the store's ACL: allow EVALSHA, EVAL and SCRIPT")
         return Check("scripts", "ok", "All scripts are loaded.")
 
-    def _check_workers(self, seen: Any, time: tuple[int, int], queues: Collection[str]) -> Iterator[Check]:
+    def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        """A worker counts if it was heard of within a lease, and has a process that can be given work."""
+        time = asked["time"]
         oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
-        rows = [] if isinstance(seen, redis.ResponseError) else seen
-        alive = [worker.decode().partition(":")[0] for worker, at in rows if float(at) > oldest]
+        rows, slots = (
+            [] if isinstance(asked[name], redis.ResponseError) else asked[name] for name in ("workers", "slots")
+        )
+        slots_of = dict(zip(slots[::2], slots[1::2], strict=True)) if isinstance(slots, list) else dict(slots)
+        alive = [worker for worker, at in rows if float(at) > oldest]
         for queue in sorted(queues):
-            count = alive.count(queue)
-            if count:
-                yield Check(f"workers_{queue}", "ok", f"{count} at work.")
+            workers = [worker for worker in alive if worker.decode(errors="replace").partition(":")[0] == queue]
+            ready = [worker for worker in workers if not slots_of.get(worker, b"").endswith(b"/0")]
+            if ready:
+                yield Check(f"workers_{queue}", "ok", f"{len(ready)} at work.")
+            elif workers:
+                detail = f"No worker of the queue {queue!r} can start a process just now; its log says why."
+                yield Check(f"workers_{queue}", "failed", detail, "the limits of processes and memory of the workers")
             else:
                 detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
                 setting = f"python worker.py, with WORKER_{queue.upper()} over 0"

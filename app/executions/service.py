@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -110,7 +111,7 @@ class ExecutionService:
             return self.recall(command) or self._unknown(command.execution_id)
         if old.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(old.id, old.status)
-        call = self.store.call(old.id) or self._unknown(old.id)
+        call = self._call(old.id)
         config = {**call["config"], **command.config}
         same = StartCommand(
             old.type,
@@ -213,6 +214,17 @@ class ExecutionService:
             raise
         return self.store.submit(new)
 
+    def _call(self, execution_id: str) -> dict[str, Any]:
+        """What was asked of it. Raises `NotFound`, and `InvalidRequest` where that cannot be read any more."""
+        try:
+            call = self.store.call(execution_id)
+            if call is None or (isinstance(call["inputs"], dict) and isinstance(call["config"], dict)):
+                return call or self._unknown(execution_id)
+        except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
+            pass
+        message = f"What {execution_id} was asked to do cannot be read any more. Start a new execution instead."
+        raise InvalidRequest([FieldError("", message, "record_unreadable")])
+
     def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
         return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
 
@@ -281,4 +293,4 @@ def _agent_step(execution: Execution) -> StepRecord:
 def _agent_outputs(execution: Execution) -> dict[str, bytes]:
     """What that step has put out, by its output key; nothing where it did not complete."""
     outputs = execution.outputs
-    return {"output": json.dumps(json.loads(outputs)["output"], ensure_ascii=False).encode()} if outputs else {}
+    return {"output": json.dumps(json.loads(outputs).get("output"), ensure_ascii=False).encode()} if outputs else {}

@@ -13,7 +13,7 @@ from app.executions.counters import Reports
 from app.executions.store import QUEUES
 from app.settings import Settings
 
-_SLOTS = re.compile(rb"(\d+)/(\d+)")
+_SLOTS = re.compile(rb"(\d{1,9})/(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,12 @@ class Statistics:
             name: _queue_state(name, length, age, found)
             for name, (length, age) in zip(QUEUES.values(), queues, strict=True)
         }
-        known = {field.decode(errors="replace"): int(value) for field, value in pairs if value.isdigit()}
+        known = {field.decode(errors="replace"): int(value) for field, value in pairs if _is_count(value)}
         return Snapshot(known, running, delayed, states)
+
+
+def _is_count(value: bytes) -> bool:
+    return value.isdigit() and len(value) < 20  # as long as what the store adds up
 
 
 def _queue_state(queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]) -> QueueState:

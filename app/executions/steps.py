@@ -15,14 +15,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.executions.model import Execution, Failure, ModelUsage, Status, StepRecord, StepStatus
-from app.executions.payload import unpack
+from app.executions.payload import readable
+
+UNREADABLE = Failure("RecordUnreadable", "What the store holds of this makes no sense.")
+"""Stands for a failure, or for a step, that somebody else has overwritten."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GAP = 10_000
+"""A batch has as many items as outcomes, but for those that still run. A number far beyond is somebody else's."""
 
 
 def to_datetime(microseconds: bytes | str | float) -> datetime:
     """The store's microseconds since 1970 as an aware time in UTC."""
     return _EPOCH + timedelta(microseconds=int(microseconds))
+
+
+def read_moment(microseconds: bytes | None) -> datetime | None:
+    """The same; None where there is no such time, or none that makes sense."""
+    try:
+        return to_datetime(microseconds) if microseconds is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def write_usage(usage: Mapping[str, ModelUsage]) -> str:
@@ -35,8 +48,31 @@ def write_usage(usage: Mapping[str, ModelUsage]) -> str:
 
 
 def read_usage(text: bytes | str) -> dict[str, ModelUsage]:
-    """Undoes `write_usage`."""
-    return {model: ModelUsage(*numbers) for model, numbers in json.loads(text or "{}").items()}
+    """Undoes `write_usage`. Nothing is known where somebody else wrote there."""
+    try:
+        usage = {model: ModelUsage(*numbers) for model, numbers in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    numbers = [number for used in usage.values() for number in astuple(used)]
+    sound = all(number is None or (type(number) is int and number >= 0) for number in numbers)
+    return usage if sound and all(used.calls is not None for used in usage.values()) else {}
+
+
+def read_failure(text: bytes | str) -> Failure:
+    """From its JSON; `UNREADABLE` where that is no failure's."""
+    try:
+        return _failure(json.loads(text))
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def _failure(fields: Any) -> Failure:
+    try:
+        failure = Failure(**fields)
+    except TypeError:
+        return UNREADABLE
+    sound = isinstance(failure.type, str) and isinstance(failure.message, str) and isinstance(failure.details, dict)
+    return failure if sound else UNREADABLE
 
 
 def write_outcome(failure: Failure | None) -> str:
@@ -64,15 +100,19 @@ def write_record(record: StepRecord) -> str:
 def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> Execution:
     """The execution with its steps, and what the finished ones have put out, from the two hashes.
 
-    Of a batch that has not come to its end, that is a list with null for each item that is missing.
+    Of a batch that has not come to its end, that is a list with null for each item that is missing. What is no
+    JSON is missing, too: somebody else wrote there.
     """
     records = tuple(as_seen(record, execution.status) for record in read_records(steps))
-    outputs = {each.output_key: unpack(values[each.id]) for each in records if each.done and each.id in values}
-    for each in records:
-        finished = [number for number, failure in each.items.items() if failure is None]
-        if not each.done and finished:
-            items = (values.get(f"{each.id}:{number}", b"null") for number in range(max(finished) + 1))
-            outputs[each.output_key] = b"[" + b", ".join(map(unpack, items)) + b"]"
+    outputs: dict[str, bytes] = {}
+    for record in records:
+        finished = [number for number, failure in record.items.items() if failure is None]
+        whole = readable(values[record.id]) if record.done and record.id in values else None
+        if whole is not None:
+            outputs[record.output_key] = whole
+        elif not record.done and finished:
+            items = (values.get(f"{record.id}:{number}", b"null") for number in range(max(finished) + 1))
+            outputs[record.output_key] = b"[" + b", ".join(readable(item) or b"null" for item in items) + b"]"
     return replace(execution, steps=records, step_outputs=outputs if values else {})
 
 
@@ -81,28 +121,56 @@ def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
     items: dict[str, dict[int, Failure | None]] = {}
     for name, text in fields.items():
         step, _, number = name.partition(":")
-        if number.isdigit():
-            failure = json.loads(text)
-            items.setdefault(step, {})[int(number)] = Failure(**failure) if failure else None
+        if number.isascii() and number.isdigit() and len(number) < 10:
+            items.setdefault(step, {})[int(number)] = None if text == b"null" else read_failure(text)
+    for outcomes in items.values():
+        for far in [place for place in outcomes if place > len(outcomes) + _GAP]:
+            del outcomes[far]
     records = (_record(name, fields, items.get(name, {})) for name in fields if ":" not in name)
     return sorted(records, key=lambda record: record.position)
 
 
 def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | None]) -> StepRecord:
-    record: dict[str, Any] = json.loads(fields[id])
-    failure = record.pop("failure", None)
-    for moment in ("started", "ended"):
-        if f"{id}:{moment}" in fields:
-            record[f"{moment}_at"] = to_datetime(fields[f"{id}:{moment}"])
-    return StepRecord(
-        id=id,
-        status=StepStatus(record.pop("status")),
-        usage=read_usage(record.pop("usage", "")),
-        failure=Failure(**failure) if failure else None,
-        items=items,
-        warnings=tuple(record.pop("warnings", ())),
-        **record,
-    )
+    """One of them. What makes no sense is a step that failed: a pipeline that goes on starts it again."""
+    try:
+        record = _checked(json.loads(fields[id]))
+        failure = record.pop("failure", None)
+        return StepRecord(
+            id=id,
+            status=StepStatus(record.pop("status")),
+            usage=read_usage(record.pop("usage", "")),
+            failure=_failure(failure) if failure else None,
+            items=items,
+            started_at=read_moment(fields.get(f"{id}:started")),
+            ended_at=read_moment(fields.get(f"{id}:ended")),
+            warnings=tuple(map(str, record.pop("warnings", ()))),
+            **record,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return StepRecord(id, len(fields), StepStatus.FAILED, output_key=id, failure=UNREADABLE, items=items)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "position": (int,),
+    "status": (str,),
+    "output_key": (str,),
+    "agent": (str,),
+    "flow": (str,),
+    "done": (bool,),
+    "attempt": (int,),
+    "usage": (str,),
+    "failure": (dict,),
+    "warnings": (list,),
+}
+"""What `write_record` writes."""
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """Raises `TypeError` or `KeyError` where this is not what `write_record` writes."""
+    for name, value in dict(record).items():
+        if type(value) not in _KINDS[name]:
+            raise TypeError(name)
+    return dict(record)
 
 
 def as_seen(record: StepRecord, status: Status) -> StepRecord:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished, TooMuchRetried
+from app.errors import KeyReused, NotFound, QueueFull, StoreUnavailable, TooManyUnfinished, TooMuchRetried
 from app.executions import connection, scripts
 from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
-from app.executions.model import Execution, Idempotency, Include, NewExecution, Started, Status, TargetType
+from app.executions.model import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call
-from app.executions.steps import to_datetime, with_steps
+from app.executions.steps import read_moment, to_datetime, with_steps
 from app.settings import Settings
+
+IN_PIECES = 1
+"""What `status.lua` answers in place of what is too large for one call."""
 
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
@@ -23,7 +27,7 @@ QUEUES = {"thread": "threads", "process": "processes"}
 
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
-    finds records gone is two.)
+    finds records gone is two. What is so large that one call for it would hold up others is read and copied in pieces.)
 
     After a call that found no store, calls fail at once for a second (see `Breaker`).
     """
@@ -32,7 +36,7 @@ class ExecutionStore:
         self._client, self._settings = client, settings
         self._script: dict[str, Callable[..., Any]] = {
             name: client.register_script(scripts.source(name))
-            for name in ("submit", "cancel", "reap", "status", "page")
+            for name in ("submit", "copy", "cancel", "quarantine", "reap", "status", "page")
         }
         self._calling = connection.Breaker().calling
 
@@ -59,6 +63,9 @@ class ExecutionStore:
         """
         with self._calling():
             word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
+            if word == b"copy_first":
+                self._copy_steps(str(new.retry_of), new.id)
+                word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings, copied=True))
         if word == b"reused":
             raise KeyReused
         if word == b"too_many_unfinished":
@@ -78,28 +85,44 @@ class ExecutionStore:
         names = ("id", "type", "created", "retry_of", "digest")
         with self._calling():
             kept = cast(list[bytes | None], self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", names))
-        id, type, created, retry_of, digest = (value.decode() if value else None for value in kept)
-        if not id or not type or not created or digest != idempotency.digest:
+        created = kept.pop(2)
+        id, type, retry_of, digest = (value.decode(errors="replace") if value else None for value in kept)
+        created_at = read_moment(created)
+        if not id or type not in set(TargetType) or not created_at or digest != idempotency.digest:
             return None
-        return Started(id, TargetType(type), to_datetime(created), retry_of, replayed=True)
+        return Started(id, TargetType(type), created_at, retry_of or None, replayed=True)
 
     def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
         """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+        execution = self._look(execution_id, tenant, include)
+        if execution is None or execution.status is not Status.COMPLETED or execution.outputs is not None:
+            return execution
+        with suppress(StoreUnavailable), self._calling():
+            self._script["quarantine"](args=[execution_id, tenant])
+            execution = self._look(execution_id, tenant, include) or execution
+        return execution if execution.status.ended and execution.failure else _unreadable(execution)
+
+    def _look(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
         with self._calling():
             found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
         if not found:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        record["outputs"] = outputs
+        key = f"rq:job:{execution_id}"
+        record["outputs"] = self._large(f"{key}:outputs") if outputs == IN_PIECES else outputs
         execution = self._read(execution_id, tenant, record)
-        return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
+        if not execution or not steps:
+            return execution
+        return with_steps(execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values"))
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
-        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
-        with self._calling():
-            data: Any = self._client.get(data_key(execution_id))
-        return read_call(data) if data else None
+        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone.
+
+        Raises `ValueError` where it makes no sense.
+        """
+        data = self._large(data_key(execution_id))
+        return read_call(data) if data is not None else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
@@ -111,7 +134,8 @@ class ExecutionStore:
         found: dict[str, Execution | None] = {}
         for raw_id, *values in rows:  # no values at all where the key holds something else than a record
             fields = dict(zip(SUMMARY_FIELDS, values, strict=bool(values)))
-            found[raw_id.decode()] = self._read(raw_id.decode(), tenant, fields)
+            id = raw_id.decode(errors="surrogateescape")
+            found[id] = self._read(id, tenant, fields)
         gone = [each for each, execution in found.items() if execution is None]
         if gone:
             self._heal(tenant, keys, gone)
@@ -129,15 +153,46 @@ class ExecutionStore:
             next_due = self._script["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
+    def troubles(self) -> list[str]:
+        """What the scripts could not do, and whose records make no sense, as JSON: each once, for the log."""
+        with self._calling():
+            found: Any = self._client.rpop("exec:troubles", 100)
+        return [each.decode(errors="replace") for each in found or ()]
+
+    def _copy_steps(self, source: str, to: str) -> None:
+        for part in ("steps", "values"):
+            cursor = b"0"
+            while (cursor := self._script["copy"](args=[source, to, part, cursor])) != b"0":
+                pass
+
+    def _large(self, key: str) -> bytes | None:
+        """A text; None where there is none, and empty where somebody else wrote something else there."""
+        with self._calling():
+            try:
+                return cast("bytes | None", self._client.get(key))
+            except redis.ResponseError as error:
+                if "WRONGTYPE" in str(error):
+                    return b""
+                raise
+
+    def _hash(self, found: list[bytes] | int, key: str) -> dict[str, bytes]:
+        """What a script has read of a hash, as `name, value, ...`; or all of a large one, in pieces."""
+        if found == IN_PIECES:
+            with self._calling():
+                pairs = dict(self._client.hscan_iter(key, count=500))
+        else:
+            pairs = dict(zip(found[::2], found[1::2], strict=True))  # type: ignore[index]
+        return {name.decode(errors="replace"): value for name, value in pairs.items()}
+
     def _read(self, execution_id: str, tenant: str, fields: dict[str, bytes | None]) -> Execution | None:
-        """None where there is no record, where it is another tenant's, and where it makes no sense."""
+        """None where there is no record, and where it is another tenant's."""
         record = {name: value for name, value in fields.items() if value}
         if record.get("tenant") != tenant.encode():
             return None
         try:
             return read_record(execution_id, record)
-        except (KeyError, ValueError, TypeError):
-            return None
+        except (KeyError, ValueError, OverflowError):
+            return _unreadable(_outline(execution_id, record))
 
     def _heal(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
         """Takes ids whose record has vanished (deleted by hand) out of the lists they were found in."""
@@ -147,9 +202,23 @@ class ExecutionStore:
             pipe.execute()
 
 
-def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:
-    """What a script returns of HGETALL."""
-    return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
+def _unreadable(execution: Execution) -> Execution:
+    """A record that makes no sense, and that the store did not let the scripts quarantine (it is read-only, say)."""
+    details = {f"{execution.type}_id": execution.target_id}
+    failure = Failure("RecordUnreadable", "Its record in the store makes no sense.", details)
+    return replace(execution, status=Status.FAILED, phase=None, failure=failure)
+
+
+def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
+    """As much as every execution has."""
+    return Execution(
+        id=execution_id,
+        type=TargetType.PIPELINE if record.get("type") == TargetType.PIPELINE.encode() else TargetType.AGENT,
+        target_id=record.get("target", b"unknown").decode(errors="replace"),
+        status=Status.FAILED,
+        phase=None,
+        created_at=read_moment(record.get("created")) or to_datetime(0),
+    )
 
 
 def index_key(
@@ -160,7 +229,7 @@ def index_key(
     return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
 
 
-def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes | int | float]:
+def submit_arguments(new: NewExecution, settings: Settings, *, copied: bool = False) -> list[str | bytes | int | float]:
     """The arguments of `submit.lua`."""
     expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
     limits = {
@@ -170,6 +239,7 @@ def submit_arguments(new: NewExecution, settings: Settings) -> list[str | bytes 
         "max_copied": settings.max_retried_bytes if new.retry_of else 0,
     }
     asked: dict[str, str | int] = {"tenant": new.tenant, "queue": new.queue}
+    asked |= {"copied": True} if copied else {}
     asked |= {name: limit for name, limit in limits.items() if limit}
     if new.idempotency:
         ttl = int(settings.idempotency_ttl * 1000)

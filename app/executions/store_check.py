@@ -5,12 +5,15 @@ Asked before a release, and by health checks; never for a request.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
+import psutil
 import redis
 from rq.utils import as_text, utcparse
 
@@ -54,15 +57,39 @@ def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
 
 
 def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
-    """Whether a worker of this machine has said within so many seconds, by this machine's clock, that it lives."""
+    """Whether a worker of this machine has said within so many seconds, by this machine's clock, that it lives.
+
+    A store that was emptied has forgotten on which machine a worker runs; it is one of this machine's then if any is.
+    """
     with translated():
-        for name in client.smembers("rq:workers"):
-            host, beat = client.hmget(name, "hostname", "last_heartbeat")
-            if host and beat and as_text(host) == socket.gethostname():
-                silence_seconds = time.time() - utcparse(as_text(beat)).timestamp()
-                if silence_seconds < silent_seconds:
+        for name in client.sscan_iter("rq:workers"):
+            host, beat = _said(client, as_text(name))
+            if beat and _silence_seconds(as_text(beat)) < silent_seconds:
+                here = as_text(host) == socket.gethostname() if host else _worker_runs_here()
+                if here:
                     return True
     return False
+
+
+def _said(client: redis.Redis, name: str) -> list[Any]:
+    """Host name and last beat of a worker; nothing where somebody else's data is under its key."""
+    try:
+        return cast(list[Any], client.hmget(name, "hostname", "last_heartbeat"))
+    except redis.ResponseError:
+        return [None, None]
+
+
+def _worker_runs_here() -> bool:
+    commands = (process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"]))
+    return any(Path(word).name == "worker.py" for command in commands for word in command)
+
+
+def _silence_seconds(beat: str) -> float:
+    """Infinite where somebody else wrote there."""
+    try:
+        return time.time() - utcparse(beat).timestamp()
+    except ValueError:
+        return math.inf
 
 
 def _check_version(version: str) -> Check:

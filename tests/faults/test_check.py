@@ -68,6 +68,16 @@ def test_an_unknown_question_is_a_wrong_call() -> None:
     assert check("redis://127.0.0.1:1/0", "wrker") == (2, "usage: python -m app.check [worker]")
 
 
+def test_a_worker_is_alive_also_when_the_store_was_emptied(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
+    service = make_service(own_store.url)
+    assert service.run("mem_l1_summarizer", {"text": "Test"})["status"] == "completed"
+    with redis.Redis.from_url(own_store.url) as client:
+        client.flushall()
+    assert check(own_store.url, "worker") == (0, "")
+
+
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_a_worker_is_alive_until_it_is_not(
     make_service: Callable[..., Service], own_store: EmbeddedStore, end: str

@@ -30,6 +30,7 @@ LABELS = {
     "execution_wait_seconds": {"queue", "le"},
     "execution_run_seconds": {"type", "target", "status", "le"},
     "execution_attempts": {"outcome"},
+    "executions_unreadable": set(),
     "execution_queue_length": {"queue"},
     "execution_queue_oldest_seconds": {"queue"},
     "execution_workers": {"queue"},

@@ -17,6 +17,10 @@ from app.executions.store import ExecutionStore, index_key
 from app.settings import Settings
 
 LEASE_MICROSECONDS = 12_000_000
+SCRIPTS = (
+    *("submit", "copy", "status", "page", "cancel", "quarantine", "claim", "beat", "checkpoint", "finish", "release"),
+    *("reap", "observe", "count", "fence"),
+)
 FINAL = ("completed", "failed", "cancelled")
 
 
@@ -40,10 +44,7 @@ class Driver:
     def __init__(self, client: redis.Redis, settings: Settings | None = None):
         self.client = client
         self.store = ExecutionStore(client, settings or Settings())
-        self._scripts = {
-            name: client.register_script(scripts.source(name))
-            for name in ("claim", "fence", "beat", "checkpoint", "finish", "release")
-        }
+        self._scripts = {name: client.register_script(scripts.source(name)) for name in SCRIPTS}
         self._numbers: dict[str, int] = {}
 
     def submit(self, **changes: Any) -> str:
@@ -52,12 +53,40 @@ class Driver:
         return new.id
 
     def claim(self, worker: str = "w1", count: int = 1, queue: str = "processes") -> list[tuple[str, str]]:
-        """Id and token of each claimed execution, as a worker that fences before its first claim."""
+        """Id and token of each claimed execution, as a worker that fences before its first claim. One call claims
+        as many as there is time for.
+        """
         if worker not in self._numbers:
             self.fence(worker)
-        while (rows := self.claim_by_number(worker, self._next_number(worker), count, queue)) is None:
+        claimed: list[tuple[str, str]] = []
+        while len(claimed) < count:
+            rows = self.claim_by_number(worker, self._next_number(worker), count - len(claimed), queue)
+            if rows is None:
+                self.fence(worker)
+                continue
+            claimed += rows
+            if not rows:
+                break
+        return claimed
+
+    def claim_rows(self, count: int, worker: str = "w1", queue: str = "processes") -> list[list[bytes]]:
+        """What one call of the script answers to a worker that has fenced before."""
+        if worker not in self._numbers:
             self.fence(worker)
-        return rows
+        rows = self.run("claim", queue, worker, count, LEASE_MICROSECONDS, self._next_number(worker))
+        return [] if rows == b"late" else list(rows)
+
+    def run(self, name: str, *arguments: Any) -> Any:
+        """What one script answers to these arguments."""
+        return self._scripts[name](args=list(arguments))
+
+    def reap(self, most: int = 10_000) -> float | None:
+        """Reaps until nothing more is due at once."""
+        for _ in range(most):
+            next_due = self.store.reap()
+            if next_due != 0:
+                return next_due
+        raise AssertionError("There is always more to reap.")
 
     def claim_by_number(
         self, worker: str, number: int, count: int = 1, queue: str = "processes"
@@ -71,7 +100,7 @@ class Driver:
 
     def _next_number(self, worker: str) -> int:
         """Numbers only grow, so a clock will do: drivers of one test may stand for one worker."""
-        number = self._numbers.get(worker, time.monotonic_ns()) + 1
+        number = self._numbers.get(worker, time.monotonic_ns() // 1000) + 1
         self._numbers[worker] = number
         return number
 
@@ -118,21 +147,21 @@ class Driver:
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""
-        self.store.reap()
+        self.reap()
         for id in self.client.zrange("exec:leases", 0, -1):
             self.client.zadd("exec:leases", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def let_delays_be_over(self) -> None:
         for id in self.client.zrange("exec:delayed", 0, -1):
             self.client.zadd("exec:delayed", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def let_retention_be_over(self) -> None:
         for status in FINAL:
             for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
                 self.client.zadd(f"exec:ended:{status}", {id: 1})
-        self.store.reap()
+        self.reap()
 
     def stored(self, id: str, include: Include = Include.OUTPUTS) -> Execution:
         execution = self.store.get(id, "default", include)

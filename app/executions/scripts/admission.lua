@@ -13,7 +13,7 @@ local function idempotency_key(asked) return 'exec:idempotency:' .. asked.tenant
 local function earlier(asked)
   if not asked.key then return nil end
   local first = redis.call('HMGET', idempotency_key(asked), 'id', 'created', 'digest')
-  if not first[1] then return nil end
+  if not first[1] or not is_whole(first[2] or '', FOREVER) then return nil end
   if first[3] ~= asked.digest then return {'reused'} end
   return {'replayed', first[1], first[2]}
 end
@@ -23,7 +23,7 @@ local function remember(asked, id, created)
   if not asked.key then return end
   redis.call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest,
     'type', asked.type, 'retry_of', asked.retry_of)
-  redis.call('PEXPIRE', idempotency_key(asked), asked.ttl)
+  redis.call('PEXPIRE', idempotency_key(asked), whole(asked.ttl))
 end
 
 -- How many executions of the tenant are pending or running; -1 where nobody wants to know.
@@ -38,8 +38,17 @@ end
 local function waits_since(queue)
   for _, id in ipairs(redis.call('LRANGE', queue_key(queue), 0, 99)) do
     local record = redis.pcall('HMGET', job_key(id), 'attempt', 'created')
-    if not record.err and not record[1] and tonumber(record[2]) then return tonumber(record[2]) end
+    if not record.err and not record[1] and is_whole(record[2] or '', FOREVER) then return tonumber(record[2]) end
   end
+end
+
+-- Refuses what is no number, before anything is stored.
+local function checked(asked)
+  for _, name in ipairs({'max_unfinished', 'max_length', 'max_age'}) do
+    asked[name] = asked[name] and bounded(asked[name], 0, FOREVER)
+  end
+  if asked.key then asked.ttl = bounded(asked.ttl, 1, LONGEST / 1000) end
+  return asked
 end
 
 -- Which limit is reached; nil where none is.
@@ -55,7 +64,8 @@ local COUNTED_FROM = 65536
 local function copied_key(asked) return 'exec:copied:' .. asked.tenant end
 
 local function bytes_of(hash)
-  local names, bytes = redis.pcall('HKEYS', hash), 0
+  if ask(0, 'HLEN', hash) > 2000 then return ask(0, 'MEMORY', 'USAGE', hash) end  -- an estimate by samples: exact ones take long
+  local names, bytes = ask({}, 'HKEYS', hash), 0
   for _, name in ipairs(names) do bytes = bytes + #name + redis.call('HSTRLEN', hash, name) end
   return bytes
 end

@@ -11,6 +11,6 @@ if record.status == 'queued' then
 end
 if record.status == 'started' then
   redis.call('HSETNX', job_key(record.id), 'cancel', whole(now()))
-  redis.call('PUBLISH', 'rq:pubsub:' .. (record.worker or ''), cjson.encode({command = 'cancel', execution_id = record.id}))
+  redis.pcall('PUBLISH', 'rq:pubsub:' .. (record.worker or ''), cjson.encode({command = 'cancel', execution_id = record.id}))
 end
 return API_WORD[record.status]

@@ -2,8 +2,8 @@
 -- the network delivers them later. A worker calls it before its first claim, and after each claim whose
 -- reply it did not get. Repeating the call, or a late one, changes nothing: the number never goes down.
 -- ARGV: worker, number.
+local worker, number = ARGV[1], bounded(ARGV[2], 0, FOREVER)
 work_when_full()
-local last = redis.pcall('HGET', CLAIMS, ARGV[1])
-if type(last) ~= 'string' or (tonumber(last) or -1) < tonumber(ARGV[2]) then
-  redis.call('HSET', CLAIMS, ARGV[1], ARGV[2])
+if (tonumber(ask(false, 'HGET', CLAIMS, worker) or -1) or -1) < number then
+  redis.call('HSET', CLAIMS, worker, whole(number))
 end

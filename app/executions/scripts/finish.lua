@@ -4,6 +4,7 @@
 -- ARGV: id, token, usage (JSON, or ''), status, outputs (JSON, packed, or ''), error (JSON, or '').
 -- Answers the final status, or `lost` for a stale token.
 work_when_full()
+if not RQ_WORD[ARGV[4]] or ARGV[4] == 'pending' or ARGV[4] == 'running' then error('ERR Not a final status: ' .. ARGV[4]) end
 local record = load(ARGV[1])
 if not record or record.token ~= ARGV[2] then return 'lost' end
 if record.status ~= 'started' then return API_WORD[record.status] end

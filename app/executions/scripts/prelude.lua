@@ -14,6 +14,7 @@ local REAPED  = 'exec:reaped'   -- when the last reap was
 local WORKERS = 'exec:workers'  -- queue:name of each worker -> when it was last heard of
 local SLOTS   = 'exec:slots'    -- a hash, by the same names: used/all slots
 local COUNTS  = 'exec:metrics'  -- a hash of counters that only grow; app/executions/counters.py names its fields
+local TROUBLES = 'exec:troubles'  -- a list of what went wrong with single executions and keys, for the log
 
 local API_WORD = {queued = 'pending', started = 'running', finished = 'completed', failed = 'failed', canceled = 'cancelled'}
 local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished', failed = 'failed', cancelled = 'canceled'}
@@ -22,7 +23,14 @@ local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished
 local BOUNDS = {10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 1800000, 7200000}
 
 local FIELDS = {'status', 'tenant', 'type', 'target', 'created', 'origin', 'steps', 'attempt', 'token', 'worker', 'started',
-                'cancel', 'lost', 'max_attempts', 'retried', 'expires', 'history', 'queued'}
+                'cancel', 'lost', 'max_attempts', 'retried', 'expires', 'history', 'queued', 'ended', 'due',
+                'timeout_seconds', 'retries'}
+local TIMES    = {'created', 'started', 'ended', 'expires', 'queued', 'due'}
+local COUNTERS = {'steps', 'attempt', 'lost', 'max_attempts', 'retried'}
+
+local MAX_COUNT = 999999999
+local LONGEST   = 3660 * 86400 * 1000000  -- ten years, in microseconds: no lease, delay or retention is longer
+local FOREVER   = 2 ^ 53 - 1              -- the last whole number that Lua holds exactly
 
 local function now()
   local time = redis.call('TIME')
@@ -33,10 +41,47 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- A number that a caller gave (`text`), as a whole one from `low` to `high`. No script uses one before this: infinite
+-- and huge ones become the bound, and what is no number at all is refused before anything is written.
+local function bounded(text, low, high)
+  local number = tonumber(text)
+  if not number or number ~= number then error('ERR Not a number: ' .. tostring(text)) end
+  return math.floor(math.max(low, math.min(high, number)))
+end
+
+-- The answer of a command, or `default` where its key holds somebody else's data.
+local function ask(default, ...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then return default end
+  return answer
+end
+
+-- Whether there is time left: a function that says so until `seconds` of the store's time are used. (TIME stands still
+-- while a script runs.) A script that holds the store for longer holds up every call of everybody.
+local function time_for(seconds)
+  local stop = os.clock() + seconds
+  return function() return os.clock() < stop end
+end
+
+-- Notes what went wrong, for the next reaper on the web side to log. The last hundred are kept.
+local function report(what, id, reason)
+  redis.pcall('LPUSH', TROUBLES, cjson.encode({what = what, id = id, reason = reason}))
+  redis.pcall('LTRIM', TROUBLES, 0, 99)
+end
+
+-- Calls `act`, and reports what the store refuses in it: one execution, or one key with somebody else's data under it,
+-- must not stop what is done for the others. Answers whether it was done, and what `act` answers.
+local function dealt_with(what, id, act, ...)
+  local done, answer = pcall(act, ...)
+  if not done then report(what, id, type(answer) == 'table' and answer.err or tostring(answer)) end
+  return done, answer
+end
+
 -- A full store refuses a script's first write if that could take memory, but nothing after a write that
--- could not: a store must not refuse the scripts that end executions and so make room.
+-- could not: a store must not refuse the scripts that end executions and so make room. Nothing is ever kept under this
+-- key, and deleting does not care what is.
 local function work_when_full()
-  redis.call('ZREM', LEASES, '')
+  redis.call('DEL', 'exec:nothing')
 end
 
 -- Counting never stops a transition: where the key holds something else, nothing is counted.
@@ -64,28 +109,117 @@ local function count_durations(name, durations)
 end
 
 local function job_key(id) return 'rq:job:' .. id end
+-- What RQ's tools know of a worker (`queue:name`): the key of its hash, and the sets that name it.
+local function rq_worker(worker)
+  local queue, name = worker:match('^([^:]*):(.*)$')
+  if name then return 'rq:worker:' .. name, 'rq:workers', 'rq:workers:' .. queue end
+end
+
+-- A worker is registered with RQ as it starts; where that was lost (FLUSHALL, say), it is again with its next beat.
+local function register(worker)
+  local key, all, of_queue = rq_worker(worker)
+  if key then
+    redis.pcall('SADD', all, key)
+    redis.pcall('SADD', of_queue, key)
+  end
+end
+
 local function data_key(id) return 'rq:job:' .. id .. ':data' end        -- what was asked
 local function outputs_key(id) return 'rq:job:' .. id .. ':outputs' end
 local function steps_key(id) return 'rq:job:' .. id .. ':steps' end    -- see app/executions/steps.py
 local function values_key(id) return 'rq:job:' .. id .. ':values' end
 local function queue_key(queue) return 'rq:queue:' .. queue end
 
-local function is_number(text)
-  local number = tonumber(text)
-  return number and number == number and math.abs(number) < 2 ^ 53
+-- Digits and nothing else, as the service writes its numbers: '1e9', '0x10' and ' 1' are somebody else's.
+local function is_whole(text, limit)
+  return text ~= '' and not string.find(text, '%D') and #text <= 16 and tonumber(text) <= limit
 end
 
--- The record's fields that transitions look at; nil where there is no such record, or none that makes sense.
-local function load(id)
-  local values, record = redis.pcall('HMGET', job_key(id), unpack(FIELDS)), {id = id}
-  if values.err then return nil end
-  for i, name in ipairs(FIELDS) do record[name] = values[i] ~= '' and values[i] or nil end
-  local sound = API_WORD[record.status] and record.tenant and record.type and record.target and record.origin and record.created
-  for _, name in ipairs({'created', 'started', 'expires', 'steps', 'attempt', 'lost', 'max_attempts', 'retried', 'queued'}) do
-    sound = sound and (not record[name] or is_number(record[name]))
+local function is_seconds(text)
+  local number = text:match('^[%d.eE+-]+$') and tonumber(text)
+  return number and number > 0 and number < FOREVER
+end
+
+local function is_list_of_numbers(text)
+  local read, list = pcall(cjson.decode, text)
+  if not read or type(list) ~= 'table' or #list == 0 then return false end
+  for _, number in ipairs(list) do
+    if type(number) ~= 'number' or number < 0 or number > FOREVER then return false end
   end
-  for _, name in ipairs({'attempt', 'lost', 'max_attempts', 'retried'}) do record[name] = tonumber(record[name] or 0) end
-  return sound and record or nil
+  return true
+end
+
+-- The names of a record's fields whose values make no sense. Each transition and each row of a page comes by here.
+local function flaws(record)
+  local found, status = {}, record.status
+  local ended = status ~= 'queued' and status ~= 'started'
+  if not API_WORD[status] then found[#found + 1] = 'status' end
+  if record.type ~= 'agent' and record.type ~= 'pipeline' then found[#found + 1] = 'type' end
+  if not record.target then found[#found + 1] = 'target' end
+  if not record.origin then found[#found + 1] = 'origin' end
+  if not record.created then found[#found + 1] = 'created' end
+  if not record.started and status == 'started' then found[#found + 1] = 'started' end
+  if not record.ended and ended then found[#found + 1] = 'ended' end
+  if not ended and not is_seconds(record.timeout_seconds or '') then found[#found + 1] = 'timeout_seconds' end
+  if record.retries and not ended and not is_list_of_numbers(record.retries) then found[#found + 1] = 'retries' end
+  for i = 1, #TIMES do
+    local time = record[TIMES[i]]
+    if time and not is_whole(time, FOREVER) then found[#found + 1] = TIMES[i] end
+  end
+  for i = 1, #COUNTERS do
+    local counter = record[COUNTERS[i]]
+    if counter and not is_whole(counter, MAX_COUNT) then found[#found + 1] = COUNTERS[i] end
+  end
+  return found
+end
+
+local quarantine  -- below, with the other ends
+local quarantined = 0
+
+-- The fields `names` of a record that are there; nil where no tenant has such an execution.
+local function fields_of(id, names)
+  local values, record = redis.pcall('HMGET', job_key(id), unpack(names)), {id = id}
+  if values.err then return nil end
+  for i = 1, #names do
+    if values[i] and values[i] ~= '' then record[names[i]] = values[i] end
+  end
+  return record.tenant and record or nil
+end
+
+-- The same, with the fields that transitions look at among them. A record that makes no sense is quarantined first, so
+-- that every script, and whoever reads, finds the same: an execution that failed.
+local function sound(id, names)
+  local record = fields_of(id, names)
+  local found = record and flaws(record) or {}
+  if #found == 0 then return record end
+  quarantine(record, found)
+  return fields_of(id, names)
+end
+
+-- What transitions look at, with its counters as numbers; nil where no tenant has such an execution.
+local function load(id)
+  local record = sound(id, FIELDS)
+  if not record then return nil end
+  record.attempt, record.lost = tonumber(record.attempt or 0), tonumber(record.lost or 0)
+  record.max_attempts, record.retried = tonumber(record.max_attempts or 0), tonumber(record.retried or 0)
+  return record
+end
+
+-- For whoever only reads: a function that answers the values of the fields `asked`, false where one is not there, and none
+-- where no tenant has such an execution. Where the store refuses to quarantine (it is read-only, say), as they are.
+local function reader(asked)
+  local names, known = {unpack(FIELDS)}, {}
+  for _, name in ipairs(FIELDS) do known[name] = true end
+  for _, name in ipairs(asked) do
+    if not known[name] then names[#names + 1] = name end
+  end
+  return function(id)
+    local done, record = dealt_with('record_unreadable', id, sound, id, names)
+    if not done then record = fields_of(id, names) end
+    local values = {}
+    for i = 1, record and #asked or 0 do values[i] = record[asked[i]] or false end
+    return values
+  end
 end
 
 -- Six memberships: (every status | its own) x (everything | its type | its target), scored by creation.
@@ -101,6 +235,8 @@ end
 local function unindex(record, status)
   each_index(record, status, function(key) redis.call('ZREM', key, record.id) end)
 end
+
+local function one_more(counter) return math.min(counter + 1, MAX_COUNT) end
 
 local function set_status(record, status)
   unindex(record, API_WORD[record.status])
@@ -128,12 +264,13 @@ local function count_end(record, status, at)
 end
 
 -- The only way into a final state; callers have checked that the record is in none. It is let go at last: where
--- one of the calls is refused (somebody else's data is under a key, say), a lease still brings it to its end.
+-- one of the calls is refused (somebody else's data is under a key, say), a lease still brings it to its end. And it is
+-- noted for its retention at first: what has ended leaves the store, whatever is refused after that.
 local function end_as(record, status, at, error)
+  redis.call('ZADD', ENDED .. status, whole(at), record.id)
   set_status(record, status)
   redis.call('HSET', job_key(record.id), 'ended', whole(at))
   if error then redis.call('HSET', job_key(record.id), 'error', error) end
-  redis.call('ZADD', ENDED .. status, whole(at), record.id)
   let_go(record)
   count_end(record, status, at)
 end
@@ -143,24 +280,46 @@ local function failure(record, type, message)
   return cjson.encode({type = type, message = message, details = {[record.type .. '_id'] = record.target}})
 end
 
+-- A record that makes no sense, and cannot be run or shown as it is: it ends as `failed`, whatever it was. Fields that are
+-- needed get a value that makes sense, the others go.
+function quarantine(record, found)
+  work_when_full()
+  local at, key = now(), job_key(record.id)
+  for _, name in ipairs(found) do record[name] = nil end
+  record.type, record.target, record.origin = record.type or 'agent', record.target or 'unknown', record.origin or 'unknown'
+  record.created = record.created or whole(at)
+  for status in pairs(RQ_WORD) do unindex(record, status) end
+  index(record, 'all')
+  for _, name in ipairs(found) do redis.call('HDEL', key, name) end
+  redis.call('HSET', key, 'type', record.type, 'target', record.target, 'origin', record.origin, 'created', record.created)
+  record.status, record.popped, record.ended = 'failed', true, whole(at)  -- a claim drops what is left of it in a queue
+  local message = 'Its record in the store makes no sense: ' .. table.concat(found, ', ') .. '.'
+  end_as(record, 'failed', at, failure(record, 'RecordUnreadable', message))
+  quarantined = quarantined + 1
+  count('u:unreadable')
+  report('record_unreadable', record.id, message)
+end
+
 -- running -> pending: the attempt is over, the next one waits `delay` microseconds, or not at all.
 -- `how` it ended is kept in the history of attempts, unless it is nil: then the attempt does not count.
+-- Whatever the store may refuse because of somebody else's data comes before the record is changed: repeated, it does the
+-- same again, and no attempt is counted twice.
 local function requeue(record, at, delay, how, error_type)
-  local key = job_key(record.id)
+  local key, due = job_key(record.id), whole(at + delay)
+  redis.call('ZADD', WAITING, '+inf', record.id)  -- at first, and the lease ends at last: it is always held by one
+  if delay > 0 then redis.call('ZADD', DELAYED, due, record.id) end
+  set_status(record, 'pending')
   if how then
     local entry = string.format('{"number":%d,"worker":%s,"started":%s,"ended":%s,"outcome":"%s","error":%s},', record.attempt,
       cjson.encode(record.worker or ''), record.started or '0', whole(at), how, cjson.encode(error_type or how))
     redis.call('HSET', key, 'history', (record.history or '') .. entry)
   else
-    redis.call('HSET', key, 'attempt', record.attempt - 1)
+    redis.call('HSET', key, 'attempt', math.max(0, record.attempt - 1))
   end
-  redis.call('ZADD', WAITING, '+inf', record.id)  -- at first, and the lease ends at last: it is always held by one
-  set_status(record, 'pending')
-  redis.call('HSET', key, 'queued', whole(at + delay))
+  redis.call('HSET', key, 'queued', due, 'lost', record.lost, 'retried', record.retried)
   redis.call('HDEL', key, 'token', 'worker', 'started', 'progress', 'reported', 'saved')
   if delay > 0 then
-    redis.call('HSET', key, 'due', whole(at + delay))
-    redis.call('ZADD', DELAYED, whole(at + delay), record.id)
+    redis.call('HSET', key, 'due', due)
   else
     redis.call('LPUSH', queue_key(record.origin), record.id)
   end
@@ -171,19 +330,21 @@ end
 -- The second attempt starts at once, later ones wait 1, 3, 7 ... 30 s, so that a poisonous execution
 -- does not keep killing processes.
 local function lose(record, at, reason)
-  count('a:lost')
   if record.cancel then
     end_as(record, 'cancelled', at)
+    count('a:lost')
     return 'cancelled'
   end
-  local lost = record.lost + 1
-  redis.call('HSET', job_key(record.id), 'lost', lost)
-  if lost >= record.max_attempts then
-    local message = string.format('%s This happened %d times, which is config.max_attempts.', reason, lost)
+  record.lost = one_more(record.lost)
+  if record.lost >= record.max_attempts then
+    local message = string.format('%s This happened %d times, which is config.max_attempts.', reason, record.lost)
     end_as(record, 'failed', at, failure(record, 'WorkerLost', message))
+    redis.call('HSET', job_key(record.id), 'lost', record.lost)
+    count('a:lost')
     return 'failed'
   end
-  requeue(record, at, math.min(2 ^ (lost - 1) - 1, 30) * 1000000, 'lost', 'WorkerLost')
+  requeue(record, at, math.min(2 ^ (record.lost - 1) - 1, 30) * 1000000, 'lost', 'WorkerLost')
+  count('a:lost')
   return 'pending'
 end
 

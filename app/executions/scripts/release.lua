@@ -10,7 +10,7 @@ work_when_full()
 local record, how = load(ARGV[1]), ARGV[4]
 if not record or record.status ~= 'started' or record.token ~= ARGV[2] then return 'lost' end
 
-local at = now()
+local at, delay = now(), bounded(ARGV[5], 0, LONGEST)
 note_usage(record.id, ARGV[3])
 if how == 'lost' then return lose(record, at, ARGV[6]) end
 if record.cancel then
@@ -18,11 +18,11 @@ if record.cancel then
   return 'cancelled'
 end
 if how == 'failed' then
+  record.retried = one_more(record.retried)
+  requeue(record, at, delay, 'failed', ARGV[6])
   count('a:retried')
-  redis.call('HSET', job_key(record.id), 'retried', record.retried + 1)
-  requeue(record, at, tonumber(ARGV[5]), 'failed', ARGV[6])
 else
-  count('a:handed_back')
   requeue(record, at, 0)
+  count('a:handed_back')
 end
 return 'pending'

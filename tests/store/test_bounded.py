@@ -1,0 +1,239 @@
+"""No call of a script holds the store for more than some milliseconds, whatever has come together in it.
+
+Measured is what the store counts for the call, or the time that its main thread was on a processor, whichever is
+less: a busy machine lengthens the first, and what the store does beside the call the second. It is held against what
+the same machine needs for a known piece of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.executions.model import Include, TargetType
+from app.executions.store import index_key
+from app.settings import Settings
+from tests.store.driver import FINAL, Driver, new_execution
+from tools.embedded_store import EmbeddedStore
+
+MANY = 100_000
+ITEMS = 500_000
+LIMIT_MS = 10
+
+CLONE = """
+local template, first, last, queue = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local record = redis.call('HGETALL', 'rq:job:' .. template)
+local created = redis.call('HGET', 'rq:job:' .. template, 'created')
+local data = redis.call('GET', 'rq:job:' .. template .. ':data')
+for number = first, last do
+  local id = string.format('exec_%020d', number)
+  redis.call('HSET', 'rq:job:' .. id, unpack(record))
+  redis.call('HSET', 'rq:job:' .. id, 'created', string.format('%.0f', created + number))
+  redis.call('SET', 'rq:job:' .. id .. ':data', data)
+  redis.call('ZADD', 'exec:waiting', '+inf', id)
+  redis.call('RPUSH', queue, id)
+  for _, status in ipairs({'all', 'pending'}) do
+    for _, scope in ipairs({'all', 'agent', 'agent:echo'}) do
+      redis.call('ZADD', 'exec:index:default:' .. status .. ':' .. scope, string.format('%.0f', created + number), id)
+    end
+  end
+end
+"""
+"""Pending executions like one that was submitted."""
+
+
+class Measured:
+    """Calls of scripts, and how long the longest of them held the store."""
+
+    def __init__(self, driver: Driver, pid: int):
+        self.driver, self._thread = driver, Path(f"/proc/{pid}/task/{pid}/schedstat")
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        before, counted_before = self._on_processor(), self._counted()
+        call()
+        return min((self._on_processor() - before) / 1000, self._counted() - counted_before) / 1000
+
+    def longest_reap(self) -> float:
+        """Reaps until nothing more is due at once."""
+        longest, due = 0.0, False
+        while True:
+
+            def reap() -> None:
+                nonlocal due
+                due = self.driver.store.reap() == 0
+
+            longest = max(longest, self.milliseconds(reap))
+            if not due:
+                return longest
+
+    def limit(self) -> float:
+        """Ten milliseconds of a machine that needs ten for five hundred thousand small steps."""
+        work = "local sum = 0 for i = 1, 500000 do sum = sum + i % 7 end return sum"
+        self.driver.client.eval(work, 0)
+        known = min(self.milliseconds(lambda: self.driver.client.eval(work, 0)) for _ in range(3))
+        return LIMIT_MS * max(1, known / 10)
+
+    def _counted(self) -> int:
+        """Microseconds of all scripts until now."""
+        stats = self.driver.client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("eval", "evalsha"))
+
+    def _on_processor(self) -> int:
+        self.driver.client.ping()  # it has come to rest after the last call
+        return int(self._thread.read_text().split()[0])
+
+
+@pytest.fixture
+def measured(store_server: EmbeddedStore, redis_client: redis.Redis) -> Iterator[Measured]:
+    driver = Driver(redis_client)
+    driver.reap()
+    yield Measured(driver, store_server.pid)
+    redis_client.flushdb(asynchronous=True)
+
+
+def queued(driver: Driver, count: int = MANY, queue: str = "rq:queue:processes") -> list[str]:
+    """So many pending executions, in order."""
+    template = driver.submit()
+    for first in range(1, count, 1000):
+        driver.client.eval(CLONE, 0, template, first, min(first + 999, count - 1), queue)
+    return [template, *(f"exec_{number:020d}" for number in range(1, count))]
+
+
+def test_two_hundred_expire_at_the_end_of_a_long_queue(measured: Measured) -> None:
+    ids = queued(measured.driver)
+    measured.driver.client.zadd("exec:waiting", dict.fromkeys(ids[-200:], 1))
+    assert measured.longest_reap() < measured.limit()
+    assert measured.driver.client.zcard("exec:ended:failed") == 200
+    assert measured.driver.client.llen("rq:queue:processes") == MANY - 200
+
+
+@pytest.mark.parametrize("lost", ["all", "some"])
+def test_a_long_queue_is_put_back_in_order(measured: Measured, lost: str) -> None:
+    ids, client = queued(measured.driver, MANY if lost == "all" else MANY // 5), measured.driver.client
+    if lost == "all":
+        client.delete("rq:queue:processes")
+    else:
+        client.lpop("rq:queue:processes", 500)
+        client.ltrim("rq:queue:processes", 0, -501)
+    assert measured.longest_reap() < measured.limit()
+    found = [id.decode() for id in client.lrange("rq:queue:processes", 0, -1)]
+    assert sorted(found) == sorted(ids)
+    assert found == (ids if lost == "all" else ids[:500] + ids[-500:] + ids[500:-500])
+    assert client.exists("exec:missing", "exec:repair") == 0
+
+
+@pytest.mark.parametrize("stale", ["cancelled", "deleted", "of another kind"])
+def test_a_queue_of_stale_ids_is_passed_over_in_pieces(measured: Measured, stale: str) -> None:
+    driver, client = measured.driver, measured.driver.client
+    ids = queued(driver, MANY // 10)
+    with client.pipeline(transaction=False) as pipe:
+        for id in ids:
+            if stale == "cancelled":
+                pipe.hset(f"rq:job:{id}", mapping={"status": "canceled", "ended": 1})
+            else:
+                pipe.delete(f"rq:job:{id}")
+            if stale == "of another kind":
+                pipe.set(f"rq:job:{id}", "text")
+        pipe.execute()
+    last, longest, claimed = driver.submit(), 0.0, []
+    while client.llen("rq:queue:processes"):
+        call = lambda: claimed.extend(driver.claim_rows(64))  # noqa: E731
+        longest = max(longest, measured.milliseconds(call))
+    assert longest < measured.limit()
+    assert [row[0].decode() for row in claimed] == [last]
+
+
+def test_leases_are_granted_once_more_in_pieces(measured: Measured) -> None:
+    client = measured.driver.client
+    client.zadd("exec:leases", {f"exec_{number}": 1 for number in range(MANY)})
+    measured.limit()  # the store has come to rest after this
+    client.set("exec:reaped", 1)
+    longest = measured.milliseconds(measured.driver.store.reap)
+    while client.exists("exec:grace"):
+        assert client.zcard("exec:leases") == MANY
+        longest = max(longest, measured.milliseconds(measured.driver.store.reap))
+    assert longest < measured.limit()
+    assert client.zcount("exec:leases", "-inf", 1) == 0
+
+
+@pytest.mark.parametrize("part", ["leases", "delayed", "workers"])
+def test_what_is_due_by_the_hundred_thousand_is_dealt_with_in_pieces(measured: Measured, part: str) -> None:
+    measured.driver.client.zadd(f"exec:{part}", {f"processes:{number}": 1 for number in range(MANY)})
+    assert measured.longest_reap() < measured.limit()
+    assert measured.driver.client.exists(f"exec:{part}") == 0
+
+
+def test_records_of_large_batches_leave_at_once(measured: Measured) -> None:
+    driver = measured.driver
+    ids = []
+    for _ in range(3):
+        id = driver.submit(type=TargetType.PIPELINE)
+        [(_, token)] = driver.claim()
+        fill(driver, id, ITEMS // 5)
+        driver.finish(id, token)
+        ids.append(id)
+    for status in FINAL:
+        for id in driver.client.zrange(f"exec:ended:{status}", 0, -1):
+            driver.client.zadd(f"exec:ended:{status}", {id: 1})
+    assert measured.longest_reap() < measured.limit()
+    assert driver.listed() == set()
+    assert not driver.client.keys("rq:job:*")
+
+
+def fill(driver: Driver, id: str, items: int) -> None:
+    """As if a batch of so many items had run."""
+    step = '{"position": 0, "status": "running", "output_key": "one", "attempt": 1}'
+    driver.client.hset(f"rq:job:{id}:steps", "one", step)
+    for first in range(0, items, 10_000):
+        numbers = range(first, min(first + 10_000, items))
+        driver.client.hset(f"rq:job:{id}:steps", mapping={f"one:{number}": "null" for number in numbers})
+        driver.client.hset(f"rq:job:{id}:values", mapping={f"one:{number}": number for number in numbers})
+
+
+def test_a_retry_takes_over_a_large_batch_and_everything_of_it_can_be_read(measured: Measured) -> None:
+    driver = measured.driver
+    id = driver.submit(type=TargetType.PIPELINE, definition="d1")
+    [(_, token)] = driver.claim()
+    driver.client.hset(f"rq:job:{id}", "definition", "d1")
+    fill(driver, id, ITEMS // 5)
+    driver.finish(id, token, "failed")
+    again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
+    client = driver.client
+    client.config_set("slowlog-log-slower-than", 0)
+    client.config_set("slowlog-max-len", 5000)
+    client.slowlog_reset()
+    driver.store.submit(again)
+    calls = [entry for entry in client.slowlog_get(5000) if entry["command"].startswith(b"EVALSHA")]
+    client.config_set("slowlog-log-slower-than", 10_000)
+    assert len(calls) > 10
+    assert sorted(entry["duration"] for entry in calls)[len(calls) // 2] < measured.limit() * 1000
+    assert client.ttl(f"rq:job:{again.id}:steps") == client.ttl(f"rq:job:{again.id}:values") == -1
+    taken = driver.stored(again.id)
+    assert len(taken.steps[0].items) == ITEMS // 5
+    assert taken.step_outputs["one"].count(b",") == ITEMS // 5 - 1
+    assert measured.milliseconds(lambda: status(driver, id)) < measured.limit()
+
+
+def status(driver: Driver, id: str) -> object:
+    return driver.run("status", id, "default", Include.OUTPUTS, "status", "tenant", "type")
+
+
+def test_every_other_call_is_short_beside_a_long_queue(measured: Measured) -> None:
+    driver = Driver(measured.driver.client, Settings(max_queue_length=0))
+    ids, keys = queued(driver), [index_key("default"), index_key("default", None, TargetType.AGENT)]
+    limit = measured.limit()
+    calls: dict[str, Callable[[], object]] = {
+        "submit": driver.submit,
+        "claim": lambda: driver.claim_rows(64),
+        "cancel": lambda: driver.store.cancel(ids[-1], "default"),
+        "status": lambda: driver.store.get(ids[5], "default"),
+        "page": lambda: driver.store.page("default", keys, MANY + MANY // 2, 100, descending=True),
+        "observe": lambda: driver.run("observe", 12_000_000, "processes", "threads"),
+        "beat": lambda: driver.beats([(id, "1") for id in ids[:200]]),
+        "reap": driver.store.reap,
+    }
+    took = {name: min(measured.milliseconds(call) for _ in range(3)) for name, call in calls.items()}
+    assert {name: each for name, each in took.items() if each > limit} == {}

@@ -1,0 +1,97 @@
+"""The store's clock may be set, back or forward, while executions run: nothing waits for the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from app.executions import scripts
+from tests.store.driver import Driver
+
+HOUR = 3600 * 1_000_000
+LEASE = 12 * 1_000_000
+
+SetClock = Callable[[int], object]
+
+
+@pytest.fixture
+def set_clock(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    """Sets the clock of the scripts, by so many microseconds."""
+    plain, time = scripts.source, "return time[1] * 1000000 + time[2]\n"
+    assert time in plain("reap")
+    shifted = f"{time.strip()} + (redis.call('GET', 'test:clock') or 0)\n"
+    monkeypatch.setattr(scripts, "source", lambda name: plain(name).replace(time, shifted))
+    return lambda microseconds: redis_client.set("test:clock", microseconds)
+
+
+@pytest.fixture
+def driver(redis_client: redis.Redis, set_clock: SetClock) -> Driver:
+    return Driver(redis_client)
+
+
+def left(driver: Driver, key: str, member: str, shift: int) -> float:
+    """Microseconds from now to a member's time."""
+    seconds, rest = driver.client.time()
+    return float(driver.client.zscore(key, member)) - (seconds * 1_000_000 + rest + shift)
+
+
+def test_a_dead_workers_lease_runs_out_though_the_clock_went_back(driver: Driver, set_clock: SetClock) -> None:
+    id = driver.submit()
+    driver.claim()
+    driver.reap()
+    set_clock(-HOUR)
+    driver.reap()
+    assert left(driver, "exec:leases", id, -HOUR) <= LEASE
+    set_clock(-HOUR + LEASE // 3)
+    driver.reap()
+    assert driver.status(id) == "running"
+    for third in (2, 3, 4):
+        set_clock(-HOUR + third * LEASE // 3)
+        driver.reap()
+    assert driver.status(id) == "pending"
+
+
+def test_a_living_worker_keeps_its_lease_when_the_clock_is_set(driver: Driver, set_clock: SetClock) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    for shift in (-HOUR, HOUR, 0):
+        set_clock(shift)
+        driver.reap()
+        assert driver.beat(id, token) == "ok"
+        assert left(driver, "exec:leases", id, shift) <= LEASE
+
+
+def test_a_killed_worker_is_not_counted_for_an_hour(driver: Driver, set_clock: SetClock) -> None:
+    driver.note_worker("processes", "w1")
+    set_clock(-HOUR)
+    driver.reap()
+    assert left(driver, "exec:workers", "processes:w1", -HOUR) <= 0
+
+
+def test_a_retry_does_not_wait_for_an_hour_longer(driver: Driver, set_clock: SetClock) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.release(id, token, "failed", delay=60_000_000)
+    driver.reap()
+    set_clock(-HOUR)
+    driver.reap()
+    assert 0 < left(driver, "exec:delayed", id, -HOUR) <= 60_000_000
+
+
+def test_what_ended_in_the_future_is_kept_as_long_as_what_ended_now(driver: Driver, set_clock: SetClock) -> None:
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    driver.finish(id, token)
+    set_clock(-HOUR)
+    driver.reap()
+    assert left(driver, "exec:ended:completed", id, -HOUR) <= 0
+
+
+@pytest.mark.parametrize("score", ["+inf", 1e300])
+@pytest.mark.parametrize("part", ["leases", "workers", "delayed", "ended:failed"])
+def test_no_time_is_forever(driver: Driver, part: str, score: str | float) -> None:
+    driver.client.zadd(f"exec:{part}", {"processes:x": score})
+    driver.reap()
+    assert not driver.client.zcount(f"exec:{part}", 2**53, "+inf")
