@@ -1,7 +1,8 @@
-"""What a flow is handed beside its inputs."""
+"""What a flow is handed beside its inputs: `FlowContext`, a narrow view of the run's `Context`."""
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ MAX_STEP_NAME = 256
 
 
 class Context:
-    """The second argument of a Python flow. All of it may be used from several threads."""
+    """What the runtime knows of one flow's run. All of it may be used from several threads."""
 
     def __init__(
         self,
@@ -97,7 +98,64 @@ class Context:
         self.usage.add(completion)
         return completion
 
+    def for_flow(self) -> FlowContext:
+        """The second argument of a Python flow."""
+        return FlowContext(self)
+
     def hold_to_budget(self) -> None:
         """For whoever ran the flow: raises `BudgetExceeded` where the flow was told so, and kept it to itself."""
         if self._refused:
             raise self._refused
+
+
+class FlowContext:
+    """The second argument of a Python flow: what the documentation names, and nothing else.
+
+    A flow cannot change what the service decides with. `config` is a copy, the rest is read-only.
+    """
+
+    __slots__ = ("_config", "_context")
+
+    def __init__(self, context: Context):
+        self._context, self._config = context, copy.deepcopy(dict(context.config))
+
+    @property
+    def execution_id(self) -> str:
+        return self._context.execution_id
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self._context.attempt
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The request's `config`, as it was sent."""
+        return self._config
+
+    @property
+    def step_key(self) -> str:
+        """The same for every attempt of the same step: a key for idempotent side effects."""
+        return self._context.step_key
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the run belongs to (W3C Trace Context); None without one."""
+        return self._context.traceparent
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run was asked to end (cancel, timeout); then return soon, or be killed."""
+        return self._context.cancelled
+
+    def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
+        """See `Context.progress`."""
+        self._context.progress(current_step, total_steps, step_name)
+
+    def log(self, message: str, **fields: Any) -> None:
+        """See `Context.log`."""
+        self._context.log(message, **fields)
+
+    def complete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
+        """See `Context.complete`."""
+        return self._context.complete(messages, model, **options)

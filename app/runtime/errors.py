@@ -6,7 +6,7 @@ from typing import Any
 
 from app.executions.model import Failure
 from app.masking import mask
-from app.models.base import ModelError
+from app.models.base import ModelError, Stopped
 
 MAX_MESSAGE_BYTES = 4096
 MAX_NAME_CHARACTERS = 200
@@ -41,9 +41,14 @@ class RunFailed(Exception):
 
     @classmethod
     def from_error(cls, error: BaseException, details: dict[str, Any]) -> RunFailed:
-        """Whatever a flow raised. A failure that is one already stays as it is."""
+        """Whatever a flow raised. A failure that is one already stays as it is.
+
+        `Stopped` is a failure too: whoever knows that the run was asked to stop does not come here.
+        """
         if isinstance(error, RunFailed):
             return error
+        if isinstance(error, Stopped):
+            error = FlowError("The flow stopped without being asked to.")
         wait = error.retry_after_seconds if isinstance(error, ModelError) else None
         return cls(failure_from(error, details), is_retryable(error), wait)
 

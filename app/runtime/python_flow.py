@@ -18,17 +18,17 @@ from typing import Any
 
 from app.catalog.model import PythonFlow
 from app.models.base import Stopped
-from app.runtime.context import Context
+from app.runtime.context import Context, FlowContext
 from app.runtime.errors import FlowError
 
 _loading = threading.RLock()
 
-_Entrypoint = Callable[[dict[str, Any], Context], Any]
+_Entrypoint = Callable[[dict[str, Any], FlowContext], Any]
 
 
 def run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
     """What the flow does to its inputs is its own business: other steps, and its next try, are given the same ones."""
-    returned = _entrypoint(flow.entrypoint, flow.folder)(copy.deepcopy(dict(inputs)), context)
+    returned = _entrypoint(flow.entrypoint, flow.folder)(copy.deepcopy(dict(inputs)), context.for_flow())
     return _wait_for(returned, context) if inspect.isawaitable(returned) else returned
 
 

@@ -64,9 +64,9 @@ def usage_before(stored: Mapping[str, ModelUsage], found: Found) -> Usage:
 
 
 def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
-    """The outputs as JSON. Raises `RunFailed`, or `Stopped` after `ports.stop` was requested.
+    """The outputs as JSON. Raises `RunFailed`, or `Stopped`, which only a request of `ports.stop` causes.
 
-    Whatever a flow raises becomes a `RunFailed`, `SystemExit` included. Progress is reported in order and
+    Whatever a flow raises becomes a `RunFailed`, `SystemExit` and an unasked `Stopped` included. Progress is reported in order and
     never goes back; that of the end is left to the caller.
     """
     details: dict[str, Any] = {f"{run.target_type}_id": run.target_id}
@@ -76,8 +76,6 @@ def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
         else:
             outputs = _run_pipeline(run, ports, result_limit_bytes)
         return encode(outputs, result_limit_bytes)
-    except Stopped:
-        raise
     except BaseException as error:
         if ports.stop.requested:
             raise Stopped from error  # what a flow raises because it was stopped is not its failure
@@ -88,25 +86,28 @@ def _run_agent(run: Run, ports: Ports) -> dict[str, Any]:
     agent = ports.catalog.agents.get(run.target_id) or _missing(run)
     flow = agent.flow(run.config.get("flow_id")) or _missing(run)
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=True)
-    context = _context(
-        run,
-        ports,
-        budget,
-        step_key=agent.id,
-        stop=ports.stop,
-        usage=ports.usage,
-        report=ports.report,
-        model_override=run.config.get("model_override"),
-    )
-    return run_flow(agent, flow, with_defaults(agent.inputs, run.inputs), context)
+    with ports.stop.sheltered() as stop:
+        context = _context(
+            run,
+            ports,
+            budget,
+            step_key=agent.id,
+            stop=stop,
+            usage=ports.usage,
+            report=ports.report,
+            model_override=run.config.get("model_override"),
+        )
+        return run_flow(agent, flow, with_defaults(agent.inputs, run.inputs), context)
 
 
 def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, Any]:
     pipeline = ports.catalog.pipelines.get(run.target_id) or _missing(run)
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=False)
 
-    def run_step(agent: Agent, flow: Flow, inputs: dict[str, Any], **bound: Any) -> dict[str, Any]:
-        return run_flow(agent, flow, with_defaults(agent.inputs, inputs), _context(run, ports, budget, **bound))
+    def run_step(agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any) -> dict[str, Any]:
+        with stop.sheltered() as own:
+            context = _context(run, ports, budget, stop=own, **bound)
+            return run_flow(agent, flow, with_defaults(agent.inputs, inputs), context)
 
     return PipelineRun(
         pipeline,
