@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,10 +14,9 @@ from typing import Any
 
 from app.catalog.model import PythonFlow
 from app.models.base import Stopped
+from app.runtime import flow_files
 from app.runtime.context import Context, FlowContext
 from app.runtime.errors import FlowError
-
-_loading = threading.RLock()
 
 _Entrypoint = Callable[[dict[str, Any], FlowContext], Any]
 
@@ -64,14 +59,12 @@ def _wait_for(returned: Awaitable[Any], context: Context) -> Any:
     return asyncio.run(wait())
 
 
-def _entrypoint(entrypoint: str, folder: Path) -> _Entrypoint:
-    """What an entry point names, to be called with inputs and context; loaded once in a process. Raises `FlowError`."""
-    with _loading:  # a second thread must not see a module that is half loaded
-        return _load(entrypoint, folder)
-
-
 @cache
-def _load(entrypoint: str, folder: Path) -> _Entrypoint:
+def _entrypoint(entrypoint: str, folder: Path) -> _Entrypoint:
+    """What an entry point names, to be called with inputs and context. Raises `FlowError`.
+
+    Nothing is locked here: Python locks each module while it is imported, and what is loaded is found at once.
+    """
     target = _attribute(entrypoint, folder)
     if hasattr(target, "invoke"):
         return lambda inputs, _: target.invoke(inputs)
@@ -84,26 +77,8 @@ def _load(entrypoint: str, folder: Path) -> _Entrypoint:
 
 def _attribute(entrypoint: str, folder: Path) -> Any:
     where, _, attribute = entrypoint.rpartition(":")
-    module = _load_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
+    module = flow_files.load(folder / where) if where.endswith(".py") else importlib.import_module(where)
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise FlowError(f"{where} has no {attribute!r}.") from None
-
-
-def _load_file(path: Path) -> Any:
-    """A file as a package of its own: two agents' files never meet, and `from . import other` finds its folder."""
-    name = f"flow_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -66,8 +66,8 @@ def usage_before(stored: Mapping[str, ModelUsage], found: Found) -> Usage:
 def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
     """The outputs as JSON. Raises `RunFailed`, or `Stopped`, which only a request of `ports.stop` causes.
 
-    Whatever a flow raises becomes a `RunFailed`, `SystemExit` and an unasked `Stopped` included. Progress is reported in order and
-    never goes back; that of the end is left to the caller.
+    Whatever a flow raises becomes a `RunFailed`, `SystemExit` and an unasked `Stopped` included.
+    Progress is reported in order and never goes back; that of the end is left to the caller.
     """
     details: dict[str, Any] = {f"{run.target_type}_id": run.target_id}
     try:
