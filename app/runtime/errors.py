@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from app.executions.model import Failure
 from app.masking import mask
 from app.models.base import ModelError, Stopped
+from app.runtime.usage import BudgetExceeded
 
 MAX_MESSAGE_BYTES = 4096
 MAX_NAME_CHARACTERS = 200
+
+MAX_OTHERS = 10
+"""So many of a group's further errors are told in `details`, each with a short message."""
+
+MAX_OTHER_MESSAGE_BYTES = 512
 
 
 class TemplateError(Exception):
@@ -47,10 +55,45 @@ class RunFailed(Exception):
         """
         if isinstance(error, RunFailed):
             return error
-        if isinstance(error, Stopped):
-            error = FlowError("The flow stopped without being asked to.")
-        wait = error.retry_after_seconds if isinstance(error, ModelError) else None
-        return cls(failure_from(error, details), is_retryable(error), wait)
+        reason, others = reasons(error)
+        if isinstance(reason, RunFailed):
+            return reason
+        if isinstance(reason, Stopped):
+            reason = FlowError("The flow stopped without being asked to.")
+        if others:
+            details = {**details, "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]]}
+        wait = reason.retry_after_seconds if isinstance(reason, ModelError) else None
+        return cls(failure_from(reason, details), is_retryable(reason), wait)
+
+
+def reasons(error: BaseException) -> tuple[BaseException, list[BaseException]]:
+    """The reason why a run failed, and the rest of a group of errors (a `TaskGroup` raises such).
+
+    It is the first in the order of the group. What ends a run whatever else happened goes before that:
+    a spent budget, and a stop. What was only cancelled because something else failed comes last.
+    """
+    leaves = list(_leaves(error))
+    reason = min(leaves, key=_rank)
+    return reason, [leaf for leaf in leaves if leaf is not reason]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _rank(error: BaseException) -> int:
+    if isinstance(error, (BudgetExceeded, Stopped)):
+        return 0
+    return 2 if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else 1
+
+
+def _in_short(error: BaseException) -> dict[str, str]:
+    failure = failure_from(error, {}, MAX_OTHER_MESSAGE_BYTES)
+    return {"type": failure.type, "message": failure.message}
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -59,12 +102,20 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, HOPELESS)
 
 
-def failure_from(error: BaseException, details: dict[str, Any]) -> Failure:
+def failure_from(error: BaseException, details: dict[str, Any], limit_bytes: int = MAX_MESSAGE_BYTES) -> Failure:
     """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace."""
     name = type(error).__name__[:MAX_NAME_CHARACTERS]
     try:
-        text = f"The flow called sys.exit({error.code!r})." if isinstance(error, SystemExit) else str(error) or name
+        text = _words(error) or name
     except BaseException:
         text = f"{name}, whose message can not be read."
-    masked = mask(text).encode(errors="replace")[:MAX_MESSAGE_BYTES]
+    masked = mask(text).encode(errors="replace")[:limit_bytes]
     return Failure(name, masked.decode(errors="ignore"), details)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"The flow called sys.exit({error.code!r})."
+    if isinstance(error, asyncio.CancelledError) and not error.args:
+        return "The flow was cancelled by its own code."
+    return str(error)

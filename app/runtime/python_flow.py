@@ -16,15 +16,22 @@ from app.catalog.model import PythonFlow
 from app.models.base import Stopped
 from app.runtime import flow_files
 from app.runtime.context import Context, FlowContext
-from app.runtime.errors import FlowError
+from app.runtime.errors import FlowError, reasons
+from app.runtime.usage import BudgetExceeded
 
 _Entrypoint = Callable[[dict[str, Any], FlowContext], Any]
 
 
 def run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
     """What the flow does to its inputs is its own business: other steps, and its next try, are given the same ones."""
-    returned = _entrypoint(flow.entrypoint, flow.folder)(copy.deepcopy(dict(inputs)), context.for_flow())
-    return _wait_for(returned, context) if inspect.isawaitable(returned) else returned
+    try:
+        returned = _entrypoint(flow.entrypoint, flow.folder)(copy.deepcopy(dict(inputs)), context.for_flow())
+        return _wait_for(returned, context) if inspect.isawaitable(returned) else returned
+    except BaseExceptionGroup as group:
+        reason, _ = reasons(group)
+        if isinstance(reason, (BudgetExceeded, Stopped)):
+            raise reason from group  # what ends a run is never one error among others
+        raise
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:
