@@ -85,7 +85,7 @@ class FlowSchema(FileSchema):
     name = fields.String(required=True, validate=IDENTIFIER)
     file = fields.String(validate=[Length(1), _inside])
     entrypoint = fields.String(validate=[ENTRYPOINT, _inside])
-    isolation = fields.String(validate=OneOf(("process", "thread")))
+    isolation = fields.String(validate=OneOf(("process", "thread", "fresh")))
 
     @validates_schema
     def _is_one_of_two(self, data: dict[str, Any], **_: Any) -> None:
