@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from app.executions.model import Progress
 from app.models.base import Completion, ModelProvider
@@ -111,22 +113,33 @@ class Context:
 class FlowContext:
     """The second argument of a Python flow: what the documentation names, and nothing else.
 
-    A flow cannot change what the service decides with. `config` is a copy, the rest is read-only.
+    A flow cannot change what the service decides with. `config` is a copy, the rest is read-only. What
+    speaks to the service works in the flow's own process alone, not in those that it forks.
     """
 
-    __slots__ = ("_config", "_context")
+    __slots__ = ("_config", "_inner", "_process")
 
     def __init__(self, context: Context):
-        self._context, self._config = context, copy.deepcopy(dict(context.config))
+        self._inner, self._config = context, copy.deepcopy(dict(context.config))
+        self._process = os.getpid()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("The context of a flow cannot be sent to another process.")
+
+    @property
+    def _context(self) -> Context:
+        if os.getpid() != self._process:
+            raise RuntimeError("The context of a flow works in the process of the flow alone.")
+        return self._inner
 
     @property
     def execution_id(self) -> str:
-        return self._context.execution_id
+        return self._inner.execution_id
 
     @property
     def attempt(self) -> int:
         """1 for the first attempt."""
-        return self._context.attempt
+        return self._inner.attempt
 
     @property
     def config(self) -> dict[str, Any]:
@@ -136,12 +149,12 @@ class FlowContext:
     @property
     def step_key(self) -> str:
         """The same for every attempt of the same step: a key for idempotent side effects."""
-        return self._context.step_key
+        return self._inner.step_key
 
     @property
     def traceparent(self) -> str | None:
         """The trace that the run belongs to (W3C Trace Context); None without one."""
-        return self._context.traceparent
+        return self._inner.traceparent
 
     @property
     def cancelled(self) -> bool:
@@ -157,5 +170,9 @@ class FlowContext:
         self._context.log(message, **fields)
 
     def complete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
-        """See `Context.complete`."""
+        """See `Context.complete`. In an asynchronous flow it holds up all others: use `acomplete`."""
         return self._context.complete(messages, model, **options)
+
+    async def acomplete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
+        """As `complete`, for asynchronous flows: others go on while it waits."""
+        return await asyncio.to_thread(self.complete, messages, model, **options)

@@ -41,6 +41,14 @@ def _path_of(name: str) -> Path:
     return Path(path + _SUFFIX)
 
 
+def forget_main() -> None:
+    """Leaves nothing of the program that started this process for spawned processes to run again.
+
+    `multiprocessing` has each of them import the main module, which here is the whole worker.
+    """
+    sys.modules["__main__"] = ModuleType("__main__")
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the files; their siblings are found by Python's own finders, as those of any package."""
 

@@ -18,7 +18,11 @@ def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Conte
     """The outputs: `output`, and `metadata` with at least `model_used` and `tokens_used`."""
     if isinstance(flow, PromptFlow):
         return _filled_in({"output": run_prompt(flow, inputs, context)}, context)
-    returned = run_python(flow, inputs, context)
+    return outputs_of_python(run_python(flow, inputs, context), context)
+
+
+def outputs_of_python(returned: Any, context: Context) -> dict[str, Any]:
+    """What a Python flow returned, as outputs. Raises `BudgetExceeded` where the flow kept that to itself."""
     context.hold_to_budget()
     if isinstance(returned, dict) and "output" in returned:
         return _filled_in(returned, context)

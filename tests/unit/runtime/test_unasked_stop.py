@@ -88,7 +88,7 @@ def test_a_run_that_was_asked_to_stop_has_stopped(run_code: Callable, target: st
 
 def test_a_flow_sees_what_the_documentation_names_and_nothing_else() -> None:
     named = {"execution_id", "attempt", "config", "step_key", "progress", "cancelled", "log"}
-    named |= {"complete", "traceparent"}
+    named |= {"complete", "acomplete", "traceparent"}
     assert {name for name in dir(FlowContext) if not name.startswith("_")} == named
 
 
