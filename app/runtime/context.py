@@ -70,10 +70,12 @@ class Context:
         """
         if type(current_step) is not int or type(total_steps) is not int:
             raise ValueError("progress(current_step, total_steps): both are whole numbers.")
-        if not 0 <= current_step <= total_steps or not 1 <= total_steps <= MAX_PROGRESS_STEPS:
-            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps, from 1 step on.")
+        if not 0 <= current_step <= total_steps <= MAX_PROGRESS_STEPS:
+            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps.")
         if step_name is not None and not isinstance(step_name, str):
             raise ValueError("progress(..., step_name): it is text, or None.")
+        if not total_steps:
+            return  # an empty list of things to do is no error, and nothing that could be shown
         name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
         with self._progressing:
             if self._report and current_step / total_steps >= self._share_done:

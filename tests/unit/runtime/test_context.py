@@ -42,3 +42,14 @@ def test_a_context_is_not_sent_to_another_process(run_code: Callable) -> None:
             return str(error)
     """
     assert run_code(source)["output"] == "The context of a flow cannot be sent to another process."
+
+
+def test_no_steps_at_all_is_progress_that_is_not_shown(run_code: Callable) -> None:
+    source = """
+    def run(inputs, context):
+        items = inputs.get("items", [])
+        context.progress(0, len(items))
+        return len(items)
+    """
+    assert run_code(source)["output"] == 0
+    assert run_code.recorder.reports == []  # type: ignore[attr-defined]
