@@ -24,7 +24,7 @@ import structlog
 
 from app.log_fields import cleaned
 from app.masking import Mask, mask
-from app.sink import MAX_LINE_BYTES, PrintStream, Sink
+from app.sink import MAX_LINE_BYTES, Sink
 
 _WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib3")
 """On a finer level these have several lines for each model call, and what they quote is up to their next version."""
@@ -34,18 +34,17 @@ _REFUSED_BY_GUNICORN = "Invalid request from ip="
 _HALTED_BY_GUNICORN = "HaltServer"
 """How its master ends where a web process can not start; that one has said why."""
 
-_STDOUT, _STDERR = 1, 2
-
 _ROOMS = (3600, 2400, 1200, 600, 300, 0)
 """Characters for a line's fields, until it is short enough: some take six bytes each."""
 
 log = structlog.get_logger(__name__)
 
 
-def configure(level: str, secrets: Sequence[str] = ()) -> None:
+def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> None:
     """Routes this process's records through one handler: ours, and all libraries'. May be called again.
 
-    `secrets` are masked wherever they stand, beside what looks like a secret.
+    `secrets` are masked wherever they stand, beside what looks like a secret. Lines are written to
+    `descriptor`, standard output or a copy of it.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -64,7 +63,7 @@ def configure(level: str, secrets: Sequence[str] = ()) -> None:
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, fitting(renderer)],
         foreign_pre_chain=[_library_message, *shared],
     )
-    _route(formatter, level)
+    _route(formatter, level, descriptor)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -81,13 +80,8 @@ def flush() -> None:
         handler.flush()
 
 
-def keep_prints_from_waiting() -> None:
-    """For a process that runs flows: from now on `print` waits for nobody either, and is never buffered."""
-    sys.stdout, sys.stderr = PrintStream(_STDOUT).text(), PrintStream(_STDERR).text()
-
-
-def _route(formatter: logging.Formatter, level: str) -> None:
-    handler = _SinkHandler()
+def _route(formatter: logging.Formatter, level: str, descriptor: int) -> None:
+    handler = _SinkHandler(descriptor)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -99,11 +93,11 @@ def _route(formatter: logging.Formatter, level: str) -> None:
 
 
 class _SinkHandler(logging.Handler):
-    """Writes to stdout without waiting. `logging` calls it under a lock, and looks after that when a process forks."""
+    """Writes lines without waiting. `logging` calls it under a lock, and looks after that when a process forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._sink = Sink(_STDOUT, self._dropped)
+        self._sink = Sink(descriptor, self._dropped)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -75,7 +75,14 @@ def _files(folder: Path, flow: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 
 def _flow(folder: Path, data: Mapping[str, Any], inputs: Declared) -> Flow:
     if "entrypoint" in data:
-        return PythonFlow(data["name"], data["entrypoint"], folder.resolve(), data.get("isolation", "process"))
+        asked = data.get("isolation", "process")
+        return PythonFlow(
+            data["name"],
+            data["entrypoint"],
+            folder.resolve(),
+            isolation="thread" if asked == "thread" else "process",
+            fresh=asked == "fresh",
+        )
     return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
 
 

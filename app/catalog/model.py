@@ -72,12 +72,16 @@ class PromptFlow:
 
 @dataclass(frozen=True, slots=True)
 class PythonFlow:
-    """A flow that is code: `entrypoint` is `file.py:attribute` in `folder`, or `package.module:attribute`."""
+    """A flow that is code: `entrypoint` is `file.py:attribute` in `folder`, or `package.module:attribute`.
+
+    `fresh`: its process has run nothing before, and runs nothing after it.
+    """
 
     name: str
     entrypoint: str
     folder: Path
     isolation: Isolation = "process"
+    fresh: bool = False
 
 
 Flow = PromptFlow | PythonFlow
@@ -155,7 +159,8 @@ class Output:
 class Pipeline:
     """A pipeline whose graph has been checked: ids unique, no cycle, every key has a producer.
 
-    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is. `definition` is
+    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is; `fresh` is true
+    where any flow it may run is. `definition` is
     the version of what is run: it changes with inputs, steps, outputs and variants, not with what is for
     people, nor with the agents.
     """
@@ -166,6 +171,7 @@ class Pipeline:
     isolation: Isolation
     inputs: tuple[InputField, ...] | None = None
     variants: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    fresh: bool = False
     name: str = ""
     description: str = ""
     version: str = ""
@@ -185,3 +191,10 @@ class Catalog:
     def __iter__(self) -> Iterator[Target]:
         yield from self.agents.values()
         yield from self.pipelines.values()
+
+    def is_fresh(self, target_id: str, flow_id: str | None) -> bool:
+        """Whether a run of it needs a process that has run nothing before."""
+        if target_id in self.pipelines:
+            return self.pipelines[target_id].fresh
+        flow = self.agents[target_id].flow(flow_id) if target_id in self.agents else None
+        return isinstance(flow, PythonFlow) and flow.fresh

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.catalog import graph
 from app.catalog.documents import Place, Problem, read
-from app.catalog.model import Agent, Flow, Output, Pipeline, Step
+from app.catalog.model import Agent, Flow, Output, Pipeline, PythonFlow, Step
 from app.catalog.schemas import PipelineSchema
 from app.catalog.targets import described, id_problems, input_fields, version_of
 
@@ -59,12 +59,13 @@ def _variant_problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> I
 def _built(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pipeline:
     waits_for = graph.dependencies(data["steps"])
     labels = {each["key"]: each["label"] for each in data["outputs"]}
-    threads_will_do = all(flow.isolation == "thread" for flow in _all_flows(data, agents))
+    flows = list(_all_flows(data, agents))
     return Pipeline(
         id=id,
         steps=tuple(_step(step, waits_for[step["id"]]) for step in data["steps"]),
         outputs=tuple(Output(key, labels.get(key, "")) for key in graph.result_keys(data["steps"], list(labels))),
-        isolation="thread" if threads_will_do else "process",
+        isolation="thread" if all(flow.isolation == "thread" for flow in flows) else "process",
+        fresh=any(isinstance(flow, PythonFlow) and flow.fresh for flow in flows),
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
         definition=version_of(_without_words_for_people(data)),

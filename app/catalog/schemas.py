@@ -87,7 +87,7 @@ class FlowSchema(FileSchema):
     name = fields.String(required=True, validate=IDENTIFIER)
     file = fields.String(validate=[Length(1, MAX_PATH_CHARACTERS), _inside])
     entrypoint = fields.String(validate=[Length(1, MAX_PATH_CHARACTERS), ENTRYPOINT, _inside])
-    isolation = fields.String(validate=OneOf(("process", "thread")))
+    isolation = fields.String(validate=OneOf(("process", "thread", "fresh")))
 
     @validates_schema
     def _is_one_of_two(self, data: dict[str, Any], **_: Any) -> None:

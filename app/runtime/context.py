@@ -1,11 +1,14 @@
-"""What a flow is handed beside its inputs."""
+"""What a flow is handed beside its inputs: `FlowContext`, a narrow view of the run's `Context`."""
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from app.executions.model import Progress
 from app.log_fields import renamed
@@ -20,7 +23,7 @@ MAX_STEP_NAME = 256
 
 
 class Context:
-    """The second argument of a Python flow. All of it may be used from several threads."""
+    """What the runtime knows of one flow's run. All of it may be used from several threads."""
 
     def __init__(
         self,
@@ -78,9 +81,9 @@ class Context:
             raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps.")
         if step_name is not None and not isinstance(step_name, str):
             raise ValueError("progress(..., step_name): it is text, or None.")
+        if not total_steps:
+            return  # an empty list of things to do is no error, and nothing that could be shown
         name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
-        if total_steps == 0:
-            return
         with self._progressing:
             if self._report and current_step / total_steps >= self._share_done:
                 self._share_done = current_step / total_steps
@@ -118,10 +121,82 @@ class Context:
         self.usage.add(completion, estimated_tokens(*texts_of(asked), *_texts_of_answer(completion)))
         return completion
 
+    def for_flow(self) -> FlowContext:
+        """The second argument of a Python flow."""
+        return FlowContext(self)
+
     def hold_to_budget(self) -> None:
         """For whoever ran the flow: raises `BudgetExceeded` where the flow was told so, and kept it to itself."""
         if self._refused:
             raise self._refused
+
+
+class FlowContext:
+    """The second argument of a Python flow: what the documentation names, and nothing else.
+
+    A flow cannot change what the service decides with. `config` is a copy, the rest is read-only. What
+    speaks to the service works in the flow's own process alone, not in those that it forks.
+    """
+
+    __slots__ = ("_config", "_inner", "_process")
+
+    def __init__(self, context: Context):
+        self._inner, self._config = context, copy.deepcopy(dict(context.config))
+        self._process = os.getpid()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("The context of a flow cannot be sent to another process.")
+
+    @property
+    def _context(self) -> Context:
+        if os.getpid() != self._process:
+            raise RuntimeError("The context of a flow works in the process of the flow alone.")
+        return self._inner
+
+    @property
+    def execution_id(self) -> str:
+        return self._inner.execution_id
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self._inner.attempt
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The request's `config`, as it was sent."""
+        return self._config
+
+    @property
+    def step_key(self) -> str:
+        """The same for every attempt of the same step: a key for idempotent side effects."""
+        return self._inner.step_key
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the run belongs to (W3C Trace Context); None without one."""
+        return self._inner.traceparent
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run was asked to end (cancel, timeout); then return soon, or be killed."""
+        return self._context.cancelled
+
+    def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
+        """See `Context.progress`."""
+        self._context.progress(current_step, total_steps, step_name)
+
+    def log(self, message: str, /, **fields: Any) -> None:
+        """See `Context.log`."""
+        self._context.log(message, **fields)
+
+    def complete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
+        """See `Context.complete`. In an asynchronous flow it holds up all others: use `acomplete`."""
+        return self._context.complete(messages, model, **options)
+
+    async def acomplete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
+        """As `complete`, for asynchronous flows: others go on while it waits."""
+        return await asyncio.to_thread(self.complete, messages, model, **options)
 
 
 def _texts_of_answer(completion: Completion) -> list[str]:

@@ -23,7 +23,11 @@ def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Conte
         if context.last_completion and context.last_completion.tool_calls:
             outputs["metadata"] = {"tool_calls": context.last_completion.tool_calls}  # nothing else would show them
         return _filled_in(outputs, context)
-    returned = run_python(flow, inputs, context)
+    return outputs_of_python(run_python(flow, inputs, context), context)
+
+
+def outputs_of_python(returned: Any, context: Context) -> dict[str, Any]:
+    """What a Python flow returned, as outputs. Raises `BudgetExceeded` if the flow kept that to itself."""
     context.hold_to_budget()
     if isinstance(returned, dict) and "output" in returned:
         return _filled_in(returned, context)

@@ -247,8 +247,6 @@ class PipelineRun:
         except BaseException as error:
             if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
                 return  # what a flow raises because it was asked to stop is not its failure
-            if isinstance(error, Stopped):
-                error = FlowError("The flow stopped without being asked to.")
             if work.item is not None:
                 self._journal.note_item(f"{step.id}:{work.item}", RunFailed.from_error(error, {}).failure)
             state.error = state.error or error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class StopSignal:
@@ -46,3 +47,16 @@ class StopSignal:
                 self._callbacks.pop(key, None)
 
         return unsubscribe
+
+    @contextlib.contextmanager
+    def sheltered(self) -> Iterator[StopSignal]:
+        """A signal for one flow: it follows this one, and a request of its own reaches nobody else.
+
+        Whether a run was asked to end is decided by those outside it, never by its flow.
+        """
+        own = StopSignal()
+        unsubscribe = self.subscribe(own.request)
+        try:
+            yield own
+        finally:
+            unsubscribe()

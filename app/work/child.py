@@ -1,14 +1,19 @@
-"""A child process: runs flows for its worker, one at a time in its main thread, or many in threads.
+"""A child process: runs flows for its worker, one at a time in its main thread, or many beside each other.
 
 It is forked warm and reused for one execution after the other. It never talks to the store: what it is
 to do, and what became of it, goes over the socket to the worker, which holds the leases. A child ends
 itself when its worker is gone or has been silent for too long, because then somebody else may be given
 what it runs.
+
+With many slots, an asynchronous flow is a task in the process's one event loop; whatever else blocks has a
+thread for itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import ctypes
 import os
 import queue
@@ -16,10 +21,11 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -27,22 +33,27 @@ from app import logs, tracing
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
 from app.executions.counters import Counts
-from app.executions.payload import pack, read_call
-from app.executions.steps import read_records, read_usage, write_usage
-from app.models.base import ModelProvider, Stopped
+from app.executions.steps import write_usage
+from app.models.base import ModelProvider
 from app.models.openai_provider import OpenAIProvider
-from app.runtime.checkpoint import Found
-from app.runtime.errors import RunFailed, failure_from
-from app.runtime.run import Ports, Run, execute, usage_before
-from app.runtime.stop import StopSignal
-from app.runtime.usage import Usage
+from app.runtime import flow_files
+from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
-from app.work.cleanup import Surroundings, cleaned_up
+from app.work.child_run import ChildRun, Services
+from app.work.cleanup import Cleanup, Streams, forks_are_plain
+from app.work.loop_watch import LoopWatch
 from app.work.model_calls import WatchedModels, traced
-from app.work.protocol import ChildSocket, Head, split
-from app.work.reports import ProgressReports, StepReports
+from app.work.protocol import ChildSocket, Head
+from app.work.reports import ProgressReports
+from app.work.threads import Threads
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+NO_FRESH_PROCESS = "fresh"
+"""The reason of an `unstarted`: the flow asks for a process that has run nothing before."""
+
+_ENDERS = 2
+"""Threads that make the outputs of asynchronous flows JSON and send them."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,23 +70,28 @@ class ChildConfig:
 
 def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
-    _become_a_child(worker, config)
-    logs.configure(config.settings.log_level, config.settings.secrets)
-    logs.keep_prints_from_waiting()
-    Child(ChildSocket(end), config, OpenAIProvider(config.settings)).run()
+    _become_a_child(worker, alone=config.slots == 1)
+    streams = Streams()
+    logs.configure(config.settings.log_level, config.settings.secrets, streams.log_descriptor)
+    streams.put_back()
+    forks_are_plain(end)
+    flow_files.forget_main()
+    Child(ChildSocket(end), config, OpenAIProvider(config.settings), streams).run()
 
 
-def _become_a_child(worker: int, config: ChildConfig) -> None:
-    """Dies with its worker, leads a session, is the first that a full machine kills.
+def _become_a_child(worker: int, alone: bool) -> None:
+    """Dies with its worker, leads a session of its own, is the first that a full machine kills.
 
-    It adopts what its flow leaves behind if there is only one; what many leave, the worker adopts.
+    A process that runs one flow at a time adopts what the flow leaves behind, to end it after the run; of
+    many flows nobody knows whose it would be, so there the worker adopts it.
 
     A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
     caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
     """
     die_with_parent(worker)
-    os.setsid()  # so that what a flow sends to its process group does not reach the worker
-    if config.slots == 1:
+    with contextlib.suppress(OSError):
+        os.setsid()  # `kill 0` in a flow's shell script ends what the script has started, not the worker
+    if alone:
         adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
@@ -86,25 +102,41 @@ def _become_a_child(worker: int, config: ChildConfig) -> None:
 class Child:
     """The attempts that run in this process, by token, and the two sides of its socket."""
 
-    def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider):
-        self._worker, self._config = worker, config
+    def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams):
+        self._worker, self._alone = worker, config.slots == 1
         self._counts = Counts()
-        self._tracing = tracing.connect(config.settings)
-        self._models = WatchedModels(
-            models, config.settings.openai_model_name, models_of(config.catalog), self._counts.add
-        )
-        self._starts: queue.SimpleQueue[tuple[Head, bytes]] = queue.SimpleQueue()
-        self._stops: dict[str, StopSignal] = {}
-        self._steps: dict[str, StepReports] = {}
+        settings = config.settings
+        watched = WatchedModels(models, settings.openai_model_name, models_of(config.catalog), self._counts.add)
+        spans = tracing.connect(settings)
         self._progress = ProgressReports(worker)
-        self._runners = 1
+        self._services = Services(
+            worker,
+            settings,
+            config.catalog,
+            self._progress,
+            lambda parent: traced(watched, spans, parent, settings.openai_model_name),
+        )
+        self._starts: queue.SimpleQueue[ChildRun] = queue.SimpleQueue()
+        self._runs: dict[str, ChildRun] = {}
+        self._lock = threading.Lock()
+        self._loading: dict[Hashable, list[ChildRun]] = {}
+        self._threads = Threads(self._for_life)
+        self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
+        self._cleanup = Cleanup(streams, alone=self._alone)
+        self._served = 0
+        self._silence_seconds = config.silence_seconds
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
 
     def run(self) -> None:
-        """Listens in a thread of its own; flows get the main thread, and more as they are needed, for themselves."""
+        """Listens in a thread of its own; the main thread runs flows, or hands each to where it runs."""
+        for _ in range(_ENDERS if not self._alone else 0):
+            self._enders.submit(int)  # their threads exist from now on: a full machine cannot refuse them
+        if not self._alone:
+            LoopWatch(the_loop).start()
         threading.Thread(target=self._for_life, args=(self._listen,), name="listen", daemon=True).start()
+        self._cleanup.begin()
         self._worker.send({"kind": "ready"})
-        self._for_life(self._run_next)
+        self._for_life(self._run_alone if self._alone else self._hand_on)
 
     def _for_life(self, act: Callable[[], None]) -> NoReturn:
         """A child that does not listen, or does not run what it was given, must not go on."""
@@ -118,124 +150,135 @@ class Child:
         finally:
             os._exit(1)
 
-    def _run_next(self) -> None:
-        self._run_one(*self._starts.get())
-
-    def _take(self, start: Head, body: bytes) -> None:
-        """Queues an attempt for the threads that run them; there are as many as were ever needed at once.
-
-        If no thread can be started for it, the worker is told so: the neighbours go on.
-        """
-        self._stops[start["token"]] = StopSignal()
-        if len(self._stops) > self._runners:
-            try:
-                threading.Thread(target=self._for_life, args=(self._run_next,), name="flow", daemon=True).start()
-            except (RuntimeError, MemoryError) as error:
-                del self._stops[start["token"]]
-                self._worker.send({"kind": "unstarted", "token": start["token"], "reason": str(error)})
-                return
-            self._runners += 1
-        self._starts.put((start, body))
+    # What the worker says.
 
     def _listen(self) -> None:
-        head, body = self._worker.receive(self._config.silence_seconds)
+        head, body = self._worker.receive(self._silence_seconds)
+        run = self._runs.get(head.get("token", ""))
         if head["kind"] == "start":
-            self._take(head, body)
-        elif head["kind"] == "stop" and (stop := self._stops.get(head["token"])):
-            stop.request()
-        elif head["kind"] == "stored" and (steps := self._steps.get(head["token"])):
-            steps.stored(head["number"])
+            self._runs[head["token"]] = run = ChildRun(head, body, self._services)
+            self._starts.put(run)
+        elif head["kind"] == "alive":
+            self._say({"kind": "alive", "token": ""})
+        elif head["kind"] == "stop" and run:
+            run.stop.request()
+        elif head["kind"] == "stored" and run and run.steps:
+            run.steps.stored(head["number"])
         self._progress.send_late()
-        self._send_counts()
+        if counts := self._counts.take():  # at least once a second, as the worker speaks that often
+            self._say({"kind": "counted", "counts": counts})
         logs.flush()
 
-    def _run_one(self, start: Head, body: bytes) -> None:
-        surroundings = Surroundings()
-        around = contextlib.nullcontext() if self._config.slots > 1 else cleaned_up(surroundings)
-        with around, structlog.contextvars.bound_contextvars(**start["names"]):  # also for what libraries log
-            ended, outputs = self._outcome(start, body, surroundings)
-        self._stops.pop(start["token"], None)
-        self._steps.pop(start["token"], None)
-        self._progress.forget(start["token"])
-        ended |= {
-            "usage": write_usage(surroundings.usage.models),
-            "left_behind": surroundings.left_behind,
+    def _say(self, head: Head, body: bytes = b"") -> None:
+        with contextlib.suppress(OSError):  # the listener notices, and ends this process
+            self._worker.send(head, body)
+
+    # One at a time, in the main thread.
+
+    def _run_alone(self) -> None:
+        run = self._starts.get()
+        fresh = run.is_fresh()
+        if fresh and self._served:
+            self._refuse(run, NO_FRESH_PROCESS, unfit=NO_FRESH_PROCESS)
+            return
+        self._served += 1
+        with self._cleanup.around(run) as found:
+            ended, outputs = contextvars.copy_context().run(self._blocking, run)
+        self._end(run, ended, outputs, NO_FRESH_PROCESS if fresh else found.unfit)
+
+    def _blocking(self, run: ChildRun) -> tuple[Head, bytes]:
+        """Also what libraries log carries the names of the run."""
+        with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
+            outcome = run.blocking()
+            run.leave_behind(the_loop.end_of_run(scope))
+            return outcome
+
+    # Many at once.
+
+    def _hand_on(self) -> None:
+        """What is known to only wait becomes a task; everything else needs a thread, if only to be loaded."""
+        run = self._starts.get()
+        try:
+            if run.is_loaded() and run.only_waits():
+                self._start_task(run)
+            elif not self._wait_for_the_load(run):
+                self._threads.start(lambda: self._run_in_thread(run))
+        except (RuntimeError, MemoryError) as error:
+            self._refuse(run, f"No thread could be started: {error}")
+            self._end_wait(run)
+
+    def _wait_for_the_load(self, run: ChildRun) -> bool:
+        """Whether another run loads the same code just now: a thousand of them need one thread for that."""
+        key = run.code()
+        if key is None or run.is_loaded() or run.has_waited:
+            return False
+        with self._lock:
+            if key in self._loading:
+                self._loading[key].append(run)
+                return True
+            self._loading[key] = []
+            return False
+
+    def _end_wait(self, run: ChildRun) -> None:
+        """Hands on what waited for the code of this run, which is loaded, or failed to be."""
+        with self._lock:
+            waiting = self._loading.pop(run.code(), [])
+        for other in waiting:
+            other.has_waited = True
+            self._starts.put(other)
+
+    def _run_in_thread(self, run: ChildRun) -> None:
+        only_waits = run.only_waits()
+        self._end_wait(run)
+        if only_waits:
+            try:
+                self._start_task(run)
+            except (RuntimeError, MemoryError) as error:
+                self._refuse(run, f"No thread could be started: {error}")
+            return
+        ended, outputs = contextvars.copy_context().run(self._blocking, run)
+        self._end(run, ended, outputs, self._cleanup.beside_others())
+
+    def _start_task(self, run: ChildRun) -> None:
+        asyncio.run_coroutine_threadsafe(self._as_task(run), the_loop.started())
+
+    async def _as_task(self, run: ChildRun) -> None:
+        """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at any time."""
+        with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
+            flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(run.as_task())
+            owners[flow] = scope
+            await asyncio.wait({flow})
+            run.leave_behind(await end_tasks(scope) + len(scope.helping))
+        await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
+
+    def _end_task(self, run: ChildRun, flow: asyncio.Task[Callable[[], tuple[Head, bytes]]]) -> None:
+        with structlog.contextvars.bound_contextvars(**run.names):
+            ended, outputs = flow.result()()
+        self._end(run, ended, outputs, self._cleanup.beside_others())
+
+    # What the worker is told.
+
+    def _end(self, run: ChildRun, ended: Head, outputs: bytes, unfit: str) -> None:
+        self._forget(run)
+        facts: dict[str, Any] = {
+            "usage": write_usage(run.usage.models),
+            "left_behind": run.left_behind,
             "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
             "counts": self._counts.take(),
         }
-        with contextlib.suppress(OSError):  # the listener notices, and ends this process
-            self._worker.send({"kind": "ended", "token": start["token"], **ended}, outputs)
+        if unfit:
+            facts["unfit"] = unfit
+        self._say({"kind": "ended", "token": run.token, **ended, **facts}, outputs)
 
-    def _send_counts(self) -> None:
-        """What was counted meanwhile. At least once a second, as the worker speaks that often."""
-        if counts := self._counts.take():
-            with contextlib.suppress(OSError):
-                self._worker.send({"kind": "counted", "counts": counts})
+    def _refuse(self, run: ChildRun, reason: str, **more: str) -> None:
+        """Nothing of it has run: the worker finds it another place."""
+        self._forget(run)
+        log.warning("run_unstarted", **run.names, reason=reason)
+        self._say({"kind": "unstarted", "token": run.token, "reason": reason, **more})
 
-    def _outcome(self, start: Head, body: bytes, surroundings: Surroundings) -> tuple[Head, bytes]:
-        """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
-        try:
-            return {"outcome": "completed"}, pack(self._execute(start, body, surroundings))
-        except Stopped:
-            return {"outcome": "stopped"}, b""
-        except RunFailed as failed:
-            error = asdict(failed.failure)
-            retry = {"retryable": failed.retryable, "retry_after_seconds": failed.retry_after_seconds}
-            return {"outcome": "failed", "error": error, **retry}, b""
-        except BaseException as error:
-            log.exception("run_crashed")
-            return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}, b""
-
-    def _execute(self, start: Head, body: bytes, surroundings: Surroundings) -> bytes:
-        data, *stored = split(start["lengths"], body) if "lengths" in start else [body]
-        call = read_call(data)
-        token, id, target_id = start["token"], start["id"], call["target_id"]
-        bound = log.bind(**start["names"])
-        pipeline = self._config.catalog.pipelines.get(target_id)
-        definition = pipeline.definition if pipeline else ""
-        found = _found(start, stored)
-        if found.records and definition != start["definition"]:
-            bound.warning("definition_changed", target=target_id)  # what another one did does not fit this one
-            found = Found()
-        run = Run(
-            execution_id=id,
-            attempt=start["attempt"],
-            target_type=call["type"],
-            target_id=target_id,
-            inputs=call["inputs"],
-            config=call["config"],
-            traceparent=start["traceparent"],
-            found=found,
-        )
-        surroundings.usage = usage_before(read_usage(start.get("usage", "")), found)
-        surroundings.usage.on_change = lambda usage: self._say_used(token, usage)
-        stop = self._stops[token]
-        steps = self._steps[token] = StepReports(self._worker, token, definition, stop, surroundings.usage)
-        ports = Ports(
-            catalog=self._config.catalog,
-            models=traced(self._models, self._tracing, start["traceparent"], self._config.settings.openai_model_name),
-            stop=stop,
-            usage=surroundings.usage,
-            report=lambda progress: self._progress.report(token, progress),
-            save=steps.save,
-            left_behind=surroundings.leave_behind,
-            log=bound.info,
-        )
-        return execute(run, ports, self._config.settings.max_result_bytes)
-
-    def _say_used(self, token: str, usage: Usage) -> None:
-        """After each model call, so that what was spent is known even of a run that is ended by force."""
-        if usage.total.calls:
-            with contextlib.suppress(OSError):
-                self._worker.send({"kind": "used", "token": token, "usage": write_usage(usage.models)})
-
-
-def _found(start: Head, stored: list[bytes]) -> Found:
-    """What earlier attempts have stored of their steps."""
-    names = start.get("steps", [])
-    fields = dict(zip(names, stored, strict=False))
-    values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
-    return Found({record.id: record for record in read_records(fields)}, values)
+    def _forget(self, run: ChildRun) -> None:
+        self._runs.pop(run.token, None)
+        self._progress.forget(run.token)
 
 
 def die_with_parent(parent: int) -> None:

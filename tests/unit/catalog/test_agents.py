@@ -174,7 +174,7 @@ WRONG_AGENTS = {
     ),
     "an unknown isolation": (
         "flows:\n- {name: x, entrypoint: flow.py:run, isolation: vm}\n",
-        ":2: flows.0.isolation: Must be one of: process, thread.",
+        ":2: flows.0.isolation: Must be one of: process, thread, fresh.",
     ),
     "an entrypoint without a name": (
         "flows:\n- {name: x, entrypoint: flow.py}\n",

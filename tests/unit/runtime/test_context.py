@@ -1,12 +1,15 @@
-"""What a flow says of its progress."""
+"""What a flow is handed beside its inputs."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app.executions.model import Progress
+from app.models.base import Completion, ModelProvider
 from app.runtime.context import Context
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, Usage
@@ -49,3 +52,38 @@ def test_what_is_no_progress_is_refused(context: Context, reports: list[Progress
     with pytest.raises(ValueError, match="progress"):
         context.progress(*steps)
     assert reports == []
+
+
+class Meeting(ModelProvider):
+    """Answers when two calls are under way at once, and remembers their threads."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2, timeout=20)
+
+    def complete(self, *args: Any, **options: Any) -> Completion:
+        self._both.wait()
+        return Completion("met", "m", total_tokens=3)
+
+
+def test_an_asynchronous_flow_asks_a_model_without_holding_up_others(run_code: Callable) -> None:
+    source = """
+    import asyncio
+    async def run(inputs, context):
+        asked = [context.acomplete([{"role": "user", "content": "hi"}]) for _ in range(2)]
+        return [answer.text for answer in await asyncio.gather(*asked)]
+    """
+    outputs = run_code(source, models=Meeting())
+    assert outputs["output"] == ["met", "met"]
+    assert outputs["metadata"]["tokens_used"] == 6
+
+
+def test_a_context_is_not_sent_to_another_process(run_code: Callable) -> None:
+    source = """
+    import pickle
+    def run(inputs, context):
+        try:
+            pickle.dumps(context)
+        except TypeError as error:
+            return str(error)
+    """
+    assert run_code(source)["output"] == "The context of a flow cannot be sent to another process."

@@ -72,9 +72,9 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
 def module(tmp_path: Path) -> Any:
     """The flow's module, as the runtime loaded it."""
-    from app.runtime.python_flow import _load_file
+    from app.runtime import flow_files
 
-    return _load_file((tmp_path / "agents/work/flow.py").resolve())
+    return flow_files.load((tmp_path / "agents/work/flow.py").resolve())
 
 
 DIAMOND = """

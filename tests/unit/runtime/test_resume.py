@@ -125,9 +125,9 @@ def load(tmp_path: Path) -> Callable[[str], Catalog]:
 @pytest.fixture
 def flow(tmp_path: Path, load: Callable[[str], Catalog]) -> Any:
     """The flow's module: `calls` are the steps that were run, `broken` those that fail."""
-    from app.runtime.python_flow import _load_file
+    from app.runtime import flow_files
 
-    return _load_file((tmp_path / "agents/work/flow.py").resolve())
+    return flow_files.load((tmp_path / "agents/work/flow.py").resolve())
 
 
 def test_finished_steps_are_not_run_again_and_their_outputs_are_read_back(
