@@ -90,6 +90,7 @@ def pool_with(child: FakeChild) -> Pool:
     config = ChildConfig(Settings(), Catalog(agents={}, pipelines={}), child.slots, 9.0)
     pool = Pool(config, 1, forkserver, Strays(forkserver))
     pool._children.append(child)  # type: ignore[arg-type]
+    pool._closed = True  # it starts no successors, which would be processes
     return pool
 
 
