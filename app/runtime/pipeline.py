@@ -259,6 +259,8 @@ class PipelineRun:
             state.batch.end(work.item, result.output)
             state.done_items[work.item] = result.output
             self._journal.note_item(f"{step.id}:{work.item}")
+            if result.warnings:
+                state.warn(result.warnings)
 
     # How a step ends.
 

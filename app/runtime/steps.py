@@ -25,6 +25,9 @@ RunFlow = Callable[..., Any]
 
 RETRY_SECONDS = (0.5, 2.0, 8.0)
 
+MAX_WARNINGS = 10
+"""About items of a batch, in a step's record."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
@@ -67,6 +70,11 @@ class StepState:
         seconds = self.step.timeout_seconds
         self.give_up_at = time.monotonic() + seconds if seconds else float("inf")
         self.become(StepStatus.RUNNING, attempt=self.record.attempt + 1, failure=None, warnings=())
+
+    def warn(self, warnings: tuple[str, ...]) -> None:
+        """Adds what is to be known of an item; of many items only the first few are told."""
+        if len(self.record.warnings) < MAX_WARNINGS:
+            self.become(self.record.status, warnings=(*self.record.warnings, *warnings))
 
     def become(self, status: StepStatus, **changes: Any) -> None:
         self.record = replace(self.record, status=status, usage=self.usage.models, **changes)
@@ -137,7 +145,8 @@ class StepRunner:
         """
         step = state.step
         if step.agent:
-            done = Aggregated(self._ask_agent(state, given, item))
+            outputs = self._ask_agent(state, given, item)
+            done = Aggregated(outputs["output"], _about_the_answer(outputs["metadata"], item))
         else:
             done = aggregate(step.aggregation, given.get("items"))
             if done.warnings and step.fails_on_error:
@@ -145,11 +154,11 @@ class StepRunner:
         text = encode(done.value, self._limit_bytes, f"The output of the step {step.id!r}")
         return Result(json.loads(text), text, done.warnings)
 
-    def _ask_agent(self, state: StepState, given: dict[str, Any], item: int | None) -> Any:
+    def _ask_agent(self, state: StepState, given: dict[str, Any], item: int | None) -> dict[str, Any]:
         step, override = state.step, self._overrides.get(state.step.id, {})
         agent = self._agents[step.agent or ""]
         _check_types(step, agent, given, item)
-        outputs = self._run_flow(
+        outputs: dict[str, Any] = self._run_flow(
             agent,
             self.flow_of(step),
             given,
@@ -158,7 +167,21 @@ class StepRunner:
             usage=state.usage,
             model_override=self._model_override or override.get("model") or step.model_override,
         )
-        return outputs["output"]
+        return outputs
+
+
+def _about_the_answer(metadata: Mapping[str, Any], item: int | None) -> tuple[str, ...]:
+    """A warning if a model's answer is not whole: only its text goes on to the next steps."""
+    reason = metadata.get("finish_reason")
+    if metadata.get("refusal"):
+        how = "The model refused to answer."
+    elif reason == "length":
+        how = "The model's answer was cut off (finish_reason: length)."
+    elif reason == "content_filter":
+        how = "A part of the model's answer was filtered out (finish_reason: content_filter)."
+    else:
+        return ()
+    return (how if item is None else f"Item {item}: {how}",)
 
 
 def _check_types(step: Step, agent: Agent, given: Mapping[str, Any], item: int | None) -> None:

@@ -50,7 +50,10 @@ class ChildProcess:
     async def start(cls, forkserver: Forkserver, config: ChildConfig) -> ChildProcess:
         """A child that was born, but is not ready yet. Raises `CannotFork`."""
         try:
+            os.getcwd()
             ours, theirs = socket.socketpair()
+        except FileNotFoundError as error:
+            raise CannotFork("The folder that this worker was started in is gone: start the worker again.") from error
         except OSError as error:
             raise CannotFork(str(error)) from error
         with theirs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,8 @@ from app.work.child import ChildConfig
 from app.work.forkserver import Forkserver
 from app.work.pool import Pool
 from app.work.strays import Strays
-from tests.faults.conftest import LEASE_SECONDS, ticks
-from tests.support.service import Service
+from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
+from tests.support.service import BIN, ROOT, Service
 from tools.embedded_store import EmbeddedStore
 
 Make = Callable[..., Service]
@@ -117,3 +118,30 @@ def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(make_s
     ended = service.ended(neighbour)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
     assert service.workers[0].poll() is None
+
+
+def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(make_service: Make, tmp_path: Path) -> None:
+    """As where a deployment replaces the folder of a worker that goes on."""
+    service = make_service(workers=0, WORKER_PROCESSES=1, WORKER_THREADS=0)
+    folder, log = tmp_path / "release", tmp_path / "worker.log"
+    folder.mkdir()
+    with log.open("w") as output:
+        worker = subprocess.Popen(
+            [BIN / "python", ROOT / "worker.py"],
+            cwd=folder,
+            env={**service.env, "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=output,
+        )
+    service.workers.append(worker)  # ended with the service
+    service.run("behaves", {"do": "echo"})
+    folder.rmdir()
+    [child] = children_of(worker.pid)
+    child.kill()
+    deadline = time.monotonic() + 20
+    while "start the worker again" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    waits = service.start("behaves", {"do": "echo"}, config={"max_attempts": 1})
+    service.start_worker()
+    assert service.ended(waits)["attempt"] == 1

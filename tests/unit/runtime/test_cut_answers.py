@@ -1,0 +1,57 @@
+"""An answer that is not whole, in a step of a pipeline: only its text goes on, so the step's record tells of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import catalog
+from app.models.base import Completion, ModelProvider
+from tests.support.runtime import Recorder
+
+
+class Model(ModelProvider):
+    def __init__(self, **ending: Any):
+        self._ending = ending
+
+    def complete(self, messages: Any, **options: Any) -> Completion:
+        return Completion("An ans", "m-1", total_tokens=5, **self._ending)
+
+
+def warnings(folder: Path, ending: dict[str, Any], step: str, inputs: dict[str, Any]) -> tuple[str, ...]:
+    (folder / "agents/ask/prompts").mkdir(parents=True)
+    (folder / "agents/ask/agent.yaml").write_text("flows: [{name: main, file: ask.yaml}]\n")
+    (folder / "agents/ask/prompts/ask.yaml").write_text("user_template: 'Tell me of {topic}'\n")
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines/p.yaml").write_text(f"inputs: [{{name: topic}}]\nsteps:\n  - {step}\n")
+    known, recorder = catalog.load([folder / "agents"], [folder / "pipelines"]), Recorder()
+    recorder.run(known, "p", inputs, models=Model(**ending))
+    return recorder.records["a"].warnings
+
+
+ENDINGS = [
+    ({"finish_reason": "length"}, "cut off"),
+    ({"finish_reason": "content_filter"}, "filtered"),
+    ({"finish_reason": "stop", "refusal": "No."}, "refused"),
+]
+
+
+@pytest.mark.parametrize(("ending", "word"), ENDINGS)
+def test_a_step_tells_that_an_answer_is_not_whole(tmp_path: Path, ending: dict[str, Any], word: str) -> None:
+    step = "{id: a, agent: ask, input_mapping: {topic: topic}}"
+    [warning] = warnings(tmp_path, ending, step, {"topic": "tea"})
+    assert word in warning
+
+
+def test_a_whole_answer_is_nothing_to_tell(tmp_path: Path) -> None:
+    step = "{id: a, agent: ask, input_mapping: {topic: topic}}"
+    assert warnings(tmp_path, {"finish_reason": "stop"}, step, {"topic": "tea"}) == ()
+
+
+def test_a_batch_tells_which_items_and_of_many_only_the_first(tmp_path: Path) -> None:
+    step = "{id: a, agent: ask, batch_mode: true, concurrent: false, input_mapping: {topic: topic}}"
+    found = warnings(tmp_path, {"finish_reason": "length"}, step, {"topic": ["tea"] * 30})
+    assert len(found) == 10
+    assert found[0].startswith("Item 0:")
