@@ -32,7 +32,7 @@ LARGE_BYTES = 256 * 1024
 SLOWEST_BYTES_PER_SECOND = 512 * 1024
 """The slowest link on which a large value is still written or read before its time is over."""
 
-FIELDS_PER_READ = 500
+FIELDS_TO_NAME, FIELDS_PER_READ, FIELDS_PER_SCAN = 5000, 500, 100
 
 Beat = tuple[str, str, int, str, str]
 """Id, token, number of the report, progress, usage; the last two are `""` if there is nothing new."""
@@ -143,6 +143,8 @@ class AttemptStore:
             return await self._read_hash(f"rq:job:{id}:steps"), await self._read_hash(f"rq:job:{id}:values")
 
     async def _read_hash(self, key: str) -> dict[str, bytes]:
+        if await self._client.hlen(key) > FIELDS_TO_NAME:
+            return await self._scan_hash(key)
         found: dict[str, bytes] = {}
         names: Any = await self._client.hkeys(key)
         for start in range(0, len(names), FIELDS_PER_READ):
@@ -156,6 +158,17 @@ class AttemptStore:
                     values = await client.hmget(key, list(group))
                 found |= {name.decode(): value for name, value in zip(group, values, strict=True) if value is not None}
         return found
+
+    async def _scan_hash(self, key: str) -> dict[str, bytes]:
+        """A hash of so many fields that naming all of them would hold the store; each of them is small."""
+        found: dict[str, bytes] = {}
+        cursor = 0
+        while True:
+            answer: Any = await self._client.hscan(key, cursor, count=FIELDS_PER_SCAN)
+            cursor, fields = answer
+            found |= {name.decode(): value for name, value in fields.items()}
+            if not cursor:
+                return found
 
     async def write(self, writes: Sequence[Write]) -> list[str]:
         """Writes checkpoints and ends, in order and in one round trip; what its script answers to each.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 import redis
 
 from app.settings import Settings
@@ -31,3 +32,26 @@ def test_a_claim_whose_answer_was_lost_is_handed_back_beside_records_that_make_n
 
     asyncio.run(hand_back())
     assert (driver.status(known), driver.status(lost)) == ("running", "pending")
+
+
+def read_steps(store_server: EmbeddedStore, id: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    async def read() -> tuple[dict[str, bytes], dict[str, bytes]]:
+        store = AttemptStore(Settings(redis_url=f"{store_server.url.removesuffix('/0')}?db=1"), "processes", "w1")
+        try:
+            return await store.read_steps(id)
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize(("fields", "size"), [(0, 0), (3, 10), (1200, 1), (5, 600_000), (20_000, 20)])
+def test_stored_steps_are_read_whole_in_pieces(
+    redis_client: redis.Redis, store_server: EmbeddedStore, fields: int, size: int
+) -> None:
+    values = {f"step:{number}": b"x" * size for number in range(fields)}
+    for start in range(0, fields, 1000):
+        piece = dict(list(values.items())[start : start + 1000])
+        redis_client.hset("rq:job:exec_1:values", mapping=piece)  # type: ignore[arg-type]
+    redis_client.hset("rq:job:exec_1:steps", "step", "{}")
+    assert read_steps(store_server, "exec_1") == ({"step": b"{}"}, values)
