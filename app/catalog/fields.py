@@ -29,7 +29,7 @@ class ExactNumber(fields.Float):
     """A finite number, written as one: neither `"3"` nor `true`. Whole ones stay whole."""
 
     def _validated(self, value: Any) -> Any:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or (type(value) is float and not math.isfinite(value)):
             raise self.make_error("invalid")
         return value
 

@@ -35,6 +35,8 @@ DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
 CANCEL_POLL_SECONDS = 0.02
+MAX_WAITING = 1000
+"""Requests of one process that wait for the end of what they cancel. Further ones are answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,7 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
-        # Requests that wait for the end of what they cancel must not hold all threads of the process.
-        self._may_wait = threading.BoundedSemaphore(max(1, settings.web_threads // 2))
+        self._may_wait = threading.BoundedSemaphore(MAX_WAITING)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.

@@ -23,7 +23,11 @@ CONTENDERS = {
     "bare Flask": ("bench.baseline.bare_flask:app", "/executions"),
     "bare Flask with one store call": ("bench.baseline.one_call:app", "/executions"),
 }
-SERVERS = {"sync": ["--worker-class", "sync"], **{f"gthread, {n}": ["--threads", str(n)] for n in (8, 16, 32, 64)}}
+SERVERS = {
+    "gevent": [],
+    "sync": ["--worker-class", "sync"],
+    **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
+}
 WAITING_CALLERS = 50
 
 
@@ -99,7 +103,7 @@ def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def servers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """gunicorn's worker classes and numbers of threads: what `gunicorn.conf.py` was chosen from."""
+    """gunicorn's worker classes: what `gunicorn.conf.py` was chosen from."""
     rates: dict[tuple[str, str], list[float]] = {}
     with stack(folder) as running:
         contenders = {name: _Contender(running, "wsgi:app", OURS, options) for name, options in SERVERS.items()}
@@ -109,8 +113,8 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
                     rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(0.5, 2))[0])
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
-            chosen = rates[kind, "gthread, 64"]
-            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "64 threads", chosen)
+            chosen = rates[kind, "gevent"]
+            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "gevent", chosen)
         took = _while_callers_wait(folder, options)
         yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
 
