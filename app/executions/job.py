@@ -90,6 +90,16 @@ class ExecutionJob(Job):
     set_status = save
 
 
+def job_key(execution_id: str) -> str:
+    """The record."""
+    return f"rq:job:{execution_id}"
+
+
+def outputs_key(execution_id: str) -> str:
+    """Where the outputs of a completed execution are kept."""
+    return f"rq:job:{execution_id}:outputs"
+
+
 def data_key(execution_id: str) -> str:
     """Where what was asked is kept: beside the record, as RQ's `data`."""
     return f"rq:job:{execution_id}:data"

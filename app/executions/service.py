@@ -34,7 +34,6 @@ from app.settings import Settings
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
-CANCEL_POLL_SECONDS = 0.02
 MAX_WAITING = 1000
 """Requests of one process that wait for the end of what they cancel. Further ones are answered at once."""
 
@@ -171,9 +170,10 @@ class ExecutionService:
 
     def _wait_for_end(self, execution: Execution, tenant: str) -> Execution:
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        while not execution.status.ended and time.monotonic() < deadline:
-            time.sleep(CANCEL_POLL_SECONDS)
-            execution = self._stored(execution.id, tenant)
+        with self.store.watching(execution.id) as wait:
+            while not execution.status.ended and (left := deadline - time.monotonic()) > 0:
+                wait(left)
+                execution = self._stored(execution.id, tenant)
         return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:

@@ -5,36 +5,54 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import redis
 
 from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
+from app.executions.ends import Ends
+from app.executions.job import (
+    RECORD_FIELDS,
+    SUMMARY_FIELDS,
+    data_key,
+    job_key,
+    new_data,
+    new_fields,
+    outputs_key,
+    read_record,
+)
 from app.executions.model import Execution, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import to_datetime, with_steps
+from app.executions.together import Script, Together, checked
 from app.settings import Settings
 
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
 
 
+SMALL_BYTES = 64 * 1024
+"""What is larger travels on a connection of its own, beside those that all calls share."""
+
+
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
-    finds records gone is two.)
+    finds records gone is two, and so is what is large.)
 
-    After a call that found no store, calls fail at once for a second (see `Breaker`).
+    Calls that are small and quick are sent together with those of other requests (`together.py`). After a call
+    that found no store, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
-        self._script: dict[str, Callable[..., Any]] = {
-            name: client.register_script(scripts.source(name))
-            for name in ("submit", "cancel", "reap", "status", "page")
+        self._together = Together(client.connection_pool)
+        self._script = {name: Script(self._together, scripts.source(name)) for name in ("submit", "cancel", "page")}
+        self._alone: dict[str, Callable[..., Any]] = {
+            name: client.register_script(scripts.source(name)) for name in ("submit", "reap", "status")
         }
         self._calling = connection.Breaker().calling
+        self.watching = Ends(client).watching
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -56,8 +74,10 @@ class ExecutionStore:
         Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
         where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing is stored.
         """
+        arguments = submit_arguments(new, self._settings)
+        scripts = self._alone if len(arguments[3]) > SMALL_BYTES else self._script  # type: ignore[arg-type]
         with self._calling():
-            word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
+            word, *receipt = scripts["submit"](args=arguments)
         if word == b"reused":
             raise KeyReused
         if word == b"too_many_unfinished":
@@ -74,7 +94,9 @@ class ExecutionStore:
         """The receipt of an earlier start or retry with this key and body, if there was one."""
         names = ("id", "type", "created", "retry_of", "digest")
         with self._calling():
-            kept = cast(list[bytes | None], self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", names))
+            [kept] = map(
+                checked, self._together.execute(("HMGET", f"exec:idempotency:{tenant}:{idempotency.key}", *names))
+            )
         id, type, created, retry_of, digest = (value.decode() if value else None for value in kept)
         if not id or not type or not created or digest != idempotency.digest:
             return None
@@ -82,8 +104,12 @@ class ExecutionStore:
 
     def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
         """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+        if include is Include.STATUS:
+            record = self._look(execution_id)
+            if not _broke_off(record):
+                return self._read(execution_id, tenant, record)
         with self._calling():
-            found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+            found: Any = self._alone["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
         if not found:
             return None
         values, outputs, steps, step_outputs = found
@@ -91,6 +117,20 @@ class ExecutionStore:
         record["outputs"] = outputs
         execution = self._read(execution_id, tenant, record)
         return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
+
+    def _look(self, execution_id: str) -> dict[str, bytes | None]:
+        """The record with its outputs, without a script: they are there before it says that it completed, and stay."""
+        key = outputs_key(execution_id)
+        with self._calling():
+            values, outputs = self._together.execute(
+                ("HMGET", job_key(execution_id), *RECORD_FIELDS), ("GETRANGE", key, 0, SMALL_BYTES)
+            )
+            if isinstance(values, redis.ResponseError):
+                return {}  # what is no hash (anybody may have written there) holds nothing
+            record = dict(zip(RECORD_FIELDS, values, strict=True))
+            if record["status"] == b"finished":
+                record["outputs"] = self._client.get(key) if len(checked(outputs)) > SMALL_BYTES else outputs
+        return record
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""
@@ -123,7 +163,7 @@ class ExecutionStore:
     def reap(self) -> float | None:
         """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
         with self._calling():
-            next_due = self._script["reap"](args=reap_arguments(self._settings))
+            next_due = self._alone["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     def _read(self, execution_id: str, tenant: str, fields: dict[str, bytes | None]) -> Execution | None:
@@ -142,6 +182,11 @@ class ExecutionStore:
             for key in {*keys, index_key(tenant)}:
                 pipe.zrem(key, *gone)
             pipe.execute()
+
+
+def _broke_off(record: dict[str, bytes | None]) -> bool:
+    """A pipeline that did not complete shows what its finished steps have put out, which may be large."""
+    return record.get("type") == b"pipeline" and record.get("status") in (b"failed", b"canceled")
 
 
 def _hash(pairs: Sequence[bytes]) -> dict[str, bytes]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent.socket import cancel_wait_ex
+from gevent.socket import cancel_wait_ex, wait_write
 
 READ_SECONDS = 12.0
 """For a whole request, from its first byte or from the opening of its connection."""
@@ -90,7 +91,7 @@ class Connection:
         small = self._received < SMALL_BYTES
         if not small:
             gevent.sleep(0)
-        data = self._receive(size)
+        data = self._receive(min(size, SMALL_BYTES))
         self.ended = not data or self._received + len(data) > self._most_bytes
         if self.ended:
             return b""
@@ -117,8 +118,19 @@ class Connection:
         return len(data)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> None:
-        file.seek(offset)
-        self.sendall(file.read(count))
+        """Sends from the file itself: nothing of it is held, however slow the client is."""
+        left = os.fstat(file.fileno()).st_size - offset if count is None else count
+        self._answer_began_at = self._answer_began_at if self._sent else monotonic()
+        self._sent += left
+        while left > 0:
+            try:
+                sent = os.sendfile(self._client.fileno(), file.fileno(), offset, left)
+            except BlockingIOError:
+                self._wait_for_room()
+                continue
+            if not sent:
+                raise _gone()
+            offset, left = offset + sent, left - sent
 
     def close(self) -> None:
         """Half closes, reads what still comes for a moment, and closes."""
@@ -156,6 +168,15 @@ class Connection:
                 at += sent
         finally:
             self._budget.give_back(len(rest))
+
+    def _wait_for_room(self) -> None:
+        seconds = min(WRITE_SECONDS, self._write_by - monotonic())
+        if seconds <= 0:
+            raise _gone()
+        try:
+            wait_write(self._client.fileno(), seconds, TimeoutError())
+        except TimeoutError:
+            raise _gone() from None
 
     @property
     def _write_by(self) -> float:

@@ -136,6 +136,7 @@ local function end_as(record, status, at, error)
   redis.call('ZADD', ENDED .. status, whole(at), record.id)
   let_go(record)
   count_end(record, status, at)
+  redis.pcall('PUBLISH', 'exec:ended:' .. record.id, status)  -- see app/executions/ends.py
 end
 
 -- The error of a failure that the service itself noticed.
