@@ -67,7 +67,7 @@ class Operations:
         """For Prometheus, in its text format or in OpenMetrics."""
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # it asks for a version that is none
+        except (TypeError, ValueError):  # it asks for a version that is none
             encode, content_type = choose_encoder("")
         return Response(encode(self._registry), content_type=content_type)
 

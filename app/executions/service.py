@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -51,6 +52,7 @@ class StartCommand:
     request_id: str | None = None
     traceparent: str | None = None
     idempotency: Idempotency | None = None
+    body_bytes: int = 0  # about how much was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,16 @@ class ExecutionService:
 
         return self._submit_or_recall(same, checked)
 
-    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
-        """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
-        execution = self._stored(execution_id, tenant, include)
+    def get(
+        self,
+        execution_id: str,
+        tenant: str = DEFAULT_TENANT,
+        include: Include = Include.STATUS,
+        held: ExitStack | None = None,
+    ) -> Execution:
+        """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may be large, and as
+        many of those as may be are on their way to clients. It counts as one until `held` is closed."""
+        execution = self._stored(execution_id, tenant, include, held)
         if include is Include.STATUS or execution.steps:
             return execution
         if execution.type is TargetType.PIPELINE:
@@ -202,6 +211,7 @@ class ExecutionService:
             flow=flow,
             definition=target.definition,
             idempotency=command.idempotency,
+            body_bytes=command.body_bytes,
         )
 
     def _submit_or_recall(self, command: StartCommand, checked: Callable[[], NewExecution]) -> Started:
@@ -214,8 +224,10 @@ class ExecutionService:
             raise
         return self.store.submit(new)
 
-    def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
-        return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
+    def _stored(
+        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+    ) -> Execution:
+        return self.store.get(execution_id, tenant, include, held) or self._unknown(execution_id)
 
     def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
         """Those of a pipeline's execution that has stored none, as the catalog knows them."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import redis
 
-from app.errors import KeyReused, NotFound, QueueFull, TooManyUnfinished
+from app.aside import aside
+from app.errors import KeyReused, NotFound, QueueFull, TooManyLarge, TooManyUnfinished
 from app.executions import connection, scripts
 from app.executions.ends import Ends
 from app.executions.job import (
@@ -36,6 +38,15 @@ SMALL_BYTES = 64 * 1024
 """What is larger travels on a connection of its own, beside those that all calls share."""
 
 
+MOST_LARGE = 8
+"""Executions that may be large, read at once by one process: with the default of 16 MiB, 256 MiB hold them all."""
+
+LARGE_WAIT_SECONDS = 5.0
+"""For others of them to reach their clients."""
+
+Record = dict[str, bytes | None]
+
+
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
     finds records gone is two, and so is what is large.)
@@ -52,6 +63,7 @@ class ExecutionStore:
             name: client.register_script(scripts.source(name)) for name in ("submit", "reap", "status")
         }
         self._calling = connection.Breaker().calling
+        self._large = threading.BoundedSemaphore(MOST_LARGE)
         self.watching = Ends(client).watching
 
     @classmethod
@@ -74,7 +86,7 @@ class ExecutionStore:
         Raises `KeyReused` where that was started with another body, `TooManyUnfinished` and `QueueFull`
         where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing is stored.
         """
-        arguments = submit_arguments(new, self._settings)
+        arguments = aside(new.body_bytes, submit_arguments, new, self._settings)
         scripts = self._alone if len(arguments[3]) > SMALL_BYTES else self._script  # type: ignore[arg-type]
         with self._calling():
             word, *receipt = scripts["submit"](args=arguments)
@@ -102,35 +114,56 @@ class ExecutionStore:
             return None
         return Started(id, TargetType(type), to_datetime(created), retry_of, replayed=True)
 
-    def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
-        """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
+    def get(
+        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+    ) -> Execution | None:
+        """The execution with its outputs, and what `include` says; None where the tenant has none of that id.
+
+        Raises `TooManyLarge`, as the service's `get` does.
+        """
+        record: Record = {}
         if include is Include.STATUS:
-            record = self._look(execution_id)
-            if not _broke_off(record):
-                return self._read(execution_id, tenant, record)
+            record, outputs = self._look(execution_id)
+            if record.get("tenant") != tenant.encode():
+                return None
+            if not _broke_off(record) and len(outputs) <= SMALL_BYTES:
+                return self._read(execution_id, tenant, {**record, "outputs": outputs})
+        with ExitStack() as until_read:
+            self._take_room(held or until_read)
+            if record and not _broke_off(record):
+                with self._calling():
+                    packed: Any = self._client.get(outputs_key(execution_id))
+                return aside(len(packed or b""), self._read, execution_id, tenant, {**record, "outputs": packed})
+            return self._with_steps(execution_id, tenant, include)
+
+    def _look(self, execution_id: str) -> tuple[Record, bytes]:
+        """The record, and the beginning of its outputs, without a script: these are there before it says that it
+        completed, and stay as they are."""
+        with self._calling():
+            values, outputs = self._together.execute(
+                ("HMGET", job_key(execution_id), *RECORD_FIELDS),
+                ("GETRANGE", outputs_key(execution_id), 0, SMALL_BYTES),
+            )
+            if isinstance(values, redis.ResponseError):
+                return {}, b""  # what is no hash (anybody may have written there) holds nothing
+            record = dict(zip(RECORD_FIELDS, values, strict=True))
+            return record, checked(outputs) if record["status"] == b"finished" else b""
+
+    def _with_steps(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
         with self._calling():
             found: Any = self._alone["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
         if not found:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        record["outputs"] = outputs
-        execution = self._read(execution_id, tenant, record)
+        execution = aside(len(outputs or b""), self._read, execution_id, tenant, {**record, "outputs": outputs})
         return with_steps(execution, _hash(steps), _hash(step_outputs)) if execution and steps else execution
 
-    def _look(self, execution_id: str) -> dict[str, bytes | None]:
-        """The record with its outputs, without a script: they are there before it says that it completed, and stay."""
-        key = outputs_key(execution_id)
-        with self._calling():
-            values, outputs = self._together.execute(
-                ("HMGET", job_key(execution_id), *RECORD_FIELDS), ("GETRANGE", key, 0, SMALL_BYTES)
-            )
-            if isinstance(values, redis.ResponseError):
-                return {}  # what is no hash (anybody may have written there) holds nothing
-            record = dict(zip(RECORD_FIELDS, values, strict=True))
-            if record["status"] == b"finished":
-                record["outputs"] = self._client.get(key) if len(checked(outputs)) > SMALL_BYTES else outputs
-        return record
+    def _take_room(self, held: ExitStack) -> None:
+        """Until `held` is closed."""
+        if not self._large.acquire(timeout=LARGE_WAIT_SECONDS):
+            raise TooManyLarge
+        held.callback(self._large.release)
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone."""

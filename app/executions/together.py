@@ -17,6 +17,9 @@ from time import monotonic
 from typing import Any
 
 import redis
+from hiredis import pack_command
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.executions.connection import CALL_TIMEOUT_SECONDS
 
@@ -131,15 +134,9 @@ class _Line:
     def _try(self, calls: list[_Call]) -> None:
         whole = False
         try:
-            if self._connection is None:
-                self._connection = self._pool.make_connection()
-            connection = self._connection
-            connection.connect()  # nothing, where it is
-            for call in calls:
-                call.answers = []
-            connection.send_packed_command(
-                connection.pack_commands([command for call in calls for command in call.commands]), check_health=False
-            )
+            connection = self._connection = self._connection or self._connected()
+            packed = b"".join(pack_command(command) for call in calls for command in call.commands)
+            connection.send_packed_command([packed], check_health=False)
             until = monotonic() + CALL_TIMEOUT_SECONDS
             for call in calls:
                 answers = [_answer(connection, until) for _ in call.commands]
@@ -148,6 +145,14 @@ class _Line:
         finally:
             if not whole and self._connection is not None:
                 self._connection.disconnect()
+                self._connection = None
+
+    def _connected(self) -> Any:
+        """A new connection, which is not repeated by itself: `exchange` does so."""
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        connection.retry = Retry(NoBackoff(), 0)
+        connection.connect()
+        return connection
 
 
 def _answer(connection: Any, until: float) -> Any:
@@ -184,5 +189,5 @@ class Script:
         """Its answer. Raises what redis-py raises."""
         [answer] = self._together.execute(self.command(args))
         if isinstance(answer, redis.exceptions.NoScriptError):
-            _, answer = self._together.execute(("SCRIPT LOAD", self._source), self.command(args))
+            _, answer = self._together.execute(("SCRIPT", "LOAD", self._source), self.command(args))
         return checked(answer)

@@ -64,13 +64,16 @@ class Connection:
         self._client, self._budget, self._most_bytes = client, budget, most_bytes
         self._read_by = monotonic() + READ_SECONDS
         self._answer_began_at = 0.0
+        self._head: bytes | None = None  # of the present answer, until it is sent; empty from then on
         self._received = self._held = self._sent = 0
         self.idle = True  # nothing of the next request is here
         self.ended = False  # nothing more comes from the client
 
     def begin_to_wait(self, seconds: float, *, idle: bool) -> None:
         """A request was answered. `idle`: nothing of the next one is here yet, and it may take `seconds`."""
+        self.flush()
         self.release()
+        self._head = None
         self._received = self._sent = 0
         self.idle = idle
         self._read_by = monotonic() + (seconds if idle else READ_SECONDS)
@@ -104,21 +107,38 @@ class Connection:
         return data
 
     def sendall(self, data: Any) -> None:
-        """Raises `BrokenPipeError` if the client has gone, or takes too little."""
+        """Raises `BrokenPipeError` if the client has gone, or takes too little. The first piece of an answer, its head,
+        is sent with the next one."""
+        if self._head is None:
+            self._head = bytes(data)
+            return
+        head, self._head = self._head, b""
+        if len(head) + len(data) <= SMALL_BYTES:
+            self._send_all(head + bytes(data))
+        else:
+            self._send_all(head)
+            self._send_all(data)
+
+    def flush(self) -> None:
+        """Sends a head that nothing follows."""
+        if self._head:
+            self.sendall(b"")
+
+    def _send_all(self, data: Any) -> None:
         with memoryview(data) as view:
             self._answer_began_at = self._answer_began_at if self._sent else monotonic()
             self._sent += len(view)
-            sent = self._send(view, 0.0)
+            sent = self._send(view, 0.0) if view else 0
             if sent < len(view):
                 self._send_rest(view[sent:])
 
     def send(self, data: bytes) -> int:
-        """For gunicorn's `100 Continue`: a few bytes."""
-        self.sendall(data)
-        return len(data)
+        """At once: `100 Continue`, which is no answer."""
+        return self._send(memoryview(data), WRITE_SECONDS)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> None:
         """Sends from the file itself: nothing of it is held, however slow the client is."""
+        self.flush()
         left = os.fstat(file.fileno()).st_size - offset if count is None else count
         self._answer_began_at = self._answer_began_at if self._sent else monotonic()
         self._sent += left
@@ -134,7 +154,9 @@ class Connection:
 
     def close(self) -> None:
         """Half closes, reads what still comes for a moment, and closes."""
-        self.begin_to_wait(LINGER_SECONDS, idle=False)
+        with contextlib.suppress(OSError):
+            self.flush()
+        self.release()
         self._read_by = monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             if not self.ended:

@@ -158,7 +158,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._skip_body(req, connection, 0 if asks_first or length > SKIP_BYTES else length)
             return
         if asks_first:
-            connection.sendall(_CONTINUE)
+            connection.send(_CONTINUE)
         body = req.body.read(self.max_body_bytes + 1)
         if len(body) < length:
             raise NoMoreData
