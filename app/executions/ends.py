@@ -18,8 +18,8 @@ import redis
 CHANNEL = "exec:ended:"
 """Before the execution's id; see `end_as` in `scripts/prelude.lua`."""
 
-LOOK_SECONDS = 1.0
-"""How long a wait lasts at most before its caller looks for itself."""
+LOOK_SECONDS = 2.5
+"""How long a wait lasts at most before its caller looks for itself. A connection that broke is noticed earlier."""
 
 _READ_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 0.5
@@ -52,7 +52,7 @@ class Ends:
                 woken.set()
 
         def wait(seconds: float) -> None:
-            woken.wait(min(seconds, LOOK_SECONDS))
+            woken.wait(max(0.0, min(seconds, LOOK_SECONDS)))
             woken.clear()
 
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -35,8 +34,6 @@ from app.settings import Settings
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
-MAX_WAITING = 1000
-"""Requests of one process that wait for the end of what they cancel. Further ones are answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,6 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
-        self._may_wait = threading.BoundedSemaphore(MAX_WAITING)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.
@@ -160,30 +156,26 @@ class ExecutionService:
         return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
-        """Cancels and waits up to 5 s for the end, unless too many others wait already.
+        """Cancels and waits up to 5 s for the end.
 
         The answer is `cancelled` only when that is true, else `running` with `phase` `cancelling`.
         Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
         """
-        if self.store.cancel(execution_id, tenant) is None:
-            self._unknown(execution_id)
-        execution = self._stored(execution_id, tenant)
-        if not execution.status.ended and self._may_wait.acquire(blocking=False):
-            try:
-                execution = self._wait_for_end(execution, tenant)
-            finally:
-                self._may_wait.release()
+        status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
+        execution = self._stored(execution_id, tenant) if status.ended else self._at_end(execution_id, tenant)
         if execution.status in (Status.COMPLETED, Status.FAILED):
             raise AlreadyEnded(execution_id, execution.status)
         return execution
 
-    def _wait_for_end(self, execution: Execution, tenant: str) -> Execution:
+    def _at_end(self, execution_id: str, tenant: str) -> Execution:
+        """The execution when it has ended, or as it is after `CANCEL_WAIT_SECONDS`."""
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        with self.store.watching(execution.id) as wait:
-            while not execution.status.ended and (left := deadline - time.monotonic()) > 0:
-                wait(left)
-                execution = self._stored(execution.id, tenant)
-        return execution
+        with self.store.watching(execution_id) as wait:
+            while True:
+                wait(deadline - time.monotonic())
+                execution = self._stored(execution_id, tenant)
+                if execution.status.ended or time.monotonic() >= deadline:
+                    return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
         target = self._target(command.type, command.target_id)
