@@ -88,6 +88,14 @@ class Ends:
                 time.sleep(_TRY_AGAIN_SECONDS)
                 continue
             if message and message["type"] in ("subscribe", "message"):
-                with self._lock:
-                    for woken in self._waiting.get(message["channel"].decode(), ()):
-                        woken.set()
+                self._wake(message["channel"].decode())
+
+    def _wake(self, channel: str) -> None:
+        with self._lock:
+            waiting = list(self._waiting.get(channel, ()))
+        for woken in waiting:
+            woken.set()
+        if not waiting:  # subscribed again with a new connection, just as the last of them left
+            with self._changing:
+                if channel not in self._waiting:
+                    self._tell("unsubscribe", channel)

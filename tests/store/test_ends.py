@@ -61,10 +61,10 @@ def test_those_who_wait_are_woken_by_the_end_and_look_seldom_before(redis_client
 
 def test_a_subscription_that_breaks_is_made_again(redis_client: redis.Redis) -> None:
     ends = Ends(redis_client)
-    with ends.watching("exec_1") as wait:
+    with ends.watching("exec_2") as wait:
         wait(30)
         redis_client.client_kill_filter(_type="pubsub")
         deadline = time.monotonic() + 20
-        while not redis_client.publish(CHANNEL + "exec_1", "completed"):
+        while not redis_client.publish(CHANNEL + "exec_2", "completed"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
