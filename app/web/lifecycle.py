@@ -23,6 +23,9 @@ from app.web import loop_monitor
 ONCE = ("IDEMPOTENCY-KEY",)
 """Headers that are refused where they come twice."""
 
+SWITCH_SECONDS = 0.001
+"""How long the thread beside the loop (`app.aside`) keeps the interpreter when the loop asks for it."""
+
 _SHOWN_OF_A_REASON = 4096
 
 log = structlog.get_logger("web")
@@ -94,6 +97,7 @@ def post_worker_init(worker: Any) -> None:
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
+    sys.setswitchinterval(SWITCH_SECONDS)
     loop_monitor.start()
     garbage.settle()
     log.info("web_process_ready")
