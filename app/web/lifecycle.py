@@ -18,7 +18,7 @@ from gunicorn.glogging import Logger
 
 from app import binding, garbage, logs, settings, tracing
 from app.settings import Settings
-from app.web import loop_monitor
+from app.web.loop_monitor import LoopMonitor
 
 ONCE = ("IDEMPOTENCY-KEY",)
 """Headers that are refused where they come twice."""
@@ -98,7 +98,7 @@ def post_worker_init(worker: Any) -> None:
     worker.max_body_bytes = service.settings.max_content_length
     start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
     sys.setswitchinterval(SWITCH_SECONDS)
-    loop_monitor.start()
+    LoopMonitor().start()
     garbage.settle()
     log.info("web_process_ready")
 

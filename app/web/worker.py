@@ -133,7 +133,6 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         if len(self._connections) >= self.worker_connections:
             req.force_close()  # somebody may be waiting to be let in
-        gevent.getcurrent().request = req  # for `loop_monitor`
         self._receive_body(req, sock)
         try:
             super().handle_request(listener_name, req, sock, addr)
