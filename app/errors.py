@@ -93,6 +93,14 @@ class QueueFull(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooManyLarge(ServiceError):
+    """As many large executions are on their way to clients as one process may hold."""
+
+    def __init__(self, retry_after_seconds: int = 5):
+        super().__init__("Too many large outputs are being sent right now. Try again later.")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class StoreUnavailable(ServiceError):
     """The store can not be reached, or refuses to work for now: try again after `retry_after_seconds`."""
 

@@ -83,8 +83,8 @@ class Settings:
     )
     port: int = _setting(8000, "PORT", "Its port.", min=1, max=65_535)
     web_concurrency: int = _setting(2, "WEB_CONCURRENCY", "Web processes.", min=1, max=64)
-    web_threads: int = _setting(
-        64, "WEB_THREADS", "Requests at once in each of them; a cancel may hold one for 5 seconds.", min=1, max=512
+    web_connections: int = _setting(
+        4000, "WEB_CONNECTIONS", "Clients connected to each of them, most of them waiting.", min=8, max=100_000
     )
     max_content_length: int = _setting(
         1024 * 1024, "MAX_CONTENT_LENGTH", "Largest request body, in bytes.", min=1024, max=64 * 1024 * 1024

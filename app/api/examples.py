@@ -231,6 +231,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "internal_error": (500, "Something went wrong on our side. The request_id finds it in the log."),
     "store_unavailable": (503, "The store can not be reached."),
     "store_full": (503, "The store is full: nothing new can be started."),
+    "too_many_large": (503, "Too many large outputs are being sent right now. Try again later."),
     "queue_full": (503, "Too much is waiting to be run: nothing new can be started for now."),
 }
 """What each code of a problem looks like."""

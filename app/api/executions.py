@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
@@ -101,8 +102,15 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
-        idempotency=idempotency.of_request(body, headers),
+        idempotency=idempotency.of_request(body, headers, _body_bytes()),
+        body_bytes=_body_bytes(),
     )
+
+
+def _body_bytes() -> int:
+    """How large the request's body is, at most."""
+    length = request.content_length
+    return int(current_app.config["MAX_CONTENT_LENGTH"]) if length is None else length
 
 
 @blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
@@ -135,24 +143,27 @@ def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: 
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
-        idempotency=idempotency.of_request({"retry_of": execution_id, **body}, headers),
+        idempotency=idempotency.of_request({"retry_of": execution_id, **body}, headers, _body_bytes()),
     )
 
 
 @blueprint.route("/executions/<execution_id>", methods=["GET"])
 @blueprint.arguments(_status, location="query")
-@_documented("not_found", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@_documented("not_found", "too_many_large", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
 @needs(Scope.READ)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
-    execution = _service().get(_known_form(execution_id), tenant(), include)
-    return _json(bodies.execution(execution, with_steps=include is Include.STEPS))
+    with ExitStack() as held:
+        execution = _service().get(_known_form(execution_id), tenant(), include, held)
+        response = _json(bodies.execution(execution, with_steps=include is Include.STEPS))
+        response.call_on_close(held.pop_all().close)
+    return response
 
 
 @blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
 @blueprint.arguments(_steps, location="query")
-@_documented("not_found", status_code=200, schema=StepsSchema, example=examples.STEPS)
+@_documented("not_found", "too_many_large", status_code=200, schema=StepsSchema, example=examples.STEPS)
 @needs(Scope.READ)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """Get what became of each step
@@ -160,8 +171,11 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     In the order of the pipeline's file. An agent's execution has one step, the agent.
     """
     include = Include(query.get("include", Include.STEPS))
-    execution = _service().get(_known_form(execution_id), tenant(), include)
-    return _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
+    with ExitStack() as held:
+        execution = _service().get(_known_form(execution_id), tenant(), include, held)
+        response = _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
+        response.call_on_close(held.pop_all().close)
+    return response
 
 
 @blueprint.route("/executions", methods=["GET"])

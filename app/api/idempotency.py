@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 from app.api.schemas import IDEMPOTENCY_KEY
+from app.aside import aside
 from app.executions.model import Idempotency
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 
 
-def of_request(body: dict[str, Any], headers: dict[str, str]) -> Idempotency | None:
+def of_request(body: dict[str, Any], headers: dict[str, str], body_bytes: int) -> Idempotency | None:
     """The key with a digest of the body as it was understood, None where no key was sent.
 
     The order of keys, white space, escapes, and a `config` that is left out or empty make no difference;
@@ -21,5 +22,8 @@ def of_request(body: dict[str, Any], headers: dict[str, str]) -> Idempotency | N
     """
     if IDEMPOTENCY_KEY not in headers:
         return None
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return Idempotency(headers[IDEMPOTENCY_KEY], hashlib.sha256(canonical.encode()).hexdigest())
+    return Idempotency(headers[IDEMPOTENCY_KEY], aside(body_bytes, _digest, body))
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

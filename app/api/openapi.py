@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response
 from flask_smorest import Api
 from marshmallow import fields
 from marshmallow.validate import Range
@@ -22,10 +22,18 @@ class ApiDescription(Api):
 
     DEFAULT_ERROR_RESPONSE_NAME = None
 
+    _written: bytes | None = None
+
     def init_app(self, app: Flask, **options: Any) -> None:
         super().init_app(app, **options)
         for function in (_pattern, _exclusive, _inputs):
             self.ma_plugin.converter.add_attribute_function(function)
+
+    def _openapi_json(self) -> Any:
+        """The same for everybody, and large: it is written once."""
+        if self._written is None:
+            self._written = super()._openapi_json().get_data()
+        return Response(self._written, content_type="application/json")
 
     def handle_http_exception(self, error: HTTPException) -> Any:
         return render_http_error(error)

@@ -65,7 +65,10 @@ class Operations:
 
     def metrics(self) -> Response:
         """For Prometheus, in its text format or in OpenMetrics."""
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # it asks for a version that is none
+            encode, content_type = choose_encoder("")
         return Response(encode(self._registry), content_type=content_type)
 
     def flush(self) -> None:

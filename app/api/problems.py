@@ -23,6 +23,7 @@ from app.errors import (
     ServiceError,
     StoreRefused,
     StoreUnavailable,
+    TooManyLarge,
     TooManyUnfinished,
     TooMuchRetried,
 )
@@ -132,6 +133,8 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, QueueFull):
         return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+    if isinstance(error, TooManyLarge):
+        return problem(503, "too_many_large", detail, headers={"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, NotRetryable):
         return problem(400, "not_retryable", detail)
     if isinstance(error, StoreRefused):

@@ -57,6 +57,10 @@ RECORD_FIELDS = (
 """What a status shows."""
 
 
+MAX_COUNT, FOREVER = 999_999_999, 2**53 - 1
+"""The same as in prelude.lua."""
+
+
 class ExecutionJob(Job):
     """An RQ job that accepts no other function than `FUNCTION`, and no other serializer than JSON.
 
@@ -88,6 +92,16 @@ class ExecutionJob(Job):
 
     save_meta = save
     set_status = save
+
+
+def job_key(execution_id: str) -> str:
+    """The record."""
+    return f"rq:job:{execution_id}"
+
+
+def outputs_key(execution_id: str) -> str:
+    """Where the outputs of a completed execution are kept."""
+    return f"rq:job:{execution_id}:outputs"
 
 
 def data_key(execution_id: str) -> str:
@@ -134,10 +148,10 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         target_id=_decoded(record["target"]),
         status=status,
         phase=_phase(status, record),
-        created_at=to_datetime(record["created"]),
-        attempt=int(record.get("attempt", 0)),
-        started_at=_time(record, "started"),
-        ended_at=_time(record, "ended") if status.ended else None,
+        created_at=to_datetime(_whole(record["created"])),
+        attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
+        started_at=_time(record, "started", needed=status is Status.RUNNING),
+        ended_at=_time(record, "ended", needed=True) if status.ended else None,
         progress=_progress(record, status),
         outputs=_outputs(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=_failure(record, status),
@@ -161,7 +175,7 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
 def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
     """What the last beat stored; a completed run has done all its steps."""
     if status is Status.COMPLETED and "outputs" in record:
-        steps = int(record.get("steps", 1))
+        steps = _whole(record.get("steps", b"1"), MAX_COUNT)
         return Progress(steps, steps)
     return _read_progress(record["progress"]) if status is Status.RUNNING and "progress" in record else None
 
@@ -196,8 +210,15 @@ def _text(record: dict[str, bytes], field: str) -> str | None:
     return _decoded(record[field]) if field in record else None
 
 
-def _time(record: dict[str, bytes], field: str) -> datetime | None:
-    return to_datetime(record[field]) if field in record else None
+def _time(record: dict[str, bytes], field: str, needed: bool) -> datetime | None:
+    return to_datetime(_whole(record[field])) if needed or field in record else None
+
+
+def _whole(value: bytes, most: int = FOREVER) -> int:
+    """A number as the scripts write it, by the rule that they check it with (`is_whole` in prelude.lua)."""
+    if not value.isdigit() or len(value) > 16 or int(value) > most:
+        raise ValueError(f"{value!r} is not a number of this record's.")
+    return int(value)
 
 
 def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
@@ -208,7 +229,7 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
         error = read_failure(record["error"]).type if "error" in record else None
         ended_at = read_moment(record.get("ended"))
         outcome = "lost" if error == "WorkerLost" else status
-        number = int(record.get("attempt", 0))
+        number = _whole(record.get("attempt", b"0"), MAX_COUNT)
         attempts.append(Attempt(number, _decoded(record["worker"]), started_at, ended_at, outcome, error))
     return tuple(attempts)
 

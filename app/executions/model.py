@@ -159,6 +159,7 @@ class NewExecution:
     retry_of: str | None = None
     take_over: bool = False
     idempotency: Idempotency | None = None
+    body_bytes: int = 0  # about how much was sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -35,7 +35,6 @@ from app.settings import Settings
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3
 CANCEL_WAIT_SECONDS = 5.0
-CANCEL_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ class StartCommand:
     request_id: str | None = None
     traceparent: str | None = None
     idempotency: Idempotency | None = None
+    body_bytes: int = 0  # about how much was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,6 @@ class ExecutionService:
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
         self.store, self.catalog, self.settings = store, catalog, settings
-        # Requests that wait for the end of what they cancel must not hold all threads of the process.
-        self._may_wait = threading.BoundedSemaphore(max(1, settings.web_threads // 2))
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step, or finds the one that its idempotency key started.
@@ -134,9 +132,16 @@ class ExecutionService:
 
         return self._submit_or_recall(same, checked)
 
-    def get(self, execution_id: str, tenant: str = DEFAULT_TENANT, include: Include = Include.STATUS) -> Execution:
-        """One execution, in one round trip, with what `include` says. Raises `NotFound`."""
-        execution = self._stored(execution_id, tenant, include)
+    def get(
+        self,
+        execution_id: str,
+        tenant: str = DEFAULT_TENANT,
+        include: Include = Include.STATUS,
+        held: ExitStack | None = None,
+    ) -> Execution:
+        """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may be large, and as
+        many of those as may be are on their way to clients. It counts as one until `held` is closed."""
+        execution = self._stored(execution_id, tenant, include, held)
         if include is Include.STATUS or execution.steps:
             return execution
         if execution.type is TargetType.PIPELINE:
@@ -152,29 +157,26 @@ class ExecutionService:
         return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
-        """Cancels and waits up to 5 s for the end, unless too many others wait already.
+        """Cancels and waits up to 5 s for the end.
 
         The answer is `cancelled` only when that is true, else `running` with `phase` `cancelling`.
         Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
         """
-        if self.store.cancel(execution_id, tenant) is None:
-            self._unknown(execution_id)
-        execution = self._stored(execution_id, tenant)
-        if not execution.status.ended and self._may_wait.acquire(blocking=False):
-            try:
-                execution = self._wait_for_end(execution, tenant)
-            finally:
-                self._may_wait.release()
+        status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
+        execution = self._stored(execution_id, tenant) if status.ended else self._at_end(execution_id, tenant)
         if execution.status in (Status.COMPLETED, Status.FAILED):
             raise AlreadyEnded(execution_id, execution.status)
         return execution
 
-    def _wait_for_end(self, execution: Execution, tenant: str) -> Execution:
+    def _at_end(self, execution_id: str, tenant: str) -> Execution:
+        """The execution when it has ended, or as it is after `CANCEL_WAIT_SECONDS`."""
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        while not execution.status.ended and time.monotonic() < deadline:
-            time.sleep(CANCEL_POLL_SECONDS)
-            execution = self._stored(execution.id, tenant)
-        return execution
+        with self.store.watching(execution_id) as wait:
+            while True:
+                wait(deadline - time.monotonic())
+                execution = self._stored(execution_id, tenant)
+                if execution.status.ended or time.monotonic() >= deadline:
+                    return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
         target = self._target(command.type, command.target_id)
@@ -202,6 +204,7 @@ class ExecutionService:
             flow=flow,
             definition=target.definition,
             idempotency=command.idempotency,
+            body_bytes=command.body_bytes,
         )
 
     def _submit_or_recall(self, command: StartCommand, checked: Callable[[], NewExecution]) -> Started:
@@ -225,8 +228,10 @@ class ExecutionService:
         message = f"What {execution_id} was asked to do cannot be read any more. Start a new execution instead."
         raise InvalidRequest([FieldError("", message, "record_unreadable")])
 
-    def _stored(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution:
-        return self.store.get(execution_id, tenant, include) or self._unknown(execution_id)
+    def _stored(
+        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+    ) -> Execution:
+        return self.store.get(execution_id, tenant, include, held) or self._unknown(execution_id)
 
     def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
         """Those of a pipeline's execution that has stored none, as the catalog knows them."""

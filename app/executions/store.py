@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import Any, cast
 
 import redis
 
-from app.errors import KeyReused, NotFound, QueueFull, StoreUnavailable, TooManyUnfinished, TooMuchRetried
+from app.aside import aside
+from app.errors import (
+    KeyReused,
+    NotFound,
+    QueueFull,
+    StoreUnavailable,
+    TooManyLarge,
+    TooManyUnfinished,
+    TooMuchRetried,
+)
 from app.executions import connection, scripts
-from app.executions.job import RECORD_FIELDS, SUMMARY_FIELDS, data_key, new_data, new_fields, read_record
+from app.executions.ends import Ends
+from app.executions.job import (
+    RECORD_FIELDS,
+    SUMMARY_FIELDS,
+    data_key,
+    job_key,
+    new_data,
+    new_fields,
+    outputs_key,
+    read_record,
+)
 from app.executions.model import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call
 from app.executions.steps import read_moment, to_datetime, with_steps
+from app.executions.together import Script, Together, checked
 from app.settings import Settings
 
 IN_PIECES = 1
@@ -25,20 +46,39 @@ QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run; one worker listens on one."""
 
 
+SMALL_BYTES = 64 * 1024
+"""What is larger travels on a connection of its own, beside those that all calls share."""
+
+
+MOST_LARGE = 8
+"""Executions that may be large, read at once by one process: with the default of 16 MiB, 256 MiB hold them all."""
+
+LARGE_WAIT_SECONDS = 5.0
+"""For others of them to reach their clients."""
+
+Record = dict[str, bytes | None]
+
+
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
-    finds records gone is two. What is so large that one call for it would hold up others is read and copied in pieces.)
+    finds records gone is two, and so is what is large; what is so large that one call for it would hold up others is
+    read and copied in pieces.)
 
-    After a call that found no store, calls fail at once for a second (see `Breaker`).
+    Calls that are small and quick are sent together with those of other requests (`together.py`). After a call
+    that found no store, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
-        self._script: dict[str, Callable[..., Any]] = {
+        self._together = Together(client.connection_pool)
+        self._script = {name: Script(self._together, scripts.source(name)) for name in ("submit", "cancel", "page")}
+        self._alone: dict[str, Callable[..., Any]] = {
             name: client.register_script(scripts.source(name))
-            for name in ("submit", "copy", "cancel", "quarantine", "reap", "status", "page")
+            for name in ("submit", "copy", "quarantine", "reap", "status")
         }
         self._calling = connection.Breaker().calling
+        self._large_reads = threading.BoundedSemaphore(MOST_LARGE)
+        self.watching = Ends(client).watching
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -61,11 +101,13 @@ class ExecutionStore:
         `QueueFull` where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing
         is stored.
         """
+        arguments = aside(new.body_bytes, submit_arguments, new, self._settings)
+        scripts = self._alone if len(arguments[3]) > SMALL_BYTES else self._script  # type: ignore[arg-type]
         with self._calling():
-            word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings))
+            word, *receipt = scripts["submit"](args=arguments)
             if word == b"copy_first":
                 self._copy_steps(str(new.retry_of), new.id)
-                word, *receipt = self._script["submit"](args=submit_arguments(new, self._settings, copied=True))
+                word, *receipt = scripts["submit"](args=submit_arguments(new, self._settings, copied=True))
         if word == b"reused":
             raise KeyReused
         if word == b"too_many_unfinished":
@@ -84,7 +126,9 @@ class ExecutionStore:
         """The receipt of an earlier start or retry with this key and body, if there was one."""
         names = ("id", "type", "created", "retry_of", "digest")
         with self._calling():
-            kept = cast(list[bytes | None], self._client.hmget(f"exec:idempotency:{tenant}:{idempotency.key}", names))
+            [kept] = map(
+                checked, self._together.execute(("HMGET", f"exec:idempotency:{tenant}:{idempotency.key}", *names))
+            )
         created = kept.pop(2)
         id, type, retry_of, digest = (value.decode(errors="replace") if value else None for value in kept)
         created_at = read_moment(created)
@@ -92,36 +136,78 @@ class ExecutionStore:
             return None
         return Started(id, TargetType(type), created_at, retry_of or None, replayed=True)
 
-    def get(self, execution_id: str, tenant: str, include: Include = Include.STATUS) -> Execution | None:
-        """The execution with its outputs, and what `include` says; None where the tenant has none of that id."""
-        execution = self._look(execution_id, tenant, include)
+    def get(
+        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+    ) -> Execution | None:
+        """The execution with its outputs, and what `include` says; None if the tenant has none of that id.
+
+        Raises `TooManyLarge`, as the service's `get` does.
+        """
+        execution = self._get(execution_id, tenant, include, held)
         if execution is None or execution.status is not Status.COMPLETED or execution.outputs is not None:
             return execution
         with suppress(StoreUnavailable), self._calling():
-            self._script["quarantine"](args=[execution_id, tenant])
-            execution = self._look(execution_id, tenant, include) or execution
+            self._alone["quarantine"](args=[execution_id, tenant])
+            execution = self._with_steps(execution_id, tenant, include) or execution
         return execution if execution.status.ended and execution.failure else _unreadable(execution)
 
-    def _look(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
+    def _get(self, execution_id: str, tenant: str, include: Include, held: ExitStack | None = None) -> Execution | None:
+        record: Record = {}
+        if include is Include.STATUS:
+            record, outputs = self._look(execution_id)
+            if record.get("tenant") != tenant.encode():
+                return None
+            if not _broke_off(record) and len(outputs) <= SMALL_BYTES:
+                with suppress(KeyError, ValueError, OverflowError):
+                    return read_record(execution_id, _present({**record, "outputs": outputs}))
+                return self._with_steps(execution_id, tenant, include)  # its script quarantines what makes no sense
+        with ExitStack() as until_read:
+            self._take_room(held or until_read)
+            if record and not _broke_off(record):
+                packed = self._whole(outputs_key(execution_id))
+                return aside(len(packed or b""), self._read, execution_id, tenant, {**record, "outputs": packed})
+            return self._with_steps(execution_id, tenant, include)
+
+    def _look(self, execution_id: str) -> tuple[Record, bytes]:
+        """The record, and the beginning of its outputs, without a script: these are there before it says that it
+        completed, and stay as they are."""
         with self._calling():
-            found: Any = self._script["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+            values, outputs = self._together.execute(
+                ("HMGET", job_key(execution_id), *RECORD_FIELDS),
+                ("GETRANGE", outputs_key(execution_id), 0, SMALL_BYTES),
+            )
+            if isinstance(values, redis.ResponseError):
+                return {}, b""  # what is no hash (anybody may have written there) holds nothing
+            record = dict(zip(RECORD_FIELDS, values, strict=True))
+            readable = record["status"] == b"finished" and isinstance(outputs, bytes)  # not somebody else's data
+            return record, outputs if readable else b""
+
+    def _with_steps(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
+        with self._calling():
+            found: Any = self._alone["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
         if not found:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
-        key = f"rq:job:{execution_id}"
-        record["outputs"] = self._large(f"{key}:outputs") if outputs == IN_PIECES else outputs
-        execution = self._read(execution_id, tenant, record)
+        key = job_key(execution_id)
+        record["outputs"] = outputs = self._whole(outputs_key(execution_id)) if outputs == IN_PIECES else outputs
+        execution = aside(len(outputs or b""), self._read, execution_id, tenant, record)
         if not execution or not steps:
             return execution
         return with_steps(execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values"))
+
+    def _take_room(self, held: ExitStack) -> None:
+        """Until `held` is closed."""
+        if not self._large_reads.acquire(timeout=LARGE_WAIT_SECONDS):
+            raise TooManyLarge
+        held.callback(self._large_reads.release)
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone.
 
         Raises `ValueError` where it makes no sense.
         """
-        data = self._large(data_key(execution_id))
+        data = self._whole(data_key(execution_id))
         return read_call(data) if data is not None else None
 
     def page(
@@ -150,7 +236,7 @@ class ExecutionStore:
     def reap(self) -> float | None:
         """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
         with self._calling():
-            next_due = self._script["reap"](args=reap_arguments(self._settings))
+            next_due = self._alone["reap"](args=reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     def troubles(self) -> list[str]:
@@ -162,10 +248,10 @@ class ExecutionStore:
     def _copy_steps(self, source: str, to: str) -> None:
         for part in ("steps", "values"):
             cursor = b"0"
-            while (cursor := self._script["copy"](args=[source, to, part, cursor])) != b"0":
+            while (cursor := self._alone["copy"](args=[source, to, part, cursor])) != b"0":
                 pass
 
-    def _large(self, key: str) -> bytes | None:
+    def _whole(self, key: str) -> bytes | None:
         """A text; None where there is none, and empty where somebody else wrote something else there."""
         with self._calling():
             try:
@@ -186,7 +272,7 @@ class ExecutionStore:
 
     def _read(self, execution_id: str, tenant: str, fields: dict[str, bytes | None]) -> Execution | None:
         """None where there is no record, and where it is another tenant's."""
-        record = {name: value for name, value in fields.items() if value}
+        record = _present(fields)
         if record.get("tenant") != tenant.encode():
             return None
         try:
@@ -219,6 +305,16 @@ def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
         phase=None,
         created_at=read_moment(record.get("created")) or to_datetime(0),
     )
+
+
+def _broke_off(record: dict[str, bytes | None]) -> bool:
+    """A pipeline that did not complete shows what its finished steps have put out, which may be large."""
+    return record.get("type") == b"pipeline" and record.get("status") in (b"failed", b"canceled")
+
+
+def _present(fields: Record) -> dict[str, bytes]:
+    """The fields that are there."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def index_key(

@@ -23,7 +23,11 @@ CONTENDERS = {
     "bare Flask": ("bench.baseline.bare_flask:app", "/executions"),
     "bare Flask with one store call": ("bench.baseline.one_call:app", "/executions"),
 }
-SERVERS = {"sync": ["--worker-class", "sync"], **{f"gthread, {n}": ["--threads", str(n)] for n in (8, 16, 32, 64)}}
+SERVERS = {
+    "gevent": [],
+    "sync": ["--worker-class", "sync"],
+    **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
+}
 WAITING_CALLERS = 50
 
 
@@ -45,13 +49,9 @@ def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
         for name, goal in zip(list(CONTENDERS)[1:], goals, strict=True):
             reached = ratio_at_least(goal) if goal else None
             yield Row(f"{kind}, requests/s", ours, "{:.0f}", name, rates[kind, name], reached)
-        yield Row(
-            f"... CPU of the web process a {kind}",
-            cpu_ms[kind, "ours"],
-            "{:.2f} ms",
-            "bare Flask",
-            cpu_ms[kind, "bare Flask"],
-        )
+        for name in ("plain Flask + RQ", "bare Flask"):
+            label = f"... CPU of the web process a {kind}"
+            yield Row(label, cpu_ms[kind, "ours"], "{:.2f} ms", name, cpu_ms[kind, name])
 
 
 class _Contender:
@@ -99,7 +99,7 @@ def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def servers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """gunicorn's worker classes and numbers of threads: what `gunicorn.conf.py` was chosen from."""
+    """gunicorn's worker classes: what `gunicorn.conf.py` was chosen from."""
     rates: dict[tuple[str, str], list[float]] = {}
     with stack(folder) as running:
         contenders = {name: _Contender(running, "wsgi:app", OURS, options) for name, options in SERVERS.items()}
@@ -109,8 +109,8 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
                     rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(0.5, 2))[0])
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
-            chosen = rates[kind, "gthread, 64"]
-            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "64 threads", chosen)
+            chosen = rates[kind, "gevent"]
+            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "gevent", chosen)
         took = _while_callers_wait(folder, options)
         yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
 

@@ -13,6 +13,7 @@ import pytest
 from app import binding
 from app.settings import Settings
 from tests.support.service import BIN, ROOT, Service, free_port
+from tools.embedded_store import end_with_parent
 
 KEY = "0123456789abcdef"
 Launch = Callable[..., "tuple[subprocess.Popen[str], int]"]
@@ -35,6 +36,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         started.append(process)
         return process, port

@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import pytest
 import requests
 
 from tests.support.service import ROOT, Service, free_port
+from tools.embedded_store import end_with_parent
 
 LIST = b"/api/v1/executions"
 ONE = LIST + b"/exec_00000000000000000000"
@@ -283,7 +285,7 @@ def lifetime(service: Service, beginning: bytes, drip: bytes) -> Callable[[], fl
 
 @pytest.mark.parametrize("kind", SLOW)
 def test_slow_clients_disturb_nobody_and_are_closed_in_time(service: Service, kind: str) -> None:
-    """Rows 11 and 21, and fault 38: fifty at once, against the one web process with its 32 threads."""
+    """Rows 11 and 21, and fault 38: fifty at once, against the one web process."""
     slow = [lifetime(service, *SLOW[kind]) for _ in range(SLOW_CLIENTS)]
     worst_seconds, until = 0.0, time.monotonic() + 5
     while time.monotonic() < until:
@@ -303,6 +305,101 @@ def test_clients_that_were_refused_and_stay_disturb_nobody(service: Service) -> 
             connection.sendall(get(version=b"HTTP/9.9"))
             connection.sendall(b"more")
         assert requests.get(f"{service.url}/healthz", timeout=5).elapsed.total_seconds() < 1
+
+
+CROWD = {
+    "headers": (b"GET / HTTP/1.1\r\nX-Name: ", b"a"),
+    "bodies": (post(b"Content-Length: 100000"), b" "),
+    "answers": (b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3, b""),
+}
+
+
+@pytest.mark.parametrize("kind", CROWD)
+def test_a_thousand_slow_clients_keep_nobody_waiting_and_lose_their_connections(
+    make_service: Callable[..., Service], kind: str
+) -> None:
+    service = make_service(workers=0)
+    assert service.get("/executions").status_code == 200
+    [process] = psutil.Process(service.web.pid).children()
+    beginning, drip = CROWD[kind]
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(socket.socket()) for _ in range(1000)]
+        for client in crowd:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(beginning)
+        assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200  # behind a thousand requests
+        took = []
+        for _ in range(20):
+            for client in crowd[::7]:
+                with contextlib.suppress(OSError):
+                    client.sendall(drip) if drip else client.recv(4, socket.MSG_DONTWAIT)
+            began = time.monotonic()
+            assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+            took.append(time.monotonic() - began)
+            time.sleep(0.1)
+        assert statistics.median(took) < 1
+        ports, deadline = {each.getsockname()[1] for each in crowd}, time.monotonic() + 6 * CLOSED_SECONDS
+        while ports & peers_of(service):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert process.is_running()
+    assert process.memory_info().rss < 500 * 1024 * 1024
+
+
+def test_a_client_that_said_all_it_has_to_say_is_still_answered(service: Service) -> None:
+    """It has closed its half of the connection."""
+    with connected(service) as client:
+        client.sendall(get(path=b"/healthz").replace(b"Connection: close\r\n", b""))
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    assert status_of(answer) == 200
+
+
+def test_an_old_client_is_answered_and_its_connection_closed(service: Service) -> None:
+    answer = answer_to(service, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("name", [b"SCRIPT_NAME", b"PATH_INFO", b"REMOTE_USER", b"X_FORWARDED_FOR"])
+def test_no_header_moves_the_path_or_says_who_asks(service: Service, name: bytes) -> None:
+    assert status_of(answer_to(service, get(name + b": /healthz", path=b"/healthz"))) == 200
+    assert status_of(answer_to(service, get(name + b": /foo", path=b"/foo/healthz"))) == 404
+
+
+def test_trailers_without_end_end_the_connection(service: Service) -> None:
+    with connected(service) as client:
+        client.sendall(post(b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n"))
+        with contextlib.suppress(ConnectionError):
+            for number in range(20_000):
+                client.sendall(b"X-Trailer-%d: %s\r\n" % (number, b"x" * 100))
+        assert status_of(client.recv(65536)) == 431
+    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+
+
+def test_bodies_without_their_last_byte_hold_a_bounded_memory_and_give_it_back(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=0)
+    assert service.get("/executions").status_code == 200
+    [process] = psutil.Process(service.web.pid).children()
+    before = process.memory_info().rss
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(service)) for _ in range(160)]
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.sendall(post(b"Content-Length: 1048576") + b" " * 1048575)
+        readable, _, _ = select.select(clients, [], [], 50)
+        assert status_of(readable[0].recv(65536)) == 503
+        assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
+        assert process.memory_info().rss - before < 300 * 1024 * 1024
+    deadline = time.monotonic() + 60
+    while process.memory_info().rss - before > 100 * 1024 * 1024:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -345,7 +442,7 @@ def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[
 
 def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Callable[..., Service]) -> None:
     """Clients that come back at once, again and again, would keep all others out."""
-    service = make_service(workers=0, GUNICORN_CMD_ARGS="--worker-connections 6 --threads 1")
+    service = make_service(workers=0, GUNICORN_CMD_ARGS="--worker-connections 6")
     with contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(connected(service)) for _ in range(6)]
         ports = {each.getsockname()[1] for each in crowd}
@@ -376,7 +473,7 @@ def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_servi
     assert process.rlimit(psutil.RLIMIT_NOFILE)[0] >= min(1500, hard)
 
 
-def test_a_client_that_does_not_read_its_answer_does_not_keep_a_thread(service: Service) -> None:
+def test_a_client_that_does_not_read_its_answer_loses_its_connection(service: Service) -> None:
     """More answers than the buffers between hold, asked for in one go; the connection ends, and the log is quiet."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -394,8 +491,8 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_a_thread(service: 
 
 
 def test_clients_that_take_their_answers_in_drips_disturb_nobody(make_service: Callable[..., Service]) -> None:
-    """More of them than there are threads, each with more answers than the buffers between hold."""
-    service = make_service(workers=0, WEB_THREADS=8)
+    """Each has more answers than the buffers between hold."""
+    service = make_service(workers=0)
     clients = [socket.socket() for _ in range(32)]
     ask = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
     try:
@@ -445,10 +542,10 @@ def breaks_off(environ: dict[str, object], start_response: Callable[..., object]
 
 def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
     port = free_port()
-    options = ["-k", "app.server.PatientWorker", "--no-control-socket", "-b", f"127.0.0.1:{port}", "--threads", "4"]
+    options = ["-k", "app.web.worker.LoopWorker", "--no-control-socket", "-b", f"127.0.0.1:{port}"]
     command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, *options, "tests.http.test_raw_http:breaks_off"]
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent)
     try:
         deadline = time.monotonic() + 20
         while True:

@@ -467,7 +467,7 @@ def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver)
     driver.store.get(id, "default")
     commands = {name: stats["calls"] for name, stats in driver.client.info("commandstats").items()}
     assert {name: calls for name, calls in commands.items() if "config" not in name} == {
-        "cmdstat_evalsha": 1,  # what a script does inside is no round trip
+        "cmdstat_getrange": 1,  # sent together
         "cmdstat_hmget": 1,
     }
 

@@ -16,6 +16,7 @@ import requests
 from app.keys.model import Identity, parse_scopes
 from app.keys.store import KeyStore
 from app.settings import Settings
+from tools.embedded_store import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
@@ -132,7 +133,13 @@ class Service:
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,  # also where the tests are killed
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:

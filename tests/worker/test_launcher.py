@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from tests.support.service import ROOT, free_port
+from tools.embedded_store import end_with_parent
 
 Launch = Callable[..., "subprocess.Popen[str]"]
 
@@ -40,6 +41,7 @@ def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         )
         log.close()

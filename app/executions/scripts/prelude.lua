@@ -27,6 +27,9 @@ local FIELDS = {'status', 'tenant', 'type', 'target', 'created', 'origin', 'step
                 'timeout_seconds', 'retries'}
 local TIMES    = {'created', 'started', 'ended', 'expires', 'queued', 'due'}
 local COUNTERS = {'steps', 'attempt', 'lost', 'max_attempts', 'retried'}
+-- Of what has ended, only what is still shown has to make sense: the rest harms nobody any more.
+local SHOWN_TIMES    = {'created', 'started', 'ended'}
+local SHOWN_COUNTERS = {'steps', 'attempt'}
 
 local MAX_COUNT = 999999999
 local LONGEST   = 3660 * 86400 * 1000000  -- ten years, in microseconds: no lease, delay or retention is longer
@@ -156,19 +159,20 @@ local function flaws(record)
   if not API_WORD[status] then found[#found + 1] = 'status' end
   if record.type ~= 'agent' and record.type ~= 'pipeline' then found[#found + 1] = 'type' end
   if not record.target then found[#found + 1] = 'target' end
-  if not record.origin then found[#found + 1] = 'origin' end
+  if not record.origin and not ended then found[#found + 1] = 'origin' end
   if not record.created then found[#found + 1] = 'created' end
   if not record.started and status == 'started' then found[#found + 1] = 'started' end
   if not record.ended and ended then found[#found + 1] = 'ended' end
   if not ended and not is_seconds(record.timeout_seconds or '') then found[#found + 1] = 'timeout_seconds' end
   if record.retries and not ended and not is_list_of_numbers(record.retries) then found[#found + 1] = 'retries' end
-  for i = 1, #TIMES do
-    local time = record[TIMES[i]]
-    if time and not is_whole(time, FOREVER) then found[#found + 1] = TIMES[i] end
+  local times, counters = ended and SHOWN_TIMES or TIMES, ended and SHOWN_COUNTERS or COUNTERS
+  for i = 1, #times do
+    local time = record[times[i]]
+    if time and not is_whole(time, FOREVER) then found[#found + 1] = times[i] end
   end
-  for i = 1, #COUNTERS do
-    local counter = record[COUNTERS[i]]
-    if counter and not is_whole(counter, MAX_COUNT) then found[#found + 1] = COUNTERS[i] end
+  for i = 1, #counters do
+    local counter = record[counters[i]]
+    if counter and not is_whole(counter, MAX_COUNT) then found[#found + 1] = counters[i] end
   end
   return found
 end
@@ -273,6 +277,7 @@ local function end_as(record, status, at, error)
   if error then redis.call('HSET', job_key(record.id), 'error', error) end
   let_go(record)
   count_end(record, status, at)
+  redis.pcall('PUBLISH', 'exec:ended:' .. record.id, status)  -- see app/executions/ends.py
 end
 
 -- The error of a failure that the service itself noticed.

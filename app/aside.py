@@ -1,0 +1,36 @@
+"""Work that takes long is done aside of a web process's event loop, so that other requests go on.
+
+In one thread: beside it, the loop gets the interpreter every time that it asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+SMALL_BYTES = 64 * 1024
+"""What is no larger is done at once: it takes no longer than handing it over."""
+
+Result = TypeVar("Result")
+
+
+def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls it with the arguments. It may know nothing of the request: it may run in another thread."""
+    if size <= SMALL_BYTES or not _on_a_loop():
+        return function(*arguments)
+    result: Result = _thread().apply(function, arguments)
+    return result
+
+
+def _on_a_loop() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("threading")
+
+
+@functools.cache
+def _thread() -> Any:
+    from gevent.threadpool import ThreadPool
+
+    return ThreadPool(1)

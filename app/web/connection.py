@@ -1,0 +1,218 @@
+"""A client's socket with deadlines, as gunicorn reads requests from it and writes answers to it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.socket import cancel_wait_ex, wait_write
+
+READ_SECONDS = 12.0
+"""For a whole request, from its first byte or from the opening of its connection."""
+
+WRITE_SECONDS = 5.0
+"""How long a client may take nothing of its answer."""
+
+SLOWEST_BYTES_PER_SECOND = 50 * 1024
+"""A client that takes less, over its whole answer, loses its connection."""
+
+LINGER_SECONDS = 2.0
+"""How long a closed connection still reads, so that its client is not reset before it has the answer."""
+
+HELD_BYTES = 128 * 1024 * 1024
+"""What unfinished requests, and answers that are not taken, may hold in one process together."""
+
+SMALL_BYTES = 64 * 1024
+"""Of one request or answer; so much is held whatever the others hold, and is read without a pause."""
+
+_LINGER_PIECE_BYTES = 64 * 1024
+
+
+class Full(Exception):
+    """Other clients' unfinished requests hold too much."""
+
+
+class Budget:
+    """What the connections of this process hold, in bytes."""
+
+    def __init__(self, limit: int = HELD_BYTES):
+        self._limit, self.held = limit, 0
+
+    def take(self, count: int, *, small: bool) -> bool:
+        """False, and nothing is taken, if that is too much. A small request or answer always has room."""
+        if not small and self.held + count > self._limit:
+            return False
+        self.held += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        self.held -= count
+
+
+class Connection:
+    """Stands in for the socket of one client. An end of file is also what its slowness looks like.
+
+    `most_bytes` of one request are read; whoever sends more of it is cut off.
+    """
+
+    def __init__(self, client: Any, budget: Budget, most_bytes: int):
+        self._client, self._budget, self._most_bytes = client, budget, most_bytes
+        self._read_by = monotonic() + READ_SECONDS
+        self._answer_began_at = 0.0
+        self._head: bytes | None = None  # of the present answer, until it is sent; empty from then on
+        self._received = self._held = self._sent = 0
+        self.idle = True  # nothing of the next request is here
+        self.ended = False  # nothing more comes from the client
+
+    def begin_to_wait(self, seconds: float, *, idle: bool) -> None:
+        """A request was answered. `idle`: nothing of the next one is here yet, and it may take `seconds`."""
+        self.flush()
+        self.release()
+        self._head = None
+        self._received = self._sent = 0
+        self.idle = idle
+        self._read_by = monotonic() + (seconds if idle else READ_SECONDS)
+
+    def release(self) -> None:
+        """What was received is not kept."""
+        self._budget.give_back(self._held)
+        self._held = 0
+
+    def close_if_idle(self) -> None:
+        """Ends the wait for a next request. Part of one that is here already is still read."""
+        if self.idle:
+            with contextlib.suppress(OSError):
+                self._client.shutdown(socket.SHUT_RD)
+
+    def recv(self, size: int) -> bytes:
+        """Raises `Full`. Gives way to others before each further piece of a large request."""
+        small = self._received < SMALL_BYTES
+        if not small:
+            gevent.sleep(0)
+        data = self._receive(min(size, SMALL_BYTES))
+        self.ended = not data or self._received + len(data) > self._most_bytes
+        if self.ended:
+            return b""
+        if not self._budget.take(len(data), small=small):
+            raise Full
+        if self.idle:
+            self.idle, self._read_by = False, monotonic() + READ_SECONDS
+        self._received += len(data)
+        self._held += len(data)
+        return data
+
+    def sendall(self, data: Any) -> None:
+        """Raises `BrokenPipeError` if the client has gone, or takes too little. The first piece of an answer, its head,
+        is sent with the next one."""
+        if self._head is None:
+            self._head = bytes(data)
+            return
+        head, self._head = self._head, b""
+        if len(head) + len(data) <= SMALL_BYTES:
+            self._send_all(head + bytes(data))
+        else:
+            self._send_all(head)
+            self._send_all(data)
+
+    def flush(self) -> None:
+        """Sends a head that nothing follows."""
+        if self._head:
+            self.sendall(b"")
+
+    def _send_all(self, data: Any) -> None:
+        with memoryview(data) as view:
+            self._answer_began_at = self._answer_began_at if self._sent else monotonic()
+            self._sent += len(view)
+            sent = self._send(view, 0.0) if view else 0
+            if sent < len(view):
+                self._send_rest(view[sent:])
+
+    def send(self, data: bytes) -> int:
+        """At once: `100 Continue`, which is no answer."""
+        return self._send(memoryview(data), WRITE_SECONDS)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> None:
+        """Sends from the file itself: nothing of it is held, however slow the client is."""
+        self.flush()
+        left = os.fstat(file.fileno()).st_size - offset if count is None else count
+        self._answer_began_at = self._answer_began_at if self._sent else monotonic()
+        self._sent += left
+        while left > 0:
+            try:
+                sent = os.sendfile(self._client.fileno(), file.fileno(), offset, left)
+            except BlockingIOError:
+                self._wait_for_room()
+                continue
+            if not sent:
+                raise _gone()
+            offset, left = offset + sent, left - sent
+
+    def close(self) -> None:
+        """Half closes, reads what still comes for a moment, and closes."""
+        with contextlib.suppress(OSError):
+            self.flush()
+        self.release()
+        self._read_by = monotonic() + LINGER_SECONDS
+        with contextlib.suppress(OSError):
+            if not self.ended:
+                self._client.shutdown(socket.SHUT_WR)
+                while self._receive(_LINGER_PIECE_BYTES):
+                    gevent.sleep(0)
+        self._client.close()
+
+    def _receive(self, size: int) -> bytes:
+        seconds = self._read_by - monotonic()
+        if seconds <= 0:
+            return b""
+        self._client.settimeout(seconds)
+        try:
+            return bytes(self._client.recv(size))
+        except TimeoutError:
+            return b""
+        except cancel_wait_ex:  # `close_if_idle`: what came in the same moment is still there
+            return bytes(self._client.recv(size))
+
+    def _send_rest(self, rest: memoryview) -> None:
+        if not self._budget.take(len(rest), small=len(rest) < SMALL_BYTES):
+            raise _gone()
+        try:
+            at = 0
+            while at < len(rest):
+                seconds = min(WRITE_SECONDS, self._write_by - monotonic())
+                sent = self._send(rest[at:], seconds) if seconds > 0 else 0
+                if not sent:
+                    raise _gone()
+                at += sent
+        finally:
+            self._budget.give_back(len(rest))
+
+    def _wait_for_room(self) -> None:
+        seconds = min(WRITE_SECONDS, self._write_by - monotonic())
+        if seconds <= 0:
+            raise _gone()
+        try:
+            wait_write(self._client.fileno(), seconds, TimeoutError())
+        except TimeoutError:
+            raise _gone() from None
+
+    @property
+    def _write_by(self) -> float:
+        return self._answer_began_at + WRITE_SECONDS + self._sent / SLOWEST_BYTES_PER_SECOND
+
+    def _send(self, data: memoryview, seconds: float) -> int:
+        try:
+            return int(self._client.send(data, 0, seconds))
+        except (TimeoutError, BlockingIOError):
+            return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def _gone() -> BrokenPipeError:
+    return BrokenPipeError(errno.EPIPE, "The client does not take its answer.")

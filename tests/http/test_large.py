@@ -1,0 +1,136 @@
+"""Large requests and answers beside small ones: these are served on, and the large ones whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import redis
+import requests
+
+from tests.support.service import Service
+
+Make = Callable[..., Service]
+OUTPUTS = json.dumps({"output": os.urandom(8 * 1024 * 1024 - 32).hex()}).encode()
+"""Nearly 16 MiB, the default's most, that no compression makes smaller than 8."""
+
+VALUES = 99_900
+
+
+def completed(service: Service, outputs: bytes) -> str:
+    """An execution that has put these out, as far as the store is concerned."""
+    id = service.start("behaves", {"do": "echo"})
+    with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
+        client.set(f"rq:job:{id}:outputs", outputs)
+        client.hset(f"rq:job:{id}", "status", "finished")
+    return id
+
+
+@contextlib.contextmanager
+def asked_meanwhile(service: Service, path: str) -> Iterator[list[float]]:
+    """How long each of a row of small requests took."""
+    took, done = list[float](), threading.Event()
+
+    def ask() -> None:
+        session = requests.Session()
+        while not done.is_set():
+            began = time.monotonic()
+            assert session.get(f"{service.url}{path}", timeout=30).status_code == 200
+            took.append(time.monotonic() - began)
+            time.sleep(0.01)
+        session.close()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield took
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("value", [1, "x", {"a": "\\"}], ids=["numbers", "texts", "objects"])
+def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values_each(
+    make_service: Make, value: object
+) -> None:
+    service = make_service(workers=0)
+    id = service.start("behaves", {"do": "echo"})
+    values = [value] * (VALUES // (2 if isinstance(value, dict) else 1))
+    body = json.dumps({"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "values": values}})
+    headers, url = {"Content-Type": "application/json", "Idempotency-Key": "one"}, f"{service.url}/api/v1/executions"
+    with asked_meanwhile(service, f"/api/v1/executions/{id}") as took, ThreadPoolExecutor(8) as clients:
+        until = time.monotonic() + 4
+
+        def post() -> set[int]:
+            statuses = set()
+            while time.monotonic() < until:
+                statuses.add(requests.post(url, body, headers=headers, timeout=60).status_code)
+            return statuses
+
+        for posting in [clients.submit(post) for _ in range(8)]:
+            assert posting.result() == {202}
+    assert statistics.median(took) < 1  # a busy machine's; `make bench` holds the figure
+
+
+def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(make_service: Make) -> None:
+    service = make_service(workers=0)
+    id = completed(service, OUTPUTS)
+
+    def read(_: int) -> int:
+        response = requests.get(f"{service.url}/api/v1/executions/{id}", timeout=60)
+        if response.status_code == 200:
+            assert response.json()["outputs"] == json.loads(OUTPUTS)
+        else:
+            assert response.json()["code"] == "too_many_large"
+            assert int(response.headers["Retry-After"]) > 0
+        return response.status_code
+
+    with asked_meanwhile(service, "/healthz") as took, ThreadPoolExecutor(30) as clients:
+        statuses = Counter(clients.map(read, range(30)))
+    assert set(statuses) <= {200, 503}
+    assert statuses[200] >= 8
+    assert statistics.median(took) < 1
+
+
+def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_back(make_service: Make) -> None:
+    service = make_service(workers=0)
+    id = completed(service, OUTPUTS)
+    [process] = psutil.Process(service.web.pid).children()
+    before = process.memory_info().rss
+    with contextlib.ExitStack() as stack, asked_meanwhile(service, "/healthz") as took:
+        for _ in range(60):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(f"GET /api/v1/executions/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        most, until = 0, time.monotonic() + 7
+        while time.monotonic() < until:
+            most = max(most, process.memory_info().rss)
+            time.sleep(0.05)
+    assert most - before < 500 * 1024 * 1024
+    assert statistics.median(took) < 1
+    deadline = time.monotonic() + 40
+    while process.memory_info().rss - before > 150 * 1024 * 1024:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert service.get(f"/executions/{id}").status_code == 200
+
+
+def test_outputs_of_another_tenant_are_not_read_however_large(make_service: Make) -> None:
+    service = make_service(workers=0)
+    id = completed(service, OUTPUTS)
+    with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
+        client.hset(f"rq:job:{id}", "tenant", "somebody else")
+        client.config_resetstat()
+        assert service.get(f"/executions/{id}").status_code == 404
+        assert "cmdstat_get" not in client.info("commandstats")

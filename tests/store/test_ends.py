@@ -1,0 +1,70 @@
+"""Waiting for an execution's end without asking for it again and again."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import redis
+
+from app.executions.ends import CHANNEL, LOOK_SECONDS, Ends
+from tests.store.driver import Driver
+
+
+def waits(ends: Ends, id: str, looks: list[float], ended: threading.Event) -> None:
+    """As a caller does: looks each time that it is woken."""
+    with ends.watching(id) as wait:
+        while not ended.is_set():
+            wait(30)
+            looks.append(time.monotonic())
+
+
+def test_every_way_to_an_end_is_published_once(redis_client: redis.Redis) -> None:
+    driver = Driver(redis_client)
+    with redis_client.pubsub() as heard:
+        heard.psubscribe(CHANNEL + "*")
+        assert heard.get_message(timeout=5) is not None
+        cancelled = driver.submit()
+        driver.store.cancel(cancelled, "default")
+        message = heard.get_message(timeout=5)
+        assert message is not None
+        assert (message["channel"].decode(), message["data"]) == (CHANNEL + cancelled, b"cancelled")
+        completed = driver.submit()
+        [(_, token)] = driver.claim()
+        driver.finish(completed, token, outputs=b"{}")
+        message = heard.get_message(timeout=5)
+        assert message is not None
+        assert (message["channel"].decode(), message["data"]) == (CHANNEL + completed, b"completed")
+        assert heard.get_message(timeout=0.2) is None
+
+
+def test_those_who_wait_are_woken_by_the_end_and_look_seldom_before(redis_client: redis.Redis) -> None:
+    ends, looks, ended = Ends(redis_client), list[float](), threading.Event()
+    threads = [threading.Thread(target=waits, args=(ends, "exec_1", looks, ended)) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5 * LOOK_SECONDS)
+    before = len(looks)
+    assert before <= 2 * len(threads)
+    ended.set()
+    published = time.monotonic()
+    assert redis_client.publish(CHANNEL + "exec_1", "completed") == 1  # one subscription for all
+    for thread in threads:
+        thread.join()
+    assert len(looks) >= len(threads)
+    assert time.monotonic() - published < 30
+    assert not ends._waiting
+    deadline = time.monotonic() + 10
+    while redis_client.publish(CHANNEL + "exec_1", "completed"):
+        assert time.monotonic() < deadline
+
+
+def test_a_subscription_that_breaks_is_made_again(redis_client: redis.Redis) -> None:
+    ends = Ends(redis_client)
+    with ends.watching("exec_2") as wait:
+        wait(30)
+        redis_client.client_kill_filter(_type="pubsub")
+        deadline = time.monotonic() + 20
+        while not redis_client.publish(CHANNEL + "exec_2", "completed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -1,0 +1,41 @@
+"""Whoever holds a web process's event loop is named in the log."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support.service import ROOT
+
+HOLDS = """
+from gevent import monkey; monkey.patch_all()
+import types
+import gevent
+from app import logs
+from app.web.loop_monitor import LoopMonitor
+from app.executions import payload
+
+logs.configure("INFO")
+LoopMonitor().start()
+
+def handle_request(req, times):
+    for _ in range(times):
+        payload.pack(b"held" * 500_000)
+
+gevent.sleep(0.3)
+gevent.joinall([gevent.spawn(handle_request, types.SimpleNamespace(method="POST", path="/slow"), 20)])
+gevent.sleep(2.5)
+"""
+
+
+def test_a_request_that_holds_the_loop_is_logged_with_its_place() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines() if '"loop_held"' in line]
+    slow = [line for line in told if (line["method"], line["path"]) == ("POST", "/slow")]
+    assert slow
+    assert sum(line["seconds"] for line in slow) >= 0.1
+    assert any("app/executions/payload.py" in place for line in slow for place in line["where"])
+    assert done.stderr == ""
