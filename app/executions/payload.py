@@ -11,6 +11,9 @@ FUNCTION = "app.executions.payload.execution"
 
 COMPRESS_FROM_BYTES = 1024
 
+MOST_PACKED = 1032
+"""Times shorter that zlib makes a text at the most."""
+
 
 def execution(**_: Any) -> None:
     """It is a name for RQ's tools, not the work: that is done by `app.work`."""
@@ -38,6 +41,18 @@ def pack(text: bytes) -> bytes:
 def unpack(packed: bytes) -> bytes:
     """Undoes `pack`."""
     return zlib.decompress(packed) if packed[:1] == b"x" else packed
+
+
+def unpacks_beyond(packed: bytes, limit_bytes: int) -> bool:
+    """Whether it becomes longer than this, without unpacking more than so much of it."""
+    if packed[:1] != b"x" or len(packed) * MOST_PACKED <= limit_bytes:
+        return False
+    try:
+        reader = zlib.decompressobj()
+        reader.decompress(packed, limit_bytes)
+        return bool(reader.unconsumed_tail)
+    except zlib.error:
+        return False
 
 
 def readable(packed: bytes) -> bytes | None:

@@ -34,7 +34,7 @@ from app.executions.job import (
     read_record,
 )
 from app.executions.model import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
-from app.executions.payload import read_call
+from app.executions.payload import read_call, unpacks_beyond
 from app.executions.steps import read_moment, to_datetime, with_steps
 from app.executions.together import Script, Together, checked
 from app.settings import Settings
@@ -49,6 +49,8 @@ QUEUES = {"thread": "threads", "process": "processes"}
 SMALL_BYTES = 64 * 1024
 """What is larger travels on a connection of its own, beside those that all calls share."""
 
+SMALL_TEXT_BYTES = 1024 * 1024
+"""Outputs that are longer than this as text are large, however small they are packed."""
 
 MOST_LARGE = 8
 """Executions that may be large, read at once by one process: with the default of 16 MiB, 256 MiB hold them all."""
@@ -157,7 +159,7 @@ class ExecutionStore:
             record, outputs = self._look(execution_id)
             if record.get("tenant") != tenant.encode():
                 return None
-            if not _broke_off(record) and len(outputs) <= SMALL_BYTES:
+            if not _broke_off(record) and not _is_large(outputs):
                 with suppress(KeyError, ValueError, OverflowError):
                     return read_record(execution_id, _present({**record, "outputs": outputs}))
                 return self._with_steps(execution_id, tenant, include)  # its script quarantines what makes no sense
@@ -310,6 +312,11 @@ def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
 def _broke_off(record: dict[str, bytes | None]) -> bool:
     """A pipeline that did not complete shows what its finished steps have put out, which may be large."""
     return record.get("type") == b"pipeline" and record.get("status") in (b"failed", b"canceled")
+
+
+def _is_large(outputs: bytes) -> bool:
+    """Whether outputs are large as they are stored, or become so when they are unpacked."""
+    return len(outputs) > SMALL_BYTES or unpacks_beyond(outputs, SMALL_TEXT_BYTES)
 
 
 def _present(fields: Record) -> dict[str, bytes]:

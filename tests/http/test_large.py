@@ -18,6 +18,7 @@ import pytest
 import redis
 import requests
 
+from app.executions.payload import pack
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -31,8 +32,9 @@ def completed(service: Service, outputs: bytes) -> str:
     """An execution that has put these out, as far as the store is concerned."""
     id = service.start("behaves", {"do": "echo"})
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
-        client.set(f"rq:job:{id}:outputs", outputs)
-        client.hset(f"rq:job:{id}", "status", "finished")
+        now = int(time.time() * 1_000_000)
+        client.set(f"rq:job:{id}:outputs", pack(outputs))
+        client.hset(f"rq:job:{id}", mapping={"status": "finished", "started": now, "ended": now})
     return id
 
 
@@ -82,6 +84,15 @@ def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values
     assert statistics.median(took) < 1  # a busy machine's; `make bench` holds the figure
 
 
+@pytest.mark.parametrize(
+    "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
+)
+def test_outputs_come_whole_however_well_they_are_packed(make_service: Make, text: bytes) -> None:
+    service = make_service(workers=0)
+    id = completed(service, text)
+    assert service.status(id)["outputs"] == json.loads(text)
+
+
 def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(make_service: Make) -> None:
     service = make_service(workers=0)
     id = completed(service, OUTPUTS)
@@ -102,9 +113,14 @@ def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at
     assert statistics.median(took) < 1
 
 
-def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_back(make_service: Make) -> None:
+@pytest.mark.parametrize(
+    "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
+)
+def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_back(
+    make_service: Make, text: bytes
+) -> None:
     service = make_service(workers=0)
-    id = completed(service, OUTPUTS)
+    id = completed(service, text)
     [process] = psutil.Process(service.web.pid).children()
     before = process.memory_info().rss
     with contextlib.ExitStack() as stack, asked_meanwhile(service, "/healthz") as took:
