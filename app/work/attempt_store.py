@@ -107,7 +107,7 @@ class AttemptStore:
         for id, row in zip(ids, rows, strict=True):
             worker, token = row if isinstance(row, list) else (None, None)  # not a record, so not a claim
             if worker == self._worker.encode() and token and (id, token.decode()) not in known:
-                calls.append(("release", [id, token, "", "handed_back", 0, ""]))
+                calls.append(("release", [id, token, "", "handed_back", 0, "unstarted"]))
         for answer in await self._call(self._client, calls):
             if isinstance(answer, Exception):
                 raise answer

@@ -72,7 +72,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`how`: `handed_back` (not counted), `failed` (a retry) or `lost`; `reason` is its error's type or a sentence."""
+    """`how`: `handed_back` (not counted), `failed` (a retry) or `lost`; `reason`: see `release.lua`."""
 
     how: str
     delay_seconds: float = 0.0
@@ -107,7 +107,9 @@ def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: fl
         return _retry_or_fail(claim, outcome, jitter)
     if outcome.kind == "unsaved":
         return failure(claim, "InvalidOutput", outcome.reason)
-    if outcome.kind == "unstarted" or stopping is Stopping.SHUTDOWN:
+    if outcome.kind == "unstarted":
+        return Release("handed_back", reason="unstarted")
+    if stopping is Stopping.SHUTDOWN:
         return Release("handed_back")
     if outcome.kind == "died":
         return Release("lost", reason=outcome.reason)

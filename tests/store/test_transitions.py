@@ -57,6 +57,28 @@ def test_every_attempt_has_a_token_of_its_own(driver: Driver) -> None:
     assert len(set(tokens)) == len(tokens)
 
 
+def test_what_is_handed_back_again_and_again_counts_as_lost_at_last(driver: Driver) -> None:
+    """A flow that ends its worker by SIGTERM would be run for ever."""
+    id = driver.submit(max_attempts=2)
+    words = []
+    while driver.status(id) != "failed":
+        driver.let_delays_be_over()
+        [(_, token)] = driver.claim()
+        words.append(driver.release(id, token))
+    assert words == ["pending"] * 21 + ["failed"]
+    failure = driver.stored(id).failure
+    assert failure is not None
+    assert (failure.type, driver.stored(id).attempt) == ("WorkerLost", 2)
+
+
+def test_what_could_never_be_started_is_handed_back_as_often_as_it_takes(driver: Driver) -> None:
+    id = driver.submit(max_attempts=1)
+    for _ in range(50):
+        [(_, token)] = driver.claim()
+        assert driver.release(id, token, reason="unstarted") == "pending"
+    assert driver.stored(id).attempt == 0
+
+
 def test_an_execution_that_is_delivered_twice_is_claimed_once(driver: Driver) -> None:
     id = driver.submit()
     driver.client.rpush("rq:queue:processes", id, id)

@@ -49,7 +49,7 @@ def test_the_reason_to_stop_goes_before_every_outcome(outcome: Outcome) -> None:
         (FAILED, Release("failed", 1.0, "ValueError")),
         (HOPELESS, Finish("failed", error=json.dumps(ERROR))),
         (DIED, Release("lost", reason="It died.")),
-        (UNSTARTED, Release("handed_back")),
+        (UNSTARTED, Release("handed_back", reason="unstarted")),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
@@ -67,7 +67,7 @@ def test_outputs_that_cannot_be_stored_fail_the_execution_with_the_reason() -> N
     assert "Too big." in ending.error  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("outcome", [STOPPED, DIED, UNSTARTED], ids=lambda outcome: outcome.kind)
+@pytest.mark.parametrize("outcome", [STOPPED, DIED], ids=lambda outcome: outcome.kind)
 def test_a_shutdown_hands_back_what_did_not_end_by_itself(outcome: Outcome) -> None:
     assert decide(claim(), Stopping.SHUTDOWN, outcome, 0) == Release("handed_back")
 
