@@ -252,7 +252,6 @@ class Pool:
 
     def _take_unstarted(self, child: ChildProcess, head: protocol.Head) -> None:
         """The child could not start what it was given, a thread for it, say: nothing of it ran."""
-        log.warning("run_not_started", pid=child.pid, reason=str(head.get("reason"))[:200])
         if attempt := child.attempts.pop(head["token"], None):
             attempt.hear_end(Outcome("unstarted", reason=str(head.get("reason"))))
         child.full = True

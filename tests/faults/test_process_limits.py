@@ -112,4 +112,4 @@ def test_threads_that_cannot_be_started_cost_their_neighbours_nothing(
     ends = [service.ended(id, seconds=60) for id in (*quiet, *more)]
     assert Counter((end["status"], end["attempt"]) for end in ends) == {("completed", 1): 40}
     assert "child_died" not in service.output("worker0")
-    assert "run_not_started" in service.output("worker0")  # else the limit was not reached
+    assert "run_unstarted" in service.output("worker0")  # else the limit was not reached
