@@ -46,11 +46,11 @@ class Troubles:
             what, id, reason = _read_report(report)
             if (what, id) not in self._logged_at:
                 self._logged_at[what, id] = at
-                log.error(what, id=id, reason=reason)
+                log.error("store_trouble", what=what, id=id, reason=reason)
 
 
 def _read_report(report: str) -> tuple[str, str, str]:
-    """Event, execution or key, and reason. Anybody may have written there."""
+    """What went wrong, with which execution or key, and why. Anybody may have written there."""
     try:
         fields = json.loads(report)
         return str(fields["what"]), str(fields["id"]), str(fields["reason"])

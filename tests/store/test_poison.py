@@ -189,7 +189,9 @@ def test_a_record_that_makes_no_sense_ends_as_failed_whoever_finds_it(
 def test_the_same_trouble_is_logged_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "app.executions.reaper.log.error", lambda what, **fields: logged.append((what, fields["id"])), raising=False
+        "app.executions.reaper.log.error",
+        lambda _, **fields: logged.append((fields["what"], fields["id"])),
+        raising=False,
     )
     troubles = Troubles()
     report = json.dumps({"what": "reap_refused", "id": "exec:leases", "reason": "WRONGTYPE"})
