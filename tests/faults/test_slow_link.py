@@ -97,6 +97,7 @@ def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
     assert [step["attempt"] for step in steps] == [1, 2]
 
 
+@pytest.mark.timeout(180)  # it is tried for a minute
 def test_outputs_that_the_store_never_takes_fail_the_execution_with_a_reason(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:

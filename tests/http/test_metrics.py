@@ -61,7 +61,8 @@ def test_metrics_are_exact_after_every_kind_of_ending_on_three_workers_and_two_w
     service = make_service(
         workers=3, WEB_CONCURRENCY=2, WORKER_PROCESSES=2, LEASE=3, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="x"
     )
-    assert until(service, lambda each: each("execution_workers") == 6)("execution_worker_slots", queue="threads") == 300
+    ready = until(service, lambda shown: shown("execution_worker_slots") == 3 * (100 + 2))  # as children become ready
+    assert (ready("execution_workers"), ready("execution_worker_slots", queue="threads")) == (6, 300)
     retry = {"retries": {"max": 1, "backoff_seconds": [0.1]}}
     ids = [service.start("behaves", {"do": "echo", "text": str(number)}) for number in range(40)]
     ids += [service.start("relay", {"first": {}, "second": {}}, type="pipeline") for _ in range(3)]

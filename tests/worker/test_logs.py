@@ -157,7 +157,11 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     until(service, "worker0", "attempt_ended")
     named, secret, long = [line for line in until(service, "worker0", "flow_log") if line["message"] != "seen"]
     assert named["message"] == "named"
-    assert (named["level"], named["logger"], named["execution_id"]) == ("info", "app.work.child", ended["execution_id"])
+    assert (named["level"], named["logger"], named["execution_id"]) == (
+        "info",
+        "app.work.child_run",
+        ended["execution_id"],
+    )
     assert named["tenant"] == "default"
     for name in ("event", "level", "message", "exc_info", "_name", "_record", "tenant", "self"):
         assert named[f"field_{name}"] == "theirs"

@@ -238,13 +238,12 @@ WRONG_PROMPTS = {
         ":3: max_completion_tokens: Give max_tokens or max_completion_tokens, not both.",
     ),
     "top_p above 1": ("user_template: x\ntop_p: 1.5\n", ":2: top_p: Must be greater than or equal to 0 and less"),
-    "top_p that is infinite": ("user_template: x\ntop_p: .inf\n", ":2: top_p: Not a valid number."),
+    "top_p that is infinite": (
+        "user_template: x\ntop_p: .inf\n",
+        ":2: top_p: YAML reads this as the number inf, which JSON cannot hold.",
+    ),
     "a seed that is no number": ("user_template: x\nseed: now\n", ":2: seed: Not a valid integer."),
     "a seed of more than 64 bits": ("user_template: x\nseed: 99999999999999999999\n", ":2: seed: Must be greater"),
-    "an effort that YAML takes for a boolean": (
-        "user_template: x\nreasoning_effort: off\n",
-        ":2: reasoning_effort: Not a valid string.",
-    ),
     "a stop that YAML takes for a number": ("user_template: x\nstop: [1]\n", ":2: stop: Must be a text or a list"),
     "an empty stop": ("user_template: x\nstop: ''\n", ":2: stop: Must be a text or a list"),
     "no stops": ("user_template: x\nstop: []\n", ":2: stop: Must be a text or a list"),
@@ -266,22 +265,14 @@ WRONG_PROMPTS = {
         ":2: response_format: json_schema.schema is no JSON Schema",
     ),
     "a body that is a list": ("user_template: x\nextra_body: [1]\n", ":2: extra_body: Not a valid mapping type."),
-    "a body with a date": (
-        "user_template: x\nextra_body: {a: {since: 2024-01-05}}\n",
-        ":2: extra_body: a.since: a date of YAML is no JSON; put it in quotes",
-    ),
     "a body with infinity": ("user_template: x\nextra_body: {a: [.inf]}\n", ":2: extra_body: a[0]: JSON has no inf"),
-    "a body with a number for a key": (
-        "user_template: x\nextra_body: {a: {1: x}}\n",
-        ":2: extra_body: a: the key 1 must be text",
-    ),
     "a body that contains itself": (
         "user_template: x\nextra_body: &a {x: *a}\n",
-        ":2: extra_body: Nested deeper than 50",
+        ":1: extra_body.x: This alias stands inside of what it stands for.",
     ),
     "a format that contains itself": (
         "user_template: x\nresponse_format: &a {type: text, x: [*a]}\n",
-        ":2: response_format: Nested deeper than 50",
+        ":1: response_format.x.0: This alias stands inside of what it stands for.",
     ),
     "a body with messages": (
         "user_template: x\nextra_body: {messages: []}\n",

@@ -103,7 +103,7 @@ def test_a_flow_cannot_change_what_the_service_decides_with(run_code: Callable) 
                 found.append(name)
         context.config["budget"]["max_steps"] = 1_000
         for _ in range(3):
-            context.complete([])
+            context.complete("hi")
         return found
     """
 
