@@ -21,7 +21,7 @@ from app.work import spans
 from app.work.attempt_store import AttemptStore, Beat
 from app.work.claim import Claim
 from app.work.ending import Ending, Finish, Outcome, Stopping, decide, failure
-from app.work.outage import RETRY_STORE_SECONDS
+from app.work.outage import RETRY_STORE_SECONDS, refuses_everybody
 from app.work.protocol import join, split
 from app.work.write import Write
 from app.work.writer import PAUSES_SECONDS, Writer, WriteRefused
@@ -160,7 +160,7 @@ class Attempt:
                 log.error("steps_unreadable", **self.names(), error=str(error.__cause__ or error))
                 raise _NotRead(Outcome("unsaved", reason="The stored steps cannot be read.")) from error
             except StoreUnavailable as error:
-                if not await store.answers():
+                if refuses_everybody(error) or not await store.answers():
                     deadline = loop.time() + sum(PAUSES_SECONDS)  # an outage is nobody's fault
                 elif loop.time() > deadline:
                     reason = "The stored steps could not be read within a minute."

@@ -7,10 +7,11 @@ the network delivers late does nothing: see the scripts.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import redis
+import structlog
 
 from app.errors import StoreRefused
 from app.executions import connection, scripts
@@ -33,6 +34,8 @@ SLOWEST_BYTES_PER_SECOND = 512 * 1024
 """The slowest link on which a large value is still written or read before its time is over."""
 
 FIELDS_TO_NAME, FIELDS_PER_READ, FIELDS_PER_SCAN = 5000, 500, 100
+
+log = structlog.get_logger(__name__)
 
 Beat = tuple[str, str, int, str, str]
 """Id, token, number of the report, progress, usage; the last two are `""` if there is nothing new."""
@@ -108,10 +111,11 @@ class AttemptStore:
             worker, token = row if isinstance(row, list) else (None, None)  # not a record, so not a claim
             if worker == self._worker.encode() and token and (id, token.decode()) not in known:
                 calls.append(("release", [id, token, "", "handed_back", 0, "unstarted"]))
-        for answer in await self._call(self._client, calls):
-            if isinstance(answer, Exception):
-                raise answer
-        return len(calls)
+        words = [_word(answer) for answer in await self._call(self._client, calls)]
+        for (_, arguments), word in zip(calls, words, strict=True):
+            if word.startswith("!"):  # about this one alone: its lease runs out
+                log.error("claim_not_handed_back", execution_id=arguments[0], error=word)
+        return sum(not word.startswith("!") and word != "lost" for word in words)
 
     async def beat(
         self, beats: Sequence[Beat], also: Callable[[Any], None] | None = None, slots: str = ""
@@ -237,7 +241,8 @@ class AttemptStore:
         try:
             yield client
         finally:
-            await client.aclose()
+            with suppress(redis.RedisError, OSError):  # what was to be done is done
+                await client.aclose()
 
     async def _call(
         self, client: Any, calls: Sequence[tuple[str, list[Any]]], also: Callable[[Any], None] | None = None

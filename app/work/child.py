@@ -22,8 +22,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,7 @@ from app.executions.steps import write_usage
 from app.models.base import ModelProvider
 from app.models.openai_provider import OpenAIProvider
 from app.runtime import flow_files
+from app.runtime.errors import failure_from
 from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
 from app.work.child_run import ChildRun, Services
@@ -240,7 +242,15 @@ class Child:
         self._end(run, ended, outputs, self._cleanup.beside_others())
 
     def _start_task(self, run: ChildRun) -> None:
-        asyncio.run_coroutine_threadsafe(self._as_task(run), the_loop.started())
+        task = asyncio.run_coroutine_threadsafe(self._as_task(run), the_loop.started())
+        task.add_done_callback(partial(self._end_what_broke, run))
+
+    def _end_what_broke(self, run: ChildRun, task: Future[None]) -> None:
+        """A flow may cancel all tasks of the loop, that which was to tell of its end among them."""
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and run.token in self._runs:
+            failed = {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": False}
+            self._end(run, failed, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
         """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at any time."""

@@ -62,11 +62,14 @@ class ChildProcess:
             except BaseException:
                 ours.close()
                 raise
+        exited = -1
         try:
             exited = os.pidfd_open(pid)
             streams = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
         except OSError as error:
             ours.close()  # the child hears that, and ends
+            if exited >= 0:
+                os.close(exited)
             forkserver.children.discard(pid)
             raise CannotFork(str(error)) from error
         return cls(forkserver, pid, exited, streams, config.slots)
@@ -133,6 +136,8 @@ class ChildProcess:
 
         What has left the session becomes this process's child, and `strays` ends it.
         """
+        if self.gone or self._exit_code is not None:
+            return  # its number may be somebody else's by now
         self.killed = True
         self.send_signal(signal.SIGKILL)
         self._kill_group()

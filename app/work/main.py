@@ -108,10 +108,13 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     await asyncio.wait({*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
         worker.request_shutdown()
-    await asyncio.gather(*running)
+    ends = await asyncio.gather(*running, return_exceptions=True)  # an error of one costs no other its shutdown
     sweeping.cancel()
     watchdog.close()
     traces.close()
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
 
 
 class Reloader:

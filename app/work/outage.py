@@ -43,6 +43,13 @@ def nobody_can_be_served(error: BaseException | None) -> bool:
     return False
 
 
+def refuses_everybody(error: BaseException) -> bool:
+    """True if the store answered that it takes no such call from anybody for now: it is read-only or full, has no
+    replicas, or its ACL forbids it. Then no single call is to blame. (A `StoreRefused` is about one call.)
+    """
+    return isinstance(error.__cause__, redis.ResponseError)
+
+
 class OutageLog:
     """Says that the store is away when it begins, then every ten seconds, and for how long it was.
 

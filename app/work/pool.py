@@ -68,8 +68,11 @@ class Pool:
             self._keep_one()
 
     def acquire(self, attempt: Attempt) -> ChildProcess | None:
-        """A slot for an attempt, of the child with the most free ones; None if a child died and none is left."""
-        child = max(self._children, key=lambda candidate: candidate.free_slots, default=None)
+        """A slot for an attempt; None if a child died and none is left.
+
+        Of the child with the most free ones and, among equals, the fewest runs: what wants a fresh process finds one.
+        """
+        child = max(self._children, key=lambda candidate: (candidate.free_slots, -candidate.runs), default=None)
         if child is None or not child.free_slots:
             return None
         child.attempts[attempt.wire_key] = attempt
@@ -100,6 +103,7 @@ class Pool:
         child.stuck += 1
         attempt.hear_end(Outcome("stopped"))
         self._retire_if_stuck(child)
+        self._note_free_slots()
 
     def send(self, attempt: Attempt, head: Mapping[str, Any]) -> None:
         """A message to the child that runs an attempt, if there is one."""
@@ -163,7 +167,11 @@ class Pool:
         while not self._closed:
             child = await self._start()
             if child is not None:
-                await self._serve(child)
+                try:
+                    await self._serve(child)
+                except Exception:
+                    log.exception("child_broke", pid=child.pid)
+                    child.kill()
                 if child.retiring or self._closed:
                     return
                 if child.ready:
@@ -216,6 +224,7 @@ class Pool:
             if attempt is not None:
                 attempt.hear_end(Outcome("died", reason=OWN_ERROR))
                 self.end(attempt)
+                child.stuck -= head.get("kind") == "ended"  # it runs no more, whatever it has said of that
         self._note_free_slots()
 
     def _take(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
@@ -254,6 +263,8 @@ class Pool:
         """The child could not start what it was given, a thread for it, say: nothing of it ran."""
         if attempt := child.attempts.pop(head["token"], None):
             attempt.hear_end(Outcome("unstarted", reason=str(head.get("reason"))))
+        else:
+            child.stuck -= 1  # an abandoned one: it does not run either
         child.full = True
         asyncio.get_running_loop().call_later(FULL_SECONDS, self._no_longer_full, child)
         self._recycle(child, unfit=head.get("unfit"))

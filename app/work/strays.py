@@ -45,6 +45,10 @@ class Strays:
         """
         if self._forkserver.busy:  # a child that is just coming into being looks like a stray
             return
+        with contextlib.suppress(OSError):  # no file can be opened just now: the next sweep looks again
+            self._sweep()
+
+    def _sweep(self) -> None:
         ours, hunting = {*self._forkserver.children, self._forkserver.pid}, time.monotonic() < self._hunt_until
         for pid in _children():
             state, session = ("", 0) if pid in ours else _state_and_session(pid)

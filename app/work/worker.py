@@ -7,6 +7,7 @@ with the store is one of the loops below, each with one purpose.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -100,7 +101,8 @@ class ExecutionWorker(BaseWorker):
                 task.cancel()
             await self._pool.close()
             await self._unregister()
-            await self._store.close()
+            with contextlib.suppress(redis.RedisError, OSError):
+                await self._store.close()
 
     def request_shutdown(self) -> None:
         """Takes no new work from now on. For a signal handler of the event loop."""
@@ -146,6 +148,7 @@ class ExecutionWorker(BaseWorker):
                 # Nobody else counts this worker's claims, so the store has lost its last writes.
                 log.warning("store_went_back", worker=self.name)
                 self._beat_now.set()
+                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreRefused:
                 log.exception("claim_failed")  # something in the queue that nobody thought of: others must go on
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))

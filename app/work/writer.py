@@ -11,7 +11,7 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.work.attempt_store import LARGE_BYTES, AttemptStore
-from app.work.outage import RETRY_STORE_SECONDS, OutageLog
+from app.work.outage import RETRY_STORE_SECONDS, OutageLog, refuses_everybody
 from app.work.write import Write
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -35,6 +35,7 @@ class _Pending:
 
     write: Write
     word: asyncio.Future[str]
+    refused: str = ""
     refusals: int = 0
 
 
@@ -65,8 +66,10 @@ class Writer:
 
     async def run(self) -> None:
         """Works for life."""
-        large = [self._serve(self._large, 1) for _ in range(LARGE_LANES)]
-        await asyncio.gather(self._serve(self._small, self._limit), *large)
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(self._serve(self._small, self._limit))
+            for _ in range(LARGE_LANES):
+                lanes.create_task(self._serve(self._large, 1))
 
     def _enqueue(self, pending: _Pending) -> None:
         (self._large if pending.write.size_bytes > LARGE_BYTES else self._small).put_nowait(pending)
@@ -82,37 +85,64 @@ class Writer:
                 left.append(await queue.get())
             while len(left) < limit and not queue.empty():
                 left.append(queue.get_nowait())
-            sent = left[:at_once]
-            try:
-                words = await self._store.write([pending.write for pending in sent])
-            except StoreUnavailable as error:
-                if len(sent) == 1 and await self._store.answers():
-                    self._put_aside(left.pop(0), str(error.__cause__ or error))
-                else:
-                    self._outage.refused("write", error)
-                    await asyncio.sleep(RETRY_STORE_SECONDS)
+            sent = _together(left[:at_once])
+            words = await self._try(sent)
+            if words is None:
                 at_once = 1
+                if len(sent) == 1 and sent[0].refused:
+                    self._put_aside(left.pop(0))
                 continue
-            self._outage.done("write")
-            left, at_once = left[at_once:], limit
+            left, at_once = left[len(sent) :], limit
             for pending, word in zip(sent, words, strict=True):
                 self._answer(pending, word)
 
+    async def _try(self, sent: list[_Pending]) -> list[str] | None:
+        """The words; None if nothing was written, as far as is known. If one that was sent alone is to blame, it is
+        marked as refused: the store hung up on it, or took too long, and answers others.
+        """
+        sent[0].refused = ""
+        try:
+            words = await self._store.write([pending.write for pending in sent])
+        except StoreUnavailable as error:
+            if len(sent) == 1 and not refuses_everybody(error) and await self._store.answers():
+                sent[0].refused = str(error.__cause__ or error)
+            else:
+                self._outage.refused("write", error)
+                await asyncio.sleep(RETRY_STORE_SECONDS)
+            return None
+        except Exception as error:  # of our own: it may cost the one write, and no lane
+            log.exception("write_broke")
+            sent[0].refused = repr(error)
+            return None
+        self._outage.done("write")
+        return words
+
     def _answer(self, pending: _Pending, word: str) -> None:
         if word.startswith("!"):
-            self._put_aside(pending, word)
+            pending.refused = word
+            self._put_aside(pending)
         elif not pending.word.done():  # nobody waits for it any more if its attempt was cancelled
             pending.word.set_result(word)
 
-    def _put_aside(self, pending: _Pending, why: str) -> None:
+    def _put_aside(self, pending: _Pending) -> None:
         """Tries it again after a pause, each longer than the last; gives it up after a minute."""
         if pending.word.done():
             return
         claim, refusals = pending.write.claim, pending.refusals
-        script, error = pending.write.script, why[:500]  # the rest may quote what was written
+        script, error = pending.write.script, pending.refused[:500]  # the rest may quote what was written
         log.warning("write_refused", execution_id=claim.id, script=script, times=refusals + 1, error=error)
         if refusals == len(PAUSES_SECONDS):
-            pending.word.set_exception(WriteRefused(why))
+            pending.word.set_exception(WriteRefused(error))
             return
         pending.refusals += 1
         asyncio.get_running_loop().call_later(PAUSES_SECONDS[refusals], self._enqueue, pending)
+
+
+def _together(waiting: list[_Pending]) -> list[_Pending]:
+    """Those that go in one round trip: on a slow link, many that are nearly large would hold up what is behind them."""
+    size_bytes = 0
+    for number, pending in enumerate(waiting):
+        size_bytes += pending.write.size_bytes
+        if number and size_bytes > LARGE_BYTES:
+            return waiting[:number]
+    return waiting

@@ -4,6 +4,7 @@
 -- ARGV: worker, number.
 local worker, number = ARGV[1], bounded(ARGV[2], 0, FOREVER)
 work_when_full()
-if (tonumber(ask(false, 'HGET', CLAIMS, worker) or -1) or -1) < number then
+local last = ask(false, 'HGET', CLAIMS, worker) or ''
+if not is_whole(last, FOREVER) or tonumber(last) < number then
   redis.call('HSET', CLAIMS, worker, whole(number))
 end
