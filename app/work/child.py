@@ -42,7 +42,7 @@ from app.runtime.errors import failure_from
 from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
 from app.work.child_run import ChildRun, Services
-from app.work.cleanup import Cleanup, Streams, forks_are_plain
+from app.work.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
 from app.work.loop_watch import LoopWatch
 from app.work.model_calls import WatchedModels, traced
 from app.work.protocol import ChildSocket, Head
@@ -106,6 +106,9 @@ class Child:
 
     def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams):
         self._worker, self._alone = worker, config.slots == 1
+        self._thread_loops = ThreadLoops()
+        if not self._alone:
+            asyncio.set_event_loop_policy(self._thread_loops)
         self._counts = Counts()
         settings = config.settings
         watched = WatchedModels(models, settings.openai_model_name, models_of(config.catalog), self._counts.add)
@@ -239,6 +242,7 @@ class Child:
                 self._refuse(run, f"No thread could be started: {error}")
             return
         ended, outputs = contextvars.copy_context().run(self._blocking, run)
+        self._thread_loops.end_run()
         self._end(run, ended, outputs, self._cleanup.beside_others())
 
     def _start_task(self, run: ChildRun) -> None:

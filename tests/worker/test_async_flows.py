@@ -106,6 +106,25 @@ def test_after_an_asynchronous_flow_a_plain_one_finds_asyncio_as_in_a_fresh_pyth
         assert child.run(flow).output == "ok", flow
 
 
+def test_a_plain_flow_in_a_thread_finds_a_loop_of_its_own_as_in_a_main_thread(make_child: Callable) -> None:
+    child = make_child(
+        """
+        import asyncio
+        async def nothing(): await asyncio.sleep(0); return "ok"
+        async def run(inputs): return await nothing()
+        def old_style(inputs): return asyncio.get_event_loop().run_until_complete(nothing())
+        def runs(inputs): return asyncio.run(nothing())
+        def closes(inputs): asyncio.get_event_loop().close(); return "ok"
+        def unsets(inputs): asyncio.set_event_loop(None); return "ok"
+        """,
+        *("run", "old_style", "runs", "closes", "unsets"),
+        isolation="thread",
+        slots=8,
+    )
+    for flow in ["old_style", "run", "old_style", "runs", "old_style", "closes", "old_style", "unsets", "old_style"]:
+        assert child.run(flow).output == "ok", flow
+
+
 def test_tasks_that_a_run_leaves_are_cancelled_at_its_end(make_child: Callable) -> None:
     source = """
     import asyncio, pathlib

@@ -6,5 +6,6 @@
 from app.work.cleanup.cleanup import Cleanup
 from app.work.cleanup.processes import forks_are_plain, kill_descendants, kill_process
 from app.work.cleanup.streams import Streams
+from app.work.cleanup.thread_loops import ThreadLoops
 
-__all__ = ["Cleanup", "Streams", "forks_are_plain", "kill_descendants", "kill_process"]
+__all__ = ["Cleanup", "Streams", "ThreadLoops", "forks_are_plain", "kill_descendants", "kill_process"]
