@@ -22,29 +22,26 @@ Make = Callable[..., Service]
 
 BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
 MOVES_ON_SECONDS = LEASE_SECONDS + 5
+PROMISED_SECONDS = 20
 
 
 @BOTH
 def test_a_killed_worker_is_noticed_and_another_takes_over(broken: Make, flow: str) -> None:
-    """Faults 2 and 3: the worker dies, and its children with it."""
+    """The worker dies, and its children with it."""
     service = broken(workers=2)
     ids = [service.start("behaves", {"do": "listen", "seconds": 4}, config={"flow_id": flow}) for _ in range(2)]
     for id in ids:
         service.until(id, "running")
-    children = [each for worker in service.workers for each in children_of(worker.pid)]
-    victims = {id: service.status(id)["attempts"][0]["worker"] for id in ids}
+    victims = children_of(service.workers[0].pid)
     service.workers[0].kill()
     killed_at = time.monotonic()
-    survivors = {child.pid for child in children_of(service.workers[1].pid)}
-    for child in children:
-        if child.pid not in survivors:
-            child.wait(5)
+    for child in victims:
+        child.wait(5)
     for id in ids:
         ended = service.ended(id)
         assert ended["status"] == "completed"
         assert ended["attempt"] == (1 if ended["attempts"][0]["outcome"] == "completed" else 2)
-    assert time.monotonic() - killed_at < MOVES_ON_SECONDS + 5
-    assert len(set(victims.values())) >= 1
+    assert time.monotonic() - killed_at < PROMISED_SECONDS + 4  # and it runs for four
 
 
 @BOTH
@@ -59,18 +56,18 @@ def test_the_only_worker_is_killed_and_started_again(broken: Make, flow: str) ->
     assert ended["attempts"][0]["outcome"] == "lost"
 
 
-def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Make) -> None:
-    """Fault 1, and the isolation of warm children: nobody waits for a lease."""
+def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Make, tmp_path: Path) -> None:
+    """The isolation of warm children: nobody waits for a lease, which is a minute here."""
     service = broken(LEASE=60, WORKER_PROCESSES=3)
-    waits = [service.start("behaves", {"do": "listen", "seconds": 2}) for _ in range(3)]
-    for id in waits:
-        service.until(id, "running")
-    busy = [child for child in children_of(service.workers[0].pid) if child.cpu_times().user >= 0]
-    busy[-1].kill()
+    paths = [tmp_path / f"ticks-{number}" for number in range(3)]
+    runs = [service.start("behaves", {"do": "tick", "seconds": 2, "ticks": str(path)}) for path in paths]
+    while not all(ticks(path) for path in paths):
+        time.sleep(0.02)
+    [(_, pid, _), *_] = ticks(paths[1])
+    psutil.Process(pid).kill()
     began = time.monotonic()
-    attempts = sorted(service.ended(id)["attempt"] for id in waits)
-    assert attempts in ([1, 1, 2], [1, 1, 1])  # the last child may be that of the threads
-    assert time.monotonic() - began < 8
+    assert [service.ended(id)["attempt"] for id in runs] == [1, 2, 1]
+    assert time.monotonic() - began < PROMISED_SECONDS
 
 
 @BOTH
