@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 import time
 from collections.abc import Callable
 
@@ -82,23 +83,28 @@ def test_a_client_of_the_module_works_in_each_run(make_child: Callable, isolatio
     assert answers == ["hello"] * 40
 
 
+PLAIN = """
+import asyncio
+async def nothing(): await asyncio.sleep(0); return "ok"
+async def run(inputs): return await nothing()
+def old_style(inputs): return asyncio.get_event_loop().run_until_complete(nothing())
+def runs(inputs): return asyncio.run(nothing())
+def closes(inputs): asyncio.get_event_loop().close(); return "ok"
+def unsets(inputs): asyncio.set_event_loop(None); return "ok"
+"""
+
+
 def test_after_an_asynchronous_flow_a_plain_one_finds_asyncio_as_in_a_fresh_python(
     make_child: Callable,
 ) -> None:
     child = make_child(
-        """
-        import asyncio
-        async def nothing(): await asyncio.sleep(0); return "ok"
-        async def run(inputs): return await nothing()
-        def old_style(inputs): return asyncio.get_event_loop().run_until_complete(nothing())
-        def runs(inputs): return asyncio.run(nothing())
-        def closes(inputs): asyncio.get_event_loop().close(); return "ok"
-        def unsets(inputs): asyncio.set_event_loop(None); return "ok"
+        PLAIN
+        + textwrap.dedent("""
         def installs(inputs):
             class Policy(asyncio.DefaultEventLoopPolicy):
                 def get_event_loop(self): raise RuntimeError("mine")
             asyncio.set_event_loop_policy(Policy()); return "ok"
-        """,
+        """),
         *("run", "old_style", "runs", "closes", "unsets", "installs"),
     )
     order = "old_style run old_style runs old_style closes old_style unsets old_style installs old_style"
@@ -108,15 +114,7 @@ def test_after_an_asynchronous_flow_a_plain_one_finds_asyncio_as_in_a_fresh_pyth
 
 def test_a_plain_flow_in_a_thread_finds_a_loop_of_its_own_as_in_a_main_thread(make_child: Callable) -> None:
     child = make_child(
-        """
-        import asyncio
-        async def nothing(): await asyncio.sleep(0); return "ok"
-        async def run(inputs): return await nothing()
-        def old_style(inputs): return asyncio.get_event_loop().run_until_complete(nothing())
-        def runs(inputs): return asyncio.run(nothing())
-        def closes(inputs): asyncio.get_event_loop().close(); return "ok"
-        def unsets(inputs): asyncio.set_event_loop(None); return "ok"
-        """,
+        PLAIN,
         *("run", "old_style", "runs", "closes", "unsets"),
         isolation="thread",
         slots=8,
