@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 SMALL_BYTES = 64 * 1024
 """What is no larger is done at once: it takes no longer than handing it over."""
@@ -17,11 +17,24 @@ Result = TypeVar("Result")
 
 
 def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Calls it with the arguments. It may know nothing of the request: it may run in another thread."""
+    """Calls it with the arguments, and raises what it raises.
+
+    It may know nothing of the request: it may run in another thread.
+    """
     if size <= SMALL_BYTES or not _on_a_loop():
         return function(*arguments)
-    result: Result = _thread().apply(function, arguments)
-    return result
+    result, error = _thread().apply(_outcome, (function, arguments))
+    if error is not None:
+        raise error
+    return cast(Result, result)
+
+
+def _outcome(function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Result | None, Exception | None]:
+    """Raises nothing: gevent prints whatever a function of its threads raises, though the caller gets it too."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error
 
 
 def _on_a_loop() -> bool:

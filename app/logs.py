@@ -70,8 +70,8 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    sys.excepthook = _crashed
-    threading.excepthook = lambda died: _crashed(died.exc_type, died.exc_value, died.exc_traceback)
+    sys.excepthook = crashed
+    threading.excepthook = lambda died: crashed(died.exc_type, died.exc_value, died.exc_traceback)
 
 
 def flush() -> None:
@@ -177,7 +177,8 @@ def _said_by_the_store(error: BaseException) -> dict[str, str]:
     return {"said": mask(said)}
 
 
-def _crashed(_: Any, error: BaseException | None, *__: Any) -> None:
+def crashed(_: Any, error: BaseException | None, *__: Any) -> None:
+    """Logs what nobody caught. It has the form of `sys.excepthook`."""
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == _HALTED_BY_GUNICORN:
         return
     log.critical("crashed", exc_info=error)

@@ -24,6 +24,7 @@ from gunicorn import util
 from gunicorn.http.errors import NoMoreData, UnsupportedTransferCoding
 from gunicorn.workers.ggevent import GeventWorker
 
+from app import logs
 from app.errors import ConfigurationError
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
@@ -102,6 +103,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             sys.exit(1)
 
     def run(self) -> None:
+        gevent.get_hub().print_exception = log_exception
         pool = Pool(self.worker_connections)
         servers = [Server(each, handle=partial(self.handle, Address(each)), spawn=pool) for each in self.sockets]
         for server in servers:
@@ -189,3 +191,8 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         return int(
             self.cfg.limit_request_line + self.cfg.limit_request_fields * (self.cfg.limit_request_field_size + 2)
         )
+
+
+def log_exception(_: Any, kind: Any, error: BaseException | None, places: Any) -> None:
+    """Sends what a greenlet or a callback raised the way of all logs: gevent prints it to stderr, as it is."""
+    logs.crashed(kind, error, places)

@@ -163,3 +163,24 @@ def test_a_process_whose_log_is_not_read_goes_on_and_says_later_how_much_is_miss
 
 def _missing(found: list[dict[str, Any]]) -> int:
     return sum(line.get("count", 0) for line in found)
+
+
+GREENLET_RAISES = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from app import logs
+from app.web.worker import log_exception
+
+logs.configure("INFO")
+gevent.get_hub().print_exception = log_exception
+gevent.spawn(divmod, 1, 0).join()
+"""
+
+
+def test_what_a_greenlet_raises_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLET_RAISES], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+    )
+    [line] = map(json.loads, done.stdout.splitlines())
+    assert (line["event"], line["errors"][0]["type"]) == ("crashed", "ZeroDivisionError")
+    assert done.stderr == ""

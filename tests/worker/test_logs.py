@@ -97,7 +97,11 @@ def agents(tmp_path: Path) -> Path:
 
 def lines(service: Service, name: str) -> list[dict[str, Any]]:
     """Every line that a process printed; each must be a JSON object, but for what the flow prints itself."""
-    return [json.loads(line) for line in service.output(name).splitlines() if line != "printed"]
+    output = service.output(name)
+    try:
+        return [json.loads(line) for line in output.splitlines() if line != "printed"]
+    except json.JSONDecodeError:
+        pytest.fail(f"A line of {name} is no JSON object:\n{output}")
 
 
 def until(service: Service, name: str, event: str, seconds: float = 15) -> list[dict[str, Any]]:
@@ -229,6 +233,12 @@ def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(
     assert error["type"] == "ValueError"
     assert error["at"][-1].endswith("_raise")
     assert "flow.py:" in error["at"][-1]
+
+
+def test_a_large_body_that_is_no_json_leaves_no_line_of_another_form(service: Service) -> None:
+    answer = service.post("/executions", data="{" * 100_000, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert lines(service, "web")[-1]["event"] == "request_refused"
 
 
 def test_the_lines_of_gunicorn_have_the_same_form(service: Service) -> None:

@@ -1,0 +1,35 @@
+"""Work aside of the loop raises to whoever asked for it, and prints nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from app.aside import SMALL_BYTES, aside
+from tests.support.service import ROOT
+
+FAILS_ON_A_LOOP = """
+from gevent import monkey; monkey.patch_all()
+import json
+from app.aside import SMALL_BYTES, aside
+
+try:
+    aside(SMALL_BYTES + 1, json.loads, "{")
+except ValueError as error:
+    print("raised", error)
+"""
+
+
+def test_what_fails_aside_of_a_loop_is_raised_and_not_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_ON_A_LOOP], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+    )
+    assert done.stdout.startswith("raised Expecting property name")
+    assert done.stderr == ""
+
+
+def test_without_a_loop_it_is_a_plain_call() -> None:
+    with pytest.raises(ZeroDivisionError):
+        aside(SMALL_BYTES + 1, divmod, 1, 0)
