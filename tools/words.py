@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
 
-_TEXT = (".py", ".lua", ".md", ".yaml", ".toml")
+_TEXT = (".py", ".lua", ".md", ".yaml")
 _CAN_NOT = re.compile(r"\bcan not\b(?! only)", re.IGNORECASE)
 _NO_REASON = re.compile(r"#\s*(noqa|type:|fmt:)")
 

@@ -1,4 +1,4 @@
-"""What stands in a text in a form that gives it away: addresses, numbers, amounts, dates."""
+"""Finds what a pattern can recognize in a text: e-mail addresses, dates, amounts, order and phone numbers."""
 
 import re
 
@@ -17,7 +17,7 @@ _PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _PATT
 
 
 def run(inputs):
-    """A list for each kind that was found, in the text's order, nothing twice."""
+    """Returns a list for each kind found: in the order of the text, without duplicates."""
     found = {name: _all(pattern, inputs["text"]) for name, pattern in _PATTERNS.items()}
     return {name: values for name, values in found.items() if values}
 

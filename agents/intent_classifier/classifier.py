@@ -1,4 +1,4 @@
-"""Which intent the words of a query speak for, and how surely. What customers say is in `intents.toml`."""
+"""Classifies a customer's query by intent. The example lines of each intent are in `intents.toml`."""
 
 import tomllib
 from pathlib import Path
@@ -10,7 +10,7 @@ _WEIGHING = Weighing(**_SAID)
 
 
 def run(inputs):
-    """The intent, `other` if the words speak for none. `metadata` has how sure it is, and the next best."""
+    """Returns the intent, or `other`. `metadata` has its probability and the second best intent."""
     (intent, sure), (second, less_sure), *_ = _WEIGHING.rank(inputs["query"])
     metadata = {"confidence": round(sure, 3), "second": second, "second_confidence": round(less_sure, 3)}
     return {"output": intent, "metadata": metadata}

@@ -1,9 +1,11 @@
-"""Which of some topics a text is about, and how sure that is: naive Bayes over what people say of each topic.
+"""Classifies a text into one of several topics: naive Bayes over example lines of each topic.
 
-A word weighs log(how often it is said of the topic / how often of the others), so a word that is said of every
-topic weighs nothing. Two words near each other are weighed as well. Words that mean the same are one word, endings
-are taken off, and a word that nobody said counts as the known one that it is a misspelling of. Chinese writes no
-words apart: there, neighbouring characters are weighed.
+The weight of a word is log(how often it occurs in the topic / how often in the other topics), so a
+word of every topic weighs nothing. Pairs of words near each other are features as well. Synonyms
+count as one word, endings are removed, and an unknown word counts as the known word that it is a
+misspelling of. Chinese has no spaces between words, so pairs of neighbouring characters are used.
+
+Used by the flows of `intent_classifier` and `knowledge_answerer`.
 """
 
 import difflib
@@ -16,7 +18,7 @@ from collections import Counter
 OTHER = "other"
 
 MAX_WORDS = 400
-"""Of a longer text only the beginning is weighed."""
+"""The rest of a longer text is ignored."""
 
 _PAIR, _MISSPELT, _COMMON = 0.5, 0.7, 0.2
 """How much a pair of words, a misspelt and a common word count; any other counts 1."""
@@ -25,13 +27,13 @@ _PAIR_DISTANCE = 3
 _SMOOTHING = 0.25
 
 _AGAINST = -1.0
-"""No single word speaks louder than this against a topic."""
+"""The lowest weight of a single word, so that one unusual word cannot rule out a topic."""
 
 _NAME_WORDS, _NAME_WORTH = 2, 3
-"""A line of so few words is a name of the topic, and counts as so many lines."""
+"""A line of at most so many words names the topic, and counts as so many lines."""
 
 _ENOUGH = 2.0
-"""What the words must weigh together to speak for any topic but `OTHER`."""
+"""The lowest score of any topic but `OTHER`."""
 
 _SHARPNESS = 0.6
 _LIKENESS = 0.82
@@ -44,11 +46,11 @@ _COMMON_WORDS = """
     than that the their them then there these they this those though through time to today too under until up us
     very want was way we week well were what when where which while who why will with would yet you your
 """
-"""In so few lines it is chance how often each topic has these."""
+"""Function words. With so few example lines, their counts are chance."""
 
 _SHORT_FORMS = {
-    "can't": "can not",
-    "cannot": "can not",
+    "can't": "can n't",
+    "cannot": "can n't",
     "won't": "will not",
     "n't": " not",
     "'m": " am",
@@ -64,7 +66,7 @@ _CHINESE = re.compile("[\u3400-\u9fff]+")
 
 
 class Weighing:
-    """Learns from `topics` (lines by topic, `OTHER` among them) and `same` (words by what they mean)."""
+    """Learns from `topics` (example lines by topic, with `OTHER`) and `same` (synonyms by meaning)."""
 
     def __init__(self, topics, same):
         self._meaning = {stems_of(word): name for name, words in same.items() for word in [name, *words]}
@@ -80,14 +82,14 @@ class Weighing:
         self._spelt = functools.lru_cache(10_000)(self._nearest_known)
 
     def rank(self, text):
-        """The topics, each with how sure it is (0 to 1, together 1), the best first."""
+        """Returns pairs of topic and probability (0 to 1, sum 1), the most probable first."""
         features = self._features(map(self._spelt, stems_of(text)), text)
         scores = {topic: self._score(topic, features) for topic in self._said}
         scores[OTHER] = max(scores[OTHER], _ENOUGH)
         best = max(scores.values())
         shares = {topic: math.exp(_SHARPNESS * (score - best)) for topic, score in scores.items()}
         together = sum(shares.values())
-        return sorted(((topic, share / together) for topic, share in shares.items()), key=lambda one: -one[1])
+        return sorted(((topic, share / together) for topic, share in shares.items()), key=lambda pair: -pair[1])
 
     def _learn(self, topic, line):
         stems = stems_of(line)
@@ -106,7 +108,7 @@ class Weighing:
         return score
 
     def _features(self, stems, text):
-        """What is weighed of a text, each with how much it counts. `stems` are pairs: the stem, its worth."""
+        """Returns the features of a text with their weights. `stems` are pairs of stem and weight."""
         words = self._meanings(list(stems))
         features = {word: worth * (_COMMON if word in _COMMON_STEMS else 1) for word, worth in words}
         names = [word for word, _ in words]
@@ -119,7 +121,7 @@ class Weighing:
         return features
 
     def _meanings(self, stems):
-        """The words in order; those that mean the same, and several that mean one thing, by that."""
+        """Returns the words in order, with synonyms (also of several words) replaced by their meaning."""
         words, at = [], 0
         while at < len(stems):
             for size in range(min(self._longest, len(stems) - at), 0, -1):
@@ -139,7 +141,7 @@ class Weighing:
 
 
 def stems_of(text):
-    """The words of a text in lower case and without endings, at most `MAX_WORDS`."""
+    """Returns the first `MAX_WORDS` words of a text, in lower case and without endings."""
     plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     for short, long in _SHORT_FORMS.items():
         plain = plain.replace(short, long)

@@ -1,4 +1,4 @@
-"""The keywords of a text: its most frequent words, but for those that every text has."""
+"""Finds the keywords of a text: its most frequent words, without common ones such as "the"."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ _CANDIDATES = 300
 
 
 def run(inputs):
-    """At most `max_keywords`, the most frequent first, as they are first written in the text."""
+    """Returns at most `max_keywords`, the most frequent first, in their first spelling in the text."""
     text, spelling = inputs["text"], {}
     counts = _chinese_terms(text)
     for word in _WORD.findall(_CHINESE.sub(" ", text)):
@@ -32,11 +32,11 @@ def run(inputs):
 
 
 def _chinese_terms(text):
-    """Chinese writes no words apart: runs of 2 to 4 characters that are met again and overlap no better one."""
+    """Counts repeated runs of 2 to 4 characters that overlap no better run: Chinese has no spaces."""
     runs = _CHINESE.findall(_PARTICLES.sub(" ", text))
     counts = Counter(run[at : at + size] for run in runs for size in (4, 3, 2) for at in range(len(run) - size + 1))
     terms, taken = Counter(), set()
-    for term, count in sorted(counts.most_common(_CANDIDATES), key=lambda each: (-each[1], -len(each[0]))):
+    for term, count in sorted(counts.most_common(_CANDIDATES), key=lambda pair: (-pair[1], -len(pair[0]))):
         pairs = {term[at : at + 2] for at in range(len(term) - 1)}
         if count > 1 and not pairs & taken:
             terms[term] = count

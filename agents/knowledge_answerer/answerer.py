@@ -1,4 +1,4 @@
-"""Answers out of `knowledge.toml`: by the intent if it is known, else by what the words of the query speak for."""
+"""Answers a customer's query from `knowledge.toml`. Classifies the query first if no intent is given."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ _BY_INTENT = {topic["intent"]: topic for topic in _KNOWLEDGE["topic"]}
 
 @functools.cache
 def _weighing():
-    """Built when it is first needed: in a pipeline, the intent is known already."""
+    """Built on first use: in a pipeline, the intent is usually given."""
     return Weighing(**_read("intents.toml"))
 
 
@@ -26,9 +26,9 @@ _CHINESE = "\u3400-\u9fff"
 
 
 def run(inputs):
-    """The answer, in the language of the query. An intent that is not in the knowledge gets the honest fallback.
+    """Returns the answer in the language of the query, or the fallback for an unknown intent.
 
-    `metadata` has the intent that is answered, and how sure it is if it was found here.
+    `metadata` has the intent, and its probability if it was classified here.
     """
     query, intent, metadata = inputs["query"], inputs.get("intent"), {}
     if not intent:

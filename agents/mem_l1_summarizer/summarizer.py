@@ -1,7 +1,7 @@
-"""An extractive summary: ranks the sentences of a text and returns the best of them, in their own order.
+"""Summarizes a text by extraction: ranks its sentences and returns the best ones in their order.
 
-A sentence is as good as its words are telling (TF-IDF, each sentence a document), measured by how close it
-comes to the text as a whole. A sentence that repeats a better one is passed over.
+The rank of a sentence is its cosine similarity to the whole text, with TF-IDF weights (each
+sentence is a document). A sentence that is too similar to a better one is skipped.
 """
 
 # ruff: noqa: RUF001, RUF003 - Chinese punctuation is meant
@@ -11,10 +11,10 @@ import re
 from collections import Counter
 
 MAX_SIMILARITY = 0.6
-"""Two sentences closer to each other than this (cosine, 0 to 1) say the same."""
+"""Sentences with a higher cosine similarity (0 to 1) count as repetitions."""
 
-# A sentence ends after 。！？ anywhere, after . ! ? where white space follows, and before a blank line, a list
-# item or another speaker's turn. So neither `3.14` nor a line that is merely wrapped ends one.
+# A sentence ends after 。！？ anywhere, after . ! ? before white space, and before a blank line, a list
+# item or another speaker's turn. So neither `3.14` nor a wrapped line ends a sentence.
 _END = re.compile(
     r"(?<=[。！？])(?![。！？”’」』）])"
     r"|(?<=[。！？][”’」』）])"
@@ -29,7 +29,7 @@ _WORD = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
 
 
 def run(inputs):
-    """`text` and `max_sentences` (from 1) in, the summary out. A text that is short enough stays as it is."""
+    """Returns a summary of `text` with at most `max_sentences`. A shorter text is returned as it is."""
     text, limit = inputs["text"].strip(), inputs["max_sentences"]
     if limit < 1:
         raise ValueError("max_sentences must be at least 1.")
@@ -39,7 +39,7 @@ def run(inputs):
 
 
 def _sentences(text):
-    """The sentences, each on one line. A Markdown heading is none, but ends the one before."""
+    """Returns the sentences, each on one line. A Markdown heading is left out, but ends a sentence."""
     lines = (" ".join(line.split()) for line in text.splitlines())
     clean = "\n".join("" if _HEADING.match(line) else line for line in lines)
     return [" ".join(part.split()) for part in _END.split(clean) if part.strip()]
@@ -50,18 +50,18 @@ def _best(sentences, limit):
     whole = Counter()
     for vector in vectors:
         whole.update(vector)
-    ranked = sorted(range(len(sentences)), key=lambda each: -_closeness(vectors[each], whole))
+    ranked = sorted(range(len(sentences)), key=lambda index: -_similarity(vectors[index], whole))
     chosen = []
-    for each in ranked:
+    for candidate in ranked:
         if len(chosen) == limit:
             break
-        if all(_closeness(vectors[each], vectors[other]) < MAX_SIMILARITY for other in chosen):
-            chosen.append(each)
-    return [sentences[each] for each in sorted(chosen)]
+        if all(_similarity(vectors[candidate], vectors[other]) < MAX_SIMILARITY for other in chosen):
+            chosen.append(candidate)
+    return [sentences[index] for index in sorted(chosen)]
 
 
 def _vectors(sentences):
-    """The weight of each word in each sentence, each sentence scaled to the length 1."""
+    """Returns a vector of word weights for each sentence, scaled to length 1."""
     counts = [Counter(_words(sentence)) for sentence in sentences]
     found_in = Counter(word for count in counts for word in count)
     return [
@@ -75,13 +75,13 @@ def _scaled(vector):
     return {word: weight / length for word, weight in vector.items()}
 
 
-def _closeness(one, other):
-    """The cosine of two sentences; how well a sentence stands for the whole, where `other` is their sum."""
+def _similarity(one, other):
+    """Returns the cosine of two sentences. If `other` is the sum of all, the result ranks `one`."""
     return sum(weight * other[word] for word, weight in one.items() if word in other)
 
 
 def _words(sentence):
-    """Words in lower case; where a language writes none apart, each pair of neighbouring characters."""
+    """Yields words in lower case; of Chinese and Japanese, pairs of neighbouring characters."""
     for run_of_letters in _WORD.findall(sentence.lower()):
         if re.match(f"[{_CJK}]", run_of_letters) and len(run_of_letters) > 1:
             yield from (run_of_letters[at : at + 2] for at in range(len(run_of_letters) - 1))
@@ -90,5 +90,6 @@ def _words(sentence):
 
 
 def _join(sentences):
-    """With a space between, but for after Chinese and Japanese punctuation."""
-    return "".join(each if each[-1] in "。！？”’」』）" else f"{each} " for each in sentences).strip()
+    """Joins with a space, but not after Chinese and Japanese punctuation."""
+    parts = [text if text[-1] in "。！？”’」』）" else f"{text} " for text in sentences]
+    return "".join(parts).strip()

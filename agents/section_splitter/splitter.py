@@ -1,13 +1,13 @@
-"""Cuts a document into sections that are long enough to say something and short enough to be summarized."""
+"""Cuts a document into sections, at its headings and between paragraphs, for a summary of each."""
 
 import re
 
 ENOUGH_CHARACTERS = 1500
-"""A section that is at least so long ends with the paragraph."""
+"""A section of at least this length ends with its present paragraph."""
 
 
 def run(inputs):
-    """The sections in order, at least one; together they are the document, but for white space between them."""
+    """Returns the sections in order, at least one. Only white space between them is lost."""
     sections = [[]]
     for paragraph in re.split(r"\n[^\S\n]*\n", inputs["text"].strip()):
         if sections[-1] and (paragraph.lstrip().startswith("#") or _length(sections[-1]) >= ENOUGH_CHARACTERS):
