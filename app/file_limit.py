@@ -9,7 +9,8 @@ import resource
 
 
 def raise_to(count: int) -> None:
-    """Allows `count` open files, or as many as the system's hard limit permits. Never lowers the limit.
+    """Allows `count` open files, or as many as the system's hard limit permits. Never lowers the
+    limit.
 
     Child processes inherit it.
     """

@@ -1,6 +1,7 @@
 """Tunes Python's garbage collector for a process that has loaded everything and lives long.
 
-Called once by each web process (`app.web.lifecycle`), and by the worker before it forks its children.
+Called once by each web process (`app.web.lifecycle`), and by the worker before it forks its
+children.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import gc
 NEW_OBJECTS = 20_000
 """How many new objects start a collection.
 
-Python's default is 700. With that, the collector would visit everything that a thousand waiting runs
-hold, again and again.
+Python's default is 700. With that, the collector would visit everything that a thousand waiting
+runs hold, again and again.
 """
 
 OLDER_GENERATIONS = 20
