@@ -9,10 +9,9 @@ import resource
 
 
 def raise_to(count: int) -> None:
-    """Allows `count` open files, or as many as the system's hard limit permits. Never lowers the
-    limit.
+    """Allows `count` open files, or as many as the system's hard limit permits.
 
-    Child processes inherit it.
+    Never lowers the limit. Child processes inherit it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # RLIM_INFINITY is -1, so a comparison alone would take "no limit" for the smallest one.

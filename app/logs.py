@@ -1,17 +1,15 @@
 """Configures logging for a process: one JSON line for each event on stdout.
 
-Every process calls `configure()` once. If stdout is a terminal, a line is readable text instead.
-The rules for a line:
+Every process calls `configure()` at its start. If stdout is a terminal, a line is readable text
+instead. The rules for a line:
 
 - Event names are constants, facts go into fields. Request bodies, inputs, prompts and outputs are
-never
-  logged, and what looks like a secret is masked in every line.
+  never logged, and what looks like a secret is masked in every line.
 - An exception is logged with its type, the places in the code, and its causes. Its message is left
-out,
-  since it may quote what a flow was working on; only the store's own messages are kept. (Whoever
-  asks for the execution gets the message in `error.message`.)
-- Lines of libraries (gunicorn, RQ, warnings, ...) have the same form, as the event
-`library_message`.
+  out, since it may quote what a flow was working on; only the store's own messages are kept.
+  (Whoever asks for the execution gets the message in `error.message`.)
+- Lines of libraries (gunicorn, RQ, warnings, ...) have the same form; their event is
+  `library_message`.
 - A line has at most 4 KiB, and no process waits for it: what stdout does not take is dropped and
   counted (see `app.sink`).
 """

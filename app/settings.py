@@ -1,7 +1,7 @@
 """Defines all settings: one frozen object, read from the environment and checked once.
 
-Every process calls `load()` at its start. A wrong value stops it with the variable's name, what is
-wrong and what is allowed; all mistakes are reported at once. `python -m app.settings` prints every
+Every process calls `load()` at its start, and ends if a value is wrong: the message names each
+wrong variable, what is wrong with it and what is allowed. `python -m app.settings` prints every
 setting with its value, its limits and its default; `--table` prints the tables of the README.
 
 No file is read here. `make run` and the `flask` command load `.env` into their own environment, so
