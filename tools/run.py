@@ -90,12 +90,12 @@ def _run(commands: dict[str, str], port: str) -> int:
     try:
         while not _stop_requested:
             time.sleep(0.1)
-            for one in running:
-                if one.process.poll() is not None and not _start_again(one):
+            for child in running:
+                if child.process.poll() is not None and not _start_again(child):
                     return 1
         return 0
     finally:
-        _end([one.process for one in running])
+        _end([child.process for child in running])
 
 
 def _start(command: str) -> subprocess.Popen[bytes]:
