@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from app import binding, files, settings
+from app import binding, file_limit, settings
 from app.errors import ConfigurationError
 from app.web import lifecycle
 
@@ -20,7 +20,7 @@ bind = f"{host}:{chosen.port}"
 workers = chosen.web_concurrency
 worker_class = "app.web.worker.LoopWorker"  # gevent, with deadlines for slow clients
 worker_connections = chosen.web_connections
-files.allow(worker_connections + 128)  # beside them, those to the store and what gunicorn itself has open
+file_limit.raise_to(worker_connections + 128)  # beside them, those to the store and what gunicorn itself has open
 backlog = 1024  # those who wait while a process is replaced
 control_socket_disable = True  # it would be a file in HOME, which may be read-only
 

@@ -1,9 +1,10 @@
 """Starts the workers of this machine: `python worker.py [--threads N] [--processes N]`.
 
-One runs what waits on models, in threads; the other what computes, in processes. They share one process
-and one event loop. SIGTERM and Ctrl-C end them: what runs may end within SHUTDOWN_GRACE, the rest is
-handed back. SIGHUP reads the agents and pipelines again, for what starts from then on. Exit code 0 after
-an end in order, 1 where something is wrong, 2 for a wrong call.
+One worker runs executions that wait on models, in threads; the other one runs those that compute,
+in processes. Both share this process and its event loop. After SIGTERM or Ctrl-C, running
+executions have SHUTDOWN_GRACE seconds to end; the others go back to the queue. SIGHUP reads the
+agents and pipelines again, for executions that start from then on. The exit code is 0 after a
+normal shutdown, 1 after an error, and 2 for wrong arguments.
 """
 
 from app.work.main import main

@@ -1,7 +1,9 @@
-"""`python -m app.check`: are settings, agents, pipelines and the store fit for a release?
+"""Checks a release or a worker from the command line: `python -m app.check [worker]`.
 
-Exit code 0, or 1 with what is wrong in one sentence for each thing. `python -m app.check worker` asks instead
-whether a worker of this machine lives, for a container's health check.
+Without an argument it checks settings, agents, pipelines and the store; the release phase of a
+deployment calls it. With `worker` it checks whether a worker of this machine is alive; a
+container's health check calls it. The exit code is 0 or 1; if it is 1, stderr has a sentence for
+each problem.
 """
 
 from __future__ import annotations
@@ -16,53 +18,56 @@ from app.executions import connection
 from app.executions.store_check import look, worker_beats
 
 STORE_SECONDS = 10.0
-"""A store may be restarting while a release is checked."""
+"""How long to wait for the store, which may be restarting during a deployment."""
 
 SILENT_LEASES = 3.0
+"""A worker counts as dead after this many leases without a heartbeat."""
 
 BEAT_LEASES = 0.4
-"""Workers beat three times in a lease."""
+"""How many leases to wait for a heartbeat. Workers send one every third of a lease."""
 
 BEAT_SECONDS = 5.0
-"""With a lease that is longer than usual, the next health check finds the beat."""
+"""Longest wait for a heartbeat. If the lease is long, the next health check finds it."""
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 where all is well, 1 with the reasons on stderr where it is not, 2 for a wrong call."""
+    """Returns the exit code: 0 if all is well, 1 if not (with reasons), 2 for wrong arguments."""
     if arguments not in ([], ["worker"]):
         print("usage: python -m app.check [worker]", file=sys.stderr)
         return 2
     try:
         chosen = settings.load()
-        wrong = _worker(chosen) if arguments else _release(chosen)
+        problem = _check_worker(chosen) if arguments else _check_release(chosen)
     except (ConfigurationError, StoreUnavailable) as error:
-        wrong = str(error)
-    if wrong:
-        print(wrong, file=sys.stderr)
-    return 1 if wrong else 0
+        problem = str(error)
+    if problem:
+        print(problem, file=sys.stderr)
+    return 1 if problem else 0
 
 
-def _release(chosen: settings.Settings) -> str | None:
+def _check_release(chosen: settings.Settings) -> str | None:
     known = catalog.load(chosen.agents_path, chosen.pipelines_path)
     for variable, setting in settings.warnings():
-        print(f"{variable} is set, but no setting has this name. Is {setting} meant?")
+        print(f"Unknown variable {variable}. Did you mean {setting}?")
     client = connection.connect(chosen)
     _wait_for(client)
-    checks = {each.name: each for each in look(client)}
-    print(checks.pop("disk").detail)  # may be as it is, but should be known
-    if wrong := [each for each in checks.values() if each.status == "failed"]:
-        return "\n".join(f"{each.detail} To change: {each.setting}." for each in wrong)
-    print(f"Fit for release: {len(known.agents)} agents, {len(known.pipelines)} pipelines, and the store.")
+    checks = {check.name: check for check in look(client)}
+    # A store that keeps nothing on disk may be meant to, so this is printed and not refused.
+    print(checks.pop("disk").detail)
+    if failed := [check for check in checks.values() if check.status == "failed"]:
+        return "\n".join(f"{check.detail} To change: {check.setting}." for check in failed)
+    targets = f"{len(known.agents)} agents, {len(known.pipelines)} pipelines"
+    print(f"Ready for release: {targets}, and the store.")
     return None
 
 
-def _worker(chosen: settings.Settings) -> str | None:
-    """A store that was emptied a moment ago knows of no worker until its next beat, which is waited for."""
+def _check_worker(chosen: settings.Settings) -> str | None:
+    """Waits for one heartbeat: a store that was just emptied knows no worker until the next one."""
     client = connection.connect(chosen)
     deadline = time.monotonic() + min(chosen.lease * BEAT_LEASES, BEAT_SECONDS)
     while not worker_beats(client, chosen.lease * SILENT_LEASES):
         if time.monotonic() > deadline:
-            return "No worker of this machine is alive."
+            return "No worker is alive on this machine."
         time.sleep(min(0.5, chosen.lease / 10))
     return None
 

@@ -1,4 +1,8 @@
-"""The few errors that cross rooms. What an HTTP answer looks like is decided in `app.api`, not here."""
+"""Defines the errors that the whole service shares; each message is one clear sentence.
+
+The store, the catalog and the services raise them. `app.api.problems` turns them into HTTP answers,
+and the commands print them, so a message may reach any user: it must hold no secret.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong with one field of a request.
+    """One problem with one field of a request.
 
-    `field` is in dotted form (`config.max_workers`, `inputs.text`), `""` where the body as a whole is
-    wrong; `code` is snake_case and stable; `message` is one sentence for a person.
+    `field` is in dotted form (`config.max_workers`, `inputs.text`), or `""` if the body as a whole
+    is wrong. `code` is in snake_case and never changes. `message` is one sentence for a person.
     """
 
     field: str
@@ -20,15 +24,15 @@ class FieldError:
 
 
 class ServiceError(Exception):
-    """The base of what this service raises on purpose; `str(error)` is one clear sentence."""
+    """The base of all errors that this service raises on purpose."""
 
 
 class ConfigurationError(ServiceError):
-    """A setting, an agent or a pipeline is wrong: the process must not start. Names where and why."""
+    """A setting, an agent or a pipeline is wrong, so the process must not start."""
 
 
 class InvalidRequest(ServiceError):
-    """The request does not fit; `errors` has one entry for each field."""
+    """The request is not valid; `errors` has one entry for each problem."""
 
     def __init__(self, errors: Sequence[FieldError], detail: str = "The request is not valid."):
         super().__init__(detail)
@@ -36,7 +40,7 @@ class InvalidRequest(ServiceError):
 
 
 class NotFound(ServiceError):
-    """No such execution, or no such target."""
+    """There is no such execution or no such target."""
 
     @classmethod
     def of_execution(cls, execution_id: str) -> NotFound:
@@ -44,10 +48,12 @@ class NotFound(ServiceError):
 
 
 class AlreadyEnded(ServiceError):
-    """A cancel came after the end; `status` is the final status (`completed` or `failed`)."""
+    """A cancel came after the end. `status` is the final status: `completed` or `failed`."""
 
     def __init__(self, execution_id: str, status: str):
-        super().__init__(f"Execution {execution_id} is already {status}, so it can not be cancelled.")
+        super().__init__(
+            f"Execution {execution_id} is already {status}, so it cannot be cancelled."
+        )
         self.status = status
 
 
@@ -55,46 +61,56 @@ class NotRetryable(ServiceError):
     """A retry of an execution that neither failed nor was cancelled; `status` is its status."""
 
     def __init__(self, execution_id: str, status: str):
-        super().__init__(f"Execution {execution_id} is {status}; only a failed or cancelled one can be retried.")
+        super().__init__(
+            f"Execution {execution_id} is {status}. "
+            "Only a failed or cancelled execution can be retried."
+        )
         self.status = status
 
 
 class KeyReused(ServiceError):
-    """A start with an idempotency key that was used before, for a start that asked for something else."""
+    """A start repeats an idempotency key that belongs to a start with another body."""
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was used before, with another body.")
+        super().__init__(
+            "This Idempotency-Key was already used with a different body. Send a new key."
+        )
 
 
 class TooManyUnfinished(ServiceError):
-    """The tenant has as many pending and running executions as it may have: `allowed`."""
+    """The tenant has reached its limit of pending and running executions, which is `allowed`."""
 
     def __init__(self, allowed: int, retry_after_seconds: int = 5):
-        super().__init__(f"There are {allowed} pending and running executions already, which is the limit.")
-        self.allowed, self.retry_after_seconds = allowed, retry_after_seconds
+        super().__init__(
+            f"The limit of {allowed} pending and running executions is reached. "
+            "Try again when some of them have ended."
+        )
+        self.allowed = allowed
+        self.retry_after_seconds = retry_after_seconds
 
 
 class TooMuchRetried(ServiceError):
-    """Retries of the tenant have copied as many bytes as they may."""
+    """The tenant's retries have reached their limit of copied bytes."""
 
     def __init__(self, allowed_bytes: int, retry_after_seconds: int = 60):
         super().__init__(
-            f"Retries have copied inputs and step outputs of {allowed_bytes} bytes that are still stored, which is the "
-            'limit. A retry with "from": "start" copies no outputs; older retries make room when they leave the store.'
+            f"The stored retries have reached the limit of {allowed_bytes} bytes of copied inputs "
+            'and step outputs. Retry with "from": "start", which copies no outputs, or wait until '
+            "older retries have left the store."
         )
         self.retry_after_seconds = retry_after_seconds
 
 
 class QueueFull(ServiceError):
-    """As many executions wait as may wait, or they have waited for too long, whoever started them."""
+    """A queue is too long or too old, whoever started the executions in it."""
 
     def __init__(self, retry_after_seconds: int = 10):
-        super().__init__("Too much is waiting to be run: nothing new can be started for now.")
+        super().__init__("Too many executions are waiting to run. Try again later.")
         self.retry_after_seconds = retry_after_seconds
 
 
 class TooManyLarge(ServiceError):
-    """As many large executions are on their way to clients as one process may hold."""
+    """A web process is already sending as many large outputs as it may hold in memory."""
 
     def __init__(self, retry_after_seconds: int = 5):
         super().__init__("Too many large outputs are being sent right now. Try again later.")
@@ -102,26 +118,31 @@ class TooManyLarge(ServiceError):
 
 
 class StoreUnavailable(ServiceError):
-    """The store can not be reached, or refuses to work for now: try again after `retry_after_seconds`."""
+    """The store cannot be reached or does not work now. Try again after `retry_after_seconds`."""
 
     code = "store_unavailable"
 
-    def __init__(self, detail: str = "The store can not be reached.", retry_after_seconds: int = 2):
+    def __init__(self, detail: str = "The store cannot be reached.", retry_after_seconds: int = 2):
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
 
 
 class StoreRefused(StoreUnavailable):
-    """The store answered with a refusal that nobody thought of: somebody else's data under our keys, say, or a bug."""
+    """The store answered with an error that no code expects: a key of the wrong type, or a bug."""
 
-    def __init__(self, detail: str = "The store refuses what is asked of it."):
+    def __init__(self, detail: str = "The store refused a command."):
         super().__init__(detail)
 
 
 class StoreFull(StoreUnavailable):
-    """The store has no memory or disk left for new executions; reading and cancelling still work."""
+    """The store has no memory or disk space left. Reading and cancelling still work."""
 
     code = "store_full"
 
-    def __init__(self, detail: str = "The store is full: nothing new can be started.", retry_after_seconds: int = 10):
+    # Room appears when executions leave the store, which takes longer than a reconnection.
+    def __init__(
+        self,
+        detail: str = "The store is full, so nothing new can be started. Try again later.",
+        retry_after_seconds: int = 10,
+    ):
         super().__init__(detail, retry_after_seconds)

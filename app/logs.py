@@ -1,13 +1,17 @@
-"""Logs: one JSON line an event on stdout, or a readable line where stdout is a terminal.
+"""Configures logging for a process: one JSON line for each event on stdout.
 
-Event names are constant, facts go into fields. Bodies, inputs, prompts and outputs are never logged, and
-what looks like a secret in any line is masked. Of an exception, the type and the places in the code are
-logged, and those of its causes; not its message, since that may quote what a flow was working on, but for
-what the store said. (The message goes to whoever asks for the execution, in `error.message`.)
+Every process calls `configure()` at its start. If stdout is a terminal, a line is readable text
+instead. The rules for a line:
 
-Lines of libraries (gunicorn, RQ, warnings, ...) come in the same form, as the event `library_message`.
-
-A line has at most 4 KiB, and is never waited for: what stdout does not take is dropped and counted (see `sink.py`).
+- Event names are constants, facts go into fields. Request bodies, inputs, prompts and outputs are
+  never logged, and what looks like a secret is masked in every line.
+- An exception is logged with its type, the places in the code, and its causes. Its message is left
+  out, since it may quote what a flow was working on; only the store's own messages are kept.
+  (Whoever asks for the execution gets the message in `error.message`.)
+- Lines of libraries (gunicorn, RQ, warnings, ...) have the same form; their event is
+  `library_message`.
+- A line has at most 4 KiB, and no process waits for it: what stdout does not take is dropped and
+  counted (see `app.sink`).
 """
 
 from __future__ import annotations
@@ -27,25 +31,29 @@ from app.masking import Mask, mask
 from app.sink import MAX_LINE_BYTES, Sink
 
 _WARNINGS_ONLY = ("openai", "httpx2", "httpcore2", "aiohttp", "asyncio", "urllib3")
-"""On a finer level these have several lines for each model call, and what they quote is up to their next version."""
+"""Libraries that write several lines for each model call on finer levels, and may quote it."""
 
 _REFUSED_BY_GUNICORN = "Invalid request from ip="
 
 _HALTED_BY_GUNICORN = "HaltServer"
-"""How its master ends where a web process can not start; that one has said why."""
+"""gunicorn's master raises it if a web process cannot start; that process has logged the reason."""
 
 _ROOMS = (3600, 2400, 1200, 600, 300, 0)
-"""Characters for a line's fields, until it is short enough: some take six bytes each."""
+"""Characters for a line's fields, tried in turn until it fits: some take six bytes in JSON."""
+
+_MAX_CAUSES = 5
+_MAX_PLACES = 20
 
 log = structlog.get_logger(__name__)
 
 
 def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> None:
-    """Routes this process's records through one handler: ours, and all libraries'. May be called again.
+    """Sends all records of this process, the libraries' too, to one handler. May be called again.
 
-    `secrets` are masked wherever they stand, beside what looks like a secret. Lines are written to
-    `descriptor`, standard output or a copy of it.
+    `secrets` are masked wherever they appear, beside what looks like a secret. Lines are written to
+    `descriptor`, which is standard output or a copy of it.
     """
+    # The order matters: masking comes last, so that it sees what the others have added.
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -75,7 +83,7 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
 
 
 def flush() -> None:
-    """Writes what waits, and how much was dropped, where stdout takes it now. For whoever comes by regularly."""
+    """Writes the lines that wait, as far as stdout takes them now. Processes call it regularly."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
@@ -89,11 +97,12 @@ def _route(formatter: logging.Formatter, level: str, descriptor: int) -> None:
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # or a line that can not be written is printed raw
+    # Otherwise `logging` prints a record that could not be written on stderr, without masking it.
+    logging.raiseExceptions = False
 
 
 class _SinkHandler(logging.Handler):
-    """Writes lines without waiting. `logging` calls it under a lock, and looks after that when a process forks."""
+    """Writes lines without waiting. `logging` calls it under a lock, which survives a fork."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -106,7 +115,7 @@ class _SinkHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Called by `flush` above, and at the end of a process that ends in order."""
+        """Writes the lines that wait. `logging` also calls it when a process exits normally."""
         with self.lock or contextlib.nullcontext():
             self._sink.flush()
 
@@ -114,15 +123,23 @@ class _SinkHandler(logging.Handler):
         return self.format(record).encode(errors="backslashreplace") + b"\n"
 
     def _dropped(self, count: int) -> bytes:
-        event: Any = {"event": "log_lines_dropped", "count": count, "level": "warning", "logger": __name__}
+        # Built by hand: a call of a logger would come back to this handler in the middle of a
+        # write.
+        event: Any = {
+            "event": "log_lines_dropped",
+            "count": count,
+            "level": "warning",
+            "logger": __name__,
+        }
         event = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "warning", event)
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
-        record.__dict__ |= {"_logger": None, "_name": "warning"}  # as structlog marks its own
+        # By these attributes, structlog's formatter takes the record for one of its own.
+        record.__dict__ |= {"_logger": None, "_name": "warning"}
         return self._line(record)
 
 
 def fitting(renderer: Any) -> Callable[[Any, str, MutableMapping[str, Any]], str]:
-    """Renders a line in at most `MAX_LINE_BYTES`; what its fields hold is cut until it is."""
+    """Returns a renderer whose lines have less than `MAX_LINE_BYTES`; it cuts their fields."""
 
     def fit(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
         line: str = renderer(logger, name, dict(event))
@@ -135,19 +152,23 @@ def fitting(renderer: Any) -> Callable[[Any, str, MutableMapping[str, Any]], str
     return fit
 
 
-def masking(secrets: Sequence[str]) -> Callable[[Any, str, MutableMapping[str, Any]], dict[str, Any]]:
-    """Makes fields plain and bounded, and masks in them these secrets and what looks like one by form or name."""
+def masking(
+    secrets: Sequence[str],
+) -> Callable[[Any, str, MutableMapping[str, Any]], dict[str, Any]]:
+    """Returns a processor that makes fields plain and bounded, and masks secrets in them."""
     hide = Mask(secrets)
 
     def processor(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
-        ours = {name: event[name] for name in ("_record", "_from_structlog") if name in event}
-        return cleaned({name: value for name, value in event.items() if name not in ours}, hide, MAX_LINE_BYTES) | ours
+        # The formatter's own two fields are objects that it needs as they are, and removes itself.
+        kept = {name: event[name] for name in ("_record", "_from_structlog") if name in event}
+        fields = {name: value for name, value in event.items() if name not in kept}
+        return cleaned(fields, hide, MAX_LINE_BYTES) | kept
 
     return processor
 
 
 def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
-    """The first line alone: what follows it in a message is an exception's text, or a line of code."""
+    # The first line only: the others are an exception's text or a line of code.
     message, _, _ = str(event["event"]).partition("\n")
     if message.startswith(_REFUSED_BY_GUNICORN):
         message, _, _ = message.partition(": ")  # what follows quotes the request
@@ -155,22 +176,26 @@ def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[s
 
 
 def describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """`exc_info` as `errors`: the exception, then its causes."""
+    """Replaces `exc_info` by `errors`: the exception and its causes, each without its message."""
     info = event.pop("exc_info", None)
-    error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else None
+    error = (
+        info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else None
+    )
     if info is True:
         error = sys.exc_info()[1]
     chain: list[dict[str, Any]] = []
-    while error is not None and len(chain) < 5:
+    while error is not None and len(chain) < _MAX_CAUSES:
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        chain.append({"type": type(error).__name__, **_said_by_the_store(error), "at": places[-20:]})
+        chain.append(
+            {"type": type(error).__name__, **_store_message(error), "at": places[-_MAX_PLACES:]}
+        )
         error = error.__cause__ or error.__context__
     return {**event, "errors": chain} if chain else event
 
 
-def _said_by_the_store(error: BaseException) -> dict[str, str]:
-    """Its refusals are told in its own words, up to where it quotes what it was sent."""
+def _store_message(error: BaseException) -> dict[str, str]:
+    """Returns the store's own message as `said`, up to the place where it quotes the command."""
     if not type(error).__module__.startswith("redis."):
         return {}
     said, _, _ = str(error).partition(", with args")
@@ -178,7 +203,7 @@ def _said_by_the_store(error: BaseException) -> dict[str, str]:
 
 
 def crashed(_: Any, error: BaseException | None, *__: Any) -> None:
-    """Logs what nobody caught. It has the form of `sys.excepthook`."""
+    """Logs an exception that nobody caught. It has the signature of `sys.excepthook`."""
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == _HALTED_BY_GUNICORN:
         return
     log.critical("crashed", exc_info=error)

@@ -1,64 +1,105 @@
-"""What a setting's value must be like, in code and in words. Which settings there are stands in `app.settings`."""
+"""Checks the values of settings: types, limits, addresses, rates, and variables that are misspelt.
+
+Called by `app.settings`, which defines the settings; `app.setting_texts` describes them.
+"""
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import Field
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range, Regexp
 
 NEAR = 0.88
-"""How alike two names are when one is taken for the other misspelt: a letter or two in a word or two."""
+"""Similarity from which a variable counts as a misspelt setting: about one wrong letter in ten."""
 
-ONE_WORD = Regexp(r"[^\s\x00-\x1f\x7f]+\Z", error="Must be one word, without spaces or line breaks.")
-
-
-def kind_of(each: Field[Any]) -> str:
-    """`int`, `float`, `bool`, `str` or `tuple[Path, ...]`; an optional setting is of the kind of its values."""
-    return str(each.type).removesuffix(" | None")
+ONE_WORD = Regexp(
+    r"[^\s\x00-\x1f\x7f]+\Z", error="Must be one word, without spaces or line breaks."
+)
 
 
-def checks_of(each: Field[Any]) -> list[Callable[[Any], Any]]:
-    """Every number has limits, every text is one word unless it is a list; a setting may ask for more by `check`."""
-    kind, meta = kind_of(each), each.metadata
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of the settings' dataclass.
+
+    `kind` is the type of its values: `int`, `float`, `bool`, `str` or `tuple[Path, ...]`. For an
+    optional setting it leaves out None: `float` for `float | None`. `meta` holds the group, the
+    variable, its meaning and its limits.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    meta: Mapping[str, Any]
+
+    @property
+    def variable(self) -> str:
+        return str(self.meta["env"])
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in (int, float)
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.kind) is tuple
+
+
+def settings_of(owner: type) -> list[Setting]:
+    """Returns the settings that a dataclass defines, in its order."""
+    types = get_type_hints(owner)
+    return [
+        Setting(field.name, _without_none(types[field.name]), field.default, field.metadata)
+        for field in fields(owner)
+    ]
+
+
+def _without_none(hint: Any) -> Any:
+    if NoneType not in get_args(hint):
+        return hint
+    [kind] = (member for member in get_args(hint) if member is not NoneType)
+    return kind
+
+
+def checks_of(setting: Setting) -> list[Callable[[Any], Any]]:
+    """Returns the validators of a setting; each raises marshmallow's `ValidationError`.
+
+    Every number has limits, and every text is one word unless the setting says `several_words`. The
+    setting's own `check` comes last.
+    """
+    meta = setting.meta
     checks: list[Callable[[Any], Any]] = []
-    if kind in ("int", "float"):
+    if setting.is_number:
         checks.append(Range(meta["min"], meta["max"]))
     elif "one_of" in meta:
         checks.append(OneOf(meta["one_of"]))
-    elif kind.startswith("tuple"):
+    elif setting.is_list:
         checks.append(_folders)
-    elif kind == "str" and not meta.get("several_words"):
+    elif setting.kind is str and not meta.get("several_words"):
+        # A space or a line break in an address or a key is a mistake of copying.
         checks.append(ONE_WORD)
     return [*checks, *([meta["check"]] if "check" in meta else [])]
 
 
-def allowed(each: Field[Any]) -> str:
-    """What may be set, in words."""
-    kind, meta = kind_of(each), each.metadata
-    if kind in ("int", "float"):
-        return f"a {'whole ' if kind == 'int' else ''}number from {meta['min']} to {meta['max']}"
-    if "one_of" in meta:
-        return f"one of {', '.join(meta['one_of'])}"
-    if kind == "bool":
-        return "0 or 1"
-    if kind.startswith("tuple"):
-        return f"folders that exist, separated by {os.pathsep!r}"
-    return str(meta["check"].__doc__) if "check" in meta else "one word"
+_SENTINELS = re.compile(
+    r"sentinel://([^@/]*@)?[^@/:,]+(:\d{1,5})?(,[^@/:,]+(:\d{1,5})?)*/[^/?]+(\?db=\d+)?"
+)
 
-
-_SENTINELS = re.compile(r"sentinel://([^@/]*@)?[^@/:,]+(:\d{1,5})?(,[^@/:,]+(:\d{1,5})?)*/[^/?]+(\?db=\d+)?")
+_STORE_OPTIONS = frozenset(
+    ["db", "protocol", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"]
+)
+"""redis-py passes query options to its connections, where an unknown one would fail too late."""
 
 
 def store_url(text: str) -> None:
-    """an address that begins with redis://, rediss:// or unix://, or sentinel://HOST:PORT,HOST:PORT/SERVICE"""
+    """a redis://, rediss:// or unix:// address, or sentinel://HOST:PORT,HOST:PORT/SERVICE"""
     if text.startswith("sentinel://") and not _SENTINELS.fullmatch(text):
         raise ValidationError("Must be like sentinel://host:26379,host:26379/service?db=0.")
     if not text.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
@@ -66,30 +107,30 @@ def store_url(text: str) -> None:
     parts = _split(text)
     if text.startswith(("redis://", "rediss://")):
         if not parts.hostname or not re.fullmatch(r"(/\d{0,5})?", parts.path):
-            raise ValidationError("Must be like redis://[user:password@]host[:port][/number]; escape / and @ in both.")
+            raise ValidationError(
+                "Must be like redis://[user:password@]host[:port][/number]. "
+                "Escape / and @ in the user name and the password."
+            )
     elif text.startswith("unix://") and not parts.path.strip("/"):
         raise ValidationError("Must be like unix:///path/of/the/socket?db=0.")
     unknown = sorted(parse_qs(parts.query, keep_blank_values=True).keys() - _STORE_OPTIONS)
     if unknown:
-        raise ValidationError(f"Has an option that is not known: {unknown[0]!r}.")
-
-
-_STORE_OPTIONS = frozenset(["db", "protocol", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"])
+        raise ValidationError(f"Unknown option {unknown[0]!r}.")
 
 
 def _split(text: str) -> SplitResult:
-    """The parts of an address. What is wrong with one is said without it: it may hold a password."""
     try:
         parts = urlsplit(text)
         if not text.startswith("sentinel://"):
-            _ = parts.port  # which is looked at only when asked for
+            _ = parts.port  # `urlsplit` checks a port only when it is read
     except ValueError:
-        raise ValidationError("Is no address: a password with / or @ in it must be escaped.") from None
+        # Python's own message quotes the address, which may hold a password.
+        raise ValidationError("Not a valid address. Escape / and @ in the password.") from None
     return parts
 
 
 def http_url(text: str) -> None:
-    """an address that begins with http:// or https://"""
+    """an http:// or https:// address"""
     if not text.startswith(("http://", "https://")) or not _split(text).hostname:
         raise ValidationError("Must be like http://host:port/path.")
 
@@ -99,17 +140,20 @@ _RATES = re.compile(f"{_RATE}(;{_RATE})*")
 
 
 def rate(text: str) -> None:
-    """a rate like 100/minute (of second, minute, hour, day), several separated by a semicolon"""
+    """a rate such as 100/minute (second, minute, hour, day), or several separated by semicolons"""
     if not _RATES.fullmatch(text):
-        raise ValidationError("Must be like 100/minute, several separated by a semicolon.")
+        raise ValidationError("Must be like 100/minute; separate several rates with semicolons.")
 
 
 def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tuple[str, str]]:
-    """Variables that are no setting but look like one, each with the setting's name."""
-    several_words = [name for name in names if "_" in name]  # HOST is near to too many others
+    """Yields variables that look like a misspelt setting, sorted, each with the setting's name."""
+    # Short names such as HOST and PORT are too similar to variables of other programs.
+    several_words = [name for name in names if "_" in name]
     for variable in sorted(environ.keys() - set(names)):
         near = difflib.get_close_matches(variable, several_words, 1, NEAR)
-        if near and near[0][:3] == variable[:3]:  # PIP_DEFAULT_TIMEOUT is somebody else's
+        # A variable with another beginning belongs to another program: PIP_DEFAULT_TIMEOUT is not
+        # a misspelt DEFAULT_TIMEOUT.
+        if near and near[0][:3] == variable[:3]:
             yield variable, near[0]
 
 

@@ -1,13 +1,15 @@
-"""Writes lines to a descriptor, and never waits for it: nobody may read what we say, and nobody is to wait for that.
+"""Writes lines to a file descriptor without ever waiting for its reader.
 
-A terminal is stopped with Ctrl-S, a pipe's reader hangs: then a plain write blocks, and with it whoever writes. Here a
-line goes out whole, or waits among at most `MAX_WAITING` others for the next call; what finds no room is counted, and
-the count is told when lines go out again.
+`app.logs` writes log lines with it, `tools.run` its messages, and the worker's children what a flow
+prints. A terminal stops at Ctrl-S and a pipe's reader may hang; then a plain write blocks, and its
+caller with it. A `Sink` writes a line as a whole or keeps it for the next call, together with at
+most `MAX_WAITING` others. Lines that find no room are counted, and the count is reported later.
 
-O_NONBLOCK belongs to what is open, not to the descriptor: set on one that is inherited, it would fall upon the shell
-and every other process that shares it. So a pipe or a terminal is opened anew for each line, which costs a few
-microseconds, and leaves nothing that a fork, or a flow that closes descriptors, could turn into something else. It
-needs no thread, lock or event loop, so it is the same under threads, greenlets and asyncio.
+O_NONBLOCK belongs to the open file, not to the descriptor. Set on an inherited descriptor, it would
+change the shell and every other process that shares the file. So a pipe or a terminal is opened
+again for each line. This costs a few microseconds, and leaves no descriptor open that a fork, or a
+flow that closes descriptors, could turn into another file. It needs no thread, lock or event loop,
+so it works the same with threads, greenlets and asyncio.
 """
 
 from __future__ import annotations
@@ -25,30 +27,41 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 MAX_LINE_BYTES = select.PIPE_BUF
-"""As much as a pipe takes as a whole, also where other processes write to it."""
+"""The longest line that a pipe takes as a whole, even if other processes write to it."""
 
 MAX_WAITING = 1000
-"""Lines, for each process."""
+"""Lines that wait in one process: at most about 4 MB."""
 
 PATIENCE_SECONDS = 0.5
+"""How long a `print` waits for a reader that is slow."""
 
 _libc = ctypes.CDLL(None)
+
+# O_NOCTTY: a terminal that is opened must not become the process's controlling terminal.
 _OPEN = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Sink:
-    """Lines for one descriptor. Calls from several threads need a lock of the caller's around them."""
+    """Writes lines to one descriptor. It is not thread-safe: the caller holds a lock.
 
-    def __init__(self, descriptor: int, tell_dropped: Callable[[int], bytes | None] = lambda _: None):
-        self._descriptor, self._tell_dropped = descriptor, tell_dropped
+    `tell_dropped` returns a line that reports this many dropped lines, or None to report nothing.
+    """
+
+    def __init__(
+        self, descriptor: int, tell_dropped: Callable[[int], bytes | None] = lambda _: None
+    ):
+        self._descriptor = descriptor
+        self._tell_dropped = tell_dropped
         self._waiting: deque[bytes] = deque()
         self._process = os.getpid()
         self.dropped = 0
 
     def write(self, line: bytes) -> bool:
-        """Writes it, or keeps it for the next call; False where there was no room. It ends with a line break."""
-        if self._process != os.getpid():  # what waited at the fork is the parent's to write
-            self._process, self.dropped = os.getpid(), 0
+        """Writes or keeps a line, which ends with a line break. Returns False if it is dropped."""
+        if self._process != os.getpid():
+            # After a fork: the parent writes the lines that waited, so the child forgets them.
+            self._process = os.getpid()
+            self.dropped = 0
             self._waiting.clear()
         self.flush()
         if len(self._waiting) >= MAX_WAITING:
@@ -59,11 +72,12 @@ class Sink:
         return True
 
     def flush(self) -> bool:
-        """Writes what waits, as far as it is taken; True where nothing waits any more."""
+        """Writes the lines that wait, as far as they are taken; returns True if none is left."""
         while self._waiting:
             line = self._waiting.popleft()
             written = write_now(self._descriptor, line)
             if written < len(line):
+                # A terminal or a socket may take a part of a line.
                 self._waiting.appendleft(line[written:])
                 return False
             if self.dropped and (remark := self._tell_dropped(self.dropped)):
@@ -73,16 +87,19 @@ class Sink:
 
 
 def write_now(descriptor: int, data: bytes) -> int:
-    """How many bytes were taken at once. A pipe takes all of up to `MAX_LINE_BYTES`, or nothing.
+    """Returns how many bytes were written at once. A pipe takes up to `MAX_LINE_BYTES`, or nothing.
 
-    What refuses for good (a full disk, a reader that is gone) takes nothing, too.
+    A descriptor that fails for good (a full disk, a closed pipe) also returns 0: a log that cannot
+    be written must not stop the service.
     """
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return os.write(descriptor, data)  # opened anew, it would begin at its beginning
+            # Opened again, a regular file would be written from its beginning.
+            return os.write(descriptor, data)
         try:
             own = os.open(f"/proc/self/fd/{descriptor}", _OPEN)
-        except OSError:  # a socket (of systemd's journal), another user's pipe, no /proc, no descriptor left
+        except OSError:
+            # A socket (systemd's journal), another user's pipe, no /proc, no free descriptor.
             return os.write(descriptor, data) if is_writable(descriptor) else 0
         try:
             return os.write(own, data)
@@ -93,23 +110,24 @@ def write_now(descriptor: int, data: bytes) -> int:
 
 
 class PrintStream(io.RawIOBase):
-    """Where a flow's `print` goes: to its descriptor, but not for longer than that takes it.
+    """A replacement for `sys.stdout`, so that a flow's `print` does not hang with its reader.
 
-    A reader that is slow is waited for, `PATIENCE_SECONDS` at a time; one that has let that pass is waited for no
-    more until it reads again. What is not taken is dropped.
+    A write waits up to `PATIENCE_SECONDS` for a slow reader. If that was not enough, later writes
+    do not wait until the reader takes something again. What is not taken is dropped.
     """
 
     def __init__(self, descriptor: int):
-        self._descriptor, self._is_read = descriptor, True
+        self._descriptor = descriptor
+        self._is_read = True
         self.name = f"<descriptor {descriptor}>"
 
     def text(self) -> io.TextIOWrapper:
-        """As `sys.stdout` is, but that each line goes out at once."""
+        """Returns a text stream like `sys.stdout` that writes each line at once."""
         buffered = io.BufferedWriter(self, MAX_LINE_BYTES)
         return io.TextIOWrapper(buffered, "utf-8", "backslashreplace", line_buffering=True)
 
     def write(self, data: Buffer) -> int:
-        """Says always that all was written: whoever prints can do nothing about it."""
+        """Writes what is taken in time; always returns the full length."""
         rest = memoryview(data)
         total = len(rest)
         while rest:
@@ -121,6 +139,7 @@ class PrintStream(io.RawIOBase):
             if not self._is_read:
                 break
             rest = rest[written:]
+        # Less would make `print` raise, in a flow that can do nothing about it.
         return total
 
     def writable(self) -> bool:
@@ -138,10 +157,9 @@ class _PollFd(ctypes.Structure):
 
 
 def is_writable(descriptor: int, seconds: float = 0) -> bool:
-    """Whether a write of up to `MAX_LINE_BYTES` would not block, within this time.
-
-    (The C library's `poll`: Python's is replaced by gevent with one that may switch to another greenlet.)
-    """
+    """Returns whether a write of up to `MAX_LINE_BYTES` is possible within this time."""
+    # The C library's `poll`: gevent replaces Python's with one that may switch to another greenlet,
+    # and a log call must not be a place where the caller is interrupted.
     asked = _PollFd(descriptor, select.POLLOUT, 0)
     ready = _libc.poll(ctypes.byref(asked), 1, int(seconds * 1000))
     return ready == 1 and bool(asked.revents & select.POLLOUT)

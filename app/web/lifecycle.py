@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger
 
-from app import binding, garbage, logs, settings, tracing
+from app import binding, gc_tuning, logs, settings, tracing
 from app.settings import Settings
 from app.web.loop_monitor import LoopMonitor
 
@@ -99,7 +99,7 @@ def post_worker_init(worker: Any) -> None:
     start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
     sys.setswitchinterval(SWITCH_SECONDS)
     LoopMonitor().start()
-    garbage.settle()
+    gc_tuning.settle()
     log.info("web_process_ready")
 
 

@@ -13,7 +13,7 @@ import sys
 import redis
 import structlog
 
-from app import catalog, files, garbage, logs, settings, tracing
+from app import catalog, file_limit, gc_tuning, logs, settings, tracing
 from app.catalog.model import Catalog
 from app.errors import ConfigurationError
 from app.executions import connection
@@ -54,8 +54,8 @@ def _run(config: settings.Settings) -> None:
     openai = ["openai"] if config.openai_api_key or config.openai_base_url else []
     for name in [*openai, *tracing.preload(config)]:
         importlib.import_module(name)  # half a second, and 20 MB: once, before all children are forked
-    garbage.settle()  # for all that is forked, too
-    files.allow(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)  # inherited by all children
+    gc_tuning.settle()  # for all that is forked, too
+    file_limit.raise_to(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)  # inherited by all children
     adopt_orphans()
     forkserver = Forkserver()
     try:

@@ -50,7 +50,7 @@ def test_a_replica_is_refused(own_store: EmbeddedStore) -> None:
 
 
 def test_a_store_that_is_not_there_is_said_in_one_sentence() -> None:
-    assert check("redis://127.0.0.1:1/0") == (1, "The store can not be reached.")
+    assert check("redis://127.0.0.1:1/0") == (1, "The store cannot be reached.")
 
 
 def test_a_broken_agent_and_a_wrong_setting_are_refused(own_store: EmbeddedStore, tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_worker_is_alive_until_it_is_not(
     deadline_tries = 20
     while (found := check(own_store.url, "worker", LEASE="1"))[0] == 0 and deadline_tries:
         deadline_tries -= 1
-    assert found == (1, "No worker of this machine is alive.")
+    assert found == (1, "No worker is alive on this machine.")

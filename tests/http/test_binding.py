@@ -68,9 +68,9 @@ def test_without_a_decision_only_this_machine_is_served_and_that_is_said_once(la
     process, port = launch()
     assert listens_on(process, port) == "127.0.0.1"
     time.sleep(0.5)
-    lines = [line for line in said(process).splitlines() if "No key is asked for" in line]
+    lines = [line for line in said(process).splitlines() if "No API keys are configured" in line]
     assert len(lines) == 1
-    assert all(word in lines[0] for word in ("only this machine", "API_KEYS", "AUTH=keys", "AUTH=off"))
+    assert all(word in lines[0] for word in ("localhost only", "API_KEYS", "AUTH=keys", "AUTH=off"))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_auth_off_is_said_at_start(launch: Launch) -> None:
     process, port = launch(AUTH="off", HOST="127.0.0.1")
     listens_on(process, port)
     time.sleep(0.5)
-    assert "AUTH=off: whoever reaches this address" in said(process)
+    assert "AUTH=off: anyone who can reach this address" in said(process)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])

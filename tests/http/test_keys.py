@@ -196,7 +196,7 @@ def test_a_wrong_argument_is_refused_and_makes_nothing(keyed: Service, arguments
 def test_the_commands_say_in_one_sentence_that_the_store_is_away(tmp_path: Path) -> None:
     refused = Service("redis://127.0.0.1:1/0", tmp_path).flask("keys", "list")
     assert refused.returncode == 1
-    assert refused.stderr == "Error: The store can not be reached.\n"
+    assert refused.stderr == "Error: The store cannot be reached.\n"
 
 
 def test_a_peer_with_too_many_wrong_keys_waits_and_costs_the_store_nothing(

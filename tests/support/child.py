@@ -20,7 +20,7 @@ from tests.support.service import ROOT
 _PROGRAM = """
 import os, socket, sys
 from pathlib import Path
-from app import catalog, garbage
+from app import catalog
 from app.settings import Settings
 from app.work import child
 end = socket.socket(fileno=int(sys.argv[1]))

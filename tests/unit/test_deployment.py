@@ -1,4 +1,4 @@
-"""The deployment files agree with the code: what they start exists, and they wait as long as it takes to end."""
+"""The deployment files agree with the code: what they start, how long they wait for its end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SHUTDOWN_SECONDS = Settings().shutdown_grace + HAND_BACK_SECONDS
-GRACEFUL_SECONDS = float(re.findall(r"^graceful_timeout = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.M)[0])
+GUNICORN = (ROOT / "gunicorn.conf.py").read_text()
+GRACEFUL_SECONDS = float(re.findall(r"^graceful_timeout = (\d+)", GUNICORN, re.M)[0])
 NEEDED_SECONDS = {"web": GRACEFUL_SECONDS, "worker": SHUTDOWN_SECONDS}
 HEROKU_SECONDS = 30
+"""Heroku sends SIGKILL this long after SIGTERM, whatever a process would need."""
 
 
 def unit(name: str) -> configparser.SectionProxy:
@@ -31,7 +33,7 @@ def unit(name: str) -> configparser.SectionProxy:
 
 
 @pytest.mark.parametrize("name", NEEDED_SECONDS)
-def test_nobody_kills_a_process_before_it_had_time_to_end(name: str) -> None:
+def test_every_deployment_gives_its_processes_time_to_end(name: str) -> None:
     assert float(unit(name)["TimeoutStopSec"]) > NEEDED_SECONDS[name]
     assert float(COMPOSE[name]["stop_grace_period"].removesuffix("s")) > NEEDED_SECONDS[name]
     assert NEEDED_SECONDS[name] < HEROKU_SECONDS
@@ -39,7 +41,11 @@ def test_nobody_kills_a_process_before_it_had_time_to_end(name: str) -> None:
 
 def test_every_deployment_starts_the_same_two_commands() -> None:
     procfile = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-    assert procfile == {"release": "python -m app.check", "web": "gunicorn wsgi:app", "worker": "python worker.py"}
+    assert procfile == {
+        "release": "python -m app.check",
+        "web": "gunicorn wsgi:app",
+        "worker": "python worker.py",
+    }
     for name in ("web", "worker"):
         assert unit(name)["ExecStart"] == f"/opt/execution-api/.venv/bin/{procfile[name]}"
     assert " ".join(COMPOSE["worker"]["command"]) == procfile["worker"]
@@ -47,7 +53,7 @@ def test_every_deployment_starts_the_same_two_commands() -> None:
 
 
 @pytest.mark.parametrize("name", COMPOSE)
-def test_every_container_has_no_rights_and_a_health_check(name: str) -> None:
+def test_every_container_has_no_privileges_and_a_health_check(name: str) -> None:
     service = COMPOSE[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -56,9 +62,14 @@ def test_every_container_has_no_rights_and_a_health_check(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_the_image_holds_all_that_it_copies_and_runs_without_rights() -> None:
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {name for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M) for name in line.split()[:-1]}
+def test_the_image_gets_every_file_that_it_copies_and_runs_as_an_ordinary_user() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M)
+        for name in line.split()[:-1]
+    }
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
     assert DOCKERFILE.index("USER 10001") < DOCKERFILE.index("\nCMD")

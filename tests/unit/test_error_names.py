@@ -1,4 +1,4 @@
-"""The words that a client may rely on are those that the code uses: `docs/errors.md` has all of them."""
+"""`docs/errors.md` has every error code and error type that the code uses."""
 
 from __future__ import annotations
 
@@ -12,28 +12,39 @@ from app.runtime import errors, usage
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTED = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "errors.md").read_text()))
 
-_RAISED = re.compile(r"(?:Problem\(\s*\d+,|of_body\(|problem\(\s*\d+,|_Refused\(|FieldError\([^\n]*,)\s*\"([a-z_]+)\"")
+_RAISED = re.compile(
+    r"(?:Problem\(\s*\d+,|of_body\(|problem\(\s*\d+,|_Refused\(|FieldError\([^\n]*,)"
+    r"\s*\"([a-z_]+)\""
+)
 
 
 def _raised() -> set[str]:
-    """The codes that stand in the source as they are."""
+    """Finds the codes that are written in the source as string literals."""
     sources = "".join(path.read_text() for path in sorted((ROOT / "app").rglob("*.py")))
     return set(_RAISED.findall(sources))
 
 
 def test_every_code_of_a_problem_is_documented() -> None:
-    codes = _raised() | set(examples.PROBLEMS) | set(problems._CODES.values()) | {code for _, code in parsing._CODES}
+    codes = (
+        _raised()
+        | set(examples.PROBLEMS)
+        | set(problems._CODES.values())
+        | {code for _, code in parsing._CODES}
+    )
     assert len(codes) > 30
     assert codes - DOCUMENTED == set()
 
 
-def test_every_error_that_the_service_names_itself_is_documented() -> None:
-    raised = [each.__name__ for each in (*errors.HOPELESS, errors.StepTimeout, usage.BudgetExceeded)]
-    models = [each.__name__ for each in base.ModelError.__subclasses__()]
+def test_every_error_type_of_the_service_is_documented() -> None:
+    own = (*errors.HOPELESS, errors.StepTimeout, usage.BudgetExceeded)
+    raised = [error.__name__ for error in own]
+    models = [error.__name__ for error in base.ModelError.__subclasses__()]
     in_scripts = re.findall(r"failure\(record, '(\w+)'", _scripts())
     assert {"Expired", "WorkerLost"} <= set(in_scripts)
     assert {*raised, *models, *in_scripts, "Timeout"} - DOCUMENTED == set()
 
 
 def _scripts() -> str:
-    return "".join(path.read_text() for path in (ROOT / "app" / "executions" / "scripts").glob("*.lua"))
+    return "".join(
+        path.read_text() for path in (ROOT / "app" / "executions" / "scripts").glob("*.lua")
+    )

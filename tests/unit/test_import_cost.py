@@ -1,4 +1,4 @@
-"""What a process imports before it does anything. How long that takes, `make bench` measures."""
+"""Each process imports only what it needs. (`make bench` measures how long its start takes.)"""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ SERVES_HTTP = (
     [
         pytest.param("worker, app.work.child", (*VENDORS, *SERVES_HTTP), id="worker"),
         pytest.param("app.work.child", ("redis", "rq", *VENDORS, *SERVES_HTTP), id="child"),
-        pytest.param("wsgi", ("gevent", *VENDORS, "app.runtime", "app.work", "app.models"), id="web"),
+        pytest.param(
+            "wsgi", ("gevent", *VENDORS, "app.runtime", "app.work", "app.models"), id="web"
+        ),
     ],
 )
-def test_a_process_imports_nothing_that_it_does_not_need(modules: str, forbidden: tuple[str, ...]) -> None:
-    """The clients of models' vendors and the web framework are the largest part of what a process can import."""
+def test_a_process_imports_only_what_it_needs(modules: str, forbidden: tuple[str, ...]) -> None:
+    # The vendors' clients and the web framework are the largest libraries by far.
     assert _imported(f"import {modules}", forbidden) == []
 
 
 def test_the_master_of_the_web_processes_imports_nothing_that_must_be_patched_first() -> None:
-    """gevent patches the standard library in each web process, before the application and its clients are imported."""
+    # Each web process is forked from it, and patches the standard library with gevent before it
+    # imports the application. What the master had imported would keep the unpatched one.
     code = "import runpy; runpy.run_path('gunicorn.conf.py')"
-    assert _imported(code, ("redis", "rq", "flask", "urllib3", "requests", "limits", "app.api")) == []
+    patched = ("redis", "rq", "flask", "urllib3", "requests", "limits", "app.api")
+    assert _imported(code, patched) == []
 
 
 def _imported(code: str, names: tuple[str, ...]) -> list[str]:
-    command = [str(BIN / "python"), "-c", f"import sys; {code}; print(*(n for n in {names!r} if n in sys.modules))"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    program = f"import sys; {code}; print(*(n for n in {names!r} if n in sys.modules))"
+    command = [str(BIN / "python"), "-c", program]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.split()

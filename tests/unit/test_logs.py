@@ -1,4 +1,4 @@
-"""What is logged: of an exception its type and places, and only the store's words; of a flow's fields what fits."""
+"""`app.logs` and `app.log_fields`: exceptions without their messages, fields cut and masked."""
 
 from __future__ import annotations
 
@@ -19,27 +19,31 @@ from tests.support.service import ROOT
 
 
 def described(error: Exception) -> list[dict[str, Any]]:
+    """Returns the `errors` of a line that logs this exception."""
     try:
         raise error
     except Exception:
         return describe_exception(None, "error", {"event": "x", "exc_info": True})["errors"]
 
 
-def test_the_words_of_a_flow_are_not() -> None:
+def test_the_message_of_a_flows_exception_is_not_logged() -> None:
     [line] = described(ValueError("mark3r"))
     assert line["type"] == "ValueError"
     assert "mark3r" not in str(line)
 
 
-def test_the_words_of_the_store_are_but_not_what_it_quotes() -> None:
-    [line] = described(redis.ResponseError("unknown command 'EVALSHA', with args beginning with: 'mark3r'"))
+def test_the_message_of_a_store_error_is_logged_up_to_what_it_quotes() -> None:
+    [line] = described(
+        redis.ResponseError("unknown command 'EVALSHA', with args beginning with: 'mark3r'")
+    )
     assert line["said"] == "unknown command 'EVALSHA'"
     [line] = described(redis.ConnectionError("Error 111 connecting to redis://:hunter22@host:6379"))
     assert line["said"] == "Error 111 connecting to redis://[masked]@host:6379"
 
 
-def test_a_secret_is_masked_however_deep_it_stands() -> None:
-    event = masking([])(None, "info", {"event": "x", "facts": {"list": ["sk-abcdefghijkl"]}, "number": 5})
+def test_a_secret_is_masked_at_any_depth() -> None:
+    fields = {"event": "x", "facts": {"list": ["sk-abcdefghijkl"]}, "number": 5}
+    event = masking([])(None, "info", fields)
     assert event == {"event": "x", "facts": {"list": ["[masked]"]}, "number": 5}
 
 
@@ -58,22 +62,23 @@ LOOP.append(LOOP)
 
 ANYTHING = {
     "text": "x" * 50_000_000,
-    "odd_text": _Text("sk-abcdefghijkl"),
+    "odd_text": _Text("sk-abcdefghijkl"),  # its own methods raise
     "bytes": b"x" * 50_000_000,
     "loop": LOOP,
     "silent": _Silent(),
-    "number": 10**6000,
+    "number": 10**6000,  # more digits than Python converts to text
     "nan": float("nan"),
     "set": {1},
     "wide": list(range(1_000_000)),
     "keys": {1: 2, (1, 2): 3, "\ud800": 4},
-    "control": "\x00" * 5000,
+    "control": "\x00" * 5000,  # six bytes each in JSON
     "wide_text": "😀" * 5000,
     "class": _Silent,
 }
 
 
 def line(**fields: Any) -> dict[str, Any]:
+    """Renders a line with these fields, and returns it parsed."""
     event = masking([])(None, "info", {"event": "flow_log", "level": "info", **fields})
     text = fitting(structlog.processors.JSONRenderer(ensure_ascii=False))(None, "info", event)
     assert len(text.encode(errors="backslashreplace")) < MAX_LINE_BYTES
@@ -89,8 +94,12 @@ def test_any_value_becomes_one_short_line(name: str) -> None:
     assert "sk-abc" not in str(found)
 
 
-def test_of_many_fields_those_that_fit_are_kept_and_the_line_says_that_there_were_more() -> None:
-    found = line(**{f"name{number}": "\x00" * 500 for number in range(10_000)}, **ANYTHING, execution_id="exec_1")
+def test_fields_that_do_not_fit_are_cut_and_the_line_says_so() -> None:
+    found = line(
+        **{f"name{number}": "\x00" * 500 for number in range(10_000)},
+        **ANYTHING,
+        execution_id="exec_1",
+    )
     assert (found["event"], found["level"], found["execution_id"]) == ("flow_log", "info", "exec_1")
     assert found["…"] == "… [cut]"
     assert line(message="x" * 5000)["message"].endswith("xx… [cut]")
@@ -101,10 +110,14 @@ def test_what_fits_is_not_cut() -> None:
     assert line(**fields) == {"event": "flow_log", "level": "info", **fields}
 
 
-def test_what_has_the_name_of_a_secret_is_masked_however_deep_it_stands() -> None:
+def test_a_value_with_the_name_of_a_secret_is_masked_at_any_depth() -> None:
     found = line(
         password="hunter2",
-        user={"db_password": "hunter2", "keys": [{"apiKey": "hunter2"}, {"X-Api-Key": ["hunter2"]}], "name": "me"},
+        user={
+            "db_password": "hunter2",
+            "keys": [{"apiKey": "hunter2"}, {"X-Api-Key": ["hunter2"]}],
+            "name": "me",
+        },
         headers={"Authorization": "hunter2", b"cookie": "hunter2"},
         token=None,
         tokens_used=12,
@@ -119,7 +132,7 @@ def test_what_has_the_name_of_a_secret_is_masked_however_deep_it_stands() -> Non
     assert (found["token"], found["tokens_used"]) == (None, 12)
 
 
-def test_a_field_with_the_name_of_one_of_the_lines_own_is_kept_under_another() -> None:
+def test_a_flows_field_with_a_name_of_the_line_itself_is_renamed() -> None:
     assert renamed({"event": 1, "field_event": 2, "_record": 3, "size": 4}) == {
         "field_event": 1,
         "field_field_event": 2,
@@ -142,9 +155,11 @@ while True:
 """
 
 
-def test_a_process_whose_log_is_not_read_goes_on_and_says_later_how_much_is_missing() -> None:
+def test_a_process_whose_log_is_not_read_goes_on_and_later_counts_what_is_missing() -> None:
     command = [sys.executable, "-c", TALKS]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         found: list[dict[str, Any]] = []
@@ -177,9 +192,14 @@ gevent.spawn(divmod, 1, 0).join()
 """
 
 
-def test_what_a_greenlet_raises_is_one_line() -> None:
+def test_an_exception_in_a_greenlet_is_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", GREENLET_RAISES], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", GREENLET_RAISES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
     )
     [line] = map(json.loads, done.stdout.splitlines())
     assert (line["event"], line["errors"][0]["type"]) == ("crashed", "ZeroDivisionError")

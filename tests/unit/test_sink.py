@@ -1,4 +1,4 @@
-"""Lines for a pipe, a terminal, a socket and a file that nobody reads: none is waited for, and none is torn."""
+"""`app.sink`: a write returns at once, even if nobody reads it, and lines stay whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from app.sink import MAX_LINE_BYTES, MAX_WAITING, PrintStream, Sink, write_now
 
-SECONDS = 20.0  # for what would last for ever
+SECONDS = 20.0  # a write that blocks would last for ever
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def numbered(number: int, size: int = 300) -> bytes:
 
 
 def read_all(descriptor: int, seconds: float = 0.2) -> bytes:
-    """What there is to read; waits a little for more."""
+    """Reads until nothing has come for this time."""
     parts = []
     while select.select([descriptor], [], [], seconds)[0]:
         try:
@@ -48,16 +48,16 @@ def read_all(descriptor: int, seconds: float = 0.2) -> bytes:
 
 
 def in_time(act: Callable[[], None]) -> None:
-    """Fails where it blocks; then a thread is left behind."""
+    """Fails if `act` blocks; its thread is then left running."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(SECONDS)
     assert not thread.is_alive()
 
 
-def test_a_full_pipe_is_not_waited_for_and_what_was_dropped_is_told_when_it_is_read_again(pipe) -> None:
-    told: list[int] = []
-    sink = Sink(pipe[1], lambda count: told.append(count) or f"dropped {count}\n".encode())
+def test_a_full_pipe_does_not_block_and_dropped_lines_are_reported_later(pipe) -> None:
+    reported: list[int] = []
+    sink = Sink(pipe[1], lambda count: reported.append(count) or f"dropped {count}\n".encode())
     in_time(lambda: [sink.write(numbered(number)) for number in range(5000)])
     assert sink.dropped > 2000
     dropped, text = sink.dropped, b""
@@ -65,7 +65,7 @@ def test_a_full_pipe_is_not_waited_for_and_what_was_dropped_is_told_when_it_is_r
         text += read_all(pipe[0], 0)
     sink.write(b"after\n")
     lines = (text + read_all(pipe[0])).splitlines(keepends=True)
-    assert told == [dropped]
+    assert reported == [dropped]
     assert sink.dropped == 0
     whole = [line for line in lines if line not in (b"after\n", f"dropped {dropped}\n".encode())]
     assert whole == [numbered(number) for number in range(5000 - dropped)]
@@ -91,12 +91,12 @@ def test_lines_of_many_processes_in_one_pipe_are_whole(pipe, size: int) -> None:
         assert line == numbered(int(line.split()[0]), size)
 
 
-def test_the_descriptor_stays_as_it_is_for_all_who_share_it(pipe) -> None:
+def test_the_shared_descriptor_is_not_made_non_blocking(pipe) -> None:
     Sink(pipe[1]).write(b"line\n")
     assert not fcntl.fcntl(pipe[1], fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-def test_a_terminal_that_is_stopped_is_not_waited_for_and_goes_on_where_it_was() -> None:
+def test_a_stopped_terminal_does_not_block_and_continues_where_it_stopped() -> None:
     ours, theirs = pty.openpty()
     assert stat.S_ISCHR(os.fstat(theirs).st_mode)
     termios.tcflow(theirs, termios.TCOOFF)  # what Ctrl-S does
@@ -116,7 +116,7 @@ def test_a_terminal_that_is_stopped_is_not_waited_for_and_goes_on_where_it_was()
     os.close(theirs)
 
 
-def test_a_terminal_that_nobody_draws_is_not_waited_for() -> None:
+def test_a_terminal_that_nobody_reads_does_not_block() -> None:
     ours, theirs = pty.openpty()
     sink = Sink(theirs)
     in_time(lambda: [sink.write(numbered(number)) for number in range(3000)])
@@ -125,7 +125,7 @@ def test_a_terminal_that_nobody_draws_is_not_waited_for() -> None:
     os.close(theirs)
 
 
-def test_a_socket_that_is_not_read_is_not_waited_for() -> None:
+def test_a_socket_that_nobody_reads_does_not_block() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sink = Sink(theirs.fileno())
@@ -136,14 +136,14 @@ def test_a_socket_that_is_not_read_is_not_waited_for() -> None:
                 assert line.endswith(b"\n")
 
 
-def test_a_file_is_written_to_its_end_also_by_several(tmp_path: Path) -> None:
+def test_several_sinks_append_to_one_file(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
         for number in range(100):
             assert Sink(file.fileno()).write(numbered(number))
     assert (tmp_path / "log").read_bytes() == b"".join(map(numbered, range(100)))
 
 
-def test_without_a_descriptor_to_spare_it_goes_on(pipe) -> None:
+def test_it_works_without_a_free_descriptor(pipe) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     sink = Sink(pipe[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(pipe) + 1, hard))
@@ -162,7 +162,7 @@ def test_without_a_descriptor_to_spare_it_goes_on(pipe) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "unread", "full"])
-def test_what_refuses_for_good_is_no_error(how: str) -> None:
+def test_a_descriptor_that_fails_for_good_raises_nothing(how: str) -> None:
     if how == "full":
         descriptor = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -177,7 +177,7 @@ def test_what_refuses_for_good_is_no_error(how: str) -> None:
         os.close(descriptor)
 
 
-def test_what_waits_at_a_fork_is_written_once(pipe) -> None:
+def test_lines_that_wait_at_a_fork_are_written_once(pipe) -> None:
     sink = Sink(pipe[1])
     for number in range(400):
         sink.write(numbered(number))
@@ -189,10 +189,11 @@ def test_what_waits_at_a_fork_is_written_once(pipe) -> None:
     while not sink.flush():
         text += read_all(pipe[0])
     text += read_all(pipe[0])
-    assert [line for line in text.splitlines(keepends=True) if line != b"child\n"] == list(map(numbered, range(400)))
+    of_the_parent = [line for line in text.splitlines(keepends=True) if line != b"child\n"]
+    assert of_the_parent == list(map(numbered, range(400)))
 
 
-def test_prints_wait_a_moment_for_a_reader_and_not_for_none(pipe) -> None:
+def test_a_print_waits_for_a_slow_reader_but_not_for_a_missing_one(pipe) -> None:
     stream = PrintStream(pipe[1]).text()
     text = "".join(f"{number} {'y' * 90}\n" for number in range(5000))
     read: list[bytes] = []
@@ -201,12 +202,13 @@ def test_prints_wait_a_moment_for_a_reader_and_not_for_none(pipe) -> None:
     print(text, end="", file=stream)
     reader.join()
     assert read[0].decode() == text
-    in_time(lambda: [print(text, file=stream) for _ in range(30)])  # 15 MB, of which a pipe holds 64 KiB
+    # 15 MB, of which a pipe holds 64 KiB
+    in_time(lambda: [print(text, file=stream) for _ in range(30)])
     assert stream.fileno() == pipe[1]
     assert not stream.isatty()
 
 
-def test_a_print_goes_out_with_its_line(pipe) -> None:
+def test_a_print_is_written_with_its_line_break(pipe) -> None:
     stream = PrintStream(pipe[1]).text()
     print("one", 2, "\ud800", file=stream)
     assert read_all(pipe[0]) == b"one 2 \\ud800\n"

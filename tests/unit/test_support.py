@@ -1,4 +1,4 @@
-"""What a test starts ends with it, however the test ends."""
+"""The test support: a service and its store end with the test run, even if that is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with Service(store.url, folder) as service:
 """
 
 
-def test_a_service_and_its_store_end_with_tests_that_are_killed(tmp_path: Path) -> None:
+def test_a_service_and_its_store_end_when_the_test_run_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RUNNER, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None

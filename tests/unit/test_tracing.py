@@ -1,4 +1,4 @@
-"""Which `traceparent` headers are accepted, as W3C Trace Context says."""
+"""`app.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace Context."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{PARENT}-01"
 
 
-def test_a_valid_one_is_handed_on_as_it_is() -> None:
+def test_a_valid_header_is_passed_on_unchanged() -> None:
     assert accepted(VALID) == VALID
     assert accepted(f"00-{TRACE}-{PARENT}-00") == f"00-{TRACE}-{PARENT}-00"
 
 
 @pytest.mark.parametrize("rest", ["", "-", "-what-comes-later"])
-def test_of_a_later_version_the_known_parts_count(rest: str) -> None:
+def test_a_header_of_a_later_version_is_passed_on_as_version_00(rest: str) -> None:
     assert accepted(f"cc-{TRACE}-{PARENT}-ff{rest}") == VALID
 
 
@@ -39,8 +39,8 @@ def test_of_a_later_version_the_known_parts_count(rest: str) -> None:
         f"{VALID}\n",
         f"{VALID},{VALID}",
         f"cc-{TRACE}-{PARENT}-01x",
-        VALID.replace("4", "٤"),
+        VALID.replace("4", "٤"),  # a digit of another script
     ],
 )
-def test_an_invalid_one_is_ignored(header: str | None) -> None:
+def test_an_invalid_header_is_ignored(header: str | None) -> None:
     assert accepted(header) is None

@@ -123,7 +123,8 @@ def test_a_port_that_is_taken_is_said_in_one_line(launch: Launch, port: int) -> 
     assert second.wait(10) == 1
     assert second.stderr is not None
     assert second.stderr.read().splitlines() == [
-        f"Port {port} can not be used (Address already in use). Choose another: PORT=8001 make run"
+        f"Port {port} cannot be used (Address already in use). "
+        "Choose another one: PORT=8001 make run"
     ]
 
 
