@@ -30,7 +30,10 @@ def read_agent(path: Path) -> Agent:
     data = document.checked(_AGENT)
     names = [flow["name"] for flow in data["flows"]]
     default_flow = data.get("default_flow") or ("default" if "default" in names else names[0])
-    problems = [*id_problems(data, path.parent.name, "folder"), *_flow_problems(document, data, default_flow)]
+    problems = [
+        *id_problems(data, path.parent.name, "folder"),
+        *_flow_problems(document, data, default_flow),
+    ]
     wrong = [str(document.refusal(problems))] if problems else []
     flows: dict[str, Flow] = {}
     for flow in data["flows"]:
@@ -50,10 +53,15 @@ def read_agent(path: Path) -> Agent:
     )
 
 
-def _flow_problems(document: Document, data: Mapping[str, Any], default_flow: str) -> Iterator[Problem]:
+def _flow_problems(
+    document: Document, data: Mapping[str, Any], default_flow: str
+) -> Iterator[Problem]:
     counts = Counter(flow["name"] for flow in data["flows"])
     if default_flow not in counts:
-        yield ("default_flow",), f"There is no flow {default_flow!r}; there is: {', '.join(sorted(counts))}."
+        yield (
+            ("default_flow",),
+            f"There is no flow {default_flow!r}; there is: {', '.join(sorted(counts))}.",
+        )
     for position, flow in enumerate(data["flows"]):
         place: Place = ("flows", position)
         if counts[flow["name"]] > 1:
@@ -61,7 +69,9 @@ def _flow_problems(document: Document, data: Mapping[str, Any], default_flow: st
         for key, file in _files(document.path.parent, flow):
             if not os.path.exists(file):  # pathlib's raises where a name is too long
                 yield (*place, key), f"There is no file {file}."
-            elif key == "entrypoint" and (reason := entrypoints.problem(file, flow[key].rpartition(":")[2])):
+            elif key == "entrypoint" and (
+                reason := entrypoints.problem(file, flow[key].rpartition(":")[2])
+            ):
                 yield (*place, key), reason
 
 
@@ -89,7 +99,11 @@ def _flow(folder: Path, data: Mapping[str, Any], inputs: Declared) -> Flow:
 def _prompt_flow(name: str, path: Path, inputs: Declared) -> PromptFlow:
     document = read(path)
     data = document.checked(_PROMPT)
-    names = None if inputs is None else frozenset([*(field["name"] for field in inputs), *data["defaults"]])
+    names = (
+        None
+        if inputs is None
+        else frozenset([*(field["name"] for field in inputs), *data["defaults"]])
+    )
     problems = [*_template_problems(document, data, names), *_schema_problems(document, data)]
     if problems:
         raise document.refusal_at(problems)
@@ -113,7 +127,9 @@ def _template_problems(
             yield document.line_in_text((key,), problem.line), (key,), problem.reason
 
 
-def _schema_problems(document: Document, data: Mapping[str, Any]) -> Iterator[tuple[int, Place, str]]:
+def _schema_problems(
+    document: Document, data: Mapping[str, Any]
+) -> Iterator[tuple[int, Place, str]]:
     schema = (data["output_parser"] or {}).get("schema")
     if schema is not None:
         from app.catalog import json_schema  # imports much, and few prompts have a schema

@@ -14,7 +14,14 @@ _OLD_STYLE = re.compile(r"\bitem\.")
 _NUMBER = re.compile(r"(?<=[<>=!])\s*(-?\d+(?:\.\d+)?|true|false|null)\b")
 
 _NARROWING = frozenset(
-    ["subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"]
+    [
+        "subexpression",
+        "index_expression",
+        "pipe",
+        "projection",
+        "value_projection",
+        "filter_projection",
+    ]
 )
 """Expressions of which only the left side is looked up at the top; all else is looked up in what that found."""
 

@@ -82,7 +82,9 @@ def read(path: Path) -> Document:
     try:
         data, problems = nodes.load(text, marks)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}:{_line_of(error)}: This is not YAML: {_reason(error)}.") from None
+        raise ConfigurationError(
+            f"{path}:{_line_of(error)}: This is not YAML: {_reason(error)}."
+        ) from None
     except nodes.TooMuch as error:
         raise ConfigurationError(f"{path}:{error.line}: {error}") from None
     except ValueError as error:  # a number that is none, or has too many digits

@@ -46,7 +46,12 @@ class ExactBoolean(fields.Boolean):
 class Table(fields.Dict):
     """A mapping with text keys, whose errors name the key alone, without marshmallow's `key` and `value` below it."""
 
-    def __init__(self, values: fields.Field[Any] | None = None, keys: fields.Field[Any] | None = None, **options: Any):
+    def __init__(
+        self,
+        values: fields.Field[Any] | None = None,
+        keys: fields.Field[Any] | None = None,
+        **options: Any,
+    ):
         super().__init__(keys=keys or fields.String(), values=values, **options)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -55,7 +60,9 @@ class Table(fields.Dict):
         except ValidationError as error:
             if not isinstance(error.messages, dict):
                 raise
-            messages = {key: parts.get("value", parts.get("key")) for key, parts in error.messages.items()}
+            messages = {
+                key: parts.get("value", parts.get("key")) for key, parts in error.messages.items()
+            }
             raise ValidationError(messages) from None
 
 

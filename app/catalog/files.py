@@ -28,7 +28,9 @@ def read_bytes(path: Path, limit_bytes: int) -> bytes:
     try:
         return _read(path, limit_bytes)
     except OSError as error:
-        raise ConfigurationError(f"{_name(path)}:1: The file cannot be read: {error.strerror}.") from None
+        raise ConfigurationError(
+            f"{_name(path)}:1: The file cannot be read: {error.strerror}."
+        ) from None
 
 
 def _name(path: Path) -> str:

@@ -21,7 +21,8 @@ def dependencies(steps: Steps) -> dict[str, frozenset[str]]:
     """What each step waits for: what it names, and the steps whose output it or its `when` reads."""
     producer = {step["output_key"]: step["id"] for step in steps}
     return {
-        step["id"]: frozenset(step["depends_on"]) | {producer[key] for key in _reads(step) if key in producer}
+        step["id"]: frozenset(step["depends_on"])
+        | {producer[key] for key in _reads(step) if key in producer}
         for step in steps
     }
 
@@ -29,10 +30,14 @@ def dependencies(steps: Steps) -> dict[str, frozenset[str]]:
 def result_keys(steps: Steps, declared: Sequence[str]) -> list[str]:
     """The keys that the execution returns: the declared ones; else those that no step reads."""
     read = {key for step in steps for key in _reads(step)}
-    return list(declared) or [step["output_key"] for step in steps if step["output_key"] not in read]
+    return list(declared) or [
+        step["output_key"] for step in steps if step["output_key"] not in read
+    ]
 
 
-def problems(steps: Steps, inputs: Collection[str] | None, outputs: Sequence[str]) -> Iterator[Problem]:
+def problems(
+    steps: Steps, inputs: Collection[str] | None, outputs: Sequence[str]
+) -> Iterator[Problem]:
     """Everything that is wrong with names, keys and order; nothing where the graph is sound.
 
     `inputs` and `outputs` are the declared names. Inputs of None are not declared: any key may be one.
@@ -72,7 +77,10 @@ def _key_problems(steps: Steps, inputs: Collection[str] | None) -> Iterator[Prob
     nobodys = "is neither an input of the pipeline nor the output_key of a step."
     for position, step in enumerate(steps):
         if step["output_key"] in inputs:
-            yield ("steps", position, "output_key"), f"{step['output_key']!r} is an input of the pipeline already."
+            yield (
+                ("steps", position, "output_key"),
+                f"{step['output_key']!r} is an input of the pipeline already.",
+            )
         for name, key in step["input_mapping"].items():
             if key not in known:
                 yield ("steps", position, "input_mapping", name), f"{key!r} {nobodys}"

@@ -19,7 +19,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_inputs(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> list[FieldError]:
+def check_inputs(
+    declared: tuple[InputField, ...] | None, given: Mapping[str, Any]
+) -> list[FieldError]:
     """One error for each input that is missing, undeclared, or of another type. None declared: all is well.
 
     The codes are `required`, `unknown_field` and `invalid_type`; the fields are called `inputs.<name>`.
@@ -29,14 +31,20 @@ def check_inputs(declared: tuple[InputField, ...] | None, given: Mapping[str, An
     names = {each.name for each in declared}
     unknown = unknown_names([name for name in given if name not in names], names)
     return [
-        *(FieldError(f"inputs.{name}", message, "unknown_field") for name, [message] in unknown.items()),
+        *(
+            FieldError(f"inputs.{name}", message, "unknown_field")
+            for name, [message] in unknown.items()
+        ),
         *(error for each in declared if (error := _check(each, given)) is not None),
     ]
 
 
 def inputs_schema(declared: tuple[InputField, ...] | None) -> dict[str, Any]:
     """The same as a JSON Schema (2020-12), for people and their tools."""
-    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+    }
     if declared is None:
         return schema | {"additionalProperties": True}
     return schema | {
@@ -64,13 +72,18 @@ def _check(field: InputField, given: Mapping[str, Any]) -> FieldError | None:
     return None
 
 
-def with_defaults(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(
+    declared: tuple[InputField, ...] | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """The inputs, and the declared default for each that is left out or `None`.
 
     `None` is what a step of a pipeline is given for an optional input that nobody sent.
     """
     defaults = {each.name: each.default for each in declared or () if each.default is not MISSING}
-    return {**given, **{name: default for name, default in defaults.items() if given.get(name) is None}}
+    return {
+        **given,
+        **{name: default for name, default in defaults.items() if given.get(name) is None},
+    }
 
 
 def type_of(value: Any) -> str:
@@ -82,4 +95,6 @@ def fits(type_name: str, value: Any) -> bool:
     """Whether a JSON value is of a declared type. A boolean is no number, and 1.0 is no integer."""
     if type_name == "any":
         return True
-    return isinstance(value, _TYPES[type_name]) and (type_name == "boolean" or not isinstance(value, bool))
+    return isinstance(value, _TYPES[type_name]) and (
+        type_name == "boolean" or not isinstance(value, bool)
+    )

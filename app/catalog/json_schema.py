@@ -41,7 +41,16 @@ _NO_FORMATS = jsonschema.FormatChecker(formats=())
 """Patterns are looked at here, by the engine that runs them."""
 
 _UNICODE = re.compile(r"(\\\\)|\\u([0-9a-fA-F]{4})")
-_ANNOTATIONS = ("$id", "$schema", "$defs", "definitions", "title", "description", "default", "examples")
+_ANNOTATIONS = (
+    "$id",
+    "$schema",
+    "$defs",
+    "definitions",
+    "title",
+    "description",
+    "default",
+    "examples",
+)
 
 _references: ContextVar[list[int]] = ContextVar("references left for this answer")
 
@@ -62,7 +71,10 @@ def problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
         yield tuple(error.absolute_path), f"This is no JSON Schema: {error.message}"
         return
     if schema and not schema.keys() & {*kind.VALIDATORS, *_ANNOTATIONS}:
-        yield (), "This is no JSON Schema: it has none of its keywords (type, properties, items, …)."
+        yield (
+            (),
+            "This is no JSON Schema: it has none of its keywords (type, properties, items, …).",
+        )
     yield from _inner_problems(dict(schema))
 
 
@@ -106,7 +118,9 @@ def _kind(schema: Mapping[str, Any]) -> Any:
     name = schema.get("$schema")
     if name is not None and str(name).rstrip("#") not in _DIALECTS:
         raise UnfitSchema(f"The dialect {name!r} is not known; leave it out for 2020-12.")
-    return _bounded(validator_for({} if name is None else {"$schema": name}, jsonschema.Draft202012Validator))
+    return _bounded(
+        validator_for({} if name is None else {"$schema": name}, jsonschema.Draft202012Validator)
+    )
 
 
 @cache
@@ -117,7 +131,11 @@ def _bounded(kind: Any) -> Any:
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    counted = {name: _counted(kind.VALIDATORS[name]) for name in ("$ref", "$dynamicRef") if name in kind.VALIDATORS}
+    counted = {
+        name: _counted(kind.VALIDATORS[name])
+        for name in ("$ref", "$dynamicRef")
+        if name in kind.VALIDATORS
+    }
     known = {name: function for name, function in own.items() if name in kind.VALIDATORS}
     return extend(kind, known | counted)  # type: ignore[no-untyped-call]
 
@@ -127,7 +145,9 @@ def _counted(function: Any) -> Any:
         left = _references.get()
         left[0] -= 1
         if left[0] < 0:
-            raise UnfitSchema(f"More than {MAX_REFERENCES} references of the schema would have to be followed.")
+            raise UnfitSchema(
+                f"More than {MAX_REFERENCES} references of the schema would have to be followed."
+            )
         return function(*args)
 
     return counted
@@ -138,7 +158,9 @@ def _compiled(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = MAX_PATTERN_BYTES
-    return re2.compile(_UNICODE.sub(lambda found: found[1] or f"\\x{{{found[2]}}}", pattern), options)
+    return re2.compile(
+        _UNICODE.sub(lambda found: found[1] or f"\\x{{{found[2]}}}", pattern), options
+    )
 
 
 def _found(pattern: str, text: str) -> bool:
@@ -164,12 +186,18 @@ def _pattern_properties(
                 yield from validator.descend(value, inner, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+def _additional_properties(
+    validator: Any, allowed: Any, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
     if not validator.is_type(instance, "object"):
         return
     patterns = schema.get("patternProperties", {})
     known = schema.get("properties", {})
-    extra = [name for name in instance if name not in known and not any(_found(one, name) for one in patterns)]
+    extra = [
+        name
+        for name in instance
+        if name not in known and not any(_found(one, name) for one in patterns)
+    ]
     if validator.is_type(allowed, "object"):
         for name in extra:
             yield from validator.descend(instance[name], allowed, path=name)
@@ -178,7 +206,9 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
         yield ValidationError(f"Additional properties are not allowed: {names}")
 
 
-def _unique_items(validator: Any, wanted: bool, instance: Any, schema: Any) -> Iterator[ValidationError]:
+def _unique_items(
+    validator: Any, wanted: bool, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
     if not wanted or not validator.is_type(instance, "array"):
         return
     if len({_canonical(item) for item in instance}) < len(instance):
@@ -227,7 +257,10 @@ def _inner_problems(schema: dict[str, Any]) -> Iterator[Problem]:
                 continue
             waiting.append((specification.create_resource(found.contents), found.resolver))
         waiting += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
-    if {"patternProperties", "unevaluatedProperties"} <= keywords:  # jsonschema runs `re` for the two together
+    if {
+        "patternProperties",
+        "unevaluatedProperties",
+    } <= keywords:  # jsonschema runs `re` for the two together
         yield (), "unevaluatedProperties cannot be used together with patternProperties."
 
 

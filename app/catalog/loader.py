@@ -23,20 +23,28 @@ def load(agents_paths: Sequence[Path], pipelines_paths: Sequence[Path]) -> Catal
     for each thing that is wrong; pipelines are looked at once all agents are right.
     """
     agents = _by_id(list(_agent_files(agents_paths)), read_agent)
-    pipelines = _by_id(list(_pipeline_files(pipelines_paths)), lambda path: read_pipeline(path, agents))
+    pipelines = _by_id(
+        list(_pipeline_files(pipelines_paths)), lambda path: read_pipeline(path, agents)
+    )
     if shared := sorted(agents.keys() & pipelines.keys()):
         names = ", ".join(map(repr, shared))
-        raise ConfigurationError(f"An agent and a pipeline must not share an id, as they do here: {names}.")
+        raise ConfigurationError(
+            f"An agent and a pipeline must not share an id, as they do here: {names}."
+        )
     return Catalog(agents, pipelines)
 
 
 def _agent_files(folders: Iterable[Path]) -> Iterator[Path]:
     for path in _entries(folders, "AGENTS_PATH"):
         if path.is_dir():
-            found = [path / f"agent{suffix}" for suffix in _YAML if (path / f"agent{suffix}").exists()]
+            found = [
+                path / f"agent{suffix}" for suffix in _YAML if (path / f"agent{suffix}").exists()
+            ]
             yield from found or [path / "agent.yaml"]  # which is then reported as missing
         elif path.suffix in _YAML:
-            raise ConfigurationError(f"{path}:1: An agent stands in a folder of its own: <id>/agent.yaml.")
+            raise ConfigurationError(
+                f"{path}:1: An agent stands in a folder of its own: <id>/agent.yaml."
+            )
 
 
 def _pipeline_files(folders: Iterable[Path]) -> Iterator[Path]:
@@ -49,7 +57,9 @@ def _entries(folders: Iterable[Path], variable: str) -> Iterator[Path]:
         try:
             entries = sorted(folder.iterdir())
         except OSError as error:
-            raise ConfigurationError(f"{folder}: {error.strerror}. The folder is named by {variable}.") from None
+            raise ConfigurationError(
+                f"{folder}: {error.strerror}. The folder is named by {variable}."
+            ) from None
         yield from (path for path in entries if not path.name.startswith(("_", ".")))
 
 

@@ -47,7 +47,9 @@ def _check_schema(value: Any) -> None:
     import jsonschema
 
     try:
-        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
+        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(
+            schema
+        )
     except (jsonschema.SchemaError, AttributeError, TypeError) as error:
         said = getattr(error, "message", "it must be a mapping")
         raise ValidationError(f"json_schema.schema is no JSON Schema: {said}") from None
@@ -57,7 +59,9 @@ def stop(value: Any) -> None:
     """A text at which the model stops, or a list of them."""
     texts = value if isinstance(value, list) else [value]
     if not (1 <= len(texts) <= MAX_STOPS and all(isinstance(text, str) and text for text in texts)):
-        raise ValidationError(f"Must be a text or a list of 1 to {MAX_STOPS} texts, in YAML with quotes around each.")
+        raise ValidationError(
+            f"Must be a text or a list of 1 to {MAX_STOPS} texts, in YAML with quotes around each."
+        )
 
 
 def extra_body(value: Mapping[str, Any]) -> None:
@@ -75,7 +79,9 @@ def is_json(value: Any, place: str = "", depth: int = 0) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValidationError(f"{place or 'A key'}: the key {key!r} must be text; put it in quotes.")
+                raise ValidationError(
+                    f"{place or 'A key'}: the key {key!r} must be text; put it in quotes."
+                )
             is_json(inner, f"{place}.{key}" if place else key, depth + 1)
     elif isinstance(value, list):
         for position, inner in enumerate(value):
@@ -83,4 +89,6 @@ def is_json(value: Any, place: str = "", depth: int = 0) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValidationError(f"{place}: JSON has no {value}.")
     elif not (value is None or isinstance(value, (str, bool, int, float))):
-        raise ValidationError(f"{place}: a {type(value).__name__} of YAML is no JSON; put it in quotes to have a text.")
+        raise ValidationError(
+            f"{place}: a {type(value).__name__} of YAML is no JSON; put it in quotes to have a text."
+        )

@@ -11,5 +11,9 @@ def models_of(catalog: Catalog) -> frozenset[str]:
     named = {flow.model for flow in flows if isinstance(flow, PromptFlow)}
     for pipeline in catalog.pipelines.values():
         named |= {step.model_override for step in pipeline.steps}
-        named |= {override.get("model") for steps in pipeline.variants.values() for override in steps.values()}
+        named |= {
+            override.get("model")
+            for steps in pipeline.variants.values()
+            for override in steps.values()
+        }
     return frozenset(name for name in named if name)

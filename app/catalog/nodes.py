@@ -83,7 +83,9 @@ def _bound(text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise TooMuch(_line(event), f"The file is nested too deeply: more than {MAX_DEPTH} levels.")
+            raise TooMuch(
+                _line(event), f"The file is nested too deeply: more than {MAX_DEPTH} levels."
+            )
         if number > 2 * MAX_NODES:
             raise TooMuch(_line(event), f"The file has more than {MAX_NODES} values.")
 
@@ -102,7 +104,9 @@ def _loops(node: yaml.Node) -> Iterator[Problem]:
             raise _Loop(place)
         if id(node) not in sizes:
             above.add(id(node))
-            sizes[id(node)] = 1 + sum(size(child, (*place, name)) for name, child in _children(node))
+            sizes[id(node)] = 1 + sum(
+                size(child, (*place, name)) for name, child in _children(node)
+            )
             above.remove(id(node))
         if sizes[id(node)] > MAX_NODES:
             line = node.start_mark.line + 1
@@ -143,7 +147,9 @@ def _note(loader: Any, node: yaml.Node, place: Place, marks: Marks) -> Iterator[
         yield from _note_scalar(node, place, marks)
 
 
-def _note_keys(loader: Any, node: yaml.MappingNode, place: Place, marks: Marks) -> Iterator[Problem]:
+def _note_keys(
+    loader: Any, node: yaml.MappingNode, place: Place, marks: Marks
+) -> Iterator[Problem]:
     own: dict[str, int] = {}
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_PREFIX}merge":
@@ -151,10 +157,15 @@ def _note_keys(loader: Any, node: yaml.MappingNode, place: Place, marks: Marks) 
         key.tag = f"{_PREFIX}str"
         if key.value in own:
             marks.lines.setdefault((*place, key.value), own[key.value])
-            yield (*place, key.value), f"This key stands here again, on line {key.start_mark.line + 1}."
+            yield (
+                (*place, key.value),
+                f"This key stands here again, on line {key.start_mark.line + 1}.",
+            )
         own.setdefault(key.value, key.start_mark.line + 1)
     if any(key.tag == f"{_PREFIX}merge" for key, _ in node.value):
-        loader.flatten_mapping(node)  # what is merged stands first, so that the mapping's own keys win
+        loader.flatten_mapping(
+            node
+        )  # what is merged stands first, so that the mapping's own keys win
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):
             key.tag = f"{_PREFIX}str"

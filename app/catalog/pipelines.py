@@ -63,7 +63,10 @@ def _built(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pip
     return Pipeline(
         id=id,
         steps=tuple(_step(step, waits_for[step["id"]]) for step in data["steps"]),
-        outputs=tuple(Output(key, labels.get(key, "")) for key in graph.result_keys(data["steps"], list(labels))),
+        outputs=tuple(
+            Output(key, labels.get(key, ""))
+            for key in graph.result_keys(data["steps"], list(labels))
+        ),
         isolation="thread" if all(flow.isolation == "thread" for flow in flows) else "process",
         fresh=any(isinstance(flow, PythonFlow) and flow.fresh for flow in flows),
         inputs=input_fields(data["inputs"]),
@@ -97,7 +100,11 @@ def _step(data: Mapping[str, Any], depends_on: frozenset[str]) -> Step:
 
 
 def _aggregation(data: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: data[name] for name in ("separator", "condition", "group_by", "summary_fields") if name in data}
+    given = {
+        name: data[name]
+        for name in ("separator", "condition", "group_by", "summary_fields")
+        if name in data
+    }
     return {"strategy": data["aggregation_strategy"], "fields": data["fields_"], **given}
 
 
@@ -106,7 +113,9 @@ def _all_flows(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Iterator
     for step in data["steps"]:
         if step["type"] != "agent_flow":
             continue
-        overrides = (variant["overrides"].get(step["id"], {}) for variant in data["variants"].values())
+        overrides = (
+            variant["overrides"].get(step["id"], {}) for variant in data["variants"].values()
+        )
         for name in {step["flow"], *(each["flow"] for each in overrides if "flow" in each)}:
             flow = agents[step["agent"]].flow(name)
             assert flow is not None

@@ -16,7 +16,10 @@ from app.catalog import conditions, model_options
 from app.catalog.fields import ExactBoolean, ExactInteger, ExactNumber, StrictSchema, Table
 from app.catalog.inputs import fits
 
-IDENTIFIER = Regexp(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\Z", error="Must be 1 to 128 letters, digits, '_', '-' or '.'.")
+IDENTIFIER = Regexp(
+    r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\Z",
+    error="Must be 1 to 128 letters, digits, '_', '-' or '.'.",
+)
 
 ENTRYPOINT = Regexp(
     r"([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*\Z",
@@ -92,9 +95,13 @@ class FlowSchema(FileSchema):
     @validates_schema
     def _is_one_of_two(self, data: dict[str, Any], **_: Any) -> None:
         if ("file" in data) == ("entrypoint" in data):
-            raise ValidationError("A flow has either a 'file' (a prompt) or an 'entrypoint' (Python).")
+            raise ValidationError(
+                "A flow has either a 'file' (a prompt) or an 'entrypoint' (Python)."
+            )
         if "file" in data and "isolation" in data:
-            raise ValidationError("Only a Python flow has an isolation; prompts always run in threads.", "isolation")
+            raise ValidationError(
+                "Only a Python flow has an isolation; prompts always run in threads.", "isolation"
+            )
 
 
 class DescribedSchema(FileSchema):
@@ -117,7 +124,9 @@ class DescribedSchema(FileSchema):
 class AgentSchema(DescribedSchema):
     default_flow = fields.String()
     flows = fields.List(
-        fields.Nested(FlowSchema), required=True, validate=Length(1, error="At least one flow is needed.")
+        fields.Nested(FlowSchema),
+        required=True,
+        validate=Length(1, error="At least one flow is needed."),
     )
 
 
@@ -140,18 +149,24 @@ class PromptSchema(FileSchema):
     temperature = ExactNumber(load_default=None, validate=Range(0, 2))
     max_tokens = ExactInteger(load_default=None, validate=Range(1))
     max_completion_tokens = ExactInteger(load_default=None, validate=Range(1))
-    response_format = Table(fields.Raw(allow_none=True), load_default=None, validate=model_options.response_format)
+    response_format = Table(
+        fields.Raw(allow_none=True), load_default=None, validate=model_options.response_format
+    )
     top_p = ExactNumber(load_default=None, validate=Range(0, 1))
     stop = fields.Raw(load_default=None, validate=model_options.stop)
     seed = ExactInteger(load_default=None, validate=Range(-(2**63), 2**63 - 1))
     reasoning_effort = fields.String(load_default=None, validate=Length(1, 64))
-    extra_body = Table(fields.Raw(allow_none=True), load_default=None, validate=model_options.extra_body)
+    extra_body = Table(
+        fields.Raw(allow_none=True), load_default=None, validate=model_options.extra_body
+    )
     output_parser = fields.Nested(OutputParserSchema, load_default=None)
 
     @validates_schema
     def _limits_are_one(self, data: dict[str, Any], **_: Any) -> None:
         if data["max_tokens"] is not None and data["max_completion_tokens"] is not None:
-            raise ValidationError("Give max_tokens or max_completion_tokens, not both.", "max_completion_tokens")
+            raise ValidationError(
+                "Give max_tokens or max_completion_tokens, not both.", "max_completion_tokens"
+            )
 
 
 class RetriesSchema(FileSchema):
@@ -163,12 +178,16 @@ class Retries(fields.Nested):
     """A step's `retries`: a number, or the mapping of `config.retries`."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._deserialize(value if isinstance(value, dict) else {"max": value}, *args, **kwargs)
+        return super()._deserialize(
+            value if isinstance(value, dict) else {"max": value}, *args, **kwargs
+        )
 
 
 class StepSchema(FileSchema):
     id = fields.String(required=True, validate=IDENTIFIER)
-    type = fields.String(load_default="agent_flow", validate=OneOf(("agent_flow", "batch_aggregator")))
+    type = fields.String(
+        load_default="agent_flow", validate=OneOf(("agent_flow", "batch_aggregator"))
+    )
     agent = fields.String()
     flow = fields.String(load_default=None)
     input_mapping = Table(fields.String(), load_default=dict)
@@ -209,7 +228,9 @@ class StepSchema(FileSchema):
         elif "agent" not in data:
             raise ValidationError("This step names no agent.", "agent")
         elif data["batch_mode"] and not data["input_mapping"]:
-            raise ValidationError("A step in batch_mode needs a list among its mapped inputs.", "input_mapping")
+            raise ValidationError(
+                "A step in batch_mode needs a list among its mapped inputs.", "input_mapping"
+            )
 
     @validates_schema
     def _condition_is_well_formed(self, data: dict[str, Any], **_: Any) -> None:
@@ -234,10 +255,14 @@ def _check_aggregator(data: dict[str, Any]) -> None:
     needed = _NEEDED_BY[strategy]
     if needed and not data.get("fields_" if needed == "fields" else needed):
         raise ValidationError(f"The strategy {strategy!r} needs this.", needed)
-    if strategy == "filter" and (complaint := conditions.complaint(conditions.modern(data["condition"]))):
+    if strategy == "filter" and (
+        complaint := conditions.complaint(conditions.modern(data["condition"]))
+    ):
         raise ValidationError(complaint, "condition")
     if "items" not in data["input_mapping"]:
-        raise ValidationError("A batch_aggregator works on the list that is mapped to 'items'.", "input_mapping")
+        raise ValidationError(
+            "A batch_aggregator works on the list that is mapped to 'items'.", "input_mapping"
+        )
 
 
 class OutputSchema(FileSchema):

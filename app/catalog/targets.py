@@ -28,7 +28,9 @@ def input_fields(declared: Sequence[Mapping[str, Any]] | None) -> tuple[InputFie
     if declared is None:
         return None
     return tuple(
-        InputField(each["name"], each["type"], each["required"], each.get("default", MISSING), each["desc"])
+        InputField(
+            each["name"], each["type"], each["required"], each.get("default", MISSING), each["desc"]
+        )
         for each in declared
     )
 

@@ -43,7 +43,9 @@ def restored(schema: Schema, data: Any, sources: Sources) -> tuple[Any, list[Pro
     return _mapping(schema, data, (), sources, problems), problems
 
 
-def _mapping(schema: Schema, data: Any, place: Place, sources: Sources, problems: list[Problem]) -> Any:
+def _mapping(
+    schema: Schema, data: Any, place: Place, sources: Sources, problems: list[Problem]
+) -> Any:
     if not isinstance(data, dict):
         return data
     known = {field.data_key or name: field for name, field in schema.fields.items()}
@@ -70,7 +72,10 @@ def _value(field: Any, value: Any, place: Place, sources: Sources, problems: lis
         inner = enumerate(value)
         return [_value(field.inner, item, (*place, at), sources, problems) for at, item in inner]
     if isinstance(field, fields.Dict) and field.value_field and isinstance(value, dict):
-        return {key: _value(field.value_field, item, (*place, key), sources, problems) for key, item in value.items()}
+        return {
+            key: _value(field.value_field, item, (*place, key), sources, problems)
+            for key, item in value.items()
+        }
     if not isinstance(field, fields.Boolean):
         number = isinstance(field, (fields.Number, fields.Nested))
         problems.extend(_refused(value, place, sources, number))
@@ -114,7 +119,9 @@ def _misread(value: Any, source: str | None, place: Place, number: bool) -> str 
     if _BASE_60.fullmatch(source):
         return f"YAML reads {source} as the number {value}. Write one plain number. {_QUOTES}"
     if _BASE_8.fullmatch(source):
-        return f"YAML reads {source} as the number {value}. Write it without the leading 0. {_QUOTES}"
+        return (
+            f"YAML reads {source} as the number {value}. Write it without the leading 0. {_QUOTES}"
+        )
     if not number and _OTHER_NUMBER.fullmatch(source):
         return f"YAML reads {source} as the number {value}. Write it in plain digits. {_QUOTES}"
     if _BOOLEAN.fullmatch(source) and (_VALUES & set(place) or "schema" not in place):

@@ -16,7 +16,11 @@ class _Name(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not NAME.fullmatch(value):
-            self.fail("Up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.", param, ctx)
+            self.fail(
+                "Up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+                param,
+                ctx,
+            )
         return value
 
 
@@ -49,20 +53,36 @@ def group(settings: Settings, store: KeyStore) -> click.Group:
 
     @keys.command()
     @click.argument("name", type=_Name())
-    @click.option("--scopes", type=_Scopes(), default=show_scopes(USUAL), show_default=True, help="And admin.")
-    @click.option("--tenant", type=_Name(), default=DEFAULT_TENANT, show_default=True, help="Whose executions it sees.")
+    @click.option(
+        "--scopes", type=_Scopes(), default=show_scopes(USUAL), show_default=True, help="And admin."
+    )
+    @click.option(
+        "--tenant",
+        type=_Name(),
+        default=DEFAULT_TENANT,
+        show_default=True,
+        help="Whose executions it sees.",
+    )
     def add(name: str, scopes: str, tenant: str) -> None:
         """Make a key and print it: it is shown this once."""
         click.echo(store.add(Identity(tenant, name, parse_scopes(scopes))))
         click.echo("Keep it now: it is stored as a hash and can not be shown again.", err=True)
         if not settings.keys_required:
-            click.echo("Keys are asked for where the web process has AUTH=keys; here, that is not set.", err=True)
+            click.echo(
+                "Keys are asked for where the web process has AUTH=keys; here, that is not set.",
+                err=True,
+            )
 
     @keys.command("list")
     def list_keys() -> None:
         """Every key's name, tenant, scopes and day."""
         rows = [
-            (str(each.identity.key), each.identity.tenant, show_scopes(each.identity.scopes), str(each.created))
+            (
+                str(each.identity.key),
+                each.identity.tenant,
+                show_scopes(each.identity.scopes),
+                str(each.created),
+            )
             for each in store.all()
         ]
         for row in [("NAME", "TENANT", "SCOPES", "CREATED"), *rows]:

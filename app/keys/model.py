@@ -27,7 +27,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}")
 """Names of keys and tenants. A tenant's name is part of the store's keys, where `:` separates."""
 
 _SYMBOLS = string.ascii_letters + string.digits
-_CHOSEN = re.compile(r"[!-+\--~]+")  # visible ASCII without the comma, which separates keys and repeated headers
+_CHOSEN = re.compile(
+    r"[!-+\--~]+"
+)  # visible ASCII without the comma, which separates keys and repeated headers
 
 
 class Scope(StrEnum):
@@ -110,9 +112,13 @@ def parse_environment(text: str) -> tuple[Key, ...]:
         tenant, _, key = entry.strip().rpartition(":")
         tenant = tenant or DEFAULT_TENANT
         if not NAME.fullmatch(tenant):
-            raise ValueError(f"Entry {place} must be tenant:key; a tenant has letters, digits, '.', '_' and '-'.")
+            raise ValueError(
+                f"Entry {place} must be tenant:key; a tenant has letters, digits, '.', '_' and '-'."
+            )
         if len(key) < MIN_KEY_CHARACTERS or not _CHOSEN.fullmatch(key):
-            raise ValueError(f"The key of entry {place} must be {MIN_KEY_CHARACTERS} visible ASCII characters or more.")
+            raise ValueError(
+                f"The key of entry {place} must be {MIN_KEY_CHARACTERS} visible ASCII characters or more."
+            )
         found = Key(digest_of(key.encode()), Identity(tenant, f"API_KEYS[{place}]", USUAL))
         if found.id in keys:
             raise ValueError(f"Entry {place} repeats a key.")

@@ -18,7 +18,11 @@ class KeyRing:
     def __init__(self, settings: Settings, store: KeyStore):
         self.required = settings.keys_required
         self._store = store
-        self._fixed = {each.id: each for each in parse_environment(settings.api_keys)} if settings.api_keys else {}
+        self._fixed = (
+            {each.id: each for each in parse_environment(settings.api_keys)}
+            if settings.api_keys
+            else {}
+        )
         self._seen: dict[str, tuple[float, Key]] = {}
 
     def known(self, digest: str) -> Identity | None:
@@ -32,7 +36,9 @@ class KeyRing:
 
     def look_up(self, digest: str) -> Identity | None:
         """Whom it identifies, None where it is no key: one round trip. Raises `StoreUnavailable`."""
-        until = time.monotonic() + REMEMBERED_SECONDS  # from before it was asked for: it may be revoked meanwhile
+        until = (
+            time.monotonic() + REMEMBERED_SECONDS
+        )  # from before it was asked for: it may be revoked meanwhile
         key = self._store.find(digest)
         if key is None:
             self._seen.pop(digest_id(digest), None)

@@ -42,8 +42,13 @@ class KeyStore:
 
         def put(pipe: redis.client.Pipeline) -> None:
             taken_by = pipe.hget(NAMES, name)
-            if taken_by not in (None, key.id.encode()):  # its own id: a repeat, as the answer to the first was lost
-                raise NameTaken(f"There is a key with the name {name}. Revoke it, or choose another name.")
+            if taken_by not in (
+                None,
+                key.id.encode(),
+            ):  # its own id: a repeat, as the answer to the first was lost
+                raise NameTaken(
+                    f"There is a key with the name {name}. Revoke it, or choose another name."
+                )
             pipe.multi()
             pipe.hset(NAMES, name, key.id)
             pipe.hset(KEYS, key.id, _written(key))
@@ -97,6 +102,8 @@ def _read(written: bytes | str) -> Key | None:
     try:
         fields = json.loads(written)
         scopes = frozenset(Scope(each) for each in fields["scopes"] if each in list(Scope))
-        return Key(fields["digest"], Identity(fields["tenant"], fields["name"], scopes), fields["created"])
+        return Key(
+            fields["digest"], Identity(fields["tenant"], fields["name"], scopes), fields["created"]
+        )
     except (ValueError, KeyError, TypeError):
         return None

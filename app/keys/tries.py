@@ -20,7 +20,9 @@ class WrongKeys:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._peers: OrderedDict[str, tuple[float, int]] = OrderedDict()  # peer -> end of its minute, how many
+        self._peers: OrderedDict[str, tuple[float, int]] = (
+            OrderedDict()
+        )  # peer -> end of its minute, how many
 
     def count(self, peer: str) -> None:
         with self._lock:

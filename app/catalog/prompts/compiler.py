@@ -65,7 +65,11 @@ def _read(tree: nodes.Template) -> set[str]:
     for call in tree.find_all(nodes.Call):
         if isinstance(call.node, nodes.Name):
             call.node.name = TEXT  # a function's
-    return {name for name in meta.find_undeclared_variables(tree) if not name.startswith((TEXT, PLACEHOLDER))}
+    return {
+        name
+        for name in meta.find_undeclared_variables(tree)
+        if not name.startswith((TEXT, PLACEHOLDER))
+    }
 
 
 def _unknown(name: str, names: Collection[str]) -> str:
@@ -83,7 +87,9 @@ def _line_of(tree: nodes.Template, name: str) -> int:
     return next(found.lineno for found in tree.find_all(nodes.Name) if found.name == name)
 
 
-def _parsed(text: str, names: frozenset[str] | None, formatted: bool) -> tuple[nodes.Template, list[Piece]]:
+def _parsed(
+    text: str, names: frozenset[str] | None, formatted: bool
+) -> tuple[nodes.Template, list[Piece]]:
     pieces = scan(text, names, formatted, is_expression)
     try:
         return sandbox.parse(_source(pieces)), pieces
@@ -142,7 +148,9 @@ class _Guard(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if isinstance(node, nodes.Stmt) and not isinstance(node, _ALLOWED):
-            raise PromptError(node.lineno, "This tag cannot be used here; if, for, set, with and raw can.")
+            raise PromptError(
+                node.lineno, "This tag cannot be used here; if, for, set, with and raw can."
+            )
         return super().generic_visit(node, *args, **kwargs)
 
     def visit_Output(self, node: nodes.Output) -> nodes.Output:  # noqa: N802 - Jinja's names
@@ -191,7 +199,9 @@ class _Guard(NodeTransformer):
             bounds = nodes.List(node.args, lineno=node.lineno)
             return _checked(bounds, "range")
         if not isinstance(function, nodes.Getattr):
-            raise PromptError(node.lineno, f"There is no function {_spelled(function)!r}; there is range.")
+            raise PromptError(
+                node.lineno, f"There is no function {_spelled(function)!r}; there is range."
+            )
         if function.attr not in methods.NAMES:
             near = suggestion(function.attr, methods.NAMES)
             raise PromptError(node.lineno, f"There is no function {function.attr!r}.{near}")

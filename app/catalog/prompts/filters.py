@@ -28,7 +28,9 @@ Function = Callable[..., Any]
 _JINJA_TESTS: dict[str, Any] = dict(_ALL_TESTS)
 
 
-def _with(function: Function, convert: Callable[[Any], Any], finish: Callable[[Any], Any]) -> Function:
+def _with(
+    function: Function, convert: Callable[[Any], Any], finish: Callable[[Any], Any]
+) -> Function:
     """Jinja's filter with its value converted before, and its result after."""
     position = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -143,7 +145,11 @@ def _format(value: Any, *args: Any, **options: Any) -> str:
     """`"%.2f"|format(x)`: no width over `MAX_DIGITS`, no `%r`, and data as it stands in a prompt."""
     pattern = text(value)
     for width, precision, kind in _CONVERSION.findall(pattern.replace("%%", "")):
-        if max(len(width), len(precision)) > 3 or int(width or 0) > 1000 or int(precision or 0) > MAX_DIGITS:
+        if (
+            max(len(width), len(precision)) > 3
+            or int(width or 0) > 1000
+            or int(precision or 0) > MAX_DIGITS
+        ):
             raise RenderError("A width in format is too large.")
         if kind not in "diouxXeEfFgGcs":
             raise RenderError(f"format has no conversion %{kind}.")
@@ -234,7 +240,10 @@ def _of_items(name: str, convert: Callable[[Any], Any] = items) -> Function:
 
 
 FILTERS: dict[str, Function] = {
-    **{name: _of_text(name) for name in ("capitalize", "lower", "title", "trim", "truncate", "upper")},
+    **{
+        name: _of_text(name)
+        for name in ("capitalize", "lower", "title", "trim", "truncate", "upper")
+    },
     **{name: _of_text(name) for name in ("e", "escape", "forceescape")},
     **{name: _of_items(name) for name in ("map", "select", "reject", "selectattr", "rejectattr")},
     **{name: _of_items(name, _heavy) for name in ("groupby", "sort", "unique")},
@@ -292,7 +301,11 @@ _COMPARING = (
 )
 
 TESTS: dict[str, Function] = {
-    **{name: test for name, test in _JINJA_TESTS.items() if name not in ("callable", "filter", "test")},
+    **{
+        name: test
+        for name, test in _JINJA_TESTS.items()
+        if name not in ("callable", "filter", "test")
+    },
     **{name: _comparing(_JINJA_TESTS[name]) for name in (*_COMPARING, "in")},
     **{name: _with(_JINJA_TESTS[name], text, _same) for name in ("lower", "upper")},
 }

@@ -16,7 +16,17 @@ from app.catalog.prompts.work import ITEM, RenderError, items, spend, text, weig
 _PLAIN_TEXT = (
     *("capitalize", "casefold", "lower", "swapcase", "title", "upper", "strip", "lstrip", "rstrip"),
     *("removeprefix", "removesuffix", "startswith", "endswith", "find", "rfind", "index", "count"),
-    *("isalnum", "isalpha", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper"),
+    *(
+        "isalnum",
+        "isalpha",
+        "isdecimal",
+        "isdigit",
+        "islower",
+        "isnumeric",
+        "isspace",
+        "istitle",
+        "isupper",
+    ),
     *("split", "rsplit", "splitlines", "partition", "rpartition"),
 )
 """Whose result is never longer than the text, or three times as long (`upper` of "ŉ")."""

@@ -71,7 +71,11 @@ class PromptError(Exception):
 
 def is_formatted(*texts: str) -> bool:
     """Whether the texts of a flow use `{name}`: then `{{` before a quoted key is `str.format`'s for `{`."""
-    return any(found[1].isidentifier() and found[1] not in WORDS for text in texts for found in _SINGLE.finditer(text))
+    return any(
+        found[1].isidentifier() and found[1] not in WORDS
+        for text in texts
+        for found in _SINGLE.finditer(text)
+    )
 
 
 def scan(

@@ -105,7 +105,9 @@ def text(value: Any) -> str:
         spend(len(value))
         return str(value)
     if isinstance(value, Uncalled):
-        raise RenderError(f"{value._undefined_name} is a function here, and is written {value._undefined_name}().")
+        raise RenderError(
+            f"{value._undefined_name} is a function here, and is written {value._undefined_name}()."
+        )
     if value is None or isinstance(value, Undefined):
         return ""
     weigh(value)

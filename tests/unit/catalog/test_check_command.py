@@ -15,7 +15,9 @@ def _paths(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.agent("a")
 
 
-def test_each_pipeline_is_drawn_level_by_level(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_pipeline_is_drawn_level_by_level(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     files.pipeline(
         "p",
         """
@@ -36,7 +38,9 @@ steps:
     ]
 
 
-def test_errors_go_to_the_error_stream_with_exit_code_1(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_go_to_the_error_stream_with_exit_code_1(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     files.pipeline("p", "steps: []\n")
     assert main(["check"]) == 1
     captured = capsys.readouterr()

@@ -16,7 +16,10 @@ def agents(files: Files) -> Files:
     """`free` declares no inputs; `strict` needs `text`; `slow` wants a process."""
     files.agent("free")
     files.agent("strict", AGENT_INPUTS)
-    files.agent("slow", "flows:\n- {name: default, entrypoint: flow.py:run}\n- {name: quick, entrypoint: 'm:f'}\n")
+    files.agent(
+        "slow",
+        "flows:\n- {name: default, entrypoint: flow.py:run}\n- {name: quick, entrypoint: 'm:f'}\n",
+    )
     return files
 
 
@@ -97,31 +100,45 @@ def test_retries_may_be_a_number(agents: Files) -> None:
     ("keys", "aggregation"),
     [
         ("", {"strategy": "concat", "fields": []}),
-        ("aggregation_strategy: concat, separator: '--'", {"strategy": "concat", "fields": [], "separator": "--"}),
+        (
+            "aggregation_strategy: concat, separator: '--'",
+            {"strategy": "concat", "fields": [], "separator": "--"},
+        ),
         ("aggregation_strategy: stats, fields: [a]", {"strategy": "stats", "fields": ["a"]}),
         (
             "aggregation_strategy: filter, condition: 'item.x > 1'",
             {"strategy": "filter", "fields": [], "condition": "item.x > 1"},
         ),
-        ("aggregation_strategy: group, group_by: a", {"strategy": "group", "fields": [], "group_by": "a"}),
+        (
+            "aggregation_strategy: group, group_by: a",
+            {"strategy": "group", "fields": [], "group_by": "a"},
+        ),
         (
             "aggregation_strategy: summary, summary_fields: [a]",
             {"strategy": "summary", "fields": [], "summary_fields": ["a"]},
         ),
     ],
 )
-def test_an_aggregator_knows_its_strategy(agents: Files, keys: str, aggregation: dict[str, object]) -> None:
-    [step] = steps(agents, f"steps: [{{id: s, type: batch_aggregator, input_mapping: {{items: q}}, {keys}}}]")
+def test_an_aggregator_knows_its_strategy(
+    agents: Files, keys: str, aggregation: dict[str, object]
+) -> None:
+    [step] = steps(
+        agents, f"steps: [{{id: s, type: batch_aggregator, input_mapping: {{items: q}}, {keys}}}]"
+    )
     assert step.aggregation == aggregation
 
 
 def test_without_outputs_those_that_no_step_reads_are_returned(agents: Files) -> None:
-    agents.pipeline("p", "steps: [{id: a, agent: free}, {id: b, agent: free, input_mapping: {x: a}}]")
+    agents.pipeline(
+        "p", "steps: [{id: a, agent: free}, {id: b, agent: free, input_mapping: {x: a}}]"
+    )
     assert agents.load().pipelines["p"].outputs == (Output("b"),)
 
 
 def test_declared_outputs_are_returned_with_their_labels(agents: Files) -> None:
-    agents.pipeline("p", "steps: [{id: a, agent: free}, {id: b, agent: free}]\noutputs: [{key: a, label: 结果}]")
+    agents.pipeline(
+        "p", "steps: [{id: a, agent: free}, {id: b, agent: free}]\noutputs: [{key: a, label: 结果}]"
+    )
     assert agents.load().pipelines["p"].outputs == (Output("a", "结果"),)
 
 
@@ -133,18 +150,19 @@ def test_declared_outputs_are_returned_with_their_labels(agents: Files) -> None:
         ("steps: [{id: a, type: batch_aggregator, input_mapping: {items: q}}]", "thread"),
     ],
 )
-def test_a_pipeline_runs_in_threads_where_all_its_flows_do(agents: Files, text: str, isolation: str) -> None:
+def test_a_pipeline_runs_in_threads_where_all_its_flows_do(
+    agents: Files, text: str, isolation: str
+) -> None:
     agents.pipeline("p", text)
     assert agents.load().pipelines["p"].isolation == isolation
 
 
 def test_a_flow_that_only_a_variant_runs_counts_for_the_isolation(files: Files) -> None:
-    flows = (
-        "flows:\n- {name: default, entrypoint: flow.py:run, isolation: thread}\n- {name: b, entrypoint: flow.py:run}\n"
-    )
+    flows = "flows:\n- {name: default, entrypoint: flow.py:run, isolation: thread}\n- {name: b, entrypoint: flow.py:run}\n"
     files.agent("a", flows)
     files.pipeline(
-        "p", "steps: [{id: s, agent: a}]\nvariants: {v: {overrides: {s: {flow: b, model: m}}}}\nbaseline: {x: 1}\n"
+        "p",
+        "steps: [{id: s, agent: a}]\nvariants: {v: {overrides: {s: {flow: b, model: m}}}}\nbaseline: {x: 1}\n",
     )
     pipeline = files.load().pipelines["p"]
     assert pipeline.isolation == "process"
@@ -167,7 +185,10 @@ WRONG = {
         "steps:\n- {id: a, agent: free, depends_on: [b]}\n",
         ":2: steps.0.depends_on: There is no step",
     ),
-    "an unknown agent": ("steps:\n- id: a\n  agent: fre\n", ":3: steps.0.agent: There is no agent 'fre'."),
+    "an unknown agent": (
+        "steps:\n- id: a\n  agent: fre\n",
+        ":3: steps.0.agent: There is no agent 'fre'.",
+    ),
     "an unknown flow": (
         "steps:\n- {id: a, agent: slow, flow: fast}\n",
         ":2: steps.0.flow: The agent 'slow' has no flow 'fast'; it has: default, quick.",
@@ -236,7 +257,10 @@ WRONG = {
         "steps:\n- {id: a, type: agent, agent: free}\n",
         ":2: steps.0.type: Must be one of: agent_flow, batch_aggregator.",
     ),
-    "a step without an agent": ("steps:\n- id: a\n", ":2: steps.0.agent: This step names no agent."),
+    "a step without an agent": (
+        "steps:\n- id: a\n",
+        ":2: steps.0.agent: This step names no agent.",
+    ),
     "an unknown strategy": (
         "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: sum, input_mapping: {items: q}}\n",
         ":2: steps.0.aggregation_strategy: Must be one of: concat, stats, filter, group, summary.",
@@ -270,7 +294,10 @@ WRONG = {
         "variants: {v: {overrides: {a: {flow: x}}}}\n",
         ":3: variants.v.overrides.a: The step 'a' runs no agent",
     ),
-    "an unknown key": ("steps:\n- {id: a, agnet: free}\n", ":2: steps.0.agnet: Unknown field. Did you mean 'agent'?"),
+    "an unknown key": (
+        "steps:\n- {id: a, agnet: free}\n",
+        ":2: steps.0.agnet: Unknown field. Did you mean 'agent'?",
+    ),
     "no steps": ("steps: []\n", ":1: steps: A pipeline has 1 to 1000 steps."),
     "a timeout of nothing": (
         "steps:\n- {id: a, agent: free, timeout: 0}\n",
@@ -280,12 +307,17 @@ WRONG = {
         "steps:\n- {id: a, agent: free, retries: 11}\n",
         ":2: steps.0.retries.max: Must be greater than",
     ),
-    "another file's id": ("id: q\nsteps: [{id: a, agent: free}]\n", ":1: id: Must equal the name of the file, 'p'."),
+    "another file's id": (
+        "id: q\nsteps: [{id: a, agent: free}]\n",
+        ":1: id: Must equal the name of the file, 'p'.",
+    ),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_a_wrong_pipeline_is_refused_with_file_line_and_reason(agents: Files, text: str, message: str) -> None:
+def test_a_wrong_pipeline_is_refused_with_file_line_and_reason(
+    agents: Files, text: str, message: str
+) -> None:
     path = agents.pipeline("p", text)
     with pytest.raises(ConfigurationError) as raised:
         agents.load()
@@ -293,19 +325,26 @@ def test_a_wrong_pipeline_is_refused_with_file_line_and_reason(agents: Files, te
 
 
 def test_a_cycle_is_named_step_by_step(agents: Files) -> None:
-    agents.pipeline("p", "steps: [{id: a, agent: free, depends_on: [b]}, {id: b, agent: free, depends_on: [a]}]")
+    agents.pipeline(
+        "p", "steps: [{id: a, agent: free, depends_on: [b]}, {id: b, agent: free, depends_on: [a]}]"
+    )
     with pytest.raises(ConfigurationError, match=r"a -> b -> a|b -> a -> b"):
         agents.load()
 
 
 def test_more_than_a_thousand_steps_are_refused(agents: Files) -> None:
-    agents.pipeline("p", "steps:\n" + "".join(f"- {{id: s{n}, agent: free}}\n" for n in range(1001)))
+    agents.pipeline(
+        "p", "steps:\n" + "".join(f"- {{id: s{n}, agent: free}}\n" for n in range(1001))
+    )
     with pytest.raises(ConfigurationError, match="A pipeline has 1 to 1000 steps"):
         agents.load()
 
 
 def test_an_intermediate_key_may_be_called_metadata(agents: Files) -> None:
-    built = steps(agents, "steps: [{id: metadata, agent: free}, {id: b, agent: free, input_mapping: {x: metadata}}]")
+    built = steps(
+        agents,
+        "steps: [{id: metadata, agent: free}, {id: b, agent: free, input_mapping: {x: metadata}}]",
+    )
     assert [step.output_key for step in built] == ["metadata", "b"]
 
 
@@ -324,9 +363,12 @@ def test_words_for_people_do_not_change_the_definition(agents: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "message"), [("x >", "no JMESPath expression"), ("nosuch(x) > `1`", "no function 'nosuch'")]
+    ("condition", "message"),
+    [("x >", "no JMESPath expression"), ("nosuch(x) > `1`", "no function 'nosuch'")],
 )
-def test_a_condition_of_an_aggregator_is_checked_at_load(agents: Files, condition: str, message: str) -> None:
+def test_a_condition_of_an_aggregator_is_checked_at_load(
+    agents: Files, condition: str, message: str
+) -> None:
     agents.pipeline(
         "p",
         "inputs: [{name: x}]\nsteps:\n- {id: a, type: batch_aggregator, aggregation_strategy: filter,"

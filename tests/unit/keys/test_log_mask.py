@@ -20,4 +20,7 @@ from app.logs import masking
     ],
 )
 def test_a_secret_is_masked_wherever_it_stands(line: str, masked: str) -> None:
-    assert masking(["chosen.key+1"])(None, "", {"event": line, "count": 3}) == {"event": masked, "count": 3}
+    assert masking(["chosen.key+1"])(None, "", {"event": line, "count": 3}) == {
+        "event": masked,
+        "count": 3,
+    }

@@ -58,7 +58,9 @@ def test_keys_beside_auth_off_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("variable", "value"), [("AUTH", "on"), ("METRICS", "1")])
-def test_another_word_for_a_mode_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_another_word_for_a_mode_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=f"^{variable}: Must be one of"):
         load()

@@ -14,13 +14,17 @@ from app.settings import Settings
 SHOP = Identity("acme", "shop", frozenset({Scope.READ}))
 
 
-def test_a_key_is_found_by_its_digest_and_is_nowhere_in_the_store(redis_client: redis.Redis) -> None:
+def test_a_key_is_found_by_its_digest_and_is_nowhere_in_the_store(
+    redis_client: redis.Redis,
+) -> None:
     store = KeyStore(redis_client)
     text = store.add(SHOP)
     found = store.find(digest_of(text.encode()))
     assert found is not None
     assert found.identity == SHOP
-    kept = repr([redis_client.dump(name) for name in redis_client.scan_iter()]) + repr(redis_client.hgetall(keys.KEYS))
+    kept = repr([redis_client.dump(name) for name in redis_client.scan_iter()]) + repr(
+        redis_client.hgetall(keys.KEYS)
+    )
     assert text.removeprefix("exkey_") not in kept
 
 
@@ -54,7 +58,9 @@ def test_what_makes_no_sense_is_no_key(redis_client: redis.Redis) -> None:
 def test_a_scope_of_a_later_version_gives_nothing(redis_client: redis.Redis) -> None:
     store = KeyStore(redis_client)
     digest = digest_of(store.add(SHOP).encode())
-    written = redis_client.hget(keys.KEYS, digest_id(digest)).decode().replace('"read"', '"read", "rule"')
+    written = (
+        redis_client.hget(keys.KEYS, digest_id(digest)).decode().replace('"read"', '"read", "rule"')
+    )
     redis_client.hset(keys.KEYS, digest_id(digest), written)
     found = store.find(digest)
     assert found is not None
