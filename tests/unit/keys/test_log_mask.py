@@ -1,4 +1,4 @@
-"""What looks like a secret is masked in every line of the log."""
+"""Secrets are masked in every line of the log: API keys, tokens and passwords in URLs."""
 
 from __future__ import annotations
 
