@@ -165,10 +165,10 @@ FLOWS = "flows:\n- {name: default, entrypoint: flow.py:run}\n"
 WRONG_AGENTS = {
     "id that is not the folder's": (
         "id: b\n" + FLOWS,
-        ":1: id: Must equal the name of the folder, 'a'.",
+        ":1: id: Must be the same as the folder name, 'a'.",
     ),
     "no flows": ("id: a\n", ":1: flows: Missing data for required field."),
-    "an empty list of flows": ("flows: []\n", ":1: flows: At least one flow is needed."),
+    "an empty list of flows": ("flows: []\n", ":1: flows: At least one flow is required."),
     "an unknown key": ("flowz: []\n" + FLOWS, ":1: flowz: Unknown field. Did you mean 'flows'?"),
     "an unknown key without a value": (
         "descripton:\n" + FLOWS,
@@ -180,26 +180,29 @@ WRONG_AGENTS = {
     ),
     "a key that stands twice": (
         "name: x\n" + FLOWS + "name: y\n",
-        ":1: name: This key stands here again, on line 4.",
+        ":1: name: Duplicate key: it appears again on line 4.",
     ),
-    "no YAML": ("flows: [\n", ":2: This is not YAML:"),
+    "no YAML": ("flows: [\n", ":2: This is not valid YAML:"),
     "a tag that makes objects": (
         "name: !!python/object:os.system x\n",
-        ":1: This is not YAML: could not determine",
+        ":1: This is not valid YAML: could not determine",
     ),
-    "two documents": ("a: 1\n---\nb: 2\n", ":2: This is not YAML:"),
+    "two documents": ("a: 1\n---\nb: 2\n", ":2: This is not valid YAML:"),
     "a list": ("- a\n", ":1: The file must be a mapping of keys to values."),
     "nothing": ("", ":1: The file must be a mapping of keys to values."),
     "not UTF-8": ("name: 中".encode("gbk"), ":1: The file is not UTF-8."),
     "nested too deeply": ("a: " + "[" * 100_000, ":1: "),
     "a flow that is both": (
         "flows:\n- {name: x, file: x.yaml, entrypoint: flow.py:run}\n",
-        ":2: flows.0: A flow has either a 'file' (a prompt) or an 'entrypoint' (Python).",
+        ":2: flows.0: A flow must have either a 'file' (a prompt) or an 'entrypoint' (Python).",
     ),
-    "a flow that is neither": ("flows:\n- name: x\n", ":2: flows.0: A flow has either a 'file'"),
+    "a flow that is neither": (
+        "flows:\n- name: x\n",
+        ":2: flows.0: A flow must have either a 'file'",
+    ),
     "a prompt with an isolation": (
         "flows:\n- {name: x, file: x.yaml, isolation: process}\n",
-        ":2: flows.0.isolation: Only a Python flow has an isolation",
+        ":2: flows.0.isolation: Only a Python flow can have an isolation",
     ),
     "an unknown isolation": (
         "flows:\n- {name: x, entrypoint: flow.py:run, isolation: vm}\n",
@@ -227,7 +230,7 @@ WRONG_AGENTS = {
     ),
     "two flows of one name": (
         FLOWS + FLOWS[7:],
-        ":2: flows.0.name: Two flows have the name 'default'.",
+        ":2: flows.0.name: Two flows have the same name 'default'.",
     ),
     "a flow's name that is no id": (
         "flows:\n- {name: a b, entrypoint: flow.py:run}\n",
@@ -235,7 +238,7 @@ WRONG_AGENTS = {
     ),
     "an unknown default flow": (
         "default_flow: x\n" + FLOWS,
-        ":1: default_flow: There is no flow 'x'; there is: default.",
+        ":1: default_flow: There is no flow 'x'. The flows are: default.",
     ),
     "an input without a name": (
         "inputs:\n- {desc: x}\n" + FLOWS,
@@ -247,11 +250,11 @@ WRONG_AGENTS = {
     ),
     "a default of another type": (
         "inputs:\n- {name: x, type: integer, default: 1.0}\n" + FLOWS,
-        ":2: inputs.0.default: The default is not of the type integer.",
+        ":2: inputs.0.default: The default is not of type integer.",
     ),
     "two inputs of one name": (
         "inputs:\n- name: x\n- name: x\n" + FLOWS,
-        ":1: inputs: Two inputs have the name 'x'.",
+        ":1: inputs: Two inputs have the same name 'x'.",
     ),
     "text for a boolean": (
         "inputs:\n- {name: x, required: 'yes'}\n" + FLOWS,
@@ -307,7 +310,7 @@ WRONG_PROMPTS = {
     ),
     "top_p that is infinite": (
         "user_template: x\ntop_p: .inf\n",
-        ":2: top_p: YAML reads this as the number inf, which JSON cannot hold.",
+        ":2: top_p: YAML reads this as the number inf, which JSON cannot represent.",
     ),
     "a seed that is no number": ("user_template: x\nseed: now\n", ":2: seed: Not a valid integer."),
     "a seed of more than 64 bits": (
@@ -334,11 +337,11 @@ WRONG_PROMPTS = {
     ),
     "a format with a schema that is none": (
         "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: {type: text}}}\n",
-        ":2: response_format: json_schema.schema is no JSON Schema",
+        ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
     "a format with a schema that is a list": (
         "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: [1]}}\n",
-        ":2: response_format: json_schema.schema is no JSON Schema",
+        ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
     "a body that is a list": (
         "user_template: x\nextra_body: [1]\n",
@@ -346,15 +349,15 @@ WRONG_PROMPTS = {
     ),
     "a body with infinity": (
         "user_template: x\nextra_body: {a: [.inf]}\n",
-        ":2: extra_body: a[0]: JSON has no inf",
+        ":2: extra_body: a[0]: JSON cannot represent inf",
     ),
     "a body that contains itself": (
         "user_template: x\nextra_body: &a {x: *a}\n",
-        ":1: extra_body.x: This alias stands inside of what it stands for.",
+        ":1: extra_body.x: This alias refers to a value that contains it.",
     ),
     "a format that contains itself": (
         "user_template: x\nresponse_format: &a {type: text, x: [*a]}\n",
-        ":1: response_format.x.0: This alias stands inside of what it stands for.",
+        ":1: response_format.x.0: This alias refers to a value that contains it.",
     ),
     "a body with messages": (
         "user_template: x\nextra_body: {messages: []}\n",
@@ -439,7 +442,7 @@ def test_a_file_in_an_agents_folder_that_can_not_be_read_is_named(
 
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(
-        ConfigurationError, match=r"secret\.bin: It can not be read: Permission denied\."
+        ConfigurationError, match=r"secret\.bin: The file cannot be read: Permission denied\."
     ):
         files.load()
 

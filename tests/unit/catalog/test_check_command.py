@@ -45,7 +45,7 @@ def test_errors_go_to_the_error_stream_with_exit_code_1(
     assert main(["check"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "p.yaml:1: steps: A pipeline has 1 to 1000 steps." in captured.err
+    assert "p.yaml:1: steps: A pipeline must have 1 to 1000 steps." in captured.err
 
 
 def test_any_other_call_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_one_id_in_two_folders_is_refused(files: Files, tmp_path: Path) -> None:
     other.agent("a")
     with pytest.raises(
         ConfigurationError,
-        match=r"other/agents/a/agent.yaml:1: The id 'a' is taken by .*/agents/a/",
+        match=r"other/agents/a/agent.yaml:1: The id 'a' is already used by .*/agents/a/",
     ):
         load([files.agents, other.agents], [files.pipelines])
 
@@ -37,7 +37,7 @@ def test_one_id_in_two_spellings_of_the_suffix_is_refused(files: Files) -> None:
     files.agent("a")
     files.pipeline("p", ONE_STEP)
     files.write("pipelines/p.yml", ONE_STEP)
-    with pytest.raises(ConfigurationError, match="The id 'p' is taken by"):
+    with pytest.raises(ConfigurationError, match="The id 'p' is already used by"):
         files.load()
 
 
@@ -46,7 +46,7 @@ def test_an_agent_and_a_pipeline_never_share_an_id(files: Files) -> None:
     files.pipeline("a", ONE_STEP)
     with pytest.raises(
         ConfigurationError,
-        match="An agent and a pipeline must not share an id, as they do here: 'a'",
+        match="An agent and a pipeline cannot have the same id: 'a'",
     ):
         files.load()
 
@@ -56,7 +56,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_variable(files: Files, var
     (files.agents if variable == "AGENTS_PATH" else files.pipelines).rmdir()
     with pytest.raises(
         ConfigurationError,
-        match=rf"No such file or directory\. The folder is named by {variable}\.",
+        match=rf"No such file or directory\. Check the folders in {variable}\.",
     ):
         files.load()
 
@@ -64,7 +64,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_variable(files: Files, var
 def test_a_file_in_place_of_a_folder_is_refused(files: Files) -> None:
     path = files.write("x.yaml", "")
     with pytest.raises(
-        ConfigurationError, match=r"Not a directory\. The folder is named by AGENTS_PATH"
+        ConfigurationError, match=r"Not a directory\. Check the folders in AGENTS_PATH"
     ):
         load([path], [files.pipelines])
 
@@ -80,7 +80,7 @@ def test_a_folder_without_an_agent_is_refused(files: Files) -> None:
 def test_an_agent_outside_a_folder_of_its_own_is_refused(files: Files) -> None:
     files.write("agents/judge.yaml", "flows: []\n")
     with pytest.raises(
-        ConfigurationError, match=r"judge\.yaml:1: An agent stands in a folder of its own"
+        ConfigurationError, match=r"judge\.yaml:1: An agent needs a folder of its own"
     ):
         files.load()
 
@@ -98,6 +98,6 @@ def test_templates_and_hidden_files_and_notes_are_no_targets(files: Files, name:
 def test_a_name_that_is_no_id_is_refused(files: Files, name: str) -> None:
     files.agent(name)
     with pytest.raises(
-        ConfigurationError, match=r"The name of the folder, .*, is no id\. Must be 1 to 128 letters"
+        ConfigurationError, match=r"The folder name .* is not a valid id\. Must be 1 to 128 letters"
     ):
         files.load()

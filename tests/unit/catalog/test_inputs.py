@@ -37,7 +37,7 @@ def test_each_wrong_input_has_one_error_of_its_own() -> None:
     assert check_inputs(DECLARED, {"txet": "a", "size": "3"}) == [
         FieldError("inputs.txet", "Unknown field. Did you mean 'text'?", "unknown_field"),
         FieldError("inputs.text", "This input is required.", "required"),
-        FieldError("inputs.size", "Must be of the type integer.", "invalid_type"),
+        FieldError("inputs.size", "Must be of type integer.", "invalid_type"),
     ]
 
 
@@ -93,7 +93,7 @@ ANY_DECLARED = st.lists(
         st.booleans(),
         st.sampled_from([MISSING, None]),
     ),
-    unique_by=lambda each: each.name,
+    unique_by=lambda field: field.name,
 )
 
 

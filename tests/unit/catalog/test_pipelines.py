@@ -1,4 +1,4 @@
-"""Pipelines: a wrong graph can not be built, and is refused by name."""
+"""Pipelines: a wrong graph cannot be built, and is refused by name."""
 
 from __future__ import annotations
 
@@ -158,7 +158,10 @@ def test_a_pipeline_runs_in_threads_where_all_its_flows_do(
 
 
 def test_a_flow_that_only_a_variant_runs_counts_for_the_isolation(files: Files) -> None:
-    flows = "flows:\n- {name: default, entrypoint: flow.py:run, isolation: thread}\n- {name: b, entrypoint: flow.py:run}\n"
+    flows = (
+        "flows:\n- {name: default, entrypoint: flow.py:run, isolation: thread}\n"
+        "- {name: b, entrypoint: flow.py:run}\n"
+    )
     files.agent("a", flows)
     files.pipeline(
         "p",
@@ -169,17 +172,17 @@ def test_a_flow_that_only_a_variant_runs_counts_for_the_isolation(files: Files) 
     assert pipeline.variants == {"v": {"s": {"flow": "b", "model": "m"}}}
 
 
-ADVICE = "Code inside YAML is not run. Write an agent with a Python flow instead."
+ADVICE = "Code in YAML files is not supported. Write an agent with a Python flow instead."
 
 WRONG = {
     "a cycle": (
         "steps:\n- {id: a, agent: free, depends_on: [c]}\n- {id: b, agent: free, depends_on: [a]}\n"
         "- {id: c, agent: free, depends_on: [b]}\n",
-        ":1: steps: The steps wait for each other: ",
+        ":1: steps: The steps depend on each other in a cycle: ",
     ),
     "a step that waits for itself": (
         "steps:\n- {id: a, agent: free, input_mapping: {x: a}}\n",
-        ":2: steps.0: The step 'a' waits for itself.",
+        ":2: steps.0: The step 'a' depends on itself.",
     ),
     "an unknown step": (
         "steps:\n- {id: a, agent: free, depends_on: [b]}\n",
@@ -191,7 +194,7 @@ WRONG = {
     ),
     "an unknown flow": (
         "steps:\n- {id: a, agent: slow, flow: fast}\n",
-        ":2: steps.0.flow: The agent 'slow' has no flow 'fast'; it has: default, quick.",
+        ":2: steps.0.flow: The agent 'slow' has no flow 'fast'. Its flows are: default, quick.",
     ),
     "a key that nobody produces": (
         "inputs: [{name: q}]\nsteps:\n- id: a\n  agent: free\n  input_mapping:\n    x: p\n",
@@ -203,39 +206,39 @@ WRONG = {
     ),
     "a condition on what nobody produces": (
         "inputs: [{name: q}]\nsteps:\n- {id: a, agent: free, when: 'q == \"refund\"'}\n",
-        ":3: steps.0.when: 'refund' is neither an input of the pipeline nor the output_key of a step. Text stands in",
+        ":3: steps.0.when: 'refund' is neither an input of the pipeline nor the output_key of a step. Write text in",
     ),
     "a condition that is no expression": (
         "steps:\n- {id: a, agent: free, when: 'x > 1'}\n",
-        ":2: steps.0.when: This is no JMESPath expression:",
+        ":2: steps.0.when: This is not a valid JMESPath expression:",
     ),
     "two steps of one id": (
         "steps:\n- {id: a, agent: free}\n- {id: a, agent: free, output_key: b}\n",
-        ":3: steps.1.id: Two steps have the id 'a'.",
+        ":3: steps.1.id: Two steps have the same id 'a'.",
     ),
     "two steps of one output key": (
         "steps:\n- {id: a, agent: free}\n- {id: b, agent: free, output_key: a}\n",
-        ":3: steps.1.output_key: Two steps have the output_key 'a'.",
+        ":3: steps.1.output_key: Two steps have the same output_key 'a'.",
     ),
     "an output key that is an input": (
         "inputs: [{name: a}]\nsteps:\n- {id: a, agent: free}\n",
-        ":3: steps.0.output_key: 'a' is an input of the pipeline already.",
+        ":3: steps.0.output_key: 'a' is already the name of an input.",
     ),
     "an input that the agent does not have": (
         "steps:\n- id: a\n  agent: strict\n  input_mapping:\n    text: q\n    txt: q\n",
-        ":6: steps.0.input_mapping.txt: The agent 'strict' has no input 'txt'; it has: size, text, tone.",
+        ":6: steps.0.input_mapping.txt: The agent 'strict' has no input 'txt'. Its inputs are: size, text, tone.",
     ),
     "a required input that is left out": (
         "steps:\n- {id: a, agent: strict}\n",
-        ":2: steps.0.input_mapping: The input 'text' of the agent 'strict' is required.",
+        ":2: steps.0.input_mapping: The agent 'strict' requires the input 'text'",
     ),
     "an output called metadata": (
         "steps:\n- {id: a, agent: free, output_key: metadata}\noutputs:\n- key: metadata\n",
-        ":4: outputs.0.key: An output can not be called 'metadata'",
+        ":4: outputs.0.key: An output cannot be called 'metadata'",
     ),
     "an undeclared output called metadata": (
         "steps:\n- {id: metadata, agent: free}\n",
-        ":1: steps: An output can not be called 'metadata'",
+        ":1: steps: An output cannot be called 'metadata'",
     ),
     "an output that no step has": (
         "steps: [{id: a, agent: free}]\noutputs:\n- key: b\n",
@@ -259,7 +262,7 @@ WRONG = {
     ),
     "a step without an agent": (
         "steps:\n- id: a\n",
-        ":2: steps.0.agent: This step names no agent.",
+        ":2: steps.0.agent: This step needs an agent.",
     ),
     "an unknown strategy": (
         "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: sum, input_mapping: {items: q}}\n",
@@ -267,7 +270,7 @@ WRONG = {
     ),
     "a strategy without its key": (
         "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: stats, input_mapping: {items: q}}\n",
-        ":2: steps.0.fields: The strategy 'stats' needs this.",
+        ":2: steps.0.fields: The strategy 'stats' requires this key.",
     ),
     "fields that are no list": (
         "steps:\n- {id: a, type: batch_aggregator, fields: b, input_mapping: {items: q}}\n",
@@ -275,11 +278,11 @@ WRONG = {
     ),
     "an aggregator without items": (
         "steps:\n- {id: a, type: batch_aggregator, input_mapping: {list: q}}\n",
-        ":2: steps.0.input_mapping: A batch_aggregator works on the list that is mapped to 'items'.",
+        ":2: steps.0.input_mapping: A batch_aggregator needs a list that is mapped to 'items'.",
     ),
     "a batch of nothing": (
         "steps:\n- {id: a, agent: free, batch_mode: true}\n",
-        ":2: steps.0.input_mapping: A step in batch_mode needs a list",
+        ":2: steps.0.input_mapping: A step with batch_mode needs an input",
     ),
     "a variant of an unknown step": (
         "steps: [{id: a, agent: free}]\nvariants:\n  v:\n    overrides:\n      b: {model: m}\n",
@@ -287,7 +290,7 @@ WRONG = {
     ),
     "a variant with an unknown flow": (
         "steps: [{id: a, agent: free}]\nvariants:\n  v:\n    overrides:\n      a:\n        flow: x\n",
-        ":6: variants.v.overrides.a.flow: The agent 'free' has no flow 'x'; it has: default.",
+        ":6: variants.v.overrides.a.flow: The agent 'free' has no flow 'x'. Its flows are: default.",
     ),
     "a variant of a step without an agent": (
         "steps:\n- {id: a, type: batch_aggregator, input_mapping: {items: q}}\n"
@@ -298,7 +301,7 @@ WRONG = {
         "steps:\n- {id: a, agnet: free}\n",
         ":2: steps.0.agnet: Unknown field. Did you mean 'agent'?",
     ),
-    "no steps": ("steps: []\n", ":1: steps: A pipeline has 1 to 1000 steps."),
+    "no steps": ("steps: []\n", ":1: steps: A pipeline must have 1 to 1000 steps."),
     "a timeout of nothing": (
         "steps:\n- {id: a, agent: free, timeout: 0}\n",
         ":2: steps.0.timeout: Must be greater than 0",
@@ -309,7 +312,7 @@ WRONG = {
     ),
     "another file's id": (
         "id: q\nsteps: [{id: a, agent: free}]\n",
-        ":1: id: Must equal the name of the file, 'p'.",
+        ":1: id: Must be the same as the file name, 'p'.",
     ),
 }
 
@@ -336,7 +339,7 @@ def test_more_than_a_thousand_steps_are_refused(agents: Files) -> None:
     agents.pipeline(
         "p", "steps:\n" + "".join(f"- {{id: s{n}, agent: free}}\n" for n in range(1001))
     )
-    with pytest.raises(ConfigurationError, match="A pipeline has 1 to 1000 steps"):
+    with pytest.raises(ConfigurationError, match="A pipeline must have 1 to 1000 steps"):
         agents.load()
 
 
@@ -364,7 +367,7 @@ def test_words_for_people_do_not_change_the_definition(agents: Files) -> None:
 
 @pytest.mark.parametrize(
     ("condition", "message"),
-    [("x >", "no JMESPath expression"), ("nosuch(x) > `1`", "no function 'nosuch'")],
+    [("x >", "not a valid JMESPath expression"), ("nosuch(x) > `1`", "no function 'nosuch'")],
 )
 def test_a_condition_of_an_aggregator_is_checked_at_load(
     agents: Files, condition: str, message: str
