@@ -1,4 +1,4 @@
-"""Agents: what their files mean, and what is said about wrong ones."""
+"""Agents: what their files mean, and the errors for wrong ones."""
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant
 
@@ -126,7 +126,8 @@ def test_a_python_flow_knows_its_folder_and_runs_in_a_process_unless_told_otherw
 ) -> None:
     files.agent(
         "a",
-        "flows:\n- {name: f, entrypoint: flow.py:run}\n- {name: m, entrypoint: some.module:graph}\n",
+        "flows:\n- {name: f, entrypoint: flow.py:run}\n"
+        "- {name: m, entrypoint: some.module:graph}\n",
     )
     flows = files.load().agents["a"].flows
     assert flows["f"] == PythonFlow("f", "flow.py:run", (files.agents / "a").resolve(), "process")
@@ -144,7 +145,8 @@ def test_the_code_of_an_agent_is_not_run_when_it_is_loaded(files: Files) -> None
 def test_inputs_keep_their_types_and_defaults(files: Files) -> None:
     files.agent(
         "a",
-        "inputs:\n- {name: t, desc: A text, type: string, required: true}\n- {name: n, default: null}\n",
+        "inputs:\n- {name: t, desc: A text, type: string, required: true}\n"
+        "- {name: n, default: null}\n",
     )
     assert files.load().agents["a"].inputs == (
         InputField("t", "string", True, MISSING, "A text"),
@@ -178,7 +180,7 @@ WRONG_AGENTS = {
         "flows:\n- name: x\n  entrypoint: flow.py:run\n  isolaton: thread\n",
         ":4: flows.0.isolaton: Unknown field. Did you mean 'isolation'?",
     ),
-    "a key that stands twice": (
+    "a key that is repeated": (
         "name: x\n" + FLOWS + "name: y\n",
         ":1: name: Duplicate key: it appears again on line 4.",
     ),
@@ -317,7 +319,7 @@ WRONG_PROMPTS = {
         "user_template: x\nseed: 99999999999999999999\n",
         ":2: seed: Must be greater",
     ),
-    "a stop that YAML takes for a number": (
+    "a stop that YAML reads as a number": (
         "user_template: x\nstop: [1]\n",
         ":2: stop: Must be a text or a list",
     ),
@@ -336,11 +338,13 @@ WRONG_PROMPTS = {
         ":2: response_format: Must have a json_schema with a name",
     ),
     "a format with a schema that is none": (
-        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: {type: text}}}\n",
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema:"
+        " {type: text}}}\n",
         ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
     "a format with a schema that is a list": (
-        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: [1]}}\n",
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema:"
+        " [1]}}\n",
         ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
     "a body that is a list": (
@@ -380,13 +384,16 @@ def test_a_wrong_prompt_is_refused_with_file_line_and_reason(
     assert f"{files.agents / 'a/prompts/x.yaml'}{message}" in str(raised.value)
 
 
-def test_what_the_apis_of_today_take_is_accepted_and_kept_as_it_stands(files: Files) -> None:
+def test_options_of_models_are_kept_as_they_are_in_the_file(files: Files) -> None:
     schema = "{type: object, properties: {a: {type: integer}}}"
     prompt_agent(
         files,
-        "user_template: x\ntemperature: 0\nmax_completion_tokens: 100\ntop_p: 1\nstop: END\nseed: -1\n"
-        "reasoning_effort: minimal\nextra_body: {enable_thinking: false, top_k: 5, note: null}\nmax_tokens:\n"
-        f"response_format: {{type: json_schema, json_schema: {{name: n, strict: true, schema: {schema}}}}}\n",
+        "user_template: x\ntemperature: 0\nmax_completion_tokens: 100\ntop_p: 1\nstop: END\n"
+        "seed: -1\n"
+        "reasoning_effort: minimal\nextra_body: {enable_thinking: false, top_k: 5, note: null}\n"
+        "max_tokens:\n"
+        f"response_format: {{type: json_schema, json_schema: {{name: n, strict: true, schema:"
+        f" {schema}}}}}\n",
     )
     flow = files.load().agents["a"].flow()
     assert isinstance(flow, PromptFlow)
@@ -410,7 +417,7 @@ def test_what_the_apis_of_today_take_is_accepted_and_kept_as_it_stands(files: Fi
     assert pickle.loads(pickle.dumps(flow)) == flow
 
 
-def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:
+def test_the_hash_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:
     files.agent("a")
     versions = []
     for name, content in (
@@ -428,14 +435,14 @@ def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: File
     assert len(set(versions[4:])) == 1
 
 
-def test_a_file_in_an_agents_folder_that_can_not_be_read_is_named(
+def test_a_file_in_an_agents_folder_that_cannot_be_read_is_named(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.agent("a")
     secret = files.write("agents/a/secret.bin", "x")
     read = Path.read_bytes
 
-    def refused(path: Path) -> bytes:  # a mode of the file's would not stop root
+    def refused(path: Path) -> bytes:  # file permissions would not stop root
         if path == secret:
             raise PermissionError(13, "Permission denied")
         return read(path)

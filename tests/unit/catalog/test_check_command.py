@@ -1,4 +1,4 @@
-"""`python -m app.catalog check`."""
+"""The command `python -m app.catalog check`: its output, its errors and its exit codes."""
 
 from __future__ import annotations
 

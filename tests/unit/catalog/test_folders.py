@@ -1,4 +1,4 @@
-"""Where agents and pipelines are looked for, and that nothing is passed over in silence."""
+"""The folders of agents and pipelines: what is read, what is skipped, and what is refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_agent_outside_a_folder_of_its_own_is_refused(files: Files) -> None:
     "name",
     ["agents/_template/agent.yaml", "agents/.git/x", "pipelines/_draft.yaml", "agents/README.md"],
 )
-def test_templates_and_hidden_files_and_notes_are_no_targets(files: Files, name: str) -> None:
+def test_templates_hidden_files_and_notes_are_skipped(files: Files, name: str) -> None:
     files.write(name, "id: something else\n")
     assert list(files.load()) == []
 

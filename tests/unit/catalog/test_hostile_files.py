@@ -1,4 +1,7 @@
-"""Files that are not what they seem: each ends as one line with file, line and reason, soon and in little memory."""
+"""Malicious and malformed files: each is refused with one line (file, line, reason).
+
+The refusal must come soon and take little memory, whatever the file is.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +179,7 @@ def test_what_is_no_regular_file_is_refused(
         ("class A:\n    def run(self): ...\n", "does not define 'run'"),
     ],
 )
-def test_a_file_that_cannot_bring_its_entrypoint_is_refused_without_running_it(
+def test_a_file_without_its_entrypoint_is_refused_without_running_it(
     files: Files, code: str, reason: str
 ) -> None:
     files.agent("a")
@@ -226,8 +229,10 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("written", TEXTS)
-def test_a_text_is_what_was_written_whatever_yaml_makes_of_it(files: Files, written: str) -> None:
-    key = "x" if written == "<<" else written  # which merges, as a key
+def test_a_text_is_as_it_is_spelled_in_the_file_whatever_yaml_reads(
+    files: Files, written: str
+) -> None:
+    key = "x" if written == "<<" else written  # as a key, `<<` merges
     inputs = f"inputs: [{{name: n, type: string, default: {written}}}]\n"
     files.write(
         "agents/a/agent.yaml",
@@ -270,7 +275,9 @@ def test_a_text_is_what_was_written_whatever_yaml_makes_of_it(files: Files, writ
         "!!set {a}",
     ],
 )
-def test_where_any_value_may_stand_such_a_spelling_is_refused(files: Files, written: str) -> None:
+def test_an_ambiguous_spelling_is_refused_where_any_value_is_allowed(
+    files: Files, written: str
+) -> None:
     assert "YAML" in refusal(files, FLOWS + f"inputs: [{{name: n, default: {written}}}]\n")
     assert "YAML" in refusal(files, FLOWS, f"user_template: x\ndefaults: {{n: {written}}}\n")
     schema = f"output_parser: {{type: json, schema: {{enum: [{written}]}}}}\n"
@@ -295,7 +302,7 @@ def test_a_number_on_base_60_or_8_is_refused_by_name(files: Files, written: str,
         files.load()
 
 
-def test_texts_of_a_pipeline_are_what_was_written(files: Files) -> None:
+def test_the_texts_of_a_pipeline_are_as_they_are_spelled_in_its_file(files: Files) -> None:
     files.agent("a")
     files.pipeline(
         "p",

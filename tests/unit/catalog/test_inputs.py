@@ -1,4 +1,4 @@
-"""Inputs against their declaration."""
+"""The inputs of a run: checked against the declared ones, with defaults, and as a JSON Schema."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_wrong_input_has_one_error_of_its_own() -> None:
     ]
 
 
-def test_a_default_stands_in_for_a_required_input() -> None:
+def test_a_required_input_with_a_default_can_be_left_out() -> None:
     assert check_inputs((InputField("tone", required=True, default="kind"),), {}) == []
 
 

@@ -1,4 +1,4 @@
-"""Pipelines: a wrong graph cannot be built, and is refused by name."""
+"""Pipelines: what their files mean, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from app.catalog.model import Output, Step
 from app.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
-AGENT_INPUTS = "inputs:\n- {name: text, required: true}\n- {name: tone, required: true, default: kind}\n- name: size\n"
+AGENT_INPUTS = """
+inputs:
+- {name: text, required: true}
+- {name: tone, required: true, default: kind}
+- name: size
+"""
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ steps:
     }
 
 
-def test_all_keys_of_a_step_arrive(agents: Files) -> None:
+def test_all_keys_of_a_step_are_read(agents: Files) -> None:
     [step] = steps(
         agents,
         """
@@ -137,7 +142,8 @@ def test_without_outputs_those_that_no_step_reads_are_returned(agents: Files) ->
 
 def test_declared_outputs_are_returned_with_their_labels(agents: Files) -> None:
     agents.pipeline(
-        "p", "steps: [{id: a, agent: free}, {id: b, agent: free}]\noutputs: [{key: a, label: 结果}]"
+        "p",
+        "steps: [{id: a, agent: free}, {id: b, agent: free}]\noutputs: [{key: a, label: 结果}]",
     )
     assert agents.load().pipelines["p"].outputs == (Output("a", "结果"),)
 
@@ -165,7 +171,8 @@ def test_a_flow_that_only_a_variant_runs_counts_for_the_isolation(files: Files) 
     files.agent("a", flows)
     files.pipeline(
         "p",
-        "steps: [{id: s, agent: a}]\nvariants: {v: {overrides: {s: {flow: b, model: m}}}}\nbaseline: {x: 1}\n",
+        "steps: [{id: s, agent: a}]\nvariants: {v: {overrides: {s: {flow: b, model: m}}}}\n"
+        "baseline: {x: 1}\n",
     )
     pipeline = files.load().pipelines["p"]
     assert pipeline.isolation == "process"
@@ -198,7 +205,8 @@ WRONG = {
     ),
     "a key that nobody produces": (
         "inputs: [{name: q}]\nsteps:\n- id: a\n  agent: free\n  input_mapping:\n    x: p\n",
-        ":6: steps.0.input_mapping.x: 'p' is neither an input of the pipeline nor the output_key of a step.",
+        ":6: steps.0.input_mapping.x: 'p' is neither an input of the pipeline nor the output_key"
+        " of a step.",
     ),
     "a key called value that nobody produces": (
         "inputs: [{name: q}]\nsteps:\n- {id: a, agent: free, input_mapping: {value: p}}\n",
@@ -206,7 +214,8 @@ WRONG = {
     ),
     "a condition on what nobody produces": (
         "inputs: [{name: q}]\nsteps:\n- {id: a, agent: free, when: 'q == \"refund\"'}\n",
-        ":3: steps.0.when: 'refund' is neither an input of the pipeline nor the output_key of a step. Write text in",
+        ":3: steps.0.when: 'refund' is neither an input of the pipeline nor the output_key of a"
+        " step. Write text in",
     ),
     "a condition that is no expression": (
         "steps:\n- {id: a, agent: free, when: 'x > 1'}\n",
@@ -226,7 +235,8 @@ WRONG = {
     ),
     "an input that the agent does not have": (
         "steps:\n- id: a\n  agent: strict\n  input_mapping:\n    text: q\n    txt: q\n",
-        ":6: steps.0.input_mapping.txt: The agent 'strict' has no input 'txt'. Its inputs are: size, text, tone.",
+        ":6: steps.0.input_mapping.txt: The agent 'strict' has no input 'txt'. Its inputs are:"
+        " size, text, tone.",
     ),
     "a required input that is left out": (
         "steps:\n- {id: a, agent: strict}\n",
@@ -249,7 +259,8 @@ WRONG = {
         ":3: outputs.0.key: Missing data",
     ),
     "a code node": (
-        "steps:\n- id: a\n  type: code_node\n  language: python\n  code: |\n    def execute(): ...\n",
+        "steps:\n- id: a\n  type: code_node\n  language: python\n  code: |\n"
+        "    def execute(): ...\n",
         f":3: steps.0.type: {ADVICE}",
     ),
     "custom code in an aggregator": (
@@ -265,11 +276,13 @@ WRONG = {
         ":2: steps.0.agent: This step needs an agent.",
     ),
     "an unknown strategy": (
-        "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: sum, input_mapping: {items: q}}\n",
+        "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: sum, input_mapping:"
+        " {items: q}}\n",
         ":2: steps.0.aggregation_strategy: Must be one of: concat, stats, filter, group, summary.",
     ),
     "a strategy without its key": (
-        "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: stats, input_mapping: {items: q}}\n",
+        "steps:\n- {id: a, type: batch_aggregator, aggregation_strategy: stats, input_mapping:"
+        " {items: q}}\n",
         ":2: steps.0.fields: The strategy 'stats' requires this key.",
     ),
     "fields that are no list": (
@@ -289,8 +302,10 @@ WRONG = {
         ":5: variants.v.overrides.b: There is no step 'b'.",
     ),
     "a variant with an unknown flow": (
-        "steps: [{id: a, agent: free}]\nvariants:\n  v:\n    overrides:\n      a:\n        flow: x\n",
-        ":6: variants.v.overrides.a.flow: The agent 'free' has no flow 'x'. Its flows are: default.",
+        "steps: [{id: a, agent: free}]\nvariants:\n  v:\n    overrides:\n      a:\n"
+        "        flow: x\n",
+        ":6: variants.v.overrides.a.flow: The agent 'free' has no flow 'x'. Its flows are:"
+        " default.",
     ),
     "a variant of a step without an agent": (
         "steps:\n- {id: a, type: batch_aggregator, input_mapping: {items: q}}\n"
@@ -351,8 +366,12 @@ def test_an_intermediate_key_may_be_called_metadata(agents: Files) -> None:
     assert [step.output_key for step in built] == ["metadata", "b"]
 
 
-def test_words_for_people_do_not_change_the_definition(agents: Files) -> None:
-    plain = "inputs: [{name: x}]\nsteps: [{id: a, agent: free, input_mapping: {text: x}}]\noutputs: [{key: a}]\n"
+def test_texts_for_people_do_not_change_the_hash_of_a_pipeline(agents: Files) -> None:
+    plain = (
+        "inputs: [{name: x}]\n"
+        "steps: [{id: a, agent: free, input_mapping: {text: x}}]\n"
+        "outputs: [{key: a}]\n"
+    )
     worded = (
         "name: A name\ninputs: [{name: x, desc: What it is}]\n"
         "steps: [{id: a, agent: free, input_mapping: {text: x}, description: Says it}]\n"
@@ -374,7 +393,8 @@ def test_a_condition_of_an_aggregator_is_checked_at_load(
 ) -> None:
     agents.pipeline(
         "p",
-        "inputs: [{name: x}]\nsteps:\n- {id: a, type: batch_aggregator, aggregation_strategy: filter,"
+        "inputs: [{name: x}]\nsteps:\n"
+        "- {id: a, type: batch_aggregator, aggregation_strategy: filter,"
         f' condition: "{condition}", input_mapping: {{items: x}}}}\n',
     )
     with pytest.raises(ConfigurationError, match=message):
