@@ -1,7 +1,7 @@
 """Checks the graph of a pipeline: names, keys, order, and what the steps ask of their agents.
 
 `pipelines` calls it before it builds a `Pipeline`, so that a wrong one cannot be built. The steps
-are mappings, as their schema leaves them.
+are still the mappings that `PipelineSchema` has loaded from the file.
 """
 
 from __future__ import annotations

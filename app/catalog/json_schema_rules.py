@@ -1,10 +1,10 @@
-"""Rules of JSON Schema in bounded time, in place of those of jsonschema that have no bound.
+"""Implements keywords of JSON Schema in bounded time, where the jsonschema package has no bound.
 
-`json_schema` builds its validators from them:
+`json_schema` builds its validators from these rules:
 
 - Patterns run on RE2, in time that is linear in the text. Python's `re` needs centuries for
   `^(a+)+$` and a text of 60 characters.
-- Items are compared by their JSON texts, not each one with each other.
+- `uniqueItems` compares the items by their JSON texts, in linear time, instead of in pairs.
 - References are counted: a schema whose references fork could follow them without end.
 """
 

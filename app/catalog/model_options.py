@@ -1,7 +1,7 @@
 """Validates the options of a prompt file that are sent to the model's server unchanged.
 
 `schemas` uses these functions as marshmallow validators: each raises `ValidationError` or returns.
-They run at load, since the server would refuse a wrong option only when a run is paid for.
+Without them, a wrong option would go unnoticed until the server refuses the first run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ MODEL_OPTIONS = (
     "extra_body",
 )
 
-MAX_STOPS = 64  # more than any server takes; the server knows its own limit
-
-MAX_DEPTH = 50
+MAX_STOPS = 64  # more than common servers take, which know their own limits
+MAX_DEPTH = 50  # far below the limits of JSON parsers and of Python's recursion
 
 # Keys of the request that the service sets itself. In `extra_body`, they would replace its own.
 _RESERVED_KEYS = ("messages", "model", "stream")

@@ -1,8 +1,9 @@
-"""The tables of Jinja filters and tests that prompts can use, each of bounded cost.
+"""The filters (`name|upper`) and tests (`name is defined`) of Jinja that prompts can use.
 
-`sandbox` installs `FILTERS` and `TESTS`. Jinja's own function is used where its time is linear in
-its value, behind a conversion that spends the cost. Those that could make a huge result from a
-small value, or that show Python's `repr`, are rewritten here and in `text_filters`, or left out.
+`sandbox` installs the tables `FILTERS` and `TESTS`. All have a bounded cost: Jinja's own function is
+used where its time is linear in its value, behind a conversion that spends the cost. Those that
+could make a huge result from a small value, or that show Python's `repr`, are rewritten here and in
+`text_filters`, or left out.
 """
 
 from __future__ import annotations

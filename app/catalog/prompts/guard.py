@@ -1,8 +1,8 @@
-"""Puts checks into a parsed prompt: before everything that leaves the data, or may cost much.
+"""Puts checks into a parsed prompt, so that rendering it reads only data and has a bounded cost.
 
-`compiler` applies `Guard` to Jinja's syntax tree. It refuses what prompts cannot use, wraps values
-in the internal filters of `sandbox`, and puts text and placeholders back in place of the names
-that stand for them (`PieceNames`).
+`compiler` applies `Guard` to Jinja's syntax tree. It refuses tags and functions that prompts cannot
+use, wraps values in the internal filters of `sandbox`, and puts text and placeholders back in place
+of the names that stand for them (`PieceNames`).
 """
 
 from __future__ import annotations

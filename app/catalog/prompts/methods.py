@@ -1,7 +1,7 @@
 """The methods of texts, lists and objects that prompts can call, each of bounded cost.
 
-`sandbox` calls them by name: `{{ name.upper() }}`. They are never looked up on the Python object,
-so a prompt never holds a function as a value.
+`sandbox` calls them for `{{ name.upper() }}`. A prompt can only call the methods in this table, and
+never has a function as a value.
 """
 
 from __future__ import annotations

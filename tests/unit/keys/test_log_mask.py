@@ -19,7 +19,7 @@ from app.logs import masking
         ("it is chosenXkey+1 here", "it is chosenXkey+1 here"),
     ],
 )
-def test_a_secret_is_masked_wherever_it_stands(line: str, masked: str) -> None:
+def test_a_secret_is_masked_wherever_it_is(line: str, masked: str) -> None:
     assert masking(["chosen.key+1"])(None, "", {"event": line, "count": 3}) == {
         "event": masked,
         "count": 3,
