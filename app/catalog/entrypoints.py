@@ -13,7 +13,7 @@ from pathlib import Path
 from app.catalog.files import read_bytes
 from app.errors import ConfigurationError
 
-# Generated code can be large, but a syntax tree takes a hundred times its source in memory.
+# Generated code can be large, but a syntax tree takes many times the size of its source in memory.
 MAX_CODE_BYTES = 4 * 1024 * 1024
 
 # A file that uses one of these may define names in ways that only running it shows.

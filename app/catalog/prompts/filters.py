@@ -1,7 +1,7 @@
 """The filters (`name|upper`) and tests (`name is defined`) of Jinja that prompts can use.
 
-`sandbox` installs the tables `FILTERS` and `TESTS`. All have a bounded cost: Jinja's own function is
-used where its time is linear in its value, behind a conversion that spends the cost. Those that
+`sandbox` installs the tables `FILTERS` and `TESTS`. All have a bounded cost: Jinja's own function
+is used where its time is linear in its value, behind a conversion that spends the cost. Those that
 could make a huge result from a small value, or that show Python's `repr`, are rewritten here and in
 `text_filters`, or left out.
 """
@@ -116,7 +116,7 @@ def _count(value: Any) -> int:
 
 @pass_environment
 def _attr(environment: Any, value: Any, name: str) -> Any:
-    # Jinja's own reads Python's attributes, past the sandbox's `getattr`.
+    # Jinja's own reads attributes of Python objects, which the sandbox's `getattr` never does.
     return environment.getattr(value, name)
 
 

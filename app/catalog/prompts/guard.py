@@ -122,7 +122,7 @@ class Guard(NodeTransformer):
             near = did_you_mean(function.attr, methods.NAMES)
             raise PromptError(node.lineno, f"There is no function {function.attr!r}.{near}")
         call = _filtered(function.node, "call", nodes.Const(function.attr), *node.args)
-        # Jinja's type says keyword nodes; for a filter it takes pairs, and compiles both alike.
+        # A call has keyword nodes where a filter's type wants pairs; Jinja compiles both alike.
         call.kwargs = cast(list[nodes.Pair], node.kwargs)
         call.dyn_args = node.dyn_args
         call.dyn_kwargs = node.dyn_kwargs
