@@ -86,7 +86,7 @@ def _value(field: Any, value: Any, place: Place, sources: Sources, problems: lis
             for key, item in value.items()
         }
     if not isinstance(field, fields.Boolean):
-        # A number may stand where a schema takes a number or a mapping (`retries: 3`).
+        # Numbers are also allowed where a schema takes a mapping: `retries: 3`.
         is_number = isinstance(field, (fields.Number, fields.Nested))
         problems.extend(_refused(value, place, sources, is_number))
     return value

@@ -82,11 +82,13 @@ class _Context:
 
 def indent(value: Any, width: Any = 4, first: bool = False, blank: bool = False) -> str:
     source = text(value)
-    is_margin = isinstance(width, str)
-    name = "The width of indent"
-    margin = width if is_margin else " " * bounded_integer(width, MAX_MARGIN, name)
+    margin = width if isinstance(width, str) else _spaces(width)
     spend(len(source) + (source.count("\n") + 1) * len(margin))
     return str(_JINJA["indent"](source, margin, first, blank))
+
+
+def _spaces(width: Any) -> str:
+    return " " * bounded_integer(width, MAX_MARGIN, "The width of indent")
 
 
 @functools.wraps(_JINJA["wordwrap"])  # with its mark that it takes the environment
