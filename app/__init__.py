@@ -21,7 +21,7 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     from app.executions.service import ExecutionService
     from app.executions.store import ExecutionStore
     from app.keys import commands
-    from app.keys.ring import KeyRing
+    from app.keys.authenticator import Authenticator
     from app.keys.store import KeyStore
     from app.settings import load
 
@@ -31,6 +31,6 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
         known = catalog.load(settings.agents_path, settings.pipelines_path)
         service = ExecutionService(ExecutionStore.connect(settings), known, settings)
     keys = KeyStore.connect(settings)
-    app = api.build(settings, service, KeyRing(settings, keys))
+    app = api.build(settings, service, Authenticator(settings, keys))
     app.cli.add_command(commands.group(settings, keys))
     return app

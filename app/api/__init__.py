@@ -18,7 +18,7 @@ from app.api.security import SecurityPlugin
 from app.errors import FieldError, InvalidRequest
 from app.executions import identifiers
 from app.executions.service import ExecutionService
-from app.keys.ring import KeyRing
+from app.keys.authenticator import Authenticator
 from app.settings import Settings
 
 _STRICT = frozenset({executions.blueprint.name, targets.blueprint.name})
@@ -33,7 +33,7 @@ class Application(Flask):
         return func
 
 
-def build(settings: Settings, service: ExecutionService, ring: KeyRing) -> Flask:
+def build(settings: Settings, service: ExecutionService, ring: Authenticator) -> Flask:
     """A Flask application around the service, open to those whom the ring knows."""
     app = Application(__name__, static_folder=None)
     app.extensions["executions"] = service

@@ -15,9 +15,9 @@ from werkzeug.routing import RequestRedirect, Rule
 
 from app.api import credentials
 from app.api.problems import Problem
+from app.keys.authenticator import Authenticator
 from app.keys.model import ANYONE, Identity, Scope, digest_of
-from app.keys.ring import KeyRing
-from app.keys.tries import WrongKeys
+from app.keys.throttle import InvalidKeyThrottle
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/<path:path>"})
 METRICS = "/metrics"
@@ -54,8 +54,8 @@ def tenant() -> str:
 class Gate:
     """Stands before every view, and says who asks: `g.identity`."""
 
-    def __init__(self, ring: KeyRing, open_rules: frozenset[str]):
-        self._ring, self._open_rules, self._wrong = ring, open_rules, WrongKeys()
+    def __init__(self, ring: Authenticator, open_rules: frozenset[str]):
+        self._ring, self._open_rules, self._wrong = ring, open_rules, InvalidKeyThrottle()
 
     def check(self) -> None:
         """Raises a `Problem`: 401, 403, 429, or 400 where it is not clear which key is meant."""
@@ -90,7 +90,7 @@ class Gate:
         return found
 
 
-def register(app: Flask, ring: KeyRing, metrics_open: bool) -> None:
+def register(app: Flask, ring: Authenticator, metrics_open: bool) -> None:
     """Puts the gate before every view that the application has or will have."""
     app.before_request(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN).check)
 

@@ -1,4 +1,7 @@
-"""What can be run: agents and pipelines, read from files, checked, impossible to build wrong."""
+"""Agents and pipelines: reads their files, checks them, and builds the values that are run.
+
+`load` is called once at the start of each web and worker process. Nothing here runs an agent.
+"""
 
 from app.catalog.loader import load
 

@@ -1,4 +1,7 @@
-"""`python -m app.catalog check`: validates all agents and pipelines, and draws each pipeline's graph."""
+"""`python -m app.catalog check`: validates all agents and pipelines, and draws their graphs.
+
+Operators run it before they restart the service with changed files.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from app.settings import load as load_settings
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 where all is well, 1 with the errors where it is not, 2 for a wrong call."""
+    """Returns the exit code: 0 if all files are valid, 1 with their errors, 2 for wrong usage."""
     if arguments != ["check"]:
         print("usage: python -m app.catalog check", file=sys.stderr)
         return 2
@@ -29,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def overview(catalog: Catalog) -> Iterator[str]:
-    """A line for each agent with its flows, the default one first; then the pipelines, each with its graph."""
+    """A line for each agent with its flows, the default one first, then each pipeline's graph."""
     for agent in catalog.agents.values():
         others = sorted(agent.flows.keys() - {agent.default_flow})
         yield f"agent {agent.id}: {', '.join([agent.default_flow, *others])}"
@@ -40,7 +43,7 @@ def overview(catalog: Catalog) -> Iterator[str]:
 
 
 def draw(pipeline: Pipeline) -> Iterator[str]:
-    """A line for each step, level by level: steps of one level may run side by side."""
+    """A line for each step, level by level: the steps of one level can run at the same time."""
     steps = {step.id: step for step in pipeline.steps}
     order = graphlib.TopologicalSorter({step.id: step.depends_on for step in pipeline.steps})
     order.prepare()
@@ -53,11 +56,16 @@ def draw(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _arrows(step: Step) -> str:
-    """`what it reads -> step (agent) -> what it writes`, and what else it waits for or depends on."""
+    """`inputs -> step (agent) -> output key, after dependencies, when condition`."""
+    # dict.fromkeys: two inputs may be mapped to one key, which is shown once, in order.
     sources = ", ".join(dict.fromkeys(step.input_mapping.values())) or "nothing"
-    line = f"{sources} -> {step.id} ({step.agent or step.aggregation['strategy']}) -> {step.output_key}"
-    after = f", after {', '.join(sorted(step.depends_on))}" if step.depends_on else ""
-    return line + after + (f", when {step.when}" if step.when else "")
+    work = step.agent or step.aggregation["strategy"]
+    line = f"{sources} -> {step.id} ({work}) -> {step.output_key}"
+    if step.depends_on:
+        line += f", after {', '.join(sorted(step.depends_on))}"
+    if step.when:
+        line += f", when {step.when}"
+    return line
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""From `agent.yaml` and its prompt files to an `Agent`. No code of an agent's is run or imported here."""
+"""Reads one agent: `agent.yaml` and its prompt files become an `Agent`.
+
+`loader` calls `read_agent` for each folder. No code of an agent is run or imported here.
+"""
 
 from __future__ import annotations
 
@@ -15,92 +18,110 @@ from app.catalog.model_options import MODEL_OPTIONS
 from app.catalog.prompts.compiler import problems as template_problems
 from app.catalog.prompts.scanner import is_formatted
 from app.catalog.schemas import AgentSchema, PromptSchema
-from app.catalog.targets import described, id_problems, input_fields, version_of_folder
+from app.catalog.targets import described, hash_of_folder, id_problems, input_fields
 from app.errors import ConfigurationError
 
-Declared = Sequence[Mapping[str, Any]] | None
-"""An agent's inputs as its file has them; None where it declares none, and any may be given."""
+DeclaredInputs = Sequence[Mapping[str, Any]] | None
+"""The list `inputs` of an agent's file; None if it has none, so that any input is accepted."""
 
-_AGENT, _PROMPT = AgentSchema(), PromptSchema()
+_AGENT = AgentSchema()
+_PROMPT = PromptSchema()
 
 
 def read_agent(path: Path) -> Agent:
     """The agent of one `agent.yaml`. Raises `ConfigurationError` with a line for each problem."""
     document = read(path)
-    data = document.checked(_AGENT)
+    data = document.validated(_AGENT)
     names = [flow["name"] for flow in data["flows"]]
     default_flow = data.get("default_flow") or ("default" if "default" in names else names[0])
-    problems = [*id_problems(data, path.parent.name, "folder"), *_flow_problems(document, data, default_flow)]
-    wrong = [str(document.refusal(problems))] if problems else []
+    problems = [
+        *id_problems(data, path.parent.name, "folder"),
+        *_flow_problems(document, data, default_flow),
+    ]
+    # The prompt files are read even if agent.yaml is wrong, so that all problems appear at once.
+    errors = [str(document.error(problems))] if problems else []
     flows: dict[str, Flow] = {}
     for flow in data["flows"]:
         try:
             flows[flow["name"]] = _flow(path.parent, flow, data["inputs"])
         except ConfigurationError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise ConfigurationError("\n".join(wrong))
+            errors.append(str(error))
+    if errors:
+        raise ConfigurationError("\n".join(errors))
     return Agent(
         id=path.parent.name,
         flows=flows,
         default_flow=default_flow,
         inputs=input_fields(data["inputs"]),
-        definition=version_of_folder(path.parent),
+        definition=hash_of_folder(path.parent),
         **described(data),
     )
 
 
-def _flow_problems(document: Document, data: Mapping[str, Any], default_flow: str) -> Iterator[Problem]:
+def _flow_problems(
+    document: Document, data: Mapping[str, Any], default_flow: str
+) -> Iterator[Problem]:
     counts = Counter(flow["name"] for flow in data["flows"])
     if default_flow not in counts:
-        yield ("default_flow",), f"There is no flow {default_flow!r}; there is: {', '.join(sorted(counts))}."
+        names = ", ".join(sorted(counts))
+        yield ("default_flow",), f"There is no flow {default_flow!r}. The flows are: {names}."
     for position, flow in enumerate(data["flows"]):
         place: Place = ("flows", position)
         if counts[flow["name"]] > 1:
-            yield (*place, "name"), f"Two flows have the name {flow['name']!r}."
-        for key, file in _files(document.path.parent, flow):
-            if not os.path.exists(file):  # pathlib's raises where a name is too long
-                yield (*place, key), f"There is no file {file}."
-            elif key == "entrypoint" and (reason := entrypoints.problem(file, flow[key].rpartition(":")[2])):
+            yield (*place, "name"), f"Two flows have the same name {flow['name']!r}."
+        key, file = _file_of(document.path.parent, flow)
+        if file is None:
+            continue
+        # os.path.exists is false for a name that is too long, where Path.exists raises.
+        if not os.path.exists(file):
+            yield (*place, key), f"There is no file {file}."
+        elif key == "entrypoint":
+            name = flow[key].rpartition(":")[2]
+            if reason := entrypoints.problem(file, name):
                 yield (*place, key), reason
 
 
-def _files(folder: Path, flow: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """The file that a flow names, if it names one, with the key that names it."""
+def _file_of(folder: Path, flow: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """The key that says what a flow runs, and the file it names; None if it names a module."""
     if "file" in flow:
-        yield "file", folder / "prompts" / flow["file"]
-    elif ".py:" in flow["entrypoint"]:
-        yield "entrypoint", folder / flow["entrypoint"].rpartition(":")[0]
+        return "file", folder / "prompts" / flow["file"]
+    file, _, _ = flow["entrypoint"].rpartition(":")
+    return "entrypoint", folder / file if file.endswith(".py") else None
 
 
-def _flow(folder: Path, data: Mapping[str, Any], inputs: Declared) -> Flow:
-    if "entrypoint" in data:
-        asked = data.get("isolation", "process")
-        return PythonFlow(
-            data["name"],
-            data["entrypoint"],
-            folder.resolve(),
-            isolation="thread" if asked == "thread" else "process",
-            fresh=asked == "fresh",
-        )
-    return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
+def _flow(folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs) -> Flow:
+    if "file" in data:
+        return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
+    isolation = data.get("isolation", "process")
+    return PythonFlow(
+        data["name"],
+        data["entrypoint"],
+        folder.resolve(),  # the process that runs it may have another working directory
+        isolation="thread" if isolation == "thread" else "process",
+        fresh=isolation == "fresh",
+    )
 
 
-def _prompt_flow(name: str, path: Path, inputs: Declared) -> PromptFlow:
+def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
     document = read(path)
-    data = document.checked(_PROMPT)
-    names = None if inputs is None else frozenset([*(field["name"] for field in inputs), *data["defaults"]])
+    data = document.validated(_PROMPT)
+    names = None
+    if inputs is not None:
+        names = frozenset([*(field["name"] for field in inputs), *data["defaults"]])
     problems = [*_template_problems(document, data, names), *_schema_problems(document, data)]
     if problems:
-        raise document.refusal_at(problems)
+        raise document.error_at(problems)
     parser = data["output_parser"]
-    kept = ("user_template", "system_prompt", "defaults", "model")
     return PromptFlow(
         name=name,
-        names=names,
+        user_template=data["user_template"],
+        system_prompt=data["system_prompt"],
+        defaults=data["defaults"],
+        model=data["model"],
+        # An option that is not given must not be sent: servers refuse some nulls.
+        options={option: data[option] for option in MODEL_OPTIONS if data[option] is not None},
         output_parser=OutputParser(**parser) if parser else OutputParser(),
-        options={name: data[name] for name in MODEL_OPTIONS if data[name] is not None},
-        **{key: data[key] for key in kept},
+        names=names,
     )
 
 
@@ -113,11 +134,14 @@ def _template_problems(
             yield document.line_in_text((key,), problem.line), (key,), problem.reason
 
 
-def _schema_problems(document: Document, data: Mapping[str, Any]) -> Iterator[tuple[int, Place, str]]:
+def _schema_problems(
+    document: Document, data: Mapping[str, Any]
+) -> Iterator[tuple[int, Place, str]]:
     schema = (data["output_parser"] or {}).get("schema")
-    if schema is not None:
-        from app.catalog import json_schema  # imports much, and few prompts have a schema
+    if schema is None:
+        return
+    from app.catalog import json_schema  # imports much, and few prompts have a schema
 
-        for inner, reason in json_schema.problems(schema):
-            place = ("output_parser", "schema", *inner)
-            yield document.line_in_text(place, 1), place, reason
+    for inner, reason in json_schema.problems(schema):
+        place = ("output_parser", "schema", *inner)
+        yield document.line_in_text(place, 1), place, reason

@@ -1,4 +1,7 @@
-"""Looks at the file of a Python flow without running it."""
+"""Checks that the Python file of a flow defines its entrypoint, without running the file.
+
+Called by `agents` at load. It parses the file and looks for names that its top level defines.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,32 @@ from pathlib import Path
 from app.catalog.files import read_bytes
 from app.errors import ConfigurationError
 
+# Generated code can be large, but a syntax tree takes many times the size of its source in memory.
 MAX_CODE_BYTES = 4 * 1024 * 1024
 
+# A file that uses one of these may define names in ways that only running it shows.
 _DYNAMIC = frozenset(["globals", "setattr", "exec", "__getattr__"])
-"""A file that has one of these names may define others in a way that only running it shows."""
 
 
 def problem(file: Path, name: str) -> str | None:
-    """Why the file cannot bring `name`: it is no Python, or defines nothing of that name."""
+    """Why `name` cannot be taken from the file, in one sentence; None if it can, or may."""
     try:
         tree = _parsed(read_bytes(file, MAX_CODE_BYTES))
     except ConfigurationError as error:
         return str(error)
     except SyntaxError as error:
-        return f"{file}:{error.lineno or 1}: This is not Python: {error.msg}."
-    except (ValueError, RecursionError, MemoryError):
-        return f"{file}:1: This is not Python."
+        return f"{file}:{error.lineno or 1}: This is not valid Python: {error.msg}."
+    except (ValueError, RecursionError, MemoryError):  # zero bytes; nested too deeply
+        return f"{file}:1: This is not valid Python."
     if name in set(_defined(tree.body)) or _is_dynamic(tree):
         return None
-    return f"{file} defines no {name!r}."
+    return f"{file} does not define {name!r}."
 
 
 def _parsed(source: bytes) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about an escape, say: they are for whoever wrote it
+        # Warnings (about an invalid escape, say) are for the author, and appear when the file runs.
+        warnings.simplefilter("ignore")
         return ast.parse(source)
 
 
@@ -41,20 +46,25 @@ def _is_dynamic(tree: ast.Module) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             return True
-        if (isinstance(node, ast.Name) and node.id in _DYNAMIC) or (
-            isinstance(node, ast.FunctionDef) and node.name in _DYNAMIC
-        ):
+        if isinstance(node, ast.Name) and node.id in _DYNAMIC:
+            return True
+        if isinstance(node, ast.FunctionDef) and node.name in _DYNAMIC:
             return True
     return False
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[str]:
-    """The names that running these statements would define; those of functions and classes stay inside."""
+    """The names that these statements define, in any branch of `if`, `try` and the like.
+
+    Names inside functions and classes are not among them.
+    """
     for statement in body:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield statement.name
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+            # `import a.b` defines `a`.
+            names = (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+            yield from names
         else:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

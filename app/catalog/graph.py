@@ -1,6 +1,7 @@
-"""What makes a pipeline's graph sound, checked before a `Pipeline` is built: a wrong one can not be built.
+"""Checks the graph of a pipeline: names, keys, order, and what the steps ask of their agents.
 
-Works on the steps as their schema leaves them. Reading files and building values is `pipelines`' business.
+`pipelines` calls it before it builds a `Pipeline`, so that a wrong one cannot be built. The steps
+are still the mappings that `PipelineSchema` has loaded from the file.
 """
 
 from __future__ import annotations
@@ -18,46 +19,54 @@ Steps = Sequence[Mapping[str, Any]]
 
 
 def dependencies(steps: Steps) -> dict[str, frozenset[str]]:
-    """What each step waits for: what it names, and the steps whose output it or its `when` reads."""
-    producer = {step["output_key"]: step["id"] for step in steps}
+    """For each step, the steps that must finish first.
+
+    These are the ones in its `depends_on`, and those whose output the step or its `when` reads.
+    """
+    producers = {step["output_key"]: step["id"] for step in steps}
     return {
-        step["id"]: frozenset(step["depends_on"]) | {producer[key] for key in _reads(step) if key in producer}
+        step["id"]: frozenset(step["depends_on"])
+        | {producers[key] for key in _keys_read(step) if key in producers}
         for step in steps
     }
 
 
 def result_keys(steps: Steps, declared: Sequence[str]) -> list[str]:
-    """The keys that the execution returns: the declared ones; else those that no step reads."""
-    read = {key for step in steps for key in _reads(step)}
-    return list(declared) or [step["output_key"] for step in steps if step["output_key"] not in read]
+    """The output keys that the execution returns: the declared ones, else those no step reads."""
+    if declared:
+        return list(declared)
+    read = {key for step in steps for key in _keys_read(step)}
+    return [step["output_key"] for step in steps if step["output_key"] not in read]
 
 
-def problems(steps: Steps, inputs: Collection[str] | None, outputs: Sequence[str]) -> Iterator[Problem]:
-    """Everything that is wrong with names, keys and order; nothing where the graph is sound.
+def problems(
+    steps: Steps, inputs: Collection[str] | None, outputs: Sequence[str]
+) -> Iterator[Problem]:
+    """Everything that is wrong with names, keys and order within the pipeline.
 
-    `inputs` and `outputs` are the declared names. Inputs of None are not declared: any key may be one.
+    `inputs` and `outputs` are the declared names. If `inputs` is None, any key can be an input.
     """
-    yield from _repeated(steps, "id")
-    yield from _repeated(steps, "output_key")
-    yield from _name_problems(steps)
+    yield from _duplicates(steps, "id")
+    yield from _duplicates(steps, "output_key")
+    yield from _unknown_dependencies(steps)
     yield from _key_problems(steps, inputs)
     yield from _output_problems(steps, outputs)
     yield from _cycles(steps)
 
 
-def _reads(step: Mapping[str, Any]) -> frozenset[str]:
-    own = frozenset(step["input_mapping"].values())
-    return own | conditions.reads(step["when"]) if step["when"] is not None else own
+def _keys_read(step: Mapping[str, Any]) -> frozenset[str]:
+    keys = frozenset(step["input_mapping"].values())
+    return keys if step["when"] is None else keys | conditions.reads(step["when"])
 
 
-def _repeated(steps: Steps, name: str) -> Iterator[Problem]:
+def _duplicates(steps: Steps, name: str) -> Iterator[Problem]:
     counts = Counter(step[name] for step in steps)
     for position, step in enumerate(steps):
         if counts[step[name]] > 1:
-            yield ("steps", position, name), f"Two steps have the {name} {step[name]!r}."
+            yield ("steps", position, name), f"Two steps have the same {name} {step[name]!r}."
 
 
-def _name_problems(steps: Steps) -> Iterator[Problem]:
+def _unknown_dependencies(steps: Steps) -> Iterator[Problem]:
     ids = {step["id"] for step in steps}
     for position, step in enumerate(steps):
         for name in step["depends_on"]:
@@ -69,15 +78,19 @@ def _key_problems(steps: Steps, inputs: Collection[str] | None) -> Iterator[Prob
     if inputs is None:
         return
     known = {step["output_key"] for step in steps} | set(inputs)
-    nobodys = "is neither an input of the pipeline nor the output_key of a step."
+    unknown = "is neither an input of the pipeline nor the output_key of a step."
     for position, step in enumerate(steps):
-        if step["output_key"] in inputs:
-            yield ("steps", position, "output_key"), f"{step['output_key']!r} is an input of the pipeline already."
+        place = ("steps", position)
+        output_key = step["output_key"]
+        if output_key in inputs:
+            message = f"{output_key!r} is already the name of an input. Choose another output_key."
+            yield (*place, "output_key"), message
         for name, key in step["input_mapping"].items():
             if key not in known:
-                yield ("steps", position, "input_mapping", name), f"{key!r} {nobodys}"
-        for key in sorted(_reads(step) - known - set(step["input_mapping"].values())):
-            yield ("steps", position, "when"), f"{key!r} {nobodys} Text stands in 'single quotes'."
+                yield (*place, "input_mapping", name), f"{key!r} {unknown}"
+        # A name in `when` is often a text in double quotes, which JMESPath takes for a name.
+        for key in sorted(_keys_read(step) - known - set(step["input_mapping"].values())):
+            yield (*place, "when"), f"{key!r} {unknown} Write text in 'single quotes'."
 
 
 def _output_problems(steps: Steps, outputs: Sequence[str]) -> Iterator[Problem]:
@@ -85,25 +98,30 @@ def _output_problems(steps: Steps, outputs: Sequence[str]) -> Iterator[Problem]:
     for position, key in enumerate(outputs):
         if key not in keys:
             yield ("outputs", position, "key"), f"No step has the output_key {key!r}."
+    # The service adds `metadata` to the outputs of every execution. As the key of a step that
+    # another one reads, the name does no harm.
     if "metadata" in result_keys(steps, outputs):
         place = ("outputs", list(outputs).index("metadata"), "key") if outputs else ("steps",)
-        yield place, "An output can not be called 'metadata': that name is the service's."
+        yield place, "An output cannot be called 'metadata': the service uses that name itself."
 
 
 def _cycles(steps: Steps) -> Iterator[Problem]:
-    waits_for = dependencies(steps)
+    depends_on = dependencies(steps)
     for position, step in enumerate(steps):
-        if step["id"] in waits_for[step["id"]]:
-            yield ("steps", position), f"The step {step['id']!r} waits for itself."
-    others = {id: names - {id} for id, names in waits_for.items()}
+        if step["id"] in depends_on[step["id"]]:
+            yield ("steps", position), f"The step {step['id']!r} depends on itself."
+    # Without the self-dependencies, which are reported by now: TopologicalSorter stops at its
+    # first cycle, and a larger one would go unnoticed.
+    others = {id: ids - {id} for id, ids in depends_on.items()}
     try:
         graphlib.TopologicalSorter(others).prepare()
     except graphlib.CycleError as error:
-        yield ("steps",), f"The steps wait for each other: {' -> '.join(reversed(error.args[1]))}."
+        cycle = " -> ".join(reversed(error.args[1]))
+        yield ("steps",), f"The steps depend on each other in a cycle: {cycle}."
 
 
 def agent_problems(steps: Steps, agents: Mapping[str, Agent]) -> Iterator[Problem]:
-    """What is wrong between the steps and the agents they name."""
+    """Checks the steps against the agents that they name: flows and inputs."""
     for position, step in enumerate(steps):
         if step["type"] != "agent_flow":
             continue
@@ -117,19 +135,20 @@ def agent_problems(steps: Steps, agents: Mapping[str, Agent]) -> Iterator[Proble
 
 
 def no_flow(agent: Agent, name: str) -> str:
-    """The sentence for a flow that an agent does not have."""
-    return f"The agent {agent.id!r} has no flow {name!r}; it has: {', '.join(sorted(agent.flows))}."
+    """The message for a flow that an agent does not have."""
+    names = ", ".join(sorted(agent.flows))
+    return f"The agent {agent.id!r} has no flow {name!r}. Its flows are: {names}."
 
 
 def _mapping_problems(position: int, step: Mapping[str, Any], agent: Agent) -> Iterator[Problem]:
     if agent.inputs is None:
         return
-    names = sorted(each.name for each in agent.inputs)
+    place = ("steps", position, "input_mapping")
+    names = sorted(field.name for field in agent.inputs)
+    inputs = f"Its inputs are: {', '.join(names)}." if names else "It takes no inputs."
     for name in step["input_mapping"]:
         if name not in names:
-            message = f"The agent {agent.id!r} has no input {name!r}; it has: {', '.join(names) or 'none'}."
-            yield ("steps", position, "input_mapping", name), message
-    for each in agent.inputs:
-        if each.needed and each.name not in step["input_mapping"]:
-            message = f"The input {each.name!r} of the agent {agent.id!r} is required."
-            yield ("steps", position, "input_mapping"), message
+            yield (*place, name), f"The agent {agent.id!r} has no input {name!r}. {inputs}"
+    for field in agent.inputs:
+        if field.needed and field.name not in step["input_mapping"]:
+            yield place, f"The agent {agent.id!r} requires the input {field.name!r}: map it here."

@@ -1,4 +1,7 @@
-"""Inputs against what a target declares of them."""
+"""Checks the inputs of a run against those that its agent or pipeline declares.
+
+The service checks a start with it; the runtime checks each step and fills in defaults.
+"""
 
 from __future__ import annotations
 
@@ -19,34 +22,42 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_inputs(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> list[FieldError]:
-    """One error for each input that is missing, undeclared, or of another type. None declared: all is well.
+def check_inputs(
+    declared: tuple[InputField, ...] | None, given: Mapping[str, Any]
+) -> list[FieldError]:
+    """One error for each input that is missing, undeclared, or of the wrong type.
 
-    The codes are `required`, `unknown_field` and `invalid_type`; the fields are called `inputs.<name>`.
+    If `declared` is None, every input is accepted. The codes are `required`, `unknown_field` and
+    `invalid_type`; the fields are named `inputs.<name>`.
     """
     if declared is None:
         return []
-    names = {each.name for each in declared}
+    names = {field.name for field in declared}
     unknown = unknown_names([name for name in given if name not in names], names)
-    return [
-        *(FieldError(f"inputs.{name}", message, "unknown_field") for name, [message] in unknown.items()),
-        *(error for each in declared if (error := _check(each, given)) is not None),
+    errors = [
+        FieldError(f"inputs.{name}", message, "unknown_field")
+        for name, [message] in unknown.items()
     ]
+    errors += [error for field in declared if (error := _check(field, given)) is not None]
+    return errors
 
 
 def inputs_schema(declared: tuple[InputField, ...] | None) -> dict[str, Any]:
-    """The same as a JSON Schema (2020-12), for people and their tools."""
-    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}
+    """The JSON Schema (2020-12) that accepts exactly what `check_inputs` accepts."""
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+    }
     if declared is None:
         return schema | {"additionalProperties": True}
     return schema | {
-        "properties": {each.name: _schema(each) for each in declared},
-        "required": [each.name for each in declared if each.needed],
+        "properties": {field.name: _property(field) for field in declared},
+        "required": [field.name for field in declared if field.needed],
         "additionalProperties": False,
     }
 
 
-def _schema(field: InputField) -> dict[str, Any]:
+def _property(field: InputField) -> dict[str, Any]:
     schema: dict[str, Any] = {} if field.type == "any" else {"type": field.type}
     if field.description:
         schema["description"] = field.description
@@ -60,26 +71,34 @@ def _check(field: InputField, given: Mapping[str, Any]) -> FieldError | None:
     if field.name not in given:
         return FieldError(name, "This input is required.", "required") if field.needed else None
     if not fits(field.type, given[field.name]):
-        return FieldError(name, f"Must be of the type {field.type}.", "invalid_type")
+        return FieldError(name, f"Must be of type {field.type}.", "invalid_type")
     return None
 
 
-def with_defaults(declared: tuple[InputField, ...] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, and the declared default for each that is left out or `None`.
-
-    `None` is what a step of a pipeline is given for an optional input that nobody sent.
-    """
-    defaults = {each.name: each.default for each in declared or () if each.default is not MISSING}
-    return {**given, **{name: default for name, default in defaults.items() if given.get(name) is None}}
+def with_defaults(
+    declared: tuple[InputField, ...] | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The inputs, with the declared default for each one that is missing or `None`."""
+    # A step of a pipeline gets None for an optional pipeline input that the client did not send;
+    # the default of the step's agent must apply there, too.
+    defaults = {field.name: field.default for field in declared or ()}
+    filled = {
+        name: default
+        for name, default in defaults.items()
+        if default is not MISSING and given.get(name) is None
+    }
+    return {**given, **filled}
 
 
 def type_of(value: Any) -> str:
-    """The type of a JSON value, in the words of declared types; `null` for None."""
+    """The declared type that a JSON value has; `null` for None."""
     return next((name for name in _TYPES if fits(name, value)), "null")
 
 
 def fits(type_name: str, value: Any) -> bool:
-    """Whether a JSON value is of a declared type. A boolean is no number, and 1.0 is no integer."""
+    """Whether a JSON value is of a declared type. `true` is not a number, 1.0 not an integer."""
     if type_name == "any":
         return True
-    return isinstance(value, _TYPES[type_name]) and (type_name == "boolean" or not isinstance(value, bool))
+    if isinstance(value, bool):  # a subclass of int in Python
+        return type_name == "boolean"
+    return isinstance(value, _TYPES[type_name])

@@ -1,4 +1,8 @@
-"""Reads all agents and pipelines. A file that is wrong is never skipped: it stops the start, by name and line."""
+"""Loads the catalog: reads every agent and pipeline file below the configured folders.
+
+Called once at the start of each process. A wrong file is never skipped: the process does not start,
+and the error names every problem in every file by file and line.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,36 @@ _YAML = (".yaml", ".yml")
 
 
 def load(agents_paths: Sequence[Path], pipelines_paths: Sequence[Path]) -> Catalog:
-    """Everything that can be run, from `<id>/agent.yaml` in the ones and `<id>.yaml` in the others.
+    """Reads `<id>/agent.yaml` in the folders of agents and `<id>.yaml` in those of pipelines.
 
-    Names that begin with `_` or `.` are passed over (`_template`). Raises `ConfigurationError` with a line
-    for each thing that is wrong; pipelines are looked at once all agents are right.
+    Names that begin with `_` or `.` are skipped (`_template`). Raises `ConfigurationError` with one
+    line per problem.
     """
     agents = _by_id(list(_agent_files(agents_paths)), read_agent)
-    pipelines = _by_id(list(_pipeline_files(pipelines_paths)), lambda path: read_pipeline(path, agents))
+    # Pipelines are checked against the agents, so they are read only if all agents are valid:
+    # one wrong agent would otherwise cause an error in each pipeline that uses it.
+    pipelines = _by_id(
+        list(_pipeline_files(pipelines_paths)), lambda path: read_pipeline(path, agents)
+    )
+    # Clients filter executions by `target_id` alone, so one id must not mean two things.
     if shared := sorted(agents.keys() & pipelines.keys()):
         names = ", ".join(map(repr, shared))
-        raise ConfigurationError(f"An agent and a pipeline must not share an id, as they do here: {names}.")
+        raise ConfigurationError(f"An agent and a pipeline cannot have the same id: {names}.")
     return Catalog(agents, pipelines)
 
 
 def _agent_files(folders: Iterable[Path]) -> Iterator[Path]:
     for path in _entries(folders, "AGENTS_PATH"):
         if path.is_dir():
-            found = [path / f"agent{suffix}" for suffix in _YAML if (path / f"agent{suffix}").exists()]
-            yield from found or [path / "agent.yaml"]  # which is then reported as missing
+            candidates = [path / f"agent{suffix}" for suffix in _YAML]
+            existing = [file for file in candidates if file.exists()]
+            # If there is none, reading the first reports it as missing. If there are both, the
+            # second is reported as a duplicate id.
+            yield from existing or candidates[:1]
         elif path.suffix in _YAML:
-            raise ConfigurationError(f"{path}:1: An agent stands in a folder of its own: <id>/agent.yaml.")
+            raise ConfigurationError(
+                f"{path}:1: An agent needs a folder of its own: move the file to <id>/agent.yaml."
+            )
 
 
 def _pipeline_files(folders: Iterable[Path]) -> Iterator[Path]:
@@ -44,29 +58,32 @@ def _pipeline_files(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _entries(folders: Iterable[Path], variable: str) -> Iterator[Path]:
-    """What stands in the folders, by name."""
+    """The entries of all folders, sorted by name within each. `variable` is the setting's name."""
     for folder in folders:
         try:
             entries = sorted(folder.iterdir())
         except OSError as error:
-            raise ConfigurationError(f"{folder}: {error.strerror}. The folder is named by {variable}.") from None
+            message = f"{folder}: {error.strerror}. Check the folders in {variable}."
+            raise ConfigurationError(message) from None
         yield from (path for path in entries if not path.name.startswith(("_", ".")))
 
 
 def _by_id(files: Iterable[Path], read_one: Callable[[Path], T]) -> dict[str, T]:
-    """Reads every file and reports the problems of all of them together."""
-    found: dict[str, T] = {}
-    origin: dict[str, Path] = {}
-    wrong: list[str] = []
+    """Reads all files, and raises the problems of all of them together."""
+    targets: dict[str, T] = {}
+    origins: dict[str, Path] = {}
+    errors: list[str] = []
     for path in files:
         try:
             target = read_one(path)
         except ConfigurationError as error:
-            wrong.append(str(error))
+            errors.append(str(error))
             continue
-        if target.id in found:
-            wrong.append(f"{path}:1: The id {target.id!r} is taken by {origin[target.id]}.")
-        found[target.id], origin[target.id] = target, path
-    if wrong:
-        raise ConfigurationError("\n".join(wrong))
-    return found
+        if target.id in targets:
+            origin = origins[target.id]
+            errors.append(f"{path}:1: The id {target.id!r} is already used by {origin}.")
+        targets[target.id] = target
+        origins[target.id] = path
+    if errors:
+        raise ConfigurationError("\n".join(errors))
+    return targets

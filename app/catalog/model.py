@@ -1,4 +1,8 @@
-"""What can be run: agents and pipelines as values. Reading and checking the files is `loader`'s business."""
+"""The values of the catalog: agents, flows, pipelines and steps, as the whole service uses them.
+
+`agents` and `pipelines` build them from files that they have checked. They never change after that,
+and can be pickled, as worker processes pass them on to their children.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ InputType = Literal["any", "string", "integer", "number", "boolean", "array", "o
 
 
 class Missing:
-    """The type of `MISSING`: "no default", which is something else than the default `None`."""
+    """The type of `MISSING`, which means "no default". `None` is a default like any other."""
 
     def __repr__(self) -> str:
         return "MISSING"
 
     def __reduce__(self) -> str:
-        return "MISSING"  # one object, in every process
+        # Pickled by its name, so that `is MISSING` also holds in another process.
+        return "MISSING"
 
 
 MISSING = Missing()
@@ -26,7 +31,7 @@ MISSING = Missing()
 
 @dataclass(frozen=True, slots=True)
 class InputField:
-    """One declared input of a target."""
+    """One declared input of an agent or a pipeline."""
 
     name: str
     type: InputType = "any"
@@ -36,13 +41,17 @@ class InputField:
 
     @property
     def needed(self) -> bool:
-        """Whether it must be given: it is required, and no default stands in for it."""
+        """Whether a run must give it: it is required and has no default."""
         return self.required and self.default is MISSING
 
 
 @dataclass(frozen=True, slots=True)
 class OutputParser:
-    """How a model's answer is read: `none` (text), `json`, or `list`."""
+    """How a model's answer is read: as text (`none`), as JSON, or as a list.
+
+    `schema` is a JSON Schema for the answer. With `retry_on_error`, the model gets an answer that
+    cannot be read back, with the reason, and is asked again, up to `max_retries` times.
+    """
 
     type: Literal["none", "json", "list"] = "none"
     schema: Mapping[str, Any] | None = None
@@ -52,35 +61,37 @@ class OutputParser:
 
 @dataclass(frozen=True, slots=True)
 class PromptFlow:
-    """A flow that renders two templates and asks a model.
-
-    It waits rather than computes: a thread will do. `options` are those of the model call
-    (`temperature`, `max_tokens`, `response_format`, ...). `names` are those that its placeholders
-    may have; None if the agent declares no inputs.
-    """
+    """A flow that renders two templates and sends them to a model."""
 
     name: str
     user_template: str
     system_prompt: str = ""
+    # Values for placeholders that the inputs leave out.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    # None means the service's own model.
     model: str | None = None
+    # Sent with the request: `temperature`, `max_tokens`, `response_format`, ...
     options: Mapping[str, Any] = field(default_factory=dict)
     output_parser: OutputParser = OutputParser()
+    # It waits for the model's server nearly all of the time, so a thread is enough.
     isolation: Isolation = "thread"
+    # The names that placeholders can have: inputs and defaults. None if the agent declares no
+    # inputs, so that any name is possible.
     names: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PythonFlow:
-    """A flow that is code: `entrypoint` is `file.py:attribute` in `folder`, or `package.module:attribute`.
+    """A flow that is code: a function, or an object with `invoke` or `ainvoke`.
 
-    `fresh`: its process has run nothing before, and runs nothing after it.
+    `entrypoint` is `file.py:attribute` with a file in `folder`, or `package.module:attribute`.
     """
 
     name: str
     entrypoint: str
     folder: Path
     isolation: Isolation = "process"
+    # Each run gets a process that has run nothing before and runs nothing after it.
     fresh: bool = False
 
 
@@ -89,22 +100,24 @@ Flow = PromptFlow | PythonFlow
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent with its flows. `inputs` is None where none are declared: then every input is accepted.
-
-    `definition` is the version of its folder: it changes with any file in it.
-    """
+    """One agent with its flows, by name."""
 
     id: str
     flows: Mapping[str, Flow]
     default_flow: str
+    # None if the file declares no inputs: then every input is accepted.
     inputs: tuple[InputField, ...] | None = None
     name: str = ""
     description: str = ""
     version: str = ""
+    # A hash of the agent's folder: it changes with any file in it.
     definition: str = ""
 
     def flow(self, flow_id: str | None = None) -> Flow | None:
-        """The flow of that name; `None` and `default` mean the default flow; None where there is none."""
+        """The flow with this name; None if there is none.
+
+        No name, and the name `default` if no flow has it, mean the default flow.
+        """
         if flow_id is None or (flow_id == "default" and flow_id not in self.flows):
             flow_id = self.default_flow
         return self.flows.get(flow_id)
@@ -112,33 +125,35 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a pipeline. `depends_on` is complete: what it names and the steps whose output it reads.
-
-    `type` is `agent_flow` or `batch_aggregator`; `input_mapping` maps the agent's input names to pipeline
-    inputs or earlier output keys. `timeout_seconds` is None where the run's own is the only limit.
-    `retries` is how often it is tried again; the pauses between are `backoff_seconds`, the last one
-    repeated, or the runtime's own where it is empty. `when` is a well-formed JMESPath expression.
-    `aggregation` is empty but for a `batch_aggregator`: `strategy`, and what that strategy needs.
-    `on_error` says what follows if a condition cannot be evaluated, or an item not be aggregated.
-    """
+    """One step of a pipeline: it runs an agent, or combines the items of a list."""
 
     id: str
     output_key: str
     type: Literal["agent_flow", "batch_aggregator"] = "agent_flow"
     agent: str | None = None
     flow: str | None = None
+    # The agent's input names -> pipeline inputs or output keys of other steps.
     input_mapping: Mapping[str, str] = field(default_factory=dict)
+    # All steps that must finish first: those that the file names, and those whose output it reads.
     depends_on: frozenset[str] = frozenset()
+    # If False, the pipeline goes on with a null output when the step fails.
     required: bool = True
+    # None if only the timeout of the whole run applies.
     timeout_seconds: float | None = None
+    # How often a failed step is tried again.
     retries: int = 0
+    # The pauses before these tries; the last one is repeated. Empty means the runtime's own pauses.
     backoff_seconds: tuple[float, ...] = ()
+    # A valid JMESPath expression; the step is skipped if it is not true.
     when: str | None = None
     model_override: str | None = None
+    # Run once for each item of the one mapped input that is a list.
     batch_mode: bool = False
     concurrent: bool = True
     max_workers: int | None = None
+    # For a `batch_aggregator`: its `strategy`, and what that strategy needs. Otherwise empty.
     aggregation: Mapping[str, Any] = field(default_factory=dict)
+    # What happens if a condition cannot be evaluated or an item cannot be aggregated.
     on_error: Literal["warn", "fail"] = "warn"
     description: str = ""
 
@@ -149,7 +164,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One declared result of a pipeline: the `output_key` it returns, and a label for people."""
+    """One result of a pipeline: the `output_key` of a step, and a label for people."""
 
     key: str
     label: str = ""
@@ -157,24 +172,24 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A pipeline whose graph has been checked: ids unique, no cycle, every key has a producer.
-
-    `steps` stand in the file's order; `isolation` is `thread` where every flow it may run is; `fresh` is true
-    where any flow it may run is. `definition` is
-    the version of what is run: it changes with inputs, steps, outputs and variants, not with what is for
-    people, nor with the agents.
-    """
+    """A pipeline with a checked graph: unique ids, no cycle, and a producer for every key."""
 
     id: str
+    # In the order of the file.
     steps: tuple[Step, ...]
     outputs: tuple[Output, ...]
+    # `thread` only if every flow that a run can reach is.
     isolation: Isolation
     inputs: tuple[InputField, ...] | None = None
+    # Variant -> step id -> its changes, `flow` and `model`.
     variants: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    # True if any flow that a run can reach is.
     fresh: bool = False
     name: str = ""
     description: str = ""
     version: str = ""
+    # A hash of what is run: inputs, steps, outputs and variants. Texts for people and the agents
+    # do not change it.
     definition: str = ""
 
 
@@ -183,7 +198,7 @@ Target = Agent | Pipeline
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything that can be run, by id. An agent and a pipeline never share an id."""
+    """Everything that can be run, by id. An agent and a pipeline never have the same id."""
 
     agents: Mapping[str, Agent]
     pipelines: Mapping[str, Pipeline]
@@ -193,7 +208,7 @@ class Catalog:
         yield from self.pipelines.values()
 
     def is_fresh(self, target_id: str, flow_id: str | None) -> bool:
-        """Whether a run of it needs a process that has run nothing before."""
+        """Whether a run of it needs a process that has run nothing before. False if unknown."""
         if target_id in self.pipelines:
             return self.pipelines[target_id].fresh
         flow = self.agents[target_id].flow(flow_id) if target_id in self.agents else None

@@ -1,4 +1,8 @@
-"""The options that a prompt file may give the model; sent as they stand, so checked at load."""
+"""Validates the options of a prompt file that are sent to the model's server unchanged.
+
+`schemas` uses these functions as marshmallow validators: each raises `ValidationError` or returns.
+Without them, a wrong option would go unnoticed until the server refuses the first run.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +24,15 @@ MODEL_OPTIONS = (
     "extra_body",
 )
 
-MAX_STOPS = 64
+MAX_STOPS = 64  # more than common servers take, which know their own limits
+MAX_DEPTH = 50  # far below the limits of JSON parsers and of Python's recursion
 
-MAX_DEPTH = 50
-
-_OWN = ("messages", "model", "stream")
-"""Keys of the request that the service sets itself."""
+# Keys of the request that the service sets itself. In `extra_body`, they would replace its own.
+_RESERVED_KEYS = ("messages", "model", "stream")
 
 
 def response_format(value: Mapping[str, Any]) -> None:
-    """An object with a `type`; that of `json_schema` needs a schema that is one."""
+    """An object with a `type`; the type `json_schema` needs a valid schema."""
     is_json(value)
     kind = value.get("type")
     if not isinstance(kind, str) or not kind:
@@ -44,43 +47,52 @@ def _check_schema(value: Any) -> None:
     schema = value.get("schema")
     if schema is None:
         return
-    import jsonschema
+    import jsonschema  # imports much, and few prompts have a schema
 
     try:
-        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
+        dialect = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+        dialect.check_schema(schema)
     except (jsonschema.SchemaError, AttributeError, TypeError) as error:
-        said = getattr(error, "message", "it must be a mapping")
-        raise ValidationError(f"json_schema.schema is no JSON Schema: {said}") from None
+        # jsonschema itself fails with the last two if the schema is a list or a number.
+        reason = getattr(error, "message", "it must be a mapping")
+        message = f"json_schema.schema is not a valid JSON Schema: {reason}"
+        raise ValidationError(message) from None
 
 
 def stop(value: Any) -> None:
-    """A text at which the model stops, or a list of them."""
+    """A text that ends the model's answer, or a list of them."""
     texts = value if isinstance(value, list) else [value]
-    if not (1 <= len(texts) <= MAX_STOPS and all(isinstance(text, str) and text for text in texts)):
-        raise ValidationError(f"Must be a text or a list of 1 to {MAX_STOPS} texts, in YAML with quotes around each.")
+    is_text = all(isinstance(text, str) and text for text in texts)
+    if not (1 <= len(texts) <= MAX_STOPS and is_text):
+        raise ValidationError(
+            f"Must be a text or a list of 1 to {MAX_STOPS} texts. Put each text in quotes."
+        )
 
 
 def extra_body(value: Mapping[str, Any]) -> None:
-    """Whatever else the server takes."""
+    """Any JSON object without the keys that the service sets."""
     is_json(value)
-    own = [key for key in _OWN if key in value]
-    if own:
-        raise ValidationError(f"The service sets {own[0]!r} itself.")
+    reserved = [key for key in _RESERVED_KEYS if key in value]
+    if reserved:
+        raise ValidationError(f"The service sets {reserved[0]!r} itself. Remove it.")
 
 
 def is_json(value: Any, place: str = "", depth: int = 0) -> None:
-    """Refuses what YAML can write and JSON cannot: dates, infinity, keys that are no text."""
+    """Refuses what YAML has and JSON has not: infinity, binary data, keys that are not text."""
+    prefix = f"{place}: " if place else ""
     if depth > MAX_DEPTH:
-        raise ValidationError(f"Nested deeper than {MAX_DEPTH}, or contains itself.")
+        raise ValidationError(f"Nested more than {MAX_DEPTH} levels deep, or contains itself.")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValidationError(f"{place or 'A key'}: the key {key!r} must be text; put it in quotes.")
+                raise ValidationError(f"{prefix}The key {key!r} must be text. Put it in quotes.")
             is_json(inner, f"{place}.{key}" if place else key, depth + 1)
     elif isinstance(value, list):
         for position, inner in enumerate(value):
             is_json(inner, f"{place}[{position}]", depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValidationError(f"{place}: JSON has no {value}.")
+        raise ValidationError(f"{prefix}JSON cannot represent {value}.")
     elif not (value is None or isinstance(value, (str, bool, int, float))):
-        raise ValidationError(f"{place}: a {type(value).__name__} of YAML is no JSON; put it in quotes to have a text.")
+        raise ValidationError(
+            f"{prefix}JSON cannot represent a {type(value).__name__}. Put it in quotes to get text."
+        )

@@ -1,4 +1,7 @@
-"""From a pipeline file to a `Pipeline`, once its graph is known to be sound."""
+"""Reads one pipeline: its file becomes a `Pipeline`, once `graph` has found nothing wrong in it.
+
+`loader` calls `read_pipeline` for each file, after all agents are read.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,36 @@ from typing import Any
 from app.catalog import graph
 from app.catalog.documents import Place, Problem, read
 from app.catalog.model import Agent, Flow, Output, Pipeline, PythonFlow, Step
-from app.catalog.schemas import PipelineSchema
-from app.catalog.targets import described, id_problems, input_fields, version_of
+from app.catalog.pipeline_schemas import PipelineSchema
+from app.catalog.targets import described, hash_of_data, id_problems, input_fields
 
 _PIPELINE = PipelineSchema()
 
-_AS_THEY_ARE = (
+# The keys of a step that have the same name and meaning in `Step` and in the file.
+_COPIED_KEYS = (
     *("id", "output_key", "type", "flow", "input_mapping", "required", "when", "model_override"),
     *("batch_mode", "concurrent", "max_workers", "description"),
 )
-"""The keys of a step that mean in `Step` what they mean in the file."""
 
 
 def read_pipeline(path: Path, agents: Mapping[str, Agent]) -> Pipeline:
     """The pipeline of one file. Raises `ConfigurationError` with a line for each problem."""
     document = read(path)
-    data = document.checked(_PIPELINE)
+    data = document.validated(_PIPELINE)
     for step in data["steps"]:
         step.setdefault("output_key", step["id"])
     problems = [*id_problems(data, path.stem, "file"), *_problems(data, agents)]
     if problems:
-        raise document.refusal(problems)
-    return _built(path.stem, data, agents)
+        raise document.error(problems)
+    return _pipeline(path.stem, data, agents)
 
 
 def _problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Iterator[Problem]:
-    names = None if data["inputs"] is None else {each["name"] for each in data["inputs"]}
-    yield from graph.problems(data["steps"], names, [each["key"] for each in data["outputs"]])
+    inputs = None
+    if data["inputs"] is not None:
+        inputs = {field["name"] for field in data["inputs"]}
+    outputs = [output["key"] for output in data["outputs"]]
+    yield from graph.problems(data["steps"], inputs, outputs)
     yield from graph.agent_problems(data["steps"], agents)
     yield from _variant_problems(data, agents)
 
@@ -49,36 +55,41 @@ def _variant_problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> I
                 yield place, f"There is no step {step_id!r}."
                 continue
             if steps[step_id]["type"] != "agent_flow":
-                yield place, f"The step {step_id!r} runs no agent, so there is nothing to override."
+                yield place, f"The step {step_id!r} runs no agent, so it has nothing to override."
                 continue
+            # An unknown agent is already reported, for the step itself.
             agent = agents.get(steps[step_id]["agent"])
             if agent and agent.flow(override.get("flow")) is None:
                 yield (*place, "flow"), graph.no_flow(agent, override["flow"])
 
 
-def _built(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pipeline:
-    waits_for = graph.dependencies(data["steps"])
-    labels = {each["key"]: each["label"] for each in data["outputs"]}
+def _pipeline(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pipeline:
+    steps = data["steps"]
+    depends_on = graph.dependencies(steps)
+    labels = {output["key"]: output["label"] for output in data["outputs"]}
+    output_keys = graph.result_keys(steps, list(labels))
     flows = list(_all_flows(data, agents))
     return Pipeline(
         id=id,
-        steps=tuple(_step(step, waits_for[step["id"]]) for step in data["steps"]),
-        outputs=tuple(Output(key, labels.get(key, "")) for key in graph.result_keys(data["steps"], list(labels))),
+        steps=tuple(_step(step, depends_on[step["id"]]) for step in steps),
+        outputs=tuple(Output(key, labels.get(key, "")) for key in output_keys),
+        # One flow that needs a process, or a fresh one, makes the whole run need it: all steps of
+        # a pipeline run in one process.
         isolation="thread" if all(flow.isolation == "thread" for flow in flows) else "process",
         fresh=any(isinstance(flow, PythonFlow) and flow.fresh for flow in flows),
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
-        definition=version_of(_without_words_for_people(data)),
+        definition=hash_of_data(_what_is_run(data)),
         **described(data),
     )
 
 
-def _without_words_for_people(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What is run, of a pipeline's file."""
+def _what_is_run(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a pipeline's file that change its results: all but the texts for people."""
     return {
-        "inputs": [{**each, "desc": ""} for each in data["inputs"] or ()],
-        "steps": [{**each, "description": ""} for each in data["steps"]],
-        "outputs": [each["key"] for each in data["outputs"]],
+        "inputs": [{**field, "desc": ""} for field in data["inputs"] or ()],
+        "steps": [{**step, "description": ""} for step in data["steps"]],
+        "outputs": [output["key"] for output in data["outputs"]],
         "variants": {name: variant["overrides"] for name, variant in data["variants"].items()},
     }
 
@@ -92,22 +103,25 @@ def _step(data: Mapping[str, Any], depends_on: frozenset[str]) -> Step:
         backoff_seconds=tuple(data["retries"]["backoff_seconds"]),
         on_error=data.get("on_error", "warn"),
         aggregation=_aggregation(data) if data["type"] == "batch_aggregator" else {},
-        **{name: data[name] for name in _AS_THEY_ARE},
+        **{key: data[key] for key in _COPIED_KEYS},
     )
 
 
 def _aggregation(data: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: data[name] for name in ("separator", "condition", "group_by", "summary_fields") if name in data}
+    optional = ("separator", "condition", "group_by", "summary_fields")
+    given = {key: data[key] for key in optional if key in data}
     return {"strategy": data["aggregation_strategy"], "fields": data["fields_"], **given}
 
 
 def _all_flows(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Iterator[Flow]:
-    """Every flow that a run may come to, in any variant."""
+    """Every flow that a run can reach, with any variant."""
+    variants = data["variants"].values()
     for step in data["steps"]:
         if step["type"] != "agent_flow":
             continue
-        overrides = (variant["overrides"].get(step["id"], {}) for variant in data["variants"].values())
-        for name in {step["flow"], *(each["flow"] for each in overrides if "flow" in each)}:
+        overrides = [variant["overrides"].get(step["id"], {}) for variant in variants]
+        names = {override["flow"] for override in overrides if "flow" in override}
+        for name in {step["flow"], *names}:
             flow = agents[step["agent"]].flow(name)
             assert flow is not None
             yield flow

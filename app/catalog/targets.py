@@ -1,4 +1,7 @@
-"""What agents and pipelines have in common when they are built from their files."""
+"""Builds what agents and pipelines have in common: texts for people, inputs, ids and hashes.
+
+Used by `agents` and `pipelines` after the schemas have checked a file.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +18,55 @@ from app.catalog.model import MISSING, InputField
 from app.catalog.schemas import IDENTIFIER
 from app.errors import ConfigurationError
 
+# Larger files (model weights, say) would make every start slow. Only their sizes are hashed.
 LARGE_FILE_BYTES = 1024 * 1024
 
 
 def described(data: Mapping[str, Any]) -> dict[str, str]:
-    """What is shown to people."""
+    """The texts for people, by their names in `Agent` and `Pipeline`."""
     return {name: str(data[name]).strip() for name in ("name", "description", "version")}
 
 
 def input_fields(declared: Sequence[Mapping[str, Any]] | None) -> tuple[InputField, ...] | None:
-    """The declared inputs; None where the file has no list of them."""
+    """The declared inputs; None if the file has no list of them, so that any input is accepted."""
     if declared is None:
         return None
     return tuple(
-        InputField(each["name"], each["type"], each["required"], each.get("default", MISSING), each["desc"])
-        for each in declared
+        InputField(
+            field["name"],
+            field["type"],
+            field["required"],
+            field.get("default", MISSING),  # not None, which is a default like any other
+            field["desc"],
+        )
+        for field in declared
     )
 
 
-def id_problems(data: Mapping[str, Any], own: str, whose: str) -> Iterator[Problem]:
-    """An id is the name of a folder or file, `own`, and may be repeated inside; `whose` says which."""
-    if data.get("id", own) != own:
-        yield ("id",), f"Must equal the name of the {whose}, {own!r}."
+def id_problems(data: Mapping[str, Any], name: str, kind: str) -> Iterator[Problem]:
+    """Checks the id of a target, which is the `name` of its `kind` ("folder" or "file").
+
+    The id may be repeated in the file, as other tools expect it there; it must then be the same.
+    """
+    if data.get("id", name) != name:
+        yield ("id",), f"Must be the same as the {kind} name, {name!r}."
     try:
-        IDENTIFIER(own)
+        IDENTIFIER(name)
     except ValidationError as error:
-        yield (), f"The name of the {whose}, {own!r}, is no id. {error.messages[0]}"
+        yield (), f"The {kind} name {name!r} is not a valid id. {error.messages[0]}"
 
 
-def version_of_folder(folder: Path) -> str:
-    """Sixteen hex digits that change with any file below it, and are the same on every machine.
+def hash_of_folder(folder: Path) -> str:
+    """16 hex digits that change with any file in the folder, and are equal on every machine.
 
-    Of a file over a MiB (weights, say) only the size counts. Names that begin with `.` or `__` are passed over.
-    Raises `ConfigurationError` for a file that can not be read.
+    Each execution records it. Names that begin with `.` or `__` (caches) are skipped. Raises
+    `ConfigurationError` for a file that cannot be read.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         place = file.relative_to(folder)
         if file.is_file() and not any(part.startswith((".", "__")) for part in place.parts):
+            # A zero byte ends the name, which cannot contain one: `a` + `bc` is not `ab` + `c`.
             digest.update(f"{place.as_posix()}\0".encode() + _content(file))
     return digest.hexdigest()[:16]
 
@@ -60,11 +74,14 @@ def version_of_folder(folder: Path) -> str:
 def _content(file: Path) -> bytes:
     try:
         size = file.stat().st_size
-        return str(size).encode() + b"\0" + (file.read_bytes() if size <= LARGE_FILE_BYTES else b"")
+        content = file.read_bytes() if size <= LARGE_FILE_BYTES else b""
     except OSError as error:
-        raise ConfigurationError(f"{file}: It can not be read: {error.strerror}.") from None
+        message = f"{file}: The file cannot be read: {error.strerror}."
+        raise ConfigurationError(message) from None
+    return str(size).encode() + b"\0" + content
 
 
-def version_of(data: Any) -> str:
-    """Sixteen hex digits that change with the data, but not with how a file spells it."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def hash_of_data(data: Any) -> str:
+    """16 hex digits that change with the data, but not with its spelling or order in the file."""
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

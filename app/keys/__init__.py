@@ -1,1 +1,4 @@
-"""API keys: what one is, where they are kept, whom one identifies. What a request must bring is in `app.api.access`."""
+"""API keys: their form, where they are stored, and the tenant and scopes that each one grants.
+
+`app.api.access` reads the key of a request and asks here; `flask keys` manages keys.
+"""

@@ -1,12 +1,15 @@
-"""`flask keys`: makes, lists and revokes keys. Errors go to stderr with exit code 1."""
+"""The commands `flask keys add`, `list` and `revoke`, with which an operator manages API keys.
+
+Errors go to stderr as one sentence, with exit code 1.
+"""
 
 from __future__ import annotations
 
 import click
 
 from app.errors import ServiceError
+from app.keys.authenticator import CACHE_SECONDS
 from app.keys.model import DEFAULT_TENANT, NAME, USUAL, Identity, parse_scopes, show_scopes
-from app.keys.ring import REMEMBERED_SECONDS
 from app.keys.store import KeyStore
 from app.settings import Settings
 
@@ -16,7 +19,11 @@ class _Name(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not NAME.fullmatch(value):
-            self.fail("Up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.", param, ctx)
+            self.fail(
+                "Use up to 64 letters, digits, '.', '_' and '-'; begin with a letter or a digit.",
+                param,
+                ctx,
+            )
         return value
 
 
@@ -24,6 +31,7 @@ class _Scopes(click.ParamType[str]):
     name = "scopes"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # Returned as text, since click may call `convert` again with what it returned.
         try:
             return show_scopes(parse_scopes(value))
         except ValueError as error:
@@ -31,7 +39,7 @@ class _Scopes(click.ParamType[str]):
 
 
 class _Group(click.Group):
-    """Says what this service raises on purpose in one sentence."""
+    """Shows our own errors (the store is away, a name is taken) as a sentence, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -41,39 +49,57 @@ class _Group(click.Group):
 
 
 def group(settings: Settings, store: KeyStore) -> click.Group:
-    """The commands, on this store."""
+    """Builds the commands for this store. `create_app` adds them to Flask's command line."""
 
-    @click.group("keys", cls=_Group, help="API keys: who may use the service.")
+    @click.group("keys", cls=_Group, help="Manage API keys.")
     def keys() -> None:
         pass
 
     @keys.command()
     @click.argument("name", type=_Name())
-    @click.option("--scopes", type=_Scopes(), default=show_scopes(USUAL), show_default=True, help="And admin.")
-    @click.option("--tenant", type=_Name(), default=DEFAULT_TENANT, show_default=True, help="Whose executions it sees.")
+    @click.option(
+        "--scopes",
+        type=_Scopes(),
+        default=show_scopes(USUAL),
+        show_default=True,
+        help="What the key may do; 'admin' is possible too.",
+    )
+    @click.option(
+        "--tenant",
+        type=_Name(),
+        default=DEFAULT_TENANT,
+        show_default=True,
+        help="The tenant whose executions the key can see and start.",
+    )
     def add(name: str, scopes: str, tenant: str) -> None:
-        """Make a key and print it: it is shown this once."""
+        """Create a key and print it. It cannot be shown again."""
+        # Only the key goes to stdout, so that a script can read it from there.
         click.echo(store.add(Identity(tenant, name, parse_scopes(scopes))))
-        click.echo("Keep it now: it is stored as a hash and can not be shown again.", err=True)
+        click.echo("Save this key now: it is stored as a hash and cannot be shown again.", err=True)
         if not settings.keys_required:
-            click.echo("Keys are asked for where the web process has AUTH=keys; here, that is not set.", err=True)
+            click.echo(
+                "Keys are only required if the web process runs with AUTH=keys, which is not set"
+                " here.",
+                err=True,
+            )
 
     @keys.command("list")
     def list_keys() -> None:
-        """Every key's name, tenant, scopes and day."""
-        rows = [
-            (str(each.identity.key), each.identity.tenant, show_scopes(each.identity.scopes), str(each.created))
-            for each in store.all()
-        ]
-        for row in [("NAME", "TENANT", "SCOPES", "CREATED"), *rows]:
+        """List all keys with their tenant, scopes and date of creation."""
+        rows = [("NAME", "TENANT", "SCOPES", "CREATED")]
+        for key in store.all():
+            owner = key.identity
+            scopes = show_scopes(owner.scopes)
+            rows.append((str(owner.key), owner.tenant, scopes, str(key.created)))
+        for row in rows:
             click.echo("{:24} {:24} {:24} {}".format(*row))
 
     @keys.command()
     @click.argument("name")
     def revoke(name: str) -> None:
-        """Take a key away, for good."""
+        """Revoke a key for good."""
         if not store.revoke(name):
             raise click.ClickException(f"There is no key with the name {name!r}.")
-        click.echo(f"Revoked. No web process accepts it after {REMEMBERED_SECONDS:.0f} s.")
+        click.echo(f"Revoked. Every web process rejects it within {CACHE_SECONDS:.0f} s.")
 
     return keys

@@ -1,4 +1,7 @@
-"""The keys in the store: made, listed, revoked, looked up. Whom a request's key identifies is asked in `ring`."""
+"""Keeps API keys in the store: adds, lists, revokes and finds them.
+
+The `Authenticator` finds keys for requests; the commands of `flask keys` do the rest.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,26 @@ from app.keys.model import Identity, Key, Scope, digest_id, digest_of, new_key
 from app.settings import Settings
 
 KEYS = "exec:keys"
-"""A hash: half of a key's digest -> the rest of it and whom it identifies, as JSON."""
+"""A hash: the id of a key's digest -> the whole digest and the key's identity, as JSON."""
 
 NAMES = "exec:key-names"
-"""A hash: a key's name -> half of its digest."""
+"""A hash: a key's name -> the id of its digest."""
 
 
 class NameTaken(ServiceError):
-    """There is a key with this name."""
+    """A key with this name already exists."""
 
 
 class KeyStore:
-    """Safe to use from many threads. Raises `StoreUnavailable`; after that, at once for a second."""
+    """Safe to use from many threads.
+
+    Every method raises `StoreUnavailable` if the store does not answer. For a second after that, it
+    is raised at once, without another try.
+    """
 
     def __init__(self, client: redis.Redis):
-        self._client, self._breaker = client, connection.Breaker()
+        self._client = client
+        self._breaker = connection.Breaker()
 
     @classmethod
     def connect(cls, settings: Settings) -> KeyStore:
@@ -35,37 +43,44 @@ class KeyStore:
         return cls(connection.connect(settings))
 
     def add(self, identity: Identity) -> str:
-        """Makes a key and returns it, for the only time. Raises `NameTaken`."""
+        """Creates a key and returns it, for the only time. Raises `NameTaken`."""
         assert identity.key is not None
-        name, text = identity.key, new_key()
+        name = identity.key
+        text = new_key()
         key = Key(digest_of(text.encode()), identity, f"{datetime.now(UTC):%Y-%m-%d}")
 
         def put(pipe: redis.client.Pipeline) -> None:
             taken_by = pipe.hget(NAMES, name)
-            if taken_by not in (None, key.id.encode()):  # its own id: a repeat, as the answer to the first was lost
-                raise NameTaken(f"There is a key with the name {name}. Revoke it, or choose another name.")
+            # If the reply to the transaction is lost, the client runs `put` again. The name then
+            # already belongs to this very key, which is a success.
+            if taken_by not in (None, key.id.encode()):
+                raise NameTaken(
+                    f"A key with the name {name} already exists. Revoke it, or choose another name."
+                )
             pipe.multi()
             pipe.hset(NAMES, name, key.id)
-            pipe.hset(KEYS, key.id, _written(key))
+            pipe.hset(KEYS, key.id, _serialized(key))
 
         with self._breaker.calling():
+            # NAMES is watched: if another command adds the name meanwhile, `put` runs again and
+            # finds it taken.
             self._client.transaction(put, NAMES)
         return text
 
     def all(self) -> list[Key]:
-        """Every key, by name."""
+        """All keys, sorted by name."""
         with self._breaker.calling():
-            found = self._client.hgetall(KEYS)
-        keys = [each for each in map(_read, found.values()) if each]
-        return sorted(keys, key=lambda each: str(each.identity.key))
+            entries = self._client.hgetall(KEYS)
+        keys = [key for key in map(_parsed, entries.values()) if key]
+        return sorted(keys, key=lambda key: str(key.identity.key))
 
     def revoke(self, name: str) -> bool:
-        """False where there is no such key."""
+        """Deletes the key with this name. False if there is none."""
         with self._breaker.calling():
             id = self._client.hget(NAMES, name)
             if id is None:
                 return False
-            with self._client.pipeline() as pipe:
+            with self._client.pipeline() as pipe:  # a transaction: both are deleted, or none
                 pipe.hdel(KEYS, id)
                 pipe.hdel(NAMES, name)
                 pipe.execute()
@@ -74,12 +89,12 @@ class KeyStore:
     def find(self, digest: str) -> Key | None:
         """The key with this digest, in one round trip."""
         with self._breaker.calling():
-            written = self._client.hget(KEYS, digest_id(digest))
-        key = _read(written) if written else None
+            entry = self._client.hget(KEYS, digest_id(digest))
+        key = _parsed(entry) if entry else None
         return key if key and key.matches(digest) else None
 
 
-def _written(key: Key) -> str:
+def _serialized(key: Key) -> str:
     identity = key.identity
     return json.dumps(
         {
@@ -92,11 +107,14 @@ def _written(key: Key) -> str:
     )
 
 
-def _read(written: bytes | str) -> Key | None:
-    """None where it makes no sense. A scope that this version does not know gives nothing."""
+def _parsed(entry: bytes | str) -> Key | None:
+    """None if the entry is not one of ours."""
     try:
-        fields = json.loads(written)
-        scopes = frozenset(Scope(each) for each in fields["scopes"] if each in list(Scope))
-        return Key(fields["digest"], Identity(fields["tenant"], fields["name"], scopes), fields["created"])
+        fields = json.loads(entry)
+        # After a downgrade, a key may have a scope that this version does not know: it grants
+        # nothing, and the key's other scopes keep working.
+        scopes = frozenset(Scope(name) for name in fields["scopes"] if name in list(Scope))
+        identity = Identity(fields["tenant"], fields["name"], scopes)
+        return Key(fields["digest"], identity, fields["created"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -175,5 +175,5 @@ def test_a_broken_file_stops_the_start_with_its_reason_alone(agents: Path, tmp_p
         service.start_web()
     assert service.web is not None
     assert service.web.wait(20) != 0
-    assert "greeter/agent.yaml:1: flows: At least one flow is needed." in service.output("web")
+    assert "greeter/agent.yaml:1: flows: At least one flow is required." in service.output("web")
     assert not said(service, "web", "crashed")

@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 
-from app.keys.tries import WRONG_KEYS_A_MINUTE
+from app.keys.throttle import INVALID_KEYS_PER_MINUTE
 from tests.http.test_refusals import GOOD, refusal
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -170,13 +170,13 @@ def test_the_commands_make_list_and_revoke(keyed: Service) -> None:
     assert made.stdout.startswith("exkey_")
     assert status_with(keyed, made.stdout.strip(), "/executions") == 200
     assert len(made.stdout.splitlines()) == 1
-    assert "can not be shown again" in made.stderr
+    assert "cannot be shown again" in made.stderr
     listed = keyed.flask("keys", "list").stdout
     assert ["listed", "acme", "read,admin"] in [line.split()[:3] for line in listed.splitlines()]
     assert made.stdout.strip() not in listed
     again = keyed.flask("keys", "add", "listed")
     assert (again.returncode, again.stdout) == (1, "")
-    assert "There is a key with the name listed." in again.stderr
+    assert "A key with the name listed already exists." in again.stderr
     assert keyed.flask("keys", "revoke", "listed").returncode == 0
     unknown = keyed.flask("keys", "revoke", "listed")
     assert unknown.returncode == 1
@@ -205,8 +205,8 @@ def test_a_peer_with_too_many_wrong_keys_waits_and_costs_the_store_nothing(
     service = make_service(workers=0, AUTH="keys")
     right = service.add_key("right")
     assert status_with(service, right, "/executions") == 200
-    statuses = [status_with(service, f"wrong-{number}") for number in range(WRONG_KEYS_A_MINUTE)]
-    assert statuses == [401] * WRONG_KEYS_A_MINUTE
+    statuses = [status_with(service, f"wrong-{number}") for number in range(INVALID_KEYS_PER_MINUTE)]
+    assert statuses == [401] * INVALID_KEYS_PER_MINUTE
     with redis.Redis.from_url(store_server.url, db=2) as client, client.monitor() as monitor:
         for number in range(50):
             response = service.get(UNKNOWN, headers={"Authorization": f"Bearer more-{number}"})
@@ -232,7 +232,7 @@ def test_with_auth_off_nobody_looks_at_a_key(make_service: Callable[..., Service
     assert status_with(service, "whatever", "/executions") == 200
     made = service.flask("keys", "add", "early")
     assert made.returncode == 0
-    assert "Keys are asked for where" in made.stderr
+    assert "Keys are only required if" in made.stderr
 
 
 def test_a_store_that_is_away_is_503_for_right_and_wrong_keys(make_service: Callable[..., Service]) -> None:

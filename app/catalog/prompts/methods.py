@@ -1,6 +1,7 @@
-"""The methods of texts, lists and objects that a prompt may call, each with what it costs.
+"""The methods of texts, lists and objects that prompts can call, each of bounded cost.
 
-They are called by name and never fetched, so that no function is ever a value in a prompt.
+`sandbox` calls them for `{{ name.upper() }}`. A prompt can only call the methods in this table, and
+never has a function as a value.
 """
 
 from __future__ import annotations
@@ -8,33 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jinja2 import Undefined
 from jinja2.runtime import LoopContext
 
-from app.catalog.prompts import filters
-from app.catalog.prompts.work import ITEM, RenderError, items, spend, text, weigh
+from app.catalog.prompts import filters, text_filters
+from app.catalog.prompts.work import ITEM_COST, RenderError, items, spend, text, weigh
 
-_PLAIN_TEXT = (
+MAX_RANGE = 100_000
+
+# Their result is at most three times as long as the text: `upper` of "ΐ" has three characters.
+_TEXT_METHODS = (
     *("capitalize", "casefold", "lower", "swapcase", "title", "upper", "strip", "lstrip", "rstrip"),
     *("removeprefix", "removesuffix", "startswith", "endswith", "find", "rfind", "index", "count"),
-    *("isalnum", "isalpha", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper"),
+    *("isalnum", "isalpha", "isdecimal", "isdigit", "islower"),
+    *("isnumeric", "isspace", "istitle", "isupper"),
     *("split", "rsplit", "splitlines", "partition", "rpartition"),
 )
-"""Whose result is never longer than the text, or three times as long (`upper` of "ŉ")."""
 
 
-def _plain(name: str) -> Callable[..., Any]:
+def _of_text(name: str) -> Callable[..., Any]:
     def call(value: str, *args: Any, **options: Any) -> Any:
         spend(3 * len(value))
-        found = getattr(value, name)(*args, **options)
-        if isinstance(found, (list, tuple)):
-            spend(ITEM * len(found))
-            return list(found)
-        return found
+        result = getattr(value, name)(*args, **options)
+        if isinstance(result, (list, tuple)):
+            spend(ITEM_COST * len(result))
+            return list(result)
+        return result
 
     return call
 
 
-def _filled(name: str) -> Callable[..., Any]:
+def _padded(name: str) -> Callable[..., Any]:
     def call(value: str, width: int, *args: Any) -> str:
         spend(len(value) + (max(width, 0) if isinstance(width, int) else 0))
         return str(getattr(value, name)(width, *args))
@@ -43,20 +48,20 @@ def _filled(name: str) -> Callable[..., Any]:
 
 
 def _join(value: str, parts: Any) -> str:
-    return filters.join(items(parts), value)
+    return text_filters.join(items(parts), value)
 
 
-def _entries(name: str) -> Callable[..., Any]:
+def _of_object(name: str) -> Callable[..., Any]:
     def call(value: dict[str, Any]) -> list[Any]:
-        spend(ITEM * len(value))
+        spend(ITEM_COST * len(value))
         return list(getattr(value, name)())
 
     return call
 
 
-def _searched(name: str) -> Callable[..., Any]:
+def _of_list(name: str) -> Callable[..., Any]:
     def call(value: list[Any], *args: Any) -> Any:
-        weigh(value)
+        weigh(value)  # the argument is compared with every item
         return getattr(value, name)(*args)
 
     return call
@@ -64,17 +69,17 @@ def _searched(name: str) -> Callable[..., Any]:
 
 METHODS: dict[type, dict[str, Callable[..., Any]]] = {
     str: {
-        **{name: _plain(name) for name in _PLAIN_TEXT},
-        **{name: _filled(name) for name in ("center", "ljust", "rjust", "zfill")},
+        **{name: _of_text(name) for name in _TEXT_METHODS},
+        **{name: _padded(name) for name in ("center", "ljust", "rjust", "zfill")},
         "join": _join,
-        "replace": filters.replace,
+        "replace": text_filters.replace,
     },
     dict: {
-        **{name: _entries(name) for name in ("items", "keys", "values")},
+        **{name: _of_object(name) for name in ("items", "keys", "values")},
         "get": lambda value, key, default=None: value.get(key, default),
     },
-    list: {name: _searched(name) for name in ("count", "index")},
-    LoopContext: {
+    list: {name: _of_list(name) for name in ("count", "index")},
+    LoopContext: {  # the variable `loop` of a `for`
         "cycle": lambda loop, *args: loop.cycle(*args),
         "changed": lambda loop, *args: loop.changed(*[filters.compare(value) for value in args]),
     },
@@ -90,29 +95,27 @@ def of(value: Any) -> dict[str, Callable[..., Any]]:
 
 
 def call(value: Any, name: str, *args: Any, **options: Any) -> Any:
-    """`value.name(...)`. Raises `RenderError` where there is no such method."""
+    """`value.name(...)`. Raises `RenderError` if the value has no such method."""
     method = of(value).get(name)
     if method is None:
-        raise RenderError(f"{name!r} is no function of {_named(value)}.")
+        raise RenderError(f"{_described(value)} has no function {name!r}.")
     return method(value, *args, **options)
 
 
 def call_range(*bounds: Any) -> list[int]:
     """`range(...)`, as a list."""
     if not all(type(bound) is int for bound in bounds):
-        raise RenderError("range works on whole numbers.")
+        raise RenderError("range needs integers.")
     numbers = range(*bounds)
+    # Not len(): it fails for a range of more than 2^63 numbers.
     if abs(numbers.stop - numbers.start) > MAX_RANGE * abs(numbers.step):
         raise RenderError(f"range gives at most {MAX_RANGE} numbers.")
     return items(list(numbers))
 
 
-MAX_RANGE = 100_000
-
-
-def _named(value: Any) -> str:
-    return "a value that nobody gave" if not text_like(value) else f"{text(value)[:40]!r}"
-
-
-def text_like(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool))
+def _described(value: Any) -> str:
+    if isinstance(value, Undefined):
+        return "An undefined value"
+    if isinstance(value, (str, int, float, bool)):
+        return f"{text(value)[:40]!r}"
+    return "This value"

@@ -1,8 +1,9 @@
-"""How much one rendering may compute, and how values become text.
+"""Counts the work of rendering a prompt and stops it beyond a limit; turns values into text.
 
-A rendering runs in a process of many threads, where nothing can stop a single long call. So each
-operation says what it costs before it begins, in characters read or written, and the sum is bounded:
-that bounds time and memory alike, the same way on every machine.
+A prompt is rendered in a process of many threads, where nothing can interrupt a single long call.
+So each operation of the sandbox (filters, methods, operators, loops) states its cost before it
+begins, in characters read or written. A limit on the sum bounds time and memory, and is reached at
+the same point on every machine.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from typing import Any
 
 from jinja2 import Undefined
 
+# At this limit a processor has worked for some tenths of a second, whatever the operations were.
 MAX_WORK = 32 * 1024 * 1024
 MAX_RENDERED_CHARACTERS = 4 * 1024 * 1024
-ITEM = 16
-"""What an item of a list costs, in characters: a reference and its share of a Python object."""
 
-NODE = 64
-"""What it costs to look at a value within another one: Python does that one by one."""
+# In characters: an item of a list is a reference and its share of a Python object.
+ITEM_COST = 16
+# To look at a value within another one. Python code does that one by one, so it is dearer.
+NODE_COST = 64
+# A step of a loop.
+STEP_COST = 32
 
-STEP = 32
-"""What a step of a loop costs."""
-
-_left: ContextVar[list[int]] = ContextVar("work left in this rendering")
+# In a list, which `spend` changes in place: that is faster than setting the variable.
+_work_left: ContextVar[list[int]] = ContextVar("work left in this rendering")
 
 
 class RenderError(Exception):
@@ -35,57 +37,63 @@ class RenderError(Exception):
 
 
 class Uncalled(Undefined):
-    """A method that was named and not called. It is no data, so it counts as not there."""
+    """A method that a prompt names without calling it: `{{ name.upper }}`.
+
+    It counts as undefined, so it can be tested and never leaks a Python object, but it cannot be
+    printed without notice.
+    """
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        raise RenderError(f"{self._undefined_name} is a function here, and not data.")
+        raise RenderError(f"{self._undefined_name} is a function, not data.")
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """One rendering, which may spend `MAX_WORK`."""
-    token = _left.set([MAX_WORK])
+    """Allows what is rendered inside to spend `MAX_WORK`."""
+    token = _work_left.set([MAX_WORK])
     try:
         yield
     finally:
-        _left.reset(token)
+        _work_left.reset(token)
 
 
 def spend(cost: int) -> None:
-    """Takes the cost of what is about to be done. Raises `RenderError` if too little is left."""
-    left = _left.get()
-    left[0] -= cost + 1
+    """Takes the cost of the next operation. Raises `RenderError` if too little work is left."""
+    left = _work_left.get()
+    left[0] -= cost + 1  # a free operation, repeated, must come to an end too
     if left[0] < 0:
-        raise RenderError("It computes more than a prompt may: a value or a loop is too large.")
+        raise RenderError("The prompt needs too much work: a value or a loop in it is too large.")
 
 
 def weigh(value: Any) -> int:
-    """Spends what it costs to read the whole of a value, and returns it.
+    """Spends the cost of reading a value with all that is in it, and returns that cost.
 
-    Raises `RenderError` for what is no data. A list may hold another one many times, so that its
-    size is bounded while it is counted.
+    Raises `RenderError` for anything that is not data.
     """
-    total, waiting = 0, [value]
+    # Spent while it is counted: a list may contain another one many times, so its full size can
+    # be far too large to walk through.
+    total = 0
+    waiting = [value]
     while waiting:
-        found = waiting.pop()
-        cost = NODE
-        if isinstance(found, str):
-            cost += len(found)
-        elif isinstance(found, dict):
-            waiting.extend(found)
-            waiting.extend(found.values())
-        elif isinstance(found, (list, tuple)):
-            waiting.extend(found)
-        elif not _is_plain(found):
-            raise RenderError(f"{_kind(found)} is not data.")
+        item = waiting.pop()
+        cost = NODE_COST
+        if isinstance(item, str):
+            cost += len(item)
+        elif isinstance(item, dict):
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif not _is_scalar(item):
+            raise RenderError(f"{_kind(item)} is not data.")
         spend(cost)
         total += cost
     return total
 
 
-def _is_plain(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         raise RenderError(f"The number {value} cannot be written.")
     return value is None or isinstance(value, (bool, int, float))
@@ -93,19 +101,20 @@ def _is_plain(value: Any) -> bool:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Uncalled):
-        return f"{value._undefined_name}, a function,"
+        return f"The function {value._undefined_name}"
     if isinstance(value, Undefined):
-        return "A value that nobody gave, inside of another one,"
+        return "An undefined value inside another one"
     return f"A value of the type {type(value).__name__}"
 
 
 def text(value: Any) -> str:
-    """How a value stands in a prompt: text as it is, nothing for None, anything structured as JSON."""
+    """A value as a prompt shows it: text as it is, nothing for None, lists and objects as JSON."""
     if isinstance(value, str):
         spend(len(value))
         return str(value)
     if isinstance(value, Uncalled):
-        raise RenderError(f"{value._undefined_name} is a function here, and is written {value._undefined_name}().")
+        name = value._undefined_name
+        raise RenderError(f"{name} is a function. Call it: {name}().")
     if value is None or isinstance(value, Undefined):
         return ""
     weigh(value)
@@ -115,10 +124,10 @@ def text(value: Any) -> str:
 
 
 def items(value: Any) -> list[Any]:
-    """The items of a list, the keys of a dictionary, the characters of a text; none of what nobody gave."""
+    """The items of a list, keys of an object or characters of a text; none if it is undefined."""
     if isinstance(value, Undefined):
         return []
     if not isinstance(value, (list, tuple, dict, str)):
         raise RenderError(f"{_kind(value)} has no items.")
-    spend(ITEM * len(value))
+    spend(ITEM_COST * len(value))
     return list(value)

@@ -14,8 +14,8 @@ from app.api import access, problems
 from app.catalog.model import Catalog
 from app.executions.service import ExecutionService
 from app.executions.store import ExecutionStore
+from app.keys.authenticator import Authenticator
 from app.keys.model import Identity, Scope
-from app.keys.ring import KeyRing
 from app.keys.store import KeyStore
 from app.settings import Settings
 from tools.embedded_store import EmbeddedStore
@@ -31,7 +31,7 @@ def client(redis_client: redis.Redis) -> Client:
         app = Flask(__name__)
         problems.register(app)
         store = KeyStore(redis_client)
-        access.register(app, KeyRing(Settings(auth=auth), store), metrics_open)
+        access.register(app, Authenticator(Settings(auth=auth), store), metrics_open)
         for path in ("/forgotten", "/metrics", "/readyz"):
             app.add_url_rule(path, path, lambda: "served")
         app.add_url_rule("/reads", "reads", access.needs(Scope.READ)(lambda: access.tenant()))
@@ -85,7 +85,7 @@ def test_without_keys_everything_is_served_as_the_default_tenant(client: Client)
 def test_a_key_that_was_right_is_asked_for_even_where_its_peer_has_tried_too_many(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.keys.ring.REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr("app.keys.authenticator.CACHE_SECONDS", 0.0)
     reader = client(Scope.READ)
     assert reader.get("/reads").status_code == 200
     statuses = [reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code for number in range(110)]
@@ -99,6 +99,6 @@ def test_the_setting_opens_the_metrics_of_the_whole_application(
 ) -> None:
     settings = Settings(redis_url=store_server.url, auth="keys", metrics=metrics)
     service = ExecutionService(ExecutionStore(redis_client, settings), Catalog({}, {}), settings)
-    app = api.build(settings, service, KeyRing(settings, KeyStore(redis_client)))
+    app = api.build(settings, service, Authenticator(settings, KeyStore(redis_client)))
     assert app.test_client().get("/readyz").status_code in (200, 503)
     assert app.test_client().get("/metrics").status_code == status

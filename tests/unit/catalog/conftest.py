@@ -34,7 +34,11 @@ class Files:
     def agent(self, id: str, more: str = "") -> Path:
         """An agent with one Python flow, `default`; `more` is YAML for its file."""
         self.write(f"agents/{id}/flow.py", "def run(inputs):\n    return inputs\n")
-        flows = "" if "flows:" in more else "flows:\n- {name: default, entrypoint: 'flow.py:run', isolation: thread}\n"
+        flows = (
+            ""
+            if "flows:" in more
+            else "flows:\n- {name: default, entrypoint: 'flow.py:run', isolation: thread}\n"
+        )
         return self.write(f"agents/{id}/agent.yaml", flows + more)
 
     def pipeline(self, id: str, text: str) -> Path:

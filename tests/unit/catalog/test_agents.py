@@ -1,4 +1,4 @@
-"""Agents: what their files mean, and what is said about wrong ones."""
+"""Agents: what their files mean, and the errors for wrong ones."""
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant
 
@@ -83,7 +83,9 @@ def test_files_written_for_prompt_lab_load_as_they_are(files: Files) -> None:
     assert (agent.name, agent.inputs, flow.name) == ("品茶记录员", None, "tea_v1")
     assert flow.defaults == {"guest": "{guest}", "season": "", "cups": 3}
     assert flow.system_prompt.startswith("你写茶评，语气温和。")
-    assert flow.output_parser == OutputParser("json", {"type": "object", "required": ["stars"]}, True, 3)
+    assert flow.output_parser == OutputParser(
+        "json", {"type": "object", "required": ["stars"]}, True, 3
+    )
 
 
 def test_a_byte_order_mark_does_no_harm(files: Files) -> None:
@@ -110,15 +112,28 @@ def test_keys_without_a_value_count_as_left_out(files: Files) -> None:
 def test_the_default_flow_is_the_one_named_so_or_else_the_first(
     files: Files, more: str, names: list[str], default: str
 ) -> None:
-    files.agent("a", "flows:\n" + "".join(f"- {{name: {name}, entrypoint: flow.py:run}}\n" for name in names) + more)
+    files.agent(
+        "a",
+        "flows:\n"
+        + "".join(f"- {{name: {name}, entrypoint: flow.py:run}}\n" for name in names)
+        + more,
+    )
     assert files.load().agents["a"].default_flow == default
 
 
-def test_a_python_flow_knows_its_folder_and_runs_in_a_process_unless_told_otherwise(files: Files) -> None:
-    files.agent("a", "flows:\n- {name: f, entrypoint: flow.py:run}\n- {name: m, entrypoint: some.module:graph}\n")
+def test_a_python_flow_knows_its_folder_and_runs_in_a_process_unless_told_otherwise(
+    files: Files,
+) -> None:
+    files.agent(
+        "a",
+        "flows:\n- {name: f, entrypoint: flow.py:run}\n"
+        "- {name: m, entrypoint: some.module:graph}\n",
+    )
     flows = files.load().agents["a"].flows
     assert flows["f"] == PythonFlow("f", "flow.py:run", (files.agents / "a").resolve(), "process")
-    assert flows["m"] == PythonFlow("m", "some.module:graph", (files.agents / "a").resolve(), "process")
+    assert flows["m"] == PythonFlow(
+        "m", "some.module:graph", (files.agents / "a").resolve(), "process"
+    )
 
 
 def test_the_code_of_an_agent_is_not_run_when_it_is_loaded(files: Files) -> None:
@@ -128,7 +143,11 @@ def test_the_code_of_an_agent_is_not_run_when_it_is_loaded(files: Files) -> None
 
 
 def test_inputs_keep_their_types_and_defaults(files: Files) -> None:
-    files.agent("a", "inputs:\n- {name: t, desc: A text, type: string, required: true}\n- {name: n, default: null}\n")
+    files.agent(
+        "a",
+        "inputs:\n- {name: t, desc: A text, type: string, required: true}\n"
+        "- {name: n, default: null}\n",
+    )
     assert files.load().agents["a"].inputs == (
         InputField("t", "string", True, MISSING, "A text"),
         InputField("n", "any", False, None, ""),
@@ -146,31 +165,46 @@ def test_a_catalog_survives_the_way_into_another_process(files: Files) -> None:
 FLOWS = "flows:\n- {name: default, entrypoint: flow.py:run}\n"
 
 WRONG_AGENTS = {
-    "id that is not the folder's": ("id: b\n" + FLOWS, ":1: id: Must equal the name of the folder, 'a'."),
+    "id that is not the folder's": (
+        "id: b\n" + FLOWS,
+        ":1: id: Must be the same as the folder name, 'a'.",
+    ),
     "no flows": ("id: a\n", ":1: flows: Missing data for required field."),
-    "an empty list of flows": ("flows: []\n", ":1: flows: At least one flow is needed."),
+    "an empty list of flows": ("flows: []\n", ":1: flows: At least one flow is required."),
     "an unknown key": ("flowz: []\n" + FLOWS, ":1: flowz: Unknown field. Did you mean 'flows'?"),
-    "an unknown key without a value": ("descripton:\n" + FLOWS, ":1: descripton: Unknown field. Did you mean 'desc"),
+    "an unknown key without a value": (
+        "descripton:\n" + FLOWS,
+        ":1: descripton: Unknown field. Did you mean 'desc",
+    ),
     "an unknown key of a flow": (
         "flows:\n- name: x\n  entrypoint: flow.py:run\n  isolaton: thread\n",
         ":4: flows.0.isolaton: Unknown field. Did you mean 'isolation'?",
     ),
-    "a key that stands twice": ("name: x\n" + FLOWS + "name: y\n", ":1: name: This key stands here again, on line 4."),
-    "no YAML": ("flows: [\n", ":2: This is not YAML:"),
-    "a tag that makes objects": ("name: !!python/object:os.system x\n", ":1: This is not YAML: could not determine"),
-    "two documents": ("a: 1\n---\nb: 2\n", ":2: This is not YAML:"),
+    "a key that is repeated": (
+        "name: x\n" + FLOWS + "name: y\n",
+        ":1: name: Duplicate key: it appears again on line 4.",
+    ),
+    "no YAML": ("flows: [\n", ":2: This is not valid YAML:"),
+    "a tag that makes objects": (
+        "name: !!python/object:os.system x\n",
+        ":1: This is not valid YAML: could not determine",
+    ),
+    "two documents": ("a: 1\n---\nb: 2\n", ":2: This is not valid YAML:"),
     "a list": ("- a\n", ":1: The file must be a mapping of keys to values."),
     "nothing": ("", ":1: The file must be a mapping of keys to values."),
     "not UTF-8": ("name: 中".encode("gbk"), ":1: The file is not UTF-8."),
     "nested too deeply": ("a: " + "[" * 100_000, ":1: "),
     "a flow that is both": (
         "flows:\n- {name: x, file: x.yaml, entrypoint: flow.py:run}\n",
-        ":2: flows.0: A flow has either a 'file' (a prompt) or an 'entrypoint' (Python).",
+        ":2: flows.0: A flow must have either a 'file' (a prompt) or an 'entrypoint' (Python).",
     ),
-    "a flow that is neither": ("flows:\n- name: x\n", ":2: flows.0: A flow has either a 'file'"),
+    "a flow that is neither": (
+        "flows:\n- name: x\n",
+        ":2: flows.0: A flow must have either a 'file'",
+    ),
     "a prompt with an isolation": (
         "flows:\n- {name: x, file: x.yaml, isolation: process}\n",
-        ":2: flows.0.isolation: Only a Python flow has an isolation",
+        ":2: flows.0.isolation: Only a Python flow can have an isolation",
     ),
     "an unknown isolation": (
         "flows:\n- {name: x, entrypoint: flow.py:run, isolation: vm}\n",
@@ -192,23 +226,38 @@ WRONG_AGENTS = {
         "flows:\n- {name: x, file: /etc/passwd}\n",
         ":2: flows.0.file: Must be inside the agent's folder.",
     ),
-    "a prompt that is not there": ("flows:\n- {name: x, file: gone.yaml}\n", ":2: flows.0.file: There is no file"),
-    "two flows of one name": (FLOWS + FLOWS[7:], ":2: flows.0.name: Two flows have the name 'default'."),
+    "a prompt that is not there": (
+        "flows:\n- {name: x, file: gone.yaml}\n",
+        ":2: flows.0.file: There is no file",
+    ),
+    "two flows of one name": (
+        FLOWS + FLOWS[7:],
+        ":2: flows.0.name: Two flows have the same name 'default'.",
+    ),
     "a flow's name that is no id": (
         "flows:\n- {name: a b, entrypoint: flow.py:run}\n",
         ":2: flows.0.name: Must be 1 to 128 letters, digits, '_', '-' or '.'.",
     ),
     "an unknown default flow": (
         "default_flow: x\n" + FLOWS,
-        ":1: default_flow: There is no flow 'x'; there is: default.",
+        ":1: default_flow: There is no flow 'x'. The flows are: default.",
     ),
-    "an input without a name": ("inputs:\n- {desc: x}\n" + FLOWS, ":2: inputs.0.name: Missing data"),
-    "an unknown type": ("inputs:\n- {name: x, type: text}\n" + FLOWS, ":2: inputs.0.type: Must be one of: any, string"),
+    "an input without a name": (
+        "inputs:\n- {desc: x}\n" + FLOWS,
+        ":2: inputs.0.name: Missing data",
+    ),
+    "an unknown type": (
+        "inputs:\n- {name: x, type: text}\n" + FLOWS,
+        ":2: inputs.0.type: Must be one of: any, string",
+    ),
     "a default of another type": (
         "inputs:\n- {name: x, type: integer, default: 1.0}\n" + FLOWS,
-        ":2: inputs.0.default: The default is not of the type integer.",
+        ":2: inputs.0.default: The default is not of type integer.",
     ),
-    "two inputs of one name": ("inputs:\n- name: x\n- name: x\n" + FLOWS, ":1: inputs: Two inputs have the name 'x'."),
+    "two inputs of one name": (
+        "inputs:\n- name: x\n- name: x\n" + FLOWS,
+        ":1: inputs: Two inputs have the same name 'x'.",
+    ),
     "text for a boolean": (
         "inputs:\n- {name: x, required: 'yes'}\n" + FLOWS,
         ":2: inputs.0.required: Not a valid boolean.",
@@ -217,7 +266,9 @@ WRONG_AGENTS = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_AGENTS.values(), ids=WRONG_AGENTS)
-def test_a_wrong_agent_is_refused_with_file_line_and_reason(files: Files, text: str | bytes, message: str) -> None:
+def test_a_wrong_agent_is_refused_with_file_line_and_reason(
+    files: Files, text: str | bytes, message: str
+) -> None:
     files.agent("a")
     path = files.write("agents/a/agent.yaml", text)
     with pytest.raises(ConfigurationError) as raised:
@@ -227,52 +278,90 @@ def test_a_wrong_agent_is_refused_with_file_line_and_reason(files: Files, text: 
 
 WRONG_PROMPTS = {
     "no template": ("system_prompt: x\n", ":1: user_template: Missing data for required field."),
-    "an unknown key": ("user_template: x\nsystem_promt: x\n", ":2: system_promt: Unknown field. Did you mean 'system_"),
-    "too warm": ("user_template: x\ntemperature: 3\n", ":2: temperature: Must be greater than or equal to 0 and less"),
-    "text for a number": ("user_template: x\nmax_tokens: '5'\n", ":2: max_tokens: Not a valid integer."),
-    "an unknown parser": ("user_template: x\noutput_parser: {type: xml}\n", ":2: output_parser.type: Must be one of"),
-    "defaults as a list": ("user_template: x\ndefaults: [a]\n", ":2: defaults: Not a valid mapping type."),
-    "no tokens": ("user_template: x\nmax_completion_tokens: 0\n", ":2: max_completion_tokens: Must be greater"),
+    "an unknown key": (
+        "user_template: x\nsystem_promt: x\n",
+        ":2: system_promt: Unknown field. Did you mean 'system_",
+    ),
+    "too warm": (
+        "user_template: x\ntemperature: 3\n",
+        ":2: temperature: Must be greater than or equal to 0 and less",
+    ),
+    "text for a number": (
+        "user_template: x\nmax_tokens: '5'\n",
+        ":2: max_tokens: Not a valid integer.",
+    ),
+    "an unknown parser": (
+        "user_template: x\noutput_parser: {type: xml}\n",
+        ":2: output_parser.type: Must be one of",
+    ),
+    "defaults as a list": (
+        "user_template: x\ndefaults: [a]\n",
+        ":2: defaults: Not a valid mapping type.",
+    ),
+    "no tokens": (
+        "user_template: x\nmax_completion_tokens: 0\n",
+        ":2: max_completion_tokens: Must be greater",
+    ),
     "two limits": (
         "user_template: x\nmax_tokens: 5\nmax_completion_tokens: 5\n",
         ":3: max_completion_tokens: Give max_tokens or max_completion_tokens, not both.",
     ),
-    "top_p above 1": ("user_template: x\ntop_p: 1.5\n", ":2: top_p: Must be greater than or equal to 0 and less"),
+    "top_p above 1": (
+        "user_template: x\ntop_p: 1.5\n",
+        ":2: top_p: Must be greater than or equal to 0 and less",
+    ),
     "top_p that is infinite": (
         "user_template: x\ntop_p: .inf\n",
-        ":2: top_p: YAML reads this as the number inf, which JSON cannot hold.",
+        ":2: top_p: YAML reads this as the number inf, which JSON cannot represent.",
     ),
     "a seed that is no number": ("user_template: x\nseed: now\n", ":2: seed: Not a valid integer."),
-    "a seed of more than 64 bits": ("user_template: x\nseed: 99999999999999999999\n", ":2: seed: Must be greater"),
-    "a stop that YAML takes for a number": ("user_template: x\nstop: [1]\n", ":2: stop: Must be a text or a list"),
+    "a seed of more than 64 bits": (
+        "user_template: x\nseed: 99999999999999999999\n",
+        ":2: seed: Must be greater",
+    ),
+    "a stop that YAML reads as a number": (
+        "user_template: x\nstop: [1]\n",
+        ":2: stop: Must be a text or a list",
+    ),
     "an empty stop": ("user_template: x\nstop: ''\n", ":2: stop: Must be a text or a list"),
     "no stops": ("user_template: x\nstop: []\n", ":2: stop: Must be a text or a list"),
     "a format as a word": (
         "user_template: x\nresponse_format: json_object\n",
         ":2: response_format: Not a valid mapping type.",
     ),
-    "a format without a type": ("user_template: x\nresponse_format: {a: 1}\n", ":2: response_format: Must have a type"),
+    "a format without a type": (
+        "user_template: x\nresponse_format: {a: 1}\n",
+        ":2: response_format: Must have a type",
+    ),
     "a format without its schema": (
         "user_template: x\nresponse_format: {type: json_schema}\n",
         ":2: response_format: Must have a json_schema with a name",
     ),
     "a format with a schema that is none": (
-        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: {type: text}}}\n",
-        ":2: response_format: json_schema.schema is no JSON Schema",
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema:"
+        " {type: text}}}\n",
+        ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
     "a format with a schema that is a list": (
-        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema: [1]}}\n",
-        ":2: response_format: json_schema.schema is no JSON Schema",
+        "user_template: x\nresponse_format: {type: json_schema, json_schema: {name: n, schema:"
+        " [1]}}\n",
+        ":2: response_format: json_schema.schema is not a valid JSON Schema",
     ),
-    "a body that is a list": ("user_template: x\nextra_body: [1]\n", ":2: extra_body: Not a valid mapping type."),
-    "a body with infinity": ("user_template: x\nextra_body: {a: [.inf]}\n", ":2: extra_body: a[0]: JSON has no inf"),
+    "a body that is a list": (
+        "user_template: x\nextra_body: [1]\n",
+        ":2: extra_body: Not a valid mapping type.",
+    ),
+    "a body with infinity": (
+        "user_template: x\nextra_body: {a: [.inf]}\n",
+        ":2: extra_body: a[0]: JSON cannot represent inf",
+    ),
     "a body that contains itself": (
         "user_template: x\nextra_body: &a {x: *a}\n",
-        ":1: extra_body.x: This alias stands inside of what it stands for.",
+        ":1: extra_body.x: This alias refers to a value that contains it.",
     ),
     "a format that contains itself": (
         "user_template: x\nresponse_format: &a {type: text, x: [*a]}\n",
-        ":1: response_format.x.0: This alias stands inside of what it stands for.",
+        ":1: response_format.x.0: This alias refers to a value that contains it.",
     ),
     "a body with messages": (
         "user_template: x\nextra_body: {messages: []}\n",
@@ -286,20 +375,25 @@ WRONG_PROMPTS = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_PROMPTS.values(), ids=WRONG_PROMPTS)
-def test_a_wrong_prompt_is_refused_with_file_line_and_reason(files: Files, text: str, message: str) -> None:
+def test_a_wrong_prompt_is_refused_with_file_line_and_reason(
+    files: Files, text: str, message: str
+) -> None:
     prompt_agent(files, text)
     with pytest.raises(ConfigurationError) as raised:
         files.load()
     assert f"{files.agents / 'a/prompts/x.yaml'}{message}" in str(raised.value)
 
 
-def test_what_the_apis_of_today_take_is_accepted_and_kept_as_it_stands(files: Files) -> None:
+def test_options_of_models_are_kept_as_they_are_in_the_file(files: Files) -> None:
     schema = "{type: object, properties: {a: {type: integer}}}"
     prompt_agent(
         files,
-        "user_template: x\ntemperature: 0\nmax_completion_tokens: 100\ntop_p: 1\nstop: END\nseed: -1\n"
-        "reasoning_effort: minimal\nextra_body: {enable_thinking: false, top_k: 5, note: null}\nmax_tokens:\n"
-        f"response_format: {{type: json_schema, json_schema: {{name: n, strict: true, schema: {schema}}}}}\n",
+        "user_template: x\ntemperature: 0\nmax_completion_tokens: 100\ntop_p: 1\nstop: END\n"
+        "seed: -1\n"
+        "reasoning_effort: minimal\nextra_body: {enable_thinking: false, top_k: 5, note: null}\n"
+        "max_tokens:\n"
+        f"response_format: {{type: json_schema, json_schema: {{name: n, strict: true, schema:"
+        f" {schema}}}}}\n",
     )
     flow = files.load().agents["a"].flow()
     assert isinstance(flow, PromptFlow)
@@ -323,7 +417,7 @@ def test_what_the_apis_of_today_take_is_accepted_and_kept_as_it_stands(files: Fi
     assert pickle.loads(pickle.dumps(flow)) == flow
 
 
-def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:
+def test_the_hash_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:
     files.agent("a")
     versions = []
     for name, content in (
@@ -341,31 +435,42 @@ def test_the_version_of_an_agent_changes_with_any_file_in_its_folder(files: File
     assert len(set(versions[4:])) == 1
 
 
-def test_a_file_in_an_agents_folder_that_can_not_be_read_is_named(
+def test_a_file_in_an_agents_folder_that_cannot_be_read_is_named(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.agent("a")
     secret = files.write("agents/a/secret.bin", "x")
     read = Path.read_bytes
 
-    def refused(path: Path) -> bytes:  # a mode of the file's would not stop root
+    def refused(path: Path) -> bytes:  # file permissions would not stop root
         if path == secret:
             raise PermissionError(13, "Permission denied")
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", refused)
-    with pytest.raises(ConfigurationError, match=r"secret\.bin: It can not be read: Permission denied\."):
+    with pytest.raises(
+        ConfigurationError, match=r"secret\.bin: The file cannot be read: Permission denied\."
+    ):
         files.load()
 
 
 def test_everything_that_is_wrong_is_reported_together(files: Files) -> None:
-    files.write("agents/a/agent.yaml", "flows:\n- {name: x, file: x.yaml}\n- {name: y, file: y.yaml}\nid: b\n")
+    files.write(
+        "agents/a/agent.yaml",
+        "flows:\n- {name: x, file: x.yaml}\n- {name: y, file: y.yaml}\nid: b\n",
+    )
     files.write("agents/a/prompts/x.yaml", "usr_template: 1\ntemperature: hot\n")
     files.write("agents/b/agent.yaml", "[]")
     with pytest.raises(ConfigurationError) as raised:
         files.load()
     text = str(raised.value)
-    for part in ("a/agent.yaml:3:", "a/agent.yaml:4:", "x.yaml:1: usr_template", "x.yaml:2: temperature", "b/agent"):
+    for part in (
+        "a/agent.yaml:3:",
+        "a/agent.yaml:4:",
+        "x.yaml:1: usr_template",
+        "x.yaml:2: temperature",
+        "b/agent",
+    ):
         assert part in text
 
 

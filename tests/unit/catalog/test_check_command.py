@@ -1,4 +1,4 @@
-"""`python -m app.catalog check`."""
+"""The command `python -m app.catalog check`: its output, its errors and its exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def _paths(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.agent("a")
 
 
-def test_each_pipeline_is_drawn_level_by_level(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_pipeline_is_drawn_level_by_level(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     files.pipeline(
         "p",
         """
@@ -36,12 +38,14 @@ steps:
     ]
 
 
-def test_errors_go_to_the_error_stream_with_exit_code_1(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_go_to_the_error_stream_with_exit_code_1(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     files.pipeline("p", "steps: []\n")
     assert main(["check"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "p.yaml:1: steps: A pipeline has 1 to 1000 steps." in captured.err
+    assert "p.yaml:1: steps: A pipeline must have 1 to 1000 steps." in captured.err
 
 
 def test_any_other_call_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

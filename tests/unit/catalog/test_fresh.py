@@ -1,4 +1,4 @@
-"""`isolation: fresh`: a process for each run, also for the pipelines that may come to such a flow."""
+"""`isolation: fresh`: a new process for each run, also for pipelines that can reach such a flow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ flows:
 PIPELINES = {
     "plain": "steps: [{id: a, agent: worker, flow: used}]",
     "fresh": "steps: [{id: a, agent: worker, flow: shared}, {id: b, agent: worker, flow: new}]",
-    "by_variant": "steps: [{id: a, agent: worker, flow: shared}]\nvariants: {other: {overrides: {a: {flow: new}}}}",
+    "by_variant": "steps: [{id: a, agent: worker, flow: shared}]\n"
+    "variants: {other: {overrides: {a: {flow: new}}}}",
 }
 
 
@@ -48,7 +49,7 @@ def test_a_fresh_flow_runs_in_a_process(known: Catalog) -> None:
     ]
 
 
-def test_a_pipeline_that_may_come_to_a_fresh_flow_is_fresh_as_a_whole(known: Catalog) -> None:
+def test_a_pipeline_that_can_reach_a_fresh_flow_is_fresh_as_a_whole(known: Catalog) -> None:
     assert {name: known.is_fresh(name, None) for name in PIPELINES} == {
         "plain": False,
         "fresh": True,

@@ -1,4 +1,4 @@
-"""Inputs against their declaration."""
+"""The inputs of a run: checked against the declared ones, with defaults, and as a JSON Schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from app.catalog.inputs import check_inputs, inputs_schema, with_defaults
 from app.catalog.model import MISSING, InputField
 from app.errors import FieldError
 
-DECLARED = (InputField("text", "string", required=True), InputField("size", "integer", default=3), InputField("any"))
+DECLARED = (
+    InputField("text", "string", required=True),
+    InputField("size", "integer", default=3),
+    InputField("any"),
+)
 
 
 def test_inputs_that_fit_have_no_errors() -> None:
@@ -33,11 +37,11 @@ def test_each_wrong_input_has_one_error_of_its_own() -> None:
     assert check_inputs(DECLARED, {"txet": "a", "size": "3"}) == [
         FieldError("inputs.txet", "Unknown field. Did you mean 'text'?", "unknown_field"),
         FieldError("inputs.text", "This input is required.", "required"),
-        FieldError("inputs.size", "Must be of the type integer.", "invalid_type"),
+        FieldError("inputs.size", "Must be of type integer.", "invalid_type"),
     ]
 
 
-def test_a_default_stands_in_for_a_required_input() -> None:
+def test_a_required_input_with_a_default_can_be_left_out() -> None:
     assert check_inputs((InputField("tone", required=True, default="kind"),), {}) == []
 
 
@@ -63,7 +67,11 @@ def test_types_are_those_of_json(type: Any, right: list[Any], wrong: list[Any]) 
 
 def test_a_default_fills_in_for_what_is_left_out_or_none() -> None:
     assert with_defaults(DECLARED, {"text": "a"}) == {"text": "a", "size": 3}
-    assert with_defaults(DECLARED, {"text": "a", "size": None, "any": None}) == {"text": "a", "size": 3, "any": None}
+    assert with_defaults(DECLARED, {"text": "a", "size": None, "any": None}) == {
+        "text": "a",
+        "size": 3,
+        "any": None,
+    }
     assert with_defaults(DECLARED, {"size": 0}) == {"size": 0}
     assert with_defaults(None, {"x": None}) == {"x": None}
 
@@ -85,7 +93,7 @@ ANY_DECLARED = st.lists(
         st.booleans(),
         st.sampled_from([MISSING, None]),
     ),
-    unique_by=lambda each: each.name,
+    unique_by=lambda field: field.name,
 )
 
 
@@ -95,4 +103,6 @@ def test_the_schema_of_the_inputs_accepts_what_the_check_accepts(
 ) -> None:
     schema = inputs_schema(declared)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert jsonschema.Draft202012Validator(schema).is_valid(given) == (check_inputs(declared, given) == [])
+    assert jsonschema.Draft202012Validator(schema).is_valid(given) == (
+        check_inputs(declared, given) == []
+    )

@@ -1,4 +1,4 @@
-"""What looks like a secret is masked in every line of the log."""
+"""Secrets are masked in every line of the log: API keys, tokens and passwords in URLs."""
 
 from __future__ import annotations
 
@@ -19,5 +19,8 @@ from app.logs import masking
         ("it is chosenXkey+1 here", "it is chosenXkey+1 here"),
     ],
 )
-def test_a_secret_is_masked_wherever_it_stands(line: str, masked: str) -> None:
-    assert masking(["chosen.key+1"])(None, "", {"event": line, "count": 3}) == {"event": masked, "count": 3}
+def test_a_secret_is_masked_wherever_it_is(line: str, masked: str) -> None:
+    assert masking(["chosen.key+1"])(None, "", {"event": line, "count": 3}) == {
+        "event": masked,
+        "count": 3,
+    }
