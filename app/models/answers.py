@@ -52,7 +52,9 @@ def _no_json(reply: Reply) -> ModelError:
     if sort.startswith("text/event-stream") or begin.startswith((b"data:", b"event:", b":")):
         error = _error_in_stream(reply)
         stream = "The model's server answered with an event stream, which was not asked for."
-        return refused_within(error, reply) if error else ModelAnswerInvalid(stream, transient=False)
+        return (
+            refused_within(error, reply) if error else ModelAnswerInvalid(stream, transient=False)
+        )
     what = "a web page" if begin.startswith(b"<") else "something that is not JSON"
     return ModelAnswerInvalid(f"The model's server answered with {what}{_said(reply)}")
 
@@ -129,7 +131,9 @@ def _has_reasoning(message: dict[str, Any]) -> bool:
     content = message.get("content")
     parts = content if isinstance(content, list) else ()
     thought = any(isinstance(part, dict) and part.get("type") in _NO_ANSWER for part in parts)
-    return thought or any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+    return thought or any(
+        message.get(key) for key in ("reasoning_content", "reasoning", "thinking")
+    )
 
 
 def _tool_calls(message: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,7 +44,13 @@ class ModelError(Exception):
     longest_wait_seconds: ClassVar[float] = DEFAULT_LIMIT_SECONDS
     """MAX_RETRY_AFTER. The provider sets it: flows raise these errors, too, and know no settings."""
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None, *, transient: bool | None = None):
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float | None = None,
+        *,
+        transient: bool | None = None,
+    ):
         super().__init__(message)
         self._retry_after_seconds = bounded(retry_after_seconds, self.longest_wait_seconds)
         if transient is not None:

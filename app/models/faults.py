@@ -79,19 +79,25 @@ def refused(reply: Reply) -> ModelError:
     status, headers = reply.status, reply.headers
     if 300 <= status < 400:
         where = one_line(headers.get("location", ""), reply.secret) or "nowhere"
-        return ModelRejected(f"The model's server answered {status}, a redirect to {where}: see OPENAI_BASE_URL.")
+        return ModelRejected(
+            f"The model's server answered {status}, a redirect to {where}: see OPENAI_BASE_URL."
+        )
     kind = ModelUnavailable if status >= 500 else BY_STATUS.get(status, ModelRejected)
     transient = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
     if status == 429 and any(word in reply.body for word in NEVER_PASSES):
         transient = False
     said = f": {reply.reason}" if reply.reason else ", without a reason."
-    return kind(f"The model's server answered {status}{said}", reply.wait_seconds, transient=transient)
+    return kind(
+        f"The model's server answered {status}{said}", reply.wait_seconds, transient=transient
+    )
 
 
 def refused_within(error: Any, reply: Reply) -> ModelError:
     """The error that stands in a reply whose status is 200."""
     said = reason_of(error, reply.secret) or "it gives no reason."
-    return _kind_within(error)(f"The model's server answered 200 with an error: {said}", reply.wait_seconds)
+    return _kind_within(error)(
+        f"The model's server answered 200 with an error: {said}", reply.wait_seconds
+    )
 
 
 def without_text(finish_reason: str | None, reasoned: bool) -> ModelError:
@@ -100,11 +106,17 @@ def without_text(finish_reason: str | None, reasoned: bool) -> ModelError:
         kind, transient, sentence = NO_TEXT[finish_reason]
         return kind(sentence, transient=transient)
     what = "only its reasoning, and no answer" if reasoned else "nothing"
-    return ModelAnswerInvalid(f"The model answered with {what} (finish_reason: {finish_reason or 'not given'}).")
+    return ModelAnswerInvalid(
+        f"The model answered with {what} (finish_reason: {finish_reason or 'not given'})."
+    )
 
 
 def _kind_within(error: Any) -> type[ModelError]:
-    names = [str(error.get(key, "")) for key in ("code", "status", "type")] if isinstance(error, dict) else []
+    names = (
+        [str(error.get(key, "")) for key in ("code", "status", "type")]
+        if isinstance(error, dict)
+        else []
+    )
     for name in names:
         if re.fullmatch("[45][0-9][0-9]", name):
             return ModelUnavailable if name >= "500" else BY_STATUS.get(int(name), ModelRejected)

@@ -37,12 +37,16 @@ def new_client(api_key: str | None, base_url: str | None, max_bytes: int) -> ope
     )
 
 
-async def exchange(client: openai.AsyncOpenAI, body: bytes, request: Any, secret: str | None) -> Exchange:
+async def exchange(
+    client: openai.AsyncOpenAI, body: bytes, request: Any, secret: str | None
+) -> Exchange:
     """One request and its response, whatever its status. Raises a `ModelError` without one."""
     try:
         # Not `chat.completions.create`: that walks over its typed arguments and builds typed
         # answers, which doubles what a call costs, for a few values.
-        response = await client.post("/chat/completions", cast_to=httpx2.Response, content=body, options=request)
+        response = await client.post(
+            "/chat/completions", cast_to=httpx2.Response, content=body, options=request
+        )
     except openai.APIStatusError as error:
         response = error.response
     except openai.APIConnectionError as error:
@@ -52,14 +56,18 @@ async def exchange(client: openai.AsyncOpenAI, body: bytes, request: Any, secret
     except (aiohttp.ClientError, OSError, RuntimeError) as error:  # what the SDK lets through
         raise _no_answer(error, secret) from error
     except (TypeError, ValueError) as error:
-        raise ModelRejected(f"The request cannot be sent: {one_line(str(error), secret)}.") from error
+        raise ModelRejected(
+            f"The request cannot be sent: {one_line(str(error), secret)}."
+        ) from error
     headers = {name.lower(): value for name, value in response.headers.items()}
     return response.status_code, headers, response.content
 
 
 def _no_answer(error: BaseException, secret: str | None) -> ModelUnavailable:
     said = one_line(str(error), secret)
-    said = type(error).__name__ if not said or said.startswith("<") else said  # some carry objects only
+    said = (
+        type(error).__name__ if not said or said.startswith("<") else said
+    )  # some carry objects only
     return ModelUnavailable(f"No answer from the model's server: {said}.")
 
 
@@ -70,18 +78,26 @@ class BoundedClient(openai.DefaultAioHttpClient):
     """
 
     def __init__(self, max_bytes: int):
-        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
+        limits = httpx2.Limits(
+            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
+        )
         super().__init__(limits=limits, timeout=None, follow_redirects=False)
         self._max_bytes = max_bytes
 
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+    async def send(
+        self, request: httpx2.Request, *, stream: bool = False, **options: Any
+    ) -> httpx2.Response:
         """The response with its body read, whatever `stream` says. Raises `ModelAnswerInvalid`."""
         response = await super().send(request, stream=True, **options)
         try:
             body = await self._body(response)
         finally:
             await response.aclose()
-        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in _OF_THE_TRANSFER]
+        headers = [
+            pair
+            for pair in response.headers.multi_items()
+            if pair[0].lower() not in _OF_THE_TRANSFER
+        ]
         return httpx2.Response(response.status_code, headers=headers, content=body, request=request)
 
     async def _body(self, response: httpx2.Response) -> bytes:
@@ -99,7 +115,9 @@ class BoundedClient(openai.DefaultAioHttpClient):
                     )
         except httpx2.DecodingError as error:
             if response.is_success:
-                raise ModelAnswerInvalid(f"The model's answer cannot be decompressed: {error}.") from None
+                raise ModelAnswerInvalid(
+                    f"The model's answer cannot be decompressed: {error}."
+                ) from None
         except httpx2.RequestError:
             if response.is_success:
                 raise

@@ -77,13 +77,19 @@ class OpenAIProvider:
             raise Stopped
         asked_model = model or self._settings.openai_model_name
         seconds = _time_limit(options.pop("timeout", None), self._settings.model_timeout)
-        request = {_REQUEST_OPTIONS[name]: options.pop(name) for name in _REQUEST_OPTIONS if name in options}
+        request = {
+            _REQUEST_OPTIONS[name]: options.pop(name)
+            for name in _REQUEST_OPTIONS
+            if name in options
+        }
         body = _body(messages, asked_model, options)
         _sdk()
         try:
             future = self._loop.submit(self._ask(body, request, asked_model, seconds))
         except (RuntimeError, OSError) as error:
-            raise ModelUnavailable(f"The model cannot be asked now, for want of threads or files: {error}.") from error
+            raise ModelUnavailable(
+                f"The model cannot be asked now, for want of threads or files: {error}."
+            ) from error
         unsubscribe = stop_signal.subscribe(partial(_cancel, future)) if stop_signal else None
         try:
             return future.result()
@@ -101,7 +107,9 @@ class OpenAIProvider:
         if self._client is not None:
             await self._client.close()
 
-    async def _ask(self, body: bytes, request: dict[str, Any], model: str, seconds: float) -> Completion:
+    async def _ask(
+        self, body: bytes, request: dict[str, Any], model: str, seconds: float
+    ) -> Completion:
         """Asks, and asks again where that may help and there is time."""
         deadline = time.monotonic() + seconds
         failed: ModelError | None = None
@@ -110,7 +118,9 @@ class OpenAIProvider:
             async with asyncio.timeout(seconds):
                 while True:
                     try:
-                        return replace(read_answer(await self._reply(body, request), model), retries=retries)
+                        return replace(
+                            read_answer(await self._reply(body, request), model), retries=retries
+                        )
                     except ModelError as error:
                         failed = error
                         pause = self._pause(error, retries, deadline - time.monotonic())
@@ -120,7 +130,9 @@ class OpenAIProvider:
                         retries += 1
         except TimeoutError:
             before = f" Before that: {failed}" if failed else ""
-            failed = ModelTimeout(f"The model did not answer within {seconds:g} s (MODEL_TIMEOUT).{before}")
+            failed = ModelTimeout(
+                f"The model did not answer within {seconds:g} s (MODEL_TIMEOUT).{before}"
+            )
             raise failed from None
         finally:
             if failed:
@@ -128,7 +140,10 @@ class OpenAIProvider:
 
     def _pause(self, error: ModelError, retries: int, left_seconds: float) -> float | None:
         """Seconds until the next repeat, as the server asks or growing; None for no repeat."""
-        if not (isinstance(error, _REPEATED) and error.transient) or retries >= self._settings.model_max_retries:
+        if (
+            not (isinstance(error, _REPEATED) and error.transient)
+            or retries >= self._settings.model_max_retries
+        ):
             return None
         own = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
         pause = error.retry_after_seconds or own * random.uniform(0.75, 1.0)  # noqa: S311  no secret
@@ -136,7 +151,9 @@ class OpenAIProvider:
 
     async def _reply(self, body: bytes, request: dict[str, Any]) -> Reply:
         """One exchange. Raises a `ModelError` if there is no reply, or one without success."""
-        status, headers, content = await _sdk().exchange(self._current_client(), body, request, self._secret)
+        status, headers, content = await _sdk().exchange(
+            self._current_client(), body, request, self._secret
+        )
         wait = named_wait(headers, time.time(), self._settings.max_retry_after)
         reply = Reply(content, status, headers, wait, self._secret)
         if not 200 <= status < 300:
@@ -152,7 +169,9 @@ class OpenAIProvider:
     def _new_client(self) -> Any:
         settings = self._settings
         if not settings.openai_api_key and not settings.openai_base_url:
-            raise ModelAuthenticationError("No model is set up: give OPENAI_API_KEY, or OPENAI_BASE_URL.")
+            raise ModelAuthenticationError(
+                "No model is set up: give OPENAI_API_KEY, or OPENAI_BASE_URL."
+            )
         limit = settings.max_result_bytes + ENVELOPE_BYTES
         return _sdk().new_client(settings.openai_api_key, settings.openai_base_url, limit)
 
@@ -175,7 +194,9 @@ def _body(messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, 
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        raise ModelRejected("The model was not asked: a text is not valid Unicode (a lone surrogate).") from None
+        raise ModelRejected(
+            "The model was not asked: a text is not valid Unicode (a lone surrogate)."
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelRejected(f"The model was not asked: the request is not JSON: {error}.") from None
 
@@ -183,7 +204,11 @@ def _body(messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, 
 def _time_limit(wanted: Any, limit: float) -> float:
     if wanted is None:
         return limit
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or not (wanted > 0 and math.isfinite(wanted)):
+    if (
+        isinstance(wanted, bool)
+        or not isinstance(wanted, (int, float))
+        or not (wanted > 0 and math.isfinite(wanted))
+    ):
         raise ModelRejected("The model was not asked: timeout must be a number of seconds above 0.")
     return min(float(wanted), limit)
 

@@ -17,13 +17,25 @@ _MAX_READ = 20_000
 
 _MAX_DEPTH = 6
 
-_KEYS = ("error", "errors", "message", "detail", "details", "msg", "error_msg", "error_message", "error_description")
+_KEYS = (
+    "error",
+    "errors",
+    "message",
+    "detail",
+    "details",
+    "msg",
+    "error_msg",
+    "error_message",
+    "error_description",
+)
 """Where servers put their reasons, the likeliest first."""
 
 _FALLBACKS = ("text", "title", "reason", "raw", "type", "code", "status", "error_code")
 """What says more than nothing."""
 
-_QUOTED_REASON = re.compile(rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I)
+_QUOTED_REASON = re.compile(
+    rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I
+)
 
 _NO_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
 

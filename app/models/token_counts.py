@@ -12,7 +12,14 @@ MAX_TOKENS = 10**12
 
 _HOLDERS = ("usage", "usageMetadata", "usage_metadata", "token_usage")
 
-_INPUT = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount", "prompt_eval_count")
+_INPUT = (
+    "prompt_tokens",
+    "input_tokens",
+    "promptTokens",
+    "inputTokens",
+    "promptTokenCount",
+    "prompt_eval_count",
+)
 _OUTPUT = (
     "completion_tokens",
     "output_tokens",
@@ -68,10 +75,16 @@ def _first(places: list[Mapping[str, Any]], names: tuple[str, ...]) -> int | Non
 def _count(value: Any) -> int | None:
     """A number of tokens, also as text, as a fraction, or one level deeper; else None."""
     if isinstance(value, dict):
-        return next((count for key in _INSIDE if (count := _count(value.get(key))) is not None), None)
+        return next(
+            (count for key in _INSIDE if (count := _count(value.get(key))) is not None), None
+        )
     if isinstance(value, str):
         found = _DIGITS.fullmatch(value)
         value = int(found[1]) if found else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_TOKENS:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value <= MAX_TOKENS
+    ):
         return None
     return math.ceil(value)

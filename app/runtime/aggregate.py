@@ -89,7 +89,8 @@ def _group(how: Mapping[str, Any], items: Sequence[Any]) -> Aggregated:
         (texts if isinstance(value, str) else others).add(key)
         groups.setdefault(key, []).append(item)
     mixed = (
-        f"The group {key!r} holds items with that text and items with that value." for key in sorted(texts & others)
+        f"The group {key!r} holds items with that text and items with that value."
+        for key in sorted(texts & others)
     )
     return Aggregated(groups, (*_no_objects(items), *mixed))
 
@@ -120,7 +121,9 @@ def _of(item: Any, name: str) -> Any:
 
 
 def _no_objects(items: Sequence[Any]) -> tuple[str, ...]:
-    return _count(items, lambda item: not isinstance(item, Mapping), "is no object, so its fields are null.")
+    return _count(
+        items, lambda item: not isinstance(item, Mapping), "is no object, so its fields are null."
+    )
 
 
 def _count(values: Sequence[Any], odd: Callable[[Any], bool], what: str) -> tuple[str, ...]:

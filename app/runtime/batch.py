@@ -26,8 +26,12 @@ class Batch:
         self._given, self._name = given, lists[0]
         self._items: list[Any] = given[lists[0]]
         self._at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
-        self._done = {number: output for number, output in done.items() if number < len(self._items)}
-        self._waiting = deque(number for number in range(len(self._items)) if number not in self._done)
+        self._done = {
+            number: output for number, output in done.items() if number < len(self._items)
+        }
+        self._waiting = deque(
+            number for number in range(len(self._items)) if number not in self._done
+        )
         self._running: set[int] = set()
 
     @property

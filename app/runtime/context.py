@@ -78,12 +78,16 @@ class Context:
         if type(current_step) is not int or type(total_steps) is not int:
             raise ValueError("progress(current_step, total_steps): both are whole numbers.")
         if not 0 <= current_step <= total_steps <= MAX_PROGRESS_STEPS:
-            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps.")
+            raise ValueError(
+                "progress(current_step, total_steps): 0 <= current_step <= total_steps."
+            )
         if step_name is not None and not isinstance(step_name, str):
             raise ValueError("progress(..., step_name): it is text, or None.")
         if not total_steps:
             return  # an empty list of things to do is no error, and nothing that could be shown
-        name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
+        name = (
+            step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
+        )
         with self._progressing:
             if self._report and current_step / total_steps >= self._share_done:
                 self._share_done = current_step / total_steps
@@ -118,7 +122,9 @@ class Context:
             asked, model=self._model_override or model, stop_signal=self._stop, **options
         )
         self.last_completion = completion
-        self.usage.add(completion, estimated_tokens(*texts_of(asked), *_texts_of_answer(completion)))
+        self.usage.add(
+            completion, estimated_tokens(*texts_of(asked), *_texts_of_answer(completion))
+        )
         return completion
 
     def for_flow(self) -> FlowContext:
@@ -194,7 +200,9 @@ class FlowContext:
         """See `Context.complete`. In an asynchronous flow it holds up all others: use `acomplete`."""
         return self._context.complete(messages, model, **options)
 
-    async def acomplete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
+    async def acomplete(
+        self, messages: Any, model: str | None = None, **options: Any
+    ) -> Completion:
         """As `complete`, for asynchronous flows: others go on while it waits."""
         return await asyncio.to_thread(self.complete, messages, model, **options)
 

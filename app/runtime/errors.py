@@ -68,8 +68,13 @@ class RunFailed(Exception):
         if isinstance(reason, Stopped):
             reason = FlowError("The flow stopped without being asked to.")
         if others:
-            details = {**details, "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]]}
-        wait = getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
+            details = {
+                **details,
+                "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]],
+            }
+        wait = (
+            getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
+        )
         return cls(failure_from(reason, details), is_retryable(reason), wait)
 
 
@@ -109,7 +114,9 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, HOPELESS)
 
 
-def failure_from(error: BaseException, details: dict[str, Any], limit_bytes: int = MAX_MESSAGE_BYTES) -> Failure:
+def failure_from(
+    error: BaseException, details: dict[str, Any], limit_bytes: int = MAX_MESSAGE_BYTES
+) -> Failure:
     """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace.
 
     The name and the message are the flow's own: a metaclass may give any name, and `__str__` may raise, or return

@@ -58,7 +58,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         if not fullname.startswith(PREFIX) or "." in fullname.removeprefix(PREFIX):
             return None
         file = _path_of(fullname)
-        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=[str(file.parent)])
+        return importlib.util.spec_from_file_location(
+            fullname, file, submodule_search_locations=[str(file.parent)]
+        )
 
 
 sys.meta_path.append(_Finder())

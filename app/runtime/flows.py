@@ -16,12 +16,16 @@ from app.runtime.python_flow import run_python
 from app.runtime.usage import UNKNOWN_MODEL
 
 
-def run_flow(agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def run_flow(
+    agent: Agent, flow: Flow, inputs: Mapping[str, Any], context: Context
+) -> dict[str, Any]:
     """The outputs: `output`, and `metadata` with at least `model_used` and `tokens_used`."""
     if isinstance(flow, PromptFlow):
         outputs: dict[str, Any] = {"output": run_prompt(flow, inputs, context)}
         if context.last_completion and context.last_completion.tool_calls:
-            outputs["metadata"] = {"tool_calls": context.last_completion.tool_calls}  # nothing else would show them
+            outputs["metadata"] = {
+                "tool_calls": context.last_completion.tool_calls
+            }  # nothing else would show them
         return _filled_in(outputs, context)
     return outputs_of_python(run_python(flow, inputs, context), context)
 
@@ -58,7 +62,9 @@ def _filled_in(outputs: dict[str, Any], context: Context) -> dict[str, Any]:
     if not (model is None or isinstance(model, str)):
         raise InvalidOutput("outputs.metadata.model_used must be text or null.")
     if not (tokens is None or (type(tokens) is int and 0 <= tokens <= MAX_TOKENS)):
-        raise InvalidOutput(f"outputs.metadata.tokens_used must be a whole number from 0 to {MAX_TOKENS}, or null.")
+        raise InvalidOutput(
+            f"outputs.metadata.tokens_used must be a whole number from 0 to {MAX_TOKENS}, or null."
+        )
     if not models and (model or tokens):
         context.usage.add_usage(model or UNKNOWN_MODEL, ModelUsage(0, None, None, tokens))
     return {**outputs, "metadata": metadata}

@@ -77,7 +77,9 @@ class _Helpers(ThreadPoolExecutor):
 class _Loop(asyncio.SelectorEventLoop):
     """Notes which run each task belongs to. A task factory would do, but a flow may set its own."""
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **options: Any) -> Any:
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: Any = None, **options: Any
+    ) -> Any:
         task = super().create_task(coro, name=name, context=context, **options)
         scope = context.get(_scope) if context is not None else _scope.get()
         if scope is not None:
@@ -112,7 +114,9 @@ class FlowLoop:
                 loop.set_default_executor(self._helpers)
                 run = functools.partial(_run_for_ever, loop)
                 # An empty context: the loop belongs to no run, though one of them starts it.
-                thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="flow-loop", daemon=True)
+                thread = threading.Thread(
+                    target=contextvars.Context().run, args=(run,), name="flow-loop", daemon=True
+                )
                 thread.start()
                 self._loop, self.thread = loop, thread
             return self._loop

@@ -29,7 +29,9 @@ def as_messages(given: Any) -> list[dict[str, Any]]:
 def _message(given: Any, place: str) -> dict[str, Any]:
     message = given.model_dump(exclude_none=True) if hasattr(given, "model_dump") else given
     if not isinstance(message, Mapping):
-        raise _wrong(f'{place} must be a mapping such as {{"role": "user", "content": "..."}}, not {_kind(given)}')
+        raise _wrong(
+            f'{place} must be a mapping such as {{"role": "user", "content": "..."}}, not {_kind(given)}'
+        )
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise _wrong(f"{place} has no role, such as 'user', 'system' or 'assistant'")

@@ -35,9 +35,13 @@ def encode(outputs: Any, limit_bytes: int, place: str = "outputs") -> bytes:
     try:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        raise InvalidOutput(f"{place}: there is text that is not valid Unicode (a lone surrogate).") from None
+        raise InvalidOutput(
+            f"{place}: there is text that is not valid Unicode (a lone surrogate)."
+        ) from None
     if len(text) > limit_bytes:
-        raise InvalidOutput(f"{place}: {len(text)} bytes are more than MAX_RESULT_BYTES allows ({limit_bytes}).")
+        raise InvalidOutput(
+            f"{place}: {len(text)} bytes are more than MAX_RESULT_BYTES allows ({limit_bytes})."
+        )
     return text
 
 

@@ -32,7 +32,9 @@ def parse(parser: OutputParser, text: str) -> Any:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidOutput("The answer is not valid Unicode: there is a lone surrogate in it.") from None
+        raise InvalidOutput(
+            "The answer is not valid Unicode: there is a lone surrogate in it."
+        ) from None
     if parser.type == "none":
         value: Any = text
     else:
@@ -138,7 +140,9 @@ class _Numbering:
         before = self.last.get(indent)
         if before is not None and number not in (before + 1, 1):
             self.right = False
-        self.last = {at: known for at, known in self.last.items() if at <= indent} | {indent: number}
+        self.last = {at: known for at, known in self.last.items() if at <= indent} | {
+            indent: number
+        }
 
     @property
     def is_one(self) -> bool:

@@ -69,7 +69,9 @@ class PipelineRun:
             step.id: runner.planned(position, step, ports.found, ports.usage)
             for position, step in enumerate(pipeline.steps)
         }
-        self._order = graphlib.TopologicalSorter({step.id: step.depends_on for step in pipeline.steps})
+        self._order = graphlib.TopologicalSorter(
+            {step.id: step.depends_on for step in pipeline.steps}
+        )
         self._ready: list[StepState] = []
         self._running: dict[str, StepState] = {}
         self._futures: list[Future[Any]] = []
@@ -110,7 +112,9 @@ class PipelineRun:
     def _advance(self) -> None:
         """Finds what has become ready; what is done already makes more ready."""
         while ids := self._order.get_ready():
-            for state in sorted((self._states[id] for id in ids), key=lambda each: each.record.position):
+            for state in sorted(
+                (self._states[id] for id in ids), key=lambda each: each.record.position
+            ):
                 if state.record.done:
                     self._done += 1
                     self._order.done(state.step.id)
@@ -163,7 +167,9 @@ class PipelineRun:
             if state.step.fails_on_error:
                 self._fail(state, error)
             else:
-                self._end(state, StepStatus.SKIPPED, None, warnings=(f"{error} It counts as false.",))
+                self._end(
+                    state, StepStatus.SKIPPED, None, warnings=(f"{error} It counts as false.",)
+                )
         else:
             self._ready.remove(state)
             self._end(state, StepStatus.SKIPPED, None)
@@ -177,7 +183,9 @@ class PipelineRun:
             raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
     def _start(self, state: StepState, threads: ThreadPoolExecutor) -> None:
-        given = {name: self._values.get(source) for name, source in state.step.input_mapping.items()}
+        given = {
+            name: self._values.get(source) for name, source in state.step.input_mapping.items()
+        }
         if not state.step.batch_mode:
             self._submit(threads, state, given, None)
             return
@@ -194,7 +202,9 @@ class PipelineRun:
         if state.batch.complete:
             outputs = state.batch.outputs
             try:
-                text = encode(outputs, self._limit_bytes, f"The output of the step {state.step.id!r}")
+                text = encode(
+                    outputs, self._limit_bytes, f"The output of the step {state.step.id!r}"
+                )
                 self._journal.join(state.step.id, text, len(outputs))
             except InvalidOutput as error:
                 self._fail(state, error)
@@ -204,7 +214,9 @@ class PipelineRun:
         for number, given in state.batch.next_items():
             self._submit(threads, state, given, number)
 
-    def _submit(self, threads: ThreadPoolExecutor, state: StepState, given: dict[str, Any], item: int | None) -> None:
+    def _submit(
+        self, threads: ThreadPoolExecutor, state: StepState, given: dict[str, Any], item: int | None
+    ) -> None:
         future = threads.submit(copy_context().run, self._runner.run, state, given, item)
         self._futures.append(future)
         state.works.append(Work(state, item, future))
@@ -243,12 +255,16 @@ class PipelineRun:
         state, step = work.state, work.state.step
         try:
             result = work.future.result()
-            self._journal.keep(step.id if work.item is None else f"{step.id}:{work.item}", result.text)
+            self._journal.keep(
+                step.id if work.item is None else f"{step.id}:{work.item}", result.text
+            )
         except BaseException as error:
             if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
                 return  # what a flow raises because it was asked to stop is not its failure
             if work.item is not None:
-                self._journal.note_item(f"{step.id}:{work.item}", RunFailed.from_error(error, {}).failure)
+                self._journal.note_item(
+                    f"{step.id}:{work.item}", RunFailed.from_error(error, {}).failure
+                )
             state.error = state.error or error
             state.stop.request()
         else:
@@ -337,6 +353,8 @@ class PipelineRun:
         self._journal.flush(Progress(self._done, len(self._states), name), wait)
 
     def _metadata(self) -> dict[str, Any]:
-        used = dict.fromkeys(model for state in self._states.values() for model in state.record.usage)
+        used = dict.fromkeys(
+            model for state in self._states.values() for model in state.record.usage
+        )
         models = [model for model in used if model != UNKNOWN_MODEL]
         return {"tokens_used": self._ports.usage.total.total_tokens, "models_used": models}

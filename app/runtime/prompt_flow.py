@@ -14,9 +14,14 @@ from app.runtime.templates import is_formatted, render
 
 
 def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    values = {**flow.defaults, **{name: value for name, value in inputs.items() if value is not None}}
+    values = {
+        **flow.defaults,
+        **{name: value for name, value in inputs.items() if value is not None},
+    }
     style = (flow.names, is_formatted(flow.system_prompt, flow.user_template))
-    system, user = (render(text, values, *style) for text in (flow.system_prompt, flow.user_template))
+    system, user = (
+        render(text, values, *style) for text in (flow.system_prompt, flow.user_template)
+    )
     messages = [{"role": "system", "content": system}] if flow.system_prompt else []
     messages.append({"role": "user", "content": user})
     parser = flow.output_parser
@@ -30,8 +35,13 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
             if not tries:
                 raise InvalidOutput(f"{error}{_why(completion)}") from None
             complaint = f"Your answer could not be read: {error} Answer again, with nothing but the corrected answer."
-            said = completion.text.encode(errors="replace").decode()  # a lone surrogate could not be sent back
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
+            said = completion.text.encode(
+                errors="replace"
+            ).decode()  # a lone surrogate could not be sent back
+            messages += [
+                {"role": "assistant", "content": said},
+                {"role": "user", "content": complaint},
+            ]
 
 
 def _why(completion: Completion) -> str:
@@ -39,4 +49,8 @@ def _why(completion: Completion) -> str:
     if completion.refusal:
         return f" The model refused: {completion.refusal}"
     reason = completion.finish_reason
-    return "" if reason in (None, "stop") else f" The answer did not come to its end (finish_reason: {reason})."
+    return (
+        ""
+        if reason in (None, "stop")
+        else f" The answer did not come to its end (finish_reason: {reason})."
+    )

@@ -86,7 +86,9 @@ def _entry_point(entrypoint: str, folder: Path) -> EntryPoint:
 
 def _attribute(entrypoint: str, folder: Path) -> Any:
     where, _, attribute = entrypoint.rpartition(":")
-    module = flow_files.load(folder / where) if where.endswith(".py") else importlib.import_module(where)
+    module = (
+        flow_files.load(folder / where) if where.endswith(".py") else importlib.import_module(where)
+    )
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -106,7 +108,9 @@ def _of_object(target: Any, folder: Path) -> EntryPoint | None:
     if callable(ainvoke):
         if callable(invoke):
             ainvoke = partial(_invoked, ainvoke, invoke, folder)
-        return EntryPoint(lambda inputs, _: ainvoke(inputs), only_waits=_is_coroutine_function(ainvoke))
+        return EntryPoint(
+            lambda inputs, _: ainvoke(inputs), only_waits=_is_coroutine_function(ainvoke)
+        )
     if callable(invoke):
         return EntryPoint(lambda inputs, _: invoke(inputs), only_waits=False)
     return None
@@ -123,7 +127,10 @@ async def _invoked(
     try:
         return await ainvoke(inputs)
     except NotImplementedError as error:
-        if any(Path(frame.filename).is_relative_to(folder) for frame in traceback.extract_tb(error.__traceback__)):
+        if any(
+            Path(frame.filename).is_relative_to(folder)
+            for frame in traceback.extract_tb(error.__traceback__)
+        ):
             raise
     return await asyncio.to_thread(invoke, given)
 
@@ -138,5 +145,9 @@ def _takes_context(function: Callable[..., Any]) -> bool:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
         return False
-    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
     return len(positional) >= 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)

@@ -119,7 +119,9 @@ async def execute_as_task(run: Run, ports: Ports, result_limit_bytes: int) -> Ca
         agent, flow = _agent(run, ports)
         assert isinstance(flow, PythonFlow)
         with _agent_context(run, ports, agent) as context:
-            returned = await run_python_as_task(flow, with_defaults(agent.inputs, run.inputs), context)
+            returned = await run_python_as_task(
+                flow, with_defaults(agent.inputs, run.inputs), context
+            )
 
     def encoded() -> bytes:
         with _failures(run, ports):
@@ -164,7 +166,9 @@ def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, 
     pipeline = ports.catalog.pipelines.get(run.target_id) or _missing(run)
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=False)
 
-    def run_step(agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any) -> dict[str, Any]:
+    def run_step(
+        agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any
+    ) -> dict[str, Any]:
         with stop.sheltered() as own:
             context = _context(run, ports, budget, stop=own, **bound)
             return run_flow(agent, flow, with_defaults(agent.inputs, inputs), context)
@@ -196,4 +200,6 @@ def _context(run: Run, ports: Ports, budget: Budget, *, step_key: str, **bound: 
 
 def _missing(run: Run) -> NoReturn:
     """The catalog of the web process had it; this process was started with another one."""
-    raise FlowError(f"This worker has no {run.target_type} {run.target_id!r} with such a flow: was it removed?")
+    raise FlowError(
+        f"This worker has no {run.target_type} {run.target_id!r} with such a flow: was it removed?"
+    )

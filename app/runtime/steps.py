@@ -107,12 +107,19 @@ class StepRunner:
         """The flow that is run, the run's variant regarded; None for an aggregator, which runs none."""
         if step.agent is None:
             return None
-        return self._agents[step.agent].flow(self._overrides.get(step.id, {}).get("flow", step.flow))
+        return self._agents[step.agent].flow(
+            self._overrides.get(step.id, {}).get("flow", step.flow)
+        )
 
     def details(self, step: Step) -> dict[str, Any]:
         """Where a failure happened, for `error.details`."""
         flow_id = self._flow_id(step)
-        return {"pipeline_id": self._pipeline_id, "step_id": step.id, "agent_id": step.agent, "flow_id": flow_id}
+        return {
+            "pipeline_id": self._pipeline_id,
+            "step_id": step.id,
+            "agent_id": step.agent,
+            "flow_id": flow_id,
+        }
 
     def planned(self, position: int, step: Step, found: Found, usage: Usage) -> StepState:
         """The step as this run begins with it: done already, or still to do, with what is known of earlier tries."""
@@ -154,7 +161,9 @@ class StepRunner:
         text = encode(done.value, self._limit_bytes, f"The output of the step {step.id!r}")
         return Result(json.loads(text), text, done.warnings)
 
-    def _ask_agent(self, state: StepState, given: dict[str, Any], item: int | None) -> dict[str, Any]:
+    def _ask_agent(
+        self, state: StepState, given: dict[str, Any], item: int | None
+    ) -> dict[str, Any]:
         step, override = state.step, self._overrides.get(state.step.id, {})
         agent = self._agents[step.agent or ""]
         _check_types(step, agent, given, item)
@@ -195,7 +204,9 @@ def _check_types(step: Step, agent: Agent, given: Mapping[str, Any], item: int |
         value = given[declared.name]
         if fits(declared.type, value) or (value is None and not declared.needed):
             continue
-        source = repr(step.input_mapping[declared.name]) + ("" if item is None else f" (item {item})")
+        source = repr(step.input_mapping[declared.name]) + (
+            "" if item is None else f" (item {item})"
+        )
         raise FlowError(
             f"The input {declared.name!r} of the step {step.id!r} must be of the type {declared.type}; "
             f"{source} is of the type {type_of(value)}."

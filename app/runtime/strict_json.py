@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _BRACKET = re.compile(r"[\[\]{}]")
-_BEGINS_JSON = re.compile(r"\{\s*[\"}]|\[\s*(?:[\"\[{\]]|-?\d|(?:true|false|null|NaN|-?Infinity)\b)")
+_BEGINS_JSON = re.compile(
+    r"\{\s*[\"}]|\[\s*(?:[\"\[{\]]|-?\d|(?:true|false|null|NaN|-?Infinity)\b)"
+)
 
 
 class NotJson(ValueError):

@@ -35,7 +35,9 @@ def render(
     except TemplateError:
         raise
     except Exception as error:  # whatever Jinja and the data bring up
-        raise TemplateError(f"The prompt cannot be rendered{_place(error)}: {_reason(error)}") from error
+        raise TemplateError(
+            f"The prompt cannot be rendered{_place(error)}: {_reason(error)}"
+        ) from error
 
 
 def _joined(parts: Any) -> str:

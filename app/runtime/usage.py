@@ -31,7 +31,8 @@ class Usage:
         """One answered call. The estimate counts where the server reported nothing."""
         tokens = (completion.input_tokens, completion.output_tokens, completion.total_tokens)
         self.add_usage(
-            completion.model, ModelUsage(1, *tokens, estimated_tokens if completion.total_tokens is None else 0)
+            completion.model,
+            ModelUsage(1, *tokens, estimated_tokens if completion.total_tokens is None else 0),
         )
 
     def add_usage(self, model: str, more: ModelUsage) -> None:
@@ -85,7 +86,9 @@ class Budget:
 
     def before_call(self) -> None:
         used = self._usage.total
-        guessed = f" ({used.estimated_tokens} of them estimated, as the model's server reports none)"
+        guessed = (
+            f" ({used.estimated_tokens} of them estimated, as the model's server reports none)"
+        )
         tokens = (used.total_tokens or 0) + used.estimated_tokens
         self._hold("max_tokens", tokens, f"tokens{guessed if used.estimated_tokens else ''}")
         self._hold("max_seconds", round(time.monotonic() - self._began_at, 1), "seconds")
@@ -100,4 +103,6 @@ class Budget:
     def _hold(self, name: str, used: float, what: str) -> None:
         limit = self._limits.get(name)
         if limit is not None and used >= limit:
-            raise BudgetExceeded(f"The run has used {used:g} {what}; config.budget.{name} is {limit:g}.")
+            raise BudgetExceeded(
+                f"The run has used {used:g} {what}; config.budget.{name} is {limit:g}."
+            )

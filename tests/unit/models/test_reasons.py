@@ -47,7 +47,10 @@ def test_the_encoding_that_the_server_names_is_used() -> None:
 
 def test_secrets_are_masked_also_at_the_cut_and_those_that_look_like_none() -> None:
     assert reason_in(b'{"error": "no such key: sk-abcdefgh12345678"}') == "no such key: [masked]"
-    assert reason_in(b"key 0f8fad5b-d9cb-469f is wrong", secret="0f8fad5b-d9cb-469f") == "key [masked] is wrong"
+    assert (
+        reason_in(b"key 0f8fad5b-d9cb-469f is wrong", secret="0f8fad5b-d9cb-469f")
+        == "key [masked] is wrong"
+    )
     cut = reason_in(("x " * (MAX_CHARACTERS // 2 - 5) + "sk-abcdefgh12345678").encode())
     assert "sk-" not in cut
 

@@ -43,7 +43,9 @@ USAGES: list[tuple[Any, tuple[int | None, int | None, int | None]]] = [
 
 
 @pytest.mark.parametrize(("usage", "counts"), USAGES, ids=[str(usage)[:60] for usage, _ in USAGES])
-def test_usage_is_read_tolerantly(usage: Any, counts: tuple[int | None, int | None, int | None]) -> None:
+def test_usage_is_read_tolerantly(
+    usage: Any, counts: tuple[int | None, int | None, int | None]
+) -> None:
     assert token_counts({"usage": usage}) == counts
 
 

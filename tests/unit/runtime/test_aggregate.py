@@ -41,8 +41,14 @@ def test_a_group_of_text_and_of_the_value_that_it_spells_is_warned_of() -> None:
 
 
 PRICES = {
-    "group": ({"group_by": "price"}, lambda value: (len(value["2"]), len(value["null"])) == (999, 1)),
-    "summary": ({"summary_fields": ["price"]}, lambda value: value[6:8] == [{"price": 2}, {"price": None}]),
+    "group": (
+        {"group_by": "price"},
+        lambda value: (len(value["2"]), len(value["null"])) == (999, 1),
+    ),
+    "summary": (
+        {"summary_fields": ["price"]},
+        lambda value: value[6:8] == [{"price": 2}, {"price": None}],
+    ),
     "stats": ({"fields": ["price"]}, lambda value: value["price"]["count"] == 999),
 }
 """What each strategy needs, and what is right of a thousand items whose price is 2 but for one."""
@@ -66,10 +72,14 @@ def test_an_item_that_a_filter_cannot_look_at_counts_as_false(price: Any) -> Non
     aggregated = aggregate(DEAR, many({"price": price}, {"price": 2}))
     assert aggregated.value == [{"price": 2}] * 999
     [warning] = aggregated.warnings
-    assert warning.startswith("Item 7 counts as false: The condition 'price > `1`' cannot be evaluated")
+    assert warning.startswith(
+        "Item 7 counts as false: The condition 'price > `1`' cannot be evaluated"
+    )
 
 
-@pytest.mark.parametrize("odd", [{"price": {}}, {"price": []}, {"price": None}, {}, None, 5, "text", {"price": True}])
+@pytest.mark.parametrize(
+    "odd", [{"price": {}}, {"price": []}, {"price": None}, {}, None, 5, "text", {"price": True}]
+)
 def test_an_item_that_jmespath_compares_to_nothing_is_false_without_a_warning(odd: Any) -> None:
     aggregated = aggregate(DEAR, many(odd, {"price": 2}))
     assert (aggregated.value, aggregated.warnings) == ([{"price": 2}] * 999, ())
@@ -110,7 +120,9 @@ def test_a_value_that_is_missing_or_null_is_no_odd_one() -> None:
     assert (aggregated.value["price"]["count"], aggregated.warnings) == (1, ())
 
 
-@pytest.mark.parametrize("prices", [[1e308, 1e308], [10**308, 10**308], [10**308, 1e308], [1e308] * 500])
+@pytest.mark.parametrize(
+    "prices", [[1e308, 1e308], [10**308, 10**308], [10**308, 1e308], [1e308] * 500]
+)
 def test_a_sum_that_is_too_large_is_null_and_the_mean_is_right(prices: list[float]) -> None:
     found, [warning] = figures(prices)
     assert (found["sum"], found["count"]) == (None, len(prices))

@@ -38,7 +38,9 @@ def context(reports: list[Progress]) -> Context:
     )
 
 
-def test_nothing_of_nothing_is_no_error_and_no_report(context: Context, reports: list[Progress]) -> None:
+def test_nothing_of_nothing_is_no_error_and_no_report(
+    context: Context, reports: list[Progress]
+) -> None:
     context.progress(0, 0)
     context.progress(0, 0, "an empty list")
     assert reports == []
@@ -48,7 +50,9 @@ def test_nothing_of_nothing_is_no_error_and_no_report(context: Context, reports:
 
 
 @pytest.mark.parametrize("steps", [(1, 0), (2, 1), (-1, 0), (0, -1), (0.0, 0), (True, 1), ("0", 0)])
-def test_what_is_no_progress_is_refused(context: Context, reports: list[Progress], steps: Any) -> None:
+def test_what_is_no_progress_is_refused(
+    context: Context, reports: list[Progress], steps: Any
+) -> None:
     with pytest.raises(ValueError, match="progress"):
         context.progress(*steps)
     assert reports == []

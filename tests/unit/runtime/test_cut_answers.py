@@ -20,7 +20,9 @@ class Model(ModelProvider):
         return Completion("An ans", "m-1", total_tokens=5, **self._ending)
 
 
-def warnings(folder: Path, ending: dict[str, Any], step: str, inputs: dict[str, Any]) -> tuple[str, ...]:
+def warnings(
+    folder: Path, ending: dict[str, Any], step: str, inputs: dict[str, Any]
+) -> tuple[str, ...]:
     (folder / "agents/ask/prompts").mkdir(parents=True)
     (folder / "agents/ask/agent.yaml").write_text("flows: [{name: main, file: ask.yaml}]\n")
     (folder / "agents/ask/prompts/ask.yaml").write_text("user_template: 'Tell me of {topic}'\n")
@@ -39,7 +41,9 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("ending", "word"), ENDINGS)
-def test_a_step_tells_that_an_answer_is_not_whole(tmp_path: Path, ending: dict[str, Any], word: str) -> None:
+def test_a_step_tells_that_an_answer_is_not_whole(
+    tmp_path: Path, ending: dict[str, Any], word: str
+) -> None:
     step = "{id: a, agent: ask, input_mapping: {topic: topic}}"
     [warning] = warnings(tmp_path, ending, step, {"topic": "tea"})
     assert word in warning

@@ -40,7 +40,9 @@ def failed(run_code: Callable, errors: str, target: str = "coded") -> RunFailed:
 
 @TARGETS
 def test_the_first_real_reason_of_a_group_is_the_runs(run_code: Callable, target: str) -> None:
-    told = failed(run_code, 'ValueError("the real reason"), KeyError("key sk-abcdefghijkl")', target)
+    told = failed(
+        run_code, 'ValueError("the real reason"), KeyError("key sk-abcdefghijkl")', target
+    )
     assert (told.failure.type, told.failure.message) == ("ValueError", "the real reason")
     [other] = told.failure.details["other_errors"]
     assert other["type"] == "KeyError"
@@ -87,13 +89,23 @@ def test_a_stop_stays_one_inside_a_group(run_code: Callable) -> None:
     [
         (ValueError("a"), "ValueError", []),
         (ExceptionGroup("g", [OSError(), ValueError()]), "OSError", ["ValueError"]),
-        (ExceptionGroup("g", [ExceptionGroup("h", [OSError()]), ValueError()]), "OSError", ["ValueError"]),
+        (
+            ExceptionGroup("g", [ExceptionGroup("h", [OSError()]), ValueError()]),
+            "OSError",
+            ["ValueError"],
+        ),
         (BaseExceptionGroup("g", [GeneratorExit(), ValueError()]), "ValueError", ["GeneratorExit"]),
         (BaseExceptionGroup("g", [ModelRejected("x"), Stopped()]), "Stopped", ["ModelRejected"]),
-        (BaseExceptionGroup("g", [InvalidOutput(), BudgetExceeded()]), "BudgetExceeded", ["InvalidOutput"]),
+        (
+            BaseExceptionGroup("g", [InvalidOutput(), BudgetExceeded()]),
+            "BudgetExceeded",
+            ["InvalidOutput"],
+        ),
     ],
 )
-def test_the_reason_is_the_first_that_is_no_consequence(error: BaseException, reason: str, others: list[str]) -> None:
+def test_the_reason_is_the_first_that_is_no_consequence(
+    error: BaseException, reason: str, others: list[str]
+) -> None:
     found, rest = reasons(error)
     assert type(found).__name__ == reason
     assert [type(other).__name__ for other in rest] == others

@@ -76,12 +76,16 @@ def test_a_name_is_cut_and_masked_like_a_message() -> None:
 
 @pytest.mark.parametrize("unit", ["eyJ-", "eyJ.", "token=", "://a:", "é", "\ud800", " ", "sk-"])
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyError])
-def test_a_message_of_many_megabytes_costs_next_to_nothing(unit: str, kind: type[BaseException]) -> None:
+def test_a_message_of_many_megabytes_costs_next_to_nothing(
+    unit: str, kind: type[BaseException]
+) -> None:
     error = kind(unit * 500_000)
     began = time.process_time()
     message = failure_from(error, {}).message
     assert len(message.encode()) <= MAX_MESSAGE_BYTES
-    assert time.process_time() - began < 1 + (3 if kind is KeyError else 0)  # that one writes all of it itself
+    assert time.process_time() - began < 1 + (
+        3 if kind is KeyError else 0
+    )  # that one writes all of it itself
 
 
 def test_a_secret_that_ends_beyond_the_cut_is_masked() -> None:

@@ -45,7 +45,10 @@ def test_a_slow_import_holds_up_no_other_flow(tmp_path: Path) -> None:
     importing.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
-    others = [threading.Thread(target=lambda path=path: answers.append(call(path))) for path in (quick, loaded)]
+    others = [
+        threading.Thread(target=lambda path=path: answers.append(call(path)))
+        for path in (quick, loaded)
+    ]
     for other in others:
         other.start()
     for other in others:
@@ -87,7 +90,9 @@ def test_a_module_that_could_not_be_loaded_is_loaded_anew(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", ["plain", "with.dots", "100%", "déjà vu", "a%2Eb"])
-def test_files_of_two_agents_with_one_name_never_meet_and_find_their_siblings(tmp_path: Path, folder: str) -> None:
+def test_files_of_two_agents_with_one_name_never_meet_and_find_their_siblings(
+    tmp_path: Path, folder: str
+) -> None:
     for number in ("one", "two"):
         home = tmp_path / number / folder
         home.mkdir(parents=True)
@@ -102,5 +107,7 @@ def test_another_process_can_unpickle_what_a_flow_defines(tmp_path: Path) -> Non
     flow.write_text("class Thing:\n    def __init__(self): self.name = 'thing'\n")
     data = pickle.dumps(flow_files.load(flow).Thing())
     read = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).name)"
-    answer = subprocess.run([sys.executable, "-c", read], cwd=ROOT, input=data, capture_output=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", read], cwd=ROOT, input=data, capture_output=True, check=True
+    )
     assert answer.stdout == b"thing\n"

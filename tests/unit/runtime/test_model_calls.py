@@ -57,7 +57,9 @@ class Model:
     """Gives the answers that it was told, the last one for ever, and keeps what it was asked."""
 
     def __init__(self, *completions: Completion):
-        self.completions = list(completions) or [Completion("Hi!", "m-1", 11, 5, 16, finish_reason="stop")]
+        self.completions = list(completions) or [
+            Completion("Hi!", "m-1", 11, 5, 16, finish_reason="stop")
+        ]
         self.asked: list[tuple[Any, dict[str, Any]]] = []
 
     def complete(self, messages: Any, **options: Any) -> Completion:
@@ -70,10 +72,15 @@ def known(tmp_path: Path) -> Catalog:
     folder = tmp_path / "agents/a"
     (folder / "prompts").mkdir(parents=True)
     (folder / "flow.py").write_text(FLOW)
-    prompts = {"prompt": PROMPT, "json": "user_template: Hello\noutput_parser: {type: json, retry_on_error: true}\n"}
+    prompts = {
+        "prompt": PROMPT,
+        "json": "user_template: Hello\noutput_parser: {type: json, retry_on_error: true}\n",
+    }
     for name, text in prompts.items():
         (folder / "prompts" / f"{name}.yaml").write_text(text)
-    (folder / "agent.yaml").write_text(AGENT + "".join(f"- {{name: {name}, file: {name}.yaml}}\n" for name in prompts))
+    (folder / "agent.yaml").write_text(
+        AGENT + "".join(f"- {{name: {name}, file: {name}.yaml}}\n" for name in prompts)
+    )
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/p.yaml").write_text(
         "inputs: []\nsteps: [{id: one, agent: a, flow: ask}, {id: two, agent: a, flow: ask}]\n"
@@ -137,7 +144,10 @@ def test_messages_are_taken_in_every_form_that_is_clear(given: Any, sent: list[A
         ([{"role": None, "content": "Hi"}], r"messages\[0\] has no role"),
         ([{"role": 5, "content": "Hi"}], r"messages\[0\] has no role"),
         ([{"role": "user"}], r"messages\[0\] has no content"),
-        ([{"role": "user", "content": 5}], r"messages\[0\].content must be a text or a list of parts, not a int"),
+        (
+            [{"role": "user", "content": 5}],
+            r"messages\[0\].content must be a text or a list of parts, not a int",
+        ),
         ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\].content .* not a dict"),
     ],
     ids=str,
@@ -166,7 +176,9 @@ def test_the_options_of_a_prompt_file_go_to_the_model(run: Run) -> None:
     model = Model()
     run("prompt", model)
     options = model.asked[0][1]
-    assert {name: value for name, value in options.items() if name not in ("model", "stop_signal")} == {
+    assert {
+        name: value for name, value in options.items() if name not in ("model", "stop_signal")
+    } == {
         "stop": ["END", "."],
         "seed": 7,
         "top_p": 0.5,
@@ -185,7 +197,9 @@ def test_a_flow_may_name_texts_at_which_the_model_stops(run: Run) -> None:
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
 @pytest.mark.parametrize("finish_reason", ["stop", "length", "content_filter", None])
-def test_metadata_tells_how_the_answer_ended(run: Run, flow: str, finish_reason: str | None) -> None:
+def test_metadata_tells_how_the_answer_ended(
+    run: Run, flow: str, finish_reason: str | None
+) -> None:
     outputs = run(flow, Model(Completion("cut o", "m-1", finish_reason=finish_reason)))
     assert outputs["output"] == "cut o"
     assert outputs["metadata"]["finish_reason"] == finish_reason
@@ -194,12 +208,17 @@ def test_metadata_tells_how_the_answer_ended(run: Run, flow: str, finish_reason:
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
 def test_metadata_tells_of_a_refusal(run: Run, flow: str) -> None:
-    outputs = run(flow, Model(Completion("I cannot.", "m-1", finish_reason="stop", refusal="I cannot.")))
+    outputs = run(
+        flow, Model(Completion("I cannot.", "m-1", finish_reason="stop", refusal="I cannot."))
+    )
     assert (outputs["output"], outputs["metadata"]["refusal"]) == ("I cannot.", "I cannot.")
 
 
 def test_metadata_of_a_flow_that_asks_nobody_tells_nothing_of_answers(run: Run) -> None:
-    assert run("of_its_own", Model(), {"tokens": 7})["metadata"] == {"model_used": "own", "tokens_used": 7}
+    assert run("of_its_own", Model(), {"tokens": 7})["metadata"] == {
+        "model_used": "own",
+        "tokens_used": 7,
+    }
 
 
 def test_what_a_flow_says_itself_stands(run: Run) -> None:
@@ -215,18 +234,25 @@ def test_tool_calls_are_handed_to_python_flows_as_they_came(run: Run) -> None:
 
 
 def test_tool_calls_of_a_prompt_are_shown_in_its_metadata(run: Run) -> None:
-    outputs = run("prompt", Model(Completion("", "m-1", finish_reason="tool_calls", tool_calls=[CALL])))
+    outputs = run(
+        "prompt", Model(Completion("", "m-1", finish_reason="tool_calls", tool_calls=[CALL]))
+    )
     assert (outputs["output"], outputs["metadata"]["tool_calls"]) == ("", [CALL])
 
 
 @pytest.mark.parametrize(
     ("completion", "said"),
     [
-        (Completion('{"a": 1', "m-1", finish_reason="length"), r"did not come to its end \(finish_reason: length\)"),
+        (
+            Completion('{"a": 1', "m-1", finish_reason="length"),
+            r"did not come to its end \(finish_reason: length\)",
+        ),
         (Completion("No.", "m-1", finish_reason="stop", refusal="No."), "The model refused: No."),
     ],
 )
-def test_an_answer_that_does_not_parse_because_of_its_end_says_so(run: Run, completion: Completion, said: str) -> None:
+def test_an_answer_that_does_not_parse_because_of_its_end_says_so(
+    run: Run, completion: Completion, said: str
+) -> None:
     with pytest.raises(RunFailed, match=said) as failed:
         run("json", Model(completion))
     assert failed.value.failure.type == "InvalidOutput"
@@ -241,7 +267,11 @@ def test_an_answer_with_a_lone_surrogate_can_be_asked_about_again(run: Run) -> N
 def test_tokens_that_nobody_reported_are_null_and_not_none_used(run: Run, known: Catalog) -> None:
     silent = Model(Completion("Hi!", "m-1", finish_reason="stop"))
     metadata = run("ask", silent)["metadata"]
-    assert (metadata["tokens_used"], metadata["input_tokens"], metadata["output_tokens"]) == (None, None, None)
+    assert (metadata["tokens_used"], metadata["input_tokens"], metadata["output_tokens"]) == (
+        None,
+        None,
+        None,
+    )
     assert metadata["estimated_tokens"] == 2 + 1
     assert Recorder().run(known, "p", {}, models=silent)["metadata"]["tokens_used"] is None
 
@@ -272,7 +302,10 @@ def test_a_budget_counts_reported_and_estimated_tokens_together(run: Run) -> Non
 def test_an_estimate_counts_texts_alone() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:" + "x" * 1000}}
     content = [{"type": "text", "text": "Hi"}, picture, "there", {"type": "text", "text": 5}]
-    assert "".join(texts_of([USER, {"role": "user", "content": content}, {"role": "assistant"}])) == "HiHithere"
+    assert (
+        "".join(texts_of([USER, {"role": "user", "content": content}, {"role": "assistant"}]))
+        == "HiHithere"
+    )
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, "7", 10**400, True])

@@ -80,7 +80,9 @@ def test_a_fence_is_taken_off_in_all_its_forms(form: str) -> None:
 def test_a_fence_within_a_longer_one_or_within_a_text_is_content() -> None:
     inner = f"{FENCE}\nx\n{FENCE}"
     assert parse(LIST, f"````md\n{inner}\n````") == [FENCE, "x", FENCE]
-    assert parse(JSON, f'{FENCE}json\n{{"code": "{FENCE}x{FENCE}"}}\n{FENCE}') == {"code": f"{FENCE}x{FENCE}"}
+    assert parse(JSON, f'{FENCE}json\n{{"code": "{FENCE}x{FENCE}"}}\n{FENCE}') == {
+        "code": f"{FENCE}x{FENCE}"
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ def test_what_is_not_json_is_refused_with_the_reason(answer: str, reason: str) -
         parse(JSON, answer)
 
 
-@pytest.mark.parametrize("answer", ['["a", NaN]', '["a", "b', '["\\ud800"]', '{"a": 1}', "<think>x", "a\n\udc00"])
+@pytest.mark.parametrize(
+    "answer", ['["a", NaN]', '["a", "b', '["\\ud800"]', '{"a": 1}', "<think>x", "a\n\udc00"]
+)
 def test_what_is_meant_as_a_json_list_and_is_none_is_no_list_of_lines(answer: str) -> None:
     with pytest.raises(InvalidOutput):
         parse(LIST, answer)
@@ -158,10 +162,13 @@ def seconds(run: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    "part", ["[", "x[", "{ ", '{"', "[1,", "` ", FENCE + " ", "<think>", "\n- ", ' ,"', "[]\n", "1. "]
+    "part",
+    ["[", "x[", "{ ", '{"', "[1,", "` ", FENCE + " ", "<think>", "\n- ", ' ,"', "[]\n", "1. "],
 )
 @pytest.mark.parametrize("parser", [JSON, LIST], ids=["json", "list"])
-def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(parser: OutputParser, part: str) -> None:
+def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(
+    parser: OutputParser, part: str
+) -> None:
     def run(times: int) -> None:
         with contextlib.suppress(InvalidOutput):
             parse(parser, part * times)
@@ -169,7 +176,9 @@ def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(parser: Out
     assert seconds(lambda: run(100_000)) < 100 * (seconds(lambda: run(5_000)) + 0.001)
 
 
-@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(.*a){20}$", "^([a-zA-Z]+)*$", "(x+x+)+y"])
+@pytest.mark.parametrize(
+    "pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(.*a){20}$", "^([a-zA-Z]+)*$", "(x+x+)+y"]
+)
 @pytest.mark.parametrize("keyword", ["pattern", "patternProperties", "additionalProperties"])
 def test_no_pattern_of_a_schema_takes_more_than_linear_time(pattern: str, keyword: str) -> None:
     schema: dict[str, Any] = {"pattern": pattern}

@@ -61,7 +61,12 @@ def run(tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "agents/work/flow.py").write_text(FLOW)
     (tmp_path / "pipelines").mkdir()
 
-    def run_it(yaml: str, inputs: dict[str, Any] | None = None, stop: StopSignal | None = None, **config: Any) -> Any:
+    def run_it(
+        yaml: str,
+        inputs: dict[str, Any] | None = None,
+        stop: StopSignal | None = None,
+        **config: Any,
+    ) -> Any:
         (tmp_path / "pipelines/p.yaml").write_text(yaml)
         known = catalog.load([tmp_path / "agents"], [tmp_path / "pipelines"])
         run_it.recorder = Recorder()  # type: ignore[attr-defined]
@@ -124,15 +129,23 @@ steps:
 
 def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> None:
     steps = "\n".join(
-        f"  - {{id: s{n}, agent: work, input_mapping: {{value: {f's{n - 1}' if n else 'x'}}}}}" for n in range(100)
+        f"  - {{id: s{n}, agent: work, input_mapping: {{value: {f's{n - 1}' if n else 'x'}}}}}"
+        for n in range(100)
     )
     run("steps: [{id: a, agent: work}]")  # what is loaded once is loaded
     began = time.monotonic()
-    assert run(f"inputs: [{{name: x}}]\nsteps:\n{steps}\noutputs: [{{key: s99}}]", {"x": "through"})["s99"] == "through"
+    assert (
+        run(f"inputs: [{{name: x}}]\nsteps:\n{steps}\noutputs: [{{key: s99}}]", {"x": "through"})[
+            "s99"
+        ]
+        == "through"
+    )
     assert time.monotonic() - began < 1
 
 
-def test_a_required_step_that_fails_stops_the_others_and_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_required_step_that_fails_stops_the_others_and_is_named(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
     began = time.monotonic()
     with pytest.raises(RunFailed) as raised:
         run(
@@ -148,7 +161,12 @@ steps:
     assert time.monotonic() - began < 2
     failure = raised.value.failure
     assert (failure.type, failure.message) == ("ValueError", "No.")
-    assert failure.details == {"pipeline_id": "p", "step_id": "bad", "agent_id": "work", "flow_id": "default"}
+    assert failure.details == {
+        "pipeline_id": "p",
+        "step_id": "bad",
+        "agent_id": "work",
+        "flow_id": "default",
+    }
     assert len(module(tmp_path).calls) == 2
 
 
@@ -166,7 +184,9 @@ outputs: [{key: maybe}, {key: after}]
     assert (outputs["maybe"], outputs["after"]) == (None, None)
 
 
-def test_a_step_is_tried_again_and_has_its_own_timeout(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_step_is_tried_again_and_has_its_own_timeout(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
     with pytest.raises(RunFailed) as raised:
         run(
             """
@@ -239,7 +259,10 @@ def test_a_condition_that_cannot_be_evaluated_fails_the_step_that_wants_it_so(
         run(yaml.replace("ON_ERROR", ", on_error: fail"), {"score": score})
     assert failed.value.failure.details["step_id"] == "a"
     assert not failed.value.retryable
-    assert run(yaml.replace("ON_ERROR", ", on_error: fail, required: false"), {"score": score})["b"] is None
+    assert (
+        run(yaml.replace("ON_ERROR", ", on_error: fail, required: false"), {"score": score})["b"]
+        is None
+    )
     assert run.recorder.records["a"].status is StepStatus.FAILED  # type: ignore[attr-defined]
 
 
@@ -248,7 +271,9 @@ def test_a_condition_that_is_false_is_not_warned_of(run: Callable[..., Any]) -> 
     assert run.recorder.records["a"].warnings == ()  # type: ignore[attr-defined]
 
 
-def test_the_warnings_of_an_aggregator_are_in_its_record_or_its_failure(run: Callable[..., Any]) -> None:
+def test_the_warnings_of_an_aggregator_are_in_its_record_or_its_failure(
+    run: Callable[..., Any],
+) -> None:
     yaml = """
 inputs: [{name: rows}]
 steps:
@@ -330,7 +355,8 @@ def test_an_input_of_another_type_than_declared_is_refused_by_step_and_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("text", "5"), ("number", None), ("limit", None), ("limit", 1), ("anything", None)]
+    ("name", "value"),
+    [("text", "5"), ("number", None), ("limit", None), ("limit", 1), ("anything", None)],
 )
 def test_what_is_of_the_declared_type_or_null_where_it_may_be_left_out_is_passed_on(
     typed: Callable[..., Any], name: str, value: Any

@@ -59,7 +59,9 @@ class CancelledModel(ModelProvider):
     [RAISES, RAISES_IN_A_COROUTINE, CANCELS_ITSELF, REQUESTS],
     ids=["raises", "raises_in_a_coroutine", "cancels_itself", "requests"],
 )
-def test_a_flow_that_stops_by_itself_has_failed(run_code: Callable, source: str, target: str) -> None:
+def test_a_flow_that_stops_by_itself_has_failed(
+    run_code: Callable, source: str, target: str
+) -> None:
     with pytest.raises(RunFailed):
         run_code(source, target=target)
 
