@@ -547,7 +547,7 @@ def test_the_limit_counts_what_earlier_runs_have_stored(
     with pytest.raises(RunFailed, match="b is broken"):
         store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
     flow.broken.clear()
-    with pytest.raises(RunFailed, match="4013 bytes together; MAX_RESULT_BYTES allows 3500"):
+    with pytest.raises(RunFailed, match="4013 bytes in total; MAX_RESULT_BYTES allows 3500"):
         store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
 
 
@@ -691,6 +691,31 @@ def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
     with pytest.raises(Stopped):
         store.run(load(yaml), "p", {"short": 0.3, "long": 1.0}, stop=stop)
     assert stored_at[0] - began < 0.7
+
+
+
+def test_a_step_that_ends_while_a_stopped_run_stores_another_one_is_kept(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = """
+    inputs: [{name: short}, {name: long}]
+    steps:
+      - {id: a, agent: work, input_mapping: {seconds: short}}
+      - {id: b, agent: work, input_mapping: {seconds: long}}
+    """
+
+    class Slow(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            if "a" in checkpoint.values and "b" not in checkpoint.values:
+                time.sleep(1.0)  # meanwhile, b ends
+
+    store, stop = Slow(), StopSignal()
+    threading.Timer(0.1, stop.request).start()
+    with pytest.raises(Stopped):
+        store.run(load(yaml), "p", {"short": 0.3, "long": 0.6}, stop=stop)
+    assert store.records["b"].status is StepStatus.COMPLETED
+    assert json.loads(store.values["b"]) == "b(None)"
 
 
 def test_steps_within_the_budget_run_and_are_kept(
