@@ -117,7 +117,7 @@ SILENT: list[tuple[dict[str, Any], str | None, type[ModelError], bool, str]] = [
         True,
         "only its reasoning",
     ),
-    ({"content": "", "reasoning": "hm"}, "length", ModelAnswerInvalid, False, "raise max_tokens"),
+    ({"content": "", "reasoning": "hm"}, "length", ModelAnswerInvalid, False, "Raise max_tokens"),
     ({"content": None}, "content_filter", ModelRejected, False, "content filter"),
 ]
 
@@ -186,9 +186,9 @@ NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
     ('{"code": 1001, "msg": "busy"}', ModelAnswerInvalid, True, "no choices: busy"),
     ('{"detail": "not here"}', ModelAnswerInvalid, True, "no choices: not here"),
     # No object.
-    ("[]", ModelAnswerInvalid, True, "no object"),
-    ("null", ModelAnswerInvalid, True, "no object"),
-    ('"Hi!"', ModelAnswerInvalid, True, "no object"),
+    ("[]", ModelAnswerInvalid, True, "not an object"),
+    ("null", ModelAnswerInvalid, True, "not an object"),
+    ('"Hi!"', ModelAnswerInvalid, True, "not an object"),
     # No JSON.
     ("", ModelAnswerInvalid, True, "empty body"),
     (" \r\n\n", ModelAnswerInvalid, True, "empty body"),

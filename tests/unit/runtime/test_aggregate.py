@@ -61,7 +61,7 @@ def test_an_item_that_is_no_object_is_warned_of(strategy: str, odd: Any) -> None
     aggregated = aggregate({"strategy": strategy, **needs}, many(odd, {"price": 2}))
     assert right(aggregated.value)
     [warning] = aggregated.warnings
-    assert warning.startswith("Item 7 is no object")
+    assert warning.startswith("Item 7 is not an object")
 
 
 DEAR = {"strategy": "filter", "condition": "item.price > 1"}
@@ -112,7 +112,7 @@ def figures(prices: list[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
 def test_what_is_no_usable_number_is_left_out_of_the_figures(odd: Any) -> None:
     found, [warning] = figures(many(odd, 2))
     assert found == {"count": 999, "sum": 1998, "mean": 2, "min": 2, "max": 2}
-    assert warning.startswith("Item 7 has no usable number as 'price'")
+    assert warning.startswith("Item 7 has no usable number in 'price'")
 
 
 def test_a_value_that_is_missing_or_null_is_no_odd_one() -> None:
@@ -134,7 +134,7 @@ def test_a_sum_that_is_too_large_is_null_and_the_mean_is_right(prices: list[floa
 def test_a_null_is_left_out_of_a_text_and_anything_else_is_json() -> None:
     aggregated = aggregate({"strategy": "concat"}, ["a", None, 2, {"b": True}])
     assert aggregated.value == 'a\n2\n{"b": true}'
-    assert aggregated.warnings == ("Item 1 is null, and was left out.",)
+    assert aggregated.warnings == ("Item 1 is null and was left out.",)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_null_is_left_out_of_a_text_and_anything_else_is_json() -> None:
 def test_items_that_are_null_are_none_and_warned_of(how: dict[str, Any], nothing: Any) -> None:
     aggregated = aggregate(how, None)
     assert aggregated.value == nothing
-    assert aggregated.warnings == ("'items' is null: it was taken as an empty list.",)
+    assert aggregated.warnings == ("'items' is null and was treated as an empty list.",)
 
 
 @pytest.mark.parametrize("items", ["text", {}, 5, True])

@@ -53,13 +53,13 @@ class _Says(Exception):
         (ValueError("No such customer."), "No such customer."),
         (ValueError(), "ValueError"),
         (_Odd("odd"), "odd"),
-        (_Silent(), "_Silent, whose message cannot be read."),
+        (_Silent(), "The run raised _Silent, but its message cannot be read."),
         (_Says(), "the words"),
-        (ValueError(10**5000), "ValueError, whose message cannot be read."),
+        (ValueError(10**5000), "The run raised ValueError, but its message cannot be read."),
         (ValueError("a \ud800 surrogate"), "a ? surrogate"),
         (SystemExit(3), "The flow called sys.exit(3)."),
         (SystemExit("no"), "The flow called sys.exit('no')."),
-        (SystemExit(10**5000), "SystemExit, whose message cannot be read."),
+        (SystemExit(10**5000), "The run raised SystemExit, but its message cannot be read."),
     ],
 )
 def test_every_exception_has_a_name_and_a_message(error: BaseException, message: str) -> None:

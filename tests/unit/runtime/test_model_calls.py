@@ -132,7 +132,7 @@ def test_messages_are_taken_in_every_form_that_is_clear(given: Any, sent: list[A
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "a text or a list of messages, not None"),
+        (None, "text or a list of messages, not None"),
         (5, "not a int"),
         (b"Hi", "not a bytes"),
         ([], "messages is empty"),
@@ -146,7 +146,7 @@ def test_messages_are_taken_in_every_form_that_is_clear(given: Any, sent: list[A
         ([{"role": "user"}], r"messages\[0\] has no content"),
         (
             [{"role": "user", "content": 5}],
-            r"messages\[0\].content must be a text or a list of parts, not a int",
+            r"messages\[0\].content must be text or a list of parts, not a int",
         ),
         ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\].content .* not a dict"),
     ],
@@ -166,7 +166,7 @@ def test_a_text_is_one_message_of_the_users(run: Run) -> None:
 def test_wrong_messages_fail_the_run_before_anybody_is_asked(run: Run) -> None:
     model = Model()
     for inputs in ({"messages": [5]}, {"options": {"model": 5}}):
-        with pytest.raises(RunFailed, match="The model was not asked") as failed:
+        with pytest.raises(RunFailed, match="The model was not called") as failed:
             run("ask", model, inputs)
         assert (failed.value.failure.type, failed.value.retryable) == ("ModelRejected", False)
     assert model.asked == []
@@ -245,7 +245,7 @@ def test_tool_calls_of_a_prompt_are_shown_in_its_metadata(run: Run) -> None:
     [
         (
             Completion('{"a": 1', "m-1", finish_reason="length"),
-            r"did not come to its end \(finish_reason: length\)",
+            r"stopped before the end of its answer \(finish_reason: length\)",
         ),
         (Completion("No.", "m-1", finish_reason="stop", refusal="No."), "The model refused: No."),
     ],
@@ -310,5 +310,5 @@ def test_an_estimate_counts_texts_alone() -> None:
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, "7", 10**400, True])
 def test_tokens_of_a_flows_own_are_checked(run: Run, tokens: Any) -> None:
-    with pytest.raises(RunFailed, match="tokens_used must be a whole number"):
+    with pytest.raises(RunFailed, match="tokens_used must be an integer"):
         run("of_its_own", Model(), {"tokens": tokens})

@@ -228,6 +228,6 @@ def test_an_async_generator_and_a_coroutine_are_refused_with_what_to_do() -> Non
     with pytest.raises(InvalidOutput, match=r"outputs\.it is an async generator \(collect it"):
         written({"it": numbers()})
     waiting = number()
-    with pytest.raises(InvalidOutput, match="a coroutine that nobody awaited"):
+    with pytest.raises(InvalidOutput, match="a coroutine that was never awaited"):
         written({"it": waiting})
     waiting.close()

@@ -693,7 +693,6 @@ def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
     assert stored_at[0] - began < 0.7
 
 
-
 def test_a_step_that_ends_while_a_stopped_run_stores_another_one_is_kept(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
