@@ -1,4 +1,4 @@
-"""What a reply with status 200 comes to: an answer as far as there is one, or an error of the right kind."""
+"""Replies with status 200: the answer as far as there is one, or an error of the right kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "search", "argument
 
 
 def answered(message: Any = None, finish_reason: Any = "stop", **more: Any) -> Completion:
-    """What is made of one choice."""
+    """The completion of an answer with one choice."""
     choice = {"finish_reason": finish_reason, "message": message}
     return read_answer(Reply(json.dumps({"choices": [choice], **more}).encode()), "asked")
 
@@ -53,7 +53,7 @@ def test_a_content_is_a_text_or_a_list_of_parts(content: Any, text: str) -> None
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", "length", "content_filter", "tool_calls", "eos"])
-def test_a_text_is_an_answer_and_how_it_ended_is_told(finish_reason: str) -> None:
+def test_text_is_an_answer_with_its_finish_reason(finish_reason: str) -> None:
     completion = answered({"content": "cut o"}, finish_reason)
     assert (completion.text, completion.finish_reason) == ("cut o", finish_reason)
 
@@ -71,7 +71,7 @@ def test_a_finish_reason_that_is_no_word_is_none(finish_reason: Any) -> None:
         {"content": [{"type": "refusal", "refusal": "I cannot help."}]},
     ],
 )
-def test_a_refusal_is_what_the_model_said_and_named_as_one(message: dict[str, Any]) -> None:
+def test_a_refusal_is_the_text_and_is_marked_as_a_refusal(message: dict[str, Any]) -> None:
     completion = answered(message)
     assert (completion.text, completion.refusal) == ("I cannot help.", "I cannot help.")
 
@@ -140,7 +140,7 @@ def test_no_answer_at_all_is_a_failure_that_names_the_reason(
 
 
 NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
-    # An error inside.
+    # An error in the body.
     (
         '{"error": {"message": "upstream rate limit", "code": 429}}',
         ModelRateLimited,
@@ -185,11 +185,11 @@ NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
     ("{}", ModelAnswerInvalid, True, "no choices"),
     ('{"code": 1001, "msg": "busy"}', ModelAnswerInvalid, True, "no choices: busy"),
     ('{"detail": "not here"}', ModelAnswerInvalid, True, "no choices: not here"),
-    # No object.
+    # Not an object.
     ("[]", ModelAnswerInvalid, True, "not an object"),
     ("null", ModelAnswerInvalid, True, "not an object"),
     ('"Hi!"', ModelAnswerInvalid, True, "not an object"),
-    # No JSON.
+    # Not JSON.
     ("", ModelAnswerInvalid, True, "empty body"),
     (" \r\n\n", ModelAnswerInvalid, True, "empty body"),
     ("<html><body>Log in</body></html>", ModelAnswerInvalid, True, "a web page: Log in"),
@@ -206,7 +206,7 @@ NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
 @pytest.mark.parametrize(
     ("body", "kind", "transient", "said"), NO_ANSWERS, ids=[case[0][:50] for case in NO_ANSWERS]
 )
-def test_what_is_no_answer_is_told_apart(
+def test_each_reply_without_an_answer_has_its_own_error(
     body: str, kind: type[ModelError], transient: bool, said: str
 ) -> None:
     with pytest.raises(kind, match=said) as raised:

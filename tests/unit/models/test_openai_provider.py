@@ -1,4 +1,4 @@
-"""Model calls, against a stand-in for the vendor that speaks real HTTP."""
+"""Model calls over real HTTP, to a stand-in for the vendor."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def provider(server: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
         return made[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for provider in made:
+        provider.close()
 
 
 def test_an_answer_comes_with_what_the_server_reported(
@@ -110,7 +110,7 @@ def test_too_many_requests_is_tried_again_when_the_server_says(
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_failures_are_told_apart(
+def test_each_failure_has_its_own_error(
     server: ModelServer, provider: Provide, answer: Answer, kind: type[ModelError], tries: int
 ) -> None:
     server.play(answer)
@@ -138,7 +138,7 @@ def test_without_key_and_address_the_message_names_the_setting() -> None:
 
 def test_a_stop_closes_the_connection_at_once(server: ModelServer, provider: Provide) -> None:
     one = provider()
-    one.complete(ASK)  # what is loaded once is loaded
+    one.complete(ASK)  # so that nothing is loaded within the measurement
     server.play(Answer(delay_seconds=30))
     stop = StopSignal()
     threading.Timer(0.2, stop.request).start()
@@ -205,7 +205,7 @@ def test_options_go_into_the_body_but_those_that_are_about_the_request(
     ],
     ids=str,
 )
-def test_what_cannot_be_sent_is_rejected_before_anybody_is_asked(
+def test_what_cannot_be_sent_is_rejected_before_the_model_is_called(
     server: ModelServer, provider: Provide, options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ModelRejected, match=said):
@@ -247,7 +247,7 @@ def test_a_body_that_comes_slowly_but_in_time_is_an_answer(
 
 
 @pytest.mark.parametrize("named", ["100", "4000", "inf", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_wait_that_does_not_fit_into_the_call_is_left_to_the_flow(
+def test_a_wait_that_does_not_fit_into_the_call_is_passed_on_to_the_flow(
     server: ModelServer, provider: Provide, named: str
 ) -> None:
     server.default = Answer("later", 429, {"Retry-After": named})
@@ -256,7 +256,7 @@ def test_a_wait_that_does_not_fit_into_the_call_is_left_to_the_flow(
             provider(model_timeout=20.0, model_max_retries=1).complete(ASK)
     finally:
         server.default = Answer()
-    expected = (1, 100.0) if named == "100" else (2, None)  # of no use: our own back-off decided
+    expected = (1, 100.0) if named == "100" else (2, None)  # not usable, so our own backoff decides
     assert (len(server.requests), raised.value.retry_after_seconds) == expected
 
 
@@ -284,7 +284,7 @@ def test_the_bound_of_waits_is_a_setting(server: ModelServer, provider: Provide)
         (Answer("", choice={"finish_reason": "length"}), 1),
     ],
 )
-def test_what_may_pass_is_asked_again_unless_it_was_paid_for(
+def test_transient_errors_are_repeated_unless_the_answer_was_paid_for(
     server: ModelServer, provider: Provide, answer: Answer, asked: int
 ) -> None:
     server.play(*[answer] * 3)
@@ -322,7 +322,7 @@ def test_compressed_answers_and_errors_are_read(server: ModelServer, provider: P
     ],
     ids=["large", "compressed"],
 )
-def test_an_answer_without_end_is_not_read_to_it(
+def test_an_answer_that_never_ends_is_not_read_further_than_the_limit(
     server: ModelServer, provider: Provide, answer: Answer
 ) -> None:
     server.play(answer)
@@ -434,7 +434,7 @@ def test_a_thread_that_a_call_itself_needs_fails_that_call_alone(
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name != "models":  # such as those that look up names
+        if thread.name != "models":  # such as threads that resolve host names
             raise RuntimeError("can't start new thread")
         start(thread)
 

@@ -1,4 +1,4 @@
-"""The reason of a server's error, in whatever form it comes."""
+"""The reason of a server's error, found in every form that servers use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ REASONS = {
     '{"error": {"message": {"text": "deep"}}}': "deep",
     '{"errors": [{"message": "a"}, "b"]}': "a; b",
     '{"detail": "messages: field required"}': "messages: field required",
-    '{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}, {"msg": "b"}]}': "body.top_p: too large; b",
+    '{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}, {"msg": "b"}]}': (
+        "body.top_p: too large; b"
+    ),
     '{"message": "hello"}': "hello",
     '{"code": 1001, "msg": "busy"}': "busy",
     '{"error_code": 18, "error_msg": "limit"}': "limit",

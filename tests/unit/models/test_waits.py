@@ -29,7 +29,7 @@ AFTER = {
     "31536000": None,
     "9999999999": None,
     "9" * 5000: None,
-    # No number of seconds.
+    # Not a number of seconds.
     "inf": None,
     "-inf": None,
     "Infinity": None,

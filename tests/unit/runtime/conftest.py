@@ -1,4 +1,4 @@
-"""Runs small flows that a test writes down, without a worker."""
+"""Runs small flows whose source a test contains, without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a batch's outputs, odd ones among them."""
+"""Aggregators: what they make of the outputs of a batch, and of items that do not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.runtime.aggregate import aggregate
 from app.runtime.errors import FlowError
 
 HUGE = 10**400
-"""JSON can hold it; a double, and so most other languages, cannot."""
+"""JSON can hold it; a double cannot, and so neither can most other languages."""
 
 
 def many(odd: Any, usual: Any) -> list[Any]:
@@ -51,7 +51,7 @@ PRICES = {
     ),
     "stats": ({"fields": ["price"]}, lambda value: value["price"]["count"] == 999),
 }
-"""What each strategy needs, and what is right of a thousand items whose price is 2 but for one."""
+"""For each strategy, what it needs, and a check of its value for 999 items with the price 2."""
 
 
 @pytest.mark.parametrize("odd", [5, "text", None, [1], True])
@@ -115,7 +115,7 @@ def test_what_is_no_usable_number_is_left_out_of_the_figures(odd: Any) -> None:
     assert warning.startswith("Item 7 has no usable number in 'price'")
 
 
-def test_a_value_that_is_missing_or_null_is_no_odd_one() -> None:
+def test_a_value_that_is_missing_or_null_is_left_out_without_a_warning() -> None:
     aggregated = aggregate(STATS, [{"price": 1}, {}, {"price": None}])
     assert (aggregated.value["price"]["count"], aggregated.warnings) == (1, ())
 
@@ -146,7 +146,7 @@ def test_a_null_is_left_out_of_a_text_and_anything_else_is_json() -> None:
         ({"strategy": "summary", "summary_fields": ["x"]}, []),
     ],
 )
-def test_items_that_are_null_are_none_and_warned_of(how: dict[str, Any], nothing: Any) -> None:
+def test_null_counts_as_an_empty_list_with_a_warning(how: dict[str, Any], nothing: Any) -> None:
     aggregated = aggregate(how, None)
     assert aggregated.value == nothing
     assert aggregated.warnings == ("'items' is null and was treated as an empty list.",)

@@ -1,4 +1,4 @@
-"""What a user is told of an exception, whatever the flow has made of it."""
+"""The type and message that users get of an exception, even if its class misbehaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.runtime.errors import MAX_MESSAGE_BYTES, failure_from
 
 
 class _Text(str):
-    """A text that lies about itself."""
+    """A text whose own methods give wrong answers."""
 
     def __len__(self) -> int:
         return 0
@@ -83,9 +83,9 @@ def test_a_message_of_many_megabytes_costs_next_to_nothing(
     began = time.process_time()
     message = failure_from(error, {}).message
     assert len(message.encode()) <= MAX_MESSAGE_BYTES
-    assert time.process_time() - began < 1 + (
-        3 if kind is KeyError else 0
-    )  # that one writes all of it itself
+    # `KeyError.__str__` makes a copy of the whole text with escapes, before anything can be cut.
+    limit_seconds = 4 if kind is KeyError else 1
+    assert time.process_time() - began < limit_seconds
 
 
 def test_a_secret_that_ends_beyond_the_cut_is_masked() -> None:

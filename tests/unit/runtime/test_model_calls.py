@@ -1,4 +1,4 @@
-"""Model calls of flows: what may be asked, what is told of the answer, and what a budget makes of it."""
+"""Model calls of flows: the messages they take, the metadata they give, and the budget."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "argumen
 
 
 class Model:
-    """Gives the answers that it was told, the last one for ever, and keeps what it was asked."""
+    """Gives the answers of a list, the last one for ever, and keeps the messages it was sent."""
 
     def __init__(self, *completions: Completion):
         self.completions = list(completions) or [
@@ -103,7 +103,7 @@ USER = {"role": "user", "content": "Hi"}
 
 
 class Dumps:
-    """Describes itself, like a message of the `openai` package."""
+    """Has `model_dump`, like a message of the `openai` package."""
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
         return {"role": "assistant", "content": None, "tool_calls": [CALL]}
@@ -163,7 +163,7 @@ def test_a_text_is_one_message_of_the_users(run: Run) -> None:
     assert model.asked[0][0] == [USER]
 
 
-def test_wrong_messages_fail_the_run_before_anybody_is_asked(run: Run) -> None:
+def test_wrong_messages_fail_the_run_before_the_model_is_called(run: Run) -> None:
     model = Model()
     for inputs in ({"messages": [5]}, {"options": {"model": 5}}):
         with pytest.raises(RunFailed, match="The model was not called") as failed:
@@ -197,9 +197,7 @@ def test_a_flow_may_name_texts_at_which_the_model_stops(run: Run) -> None:
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
 @pytest.mark.parametrize("finish_reason", ["stop", "length", "content_filter", None])
-def test_metadata_tells_how_the_answer_ended(
-    run: Run, flow: str, finish_reason: str | None
-) -> None:
+def test_metadata_says_how_the_answer_ended(run: Run, flow: str, finish_reason: str | None) -> None:
     outputs = run(flow, Model(Completion("cut o", "m-1", finish_reason=finish_reason)))
     assert outputs["output"] == "cut o"
     assert outputs["metadata"]["finish_reason"] == finish_reason
@@ -207,21 +205,21 @@ def test_metadata_tells_how_the_answer_ended(
 
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
-def test_metadata_tells_of_a_refusal(run: Run, flow: str) -> None:
+def test_metadata_has_a_refusal(run: Run, flow: str) -> None:
     outputs = run(
         flow, Model(Completion("I cannot.", "m-1", finish_reason="stop", refusal="I cannot."))
     )
     assert (outputs["output"], outputs["metadata"]["refusal"]) == ("I cannot.", "I cannot.")
 
 
-def test_metadata_of_a_flow_that_asks_nobody_tells_nothing_of_answers(run: Run) -> None:
+def test_metadata_of_a_flow_without_model_calls_has_nothing_about_answers(run: Run) -> None:
     assert run("of_its_own", Model(), {"tokens": 7})["metadata"] == {
         "model_used": "own",
         "tokens_used": 7,
     }
 
 
-def test_what_a_flow_says_itself_stands(run: Run) -> None:
+def test_metadata_that_a_flow_sets_itself_is_kept(run: Run) -> None:
     assert run("says_itself", Model())["metadata"]["finish_reason"] == "mine"
 
 
@@ -264,7 +262,7 @@ def test_an_answer_with_a_lone_surrogate_can_be_asked_about_again(run: Run) -> N
     assert str(model.asked[1][0]).encode()
 
 
-def test_tokens_that_nobody_reported_are_null_and_not_none_used(run: Run, known: Catalog) -> None:
+def test_tokens_that_were_not_reported_are_null_and_not_zero(run: Run, known: Catalog) -> None:
     silent = Model(Completion("Hi!", "m-1", finish_reason="stop"))
     metadata = run("ask", silent)["metadata"]
     assert (metadata["tokens_used"], metadata["input_tokens"], metadata["output_tokens"]) == (
@@ -284,7 +282,7 @@ def test_tokens_that_were_reported_once_are_a_number(run: Run, known: Catalog) -
     assert sorted(totals, key=str) == [16, None]
 
 
-def test_a_budget_holds_against_a_server_that_reports_nothing(run: Run) -> None:
+def test_a_budget_also_limits_calls_to_a_server_that_reports_no_tokens(run: Run) -> None:
     model = Model(Completion("y" * 400, "m-1"))
     with pytest.raises(RunFailed, match=r"used 400 tokens \(400 of them estimated") as failed:
         run("ask_often", model, {"times": 100}, budget={"max_tokens": 350})

@@ -1,4 +1,4 @@
-"""What a flow may return, and how the rest is refused."""
+"""The values that a flow may return, and the messages for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of a model's answers, and what is refused so that the model is asked again."""
+"""Parsing a model's answers: what is taken, and what is refused so that the flow can ask again."""
 
 from __future__ import annotations
 
@@ -214,12 +214,23 @@ def test_references_that_fork_and_items_that_are_compared_are_bounded() -> None:
         ({"pattern": "^[\\u4e00-\\u9fa5]+$"}, "中文", "text"),
         ({"pattern": "\\p{L}"}, "é", "1"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^a"}, "a", "b"),
-        ({"properties": {"a": {}}, "patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False},
-         {"a": 1, "x1": 2}, {"x1": "2"}),
-        ({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}, {"a": "", "b": 1}, {"b": ""}),
+        (
+            {
+                "properties": {"a": {}},
+                "patternProperties": {"^x": {"type": "integer"}},
+                "additionalProperties": False,
+            },
+            {"a": 1, "x1": 2},
+            {"x1": "2"},
+        ),
+        (
+            {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
+            {"a": "", "b": 1},
+            {"b": ""},
+        ),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}, 1, "1"),
     ],
-)  # fmt: skip
+)
 def test_schemas_mean_what_they_meant(schema: dict[str, Any], right: Any, wrong: Any) -> None:
     assert list(json_schema.problems(schema)) == []
     assert json_schema.complaint(schema, right) is None

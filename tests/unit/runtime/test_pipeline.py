@@ -41,7 +41,8 @@ def run(inputs, context):
             time.sleep(0.005)
         if inputs.get("fail"):
             raise ValueError(inputs["fail"])
-        return {"output": inputs.get("value", "done"), "metadata": {"model_used": None, "tokens_used": 3}}
+        metadata = {"model_used": None, "tokens_used": 3}
+        return {"output": inputs.get("value", "done"), "metadata": metadata}
     finally:
         running -= 1
 
@@ -76,7 +77,7 @@ def run(tmp_path: Path) -> Callable[..., Any]:
 
 
 def module(tmp_path: Path) -> Any:
-    """The flow's module, as the runtime loaded it."""
+    """The flow's module, as loaded by the runtime."""
     from app.runtime import flow_files
 
     return flow_files.load((tmp_path / "agents/work/flow.py").resolve())
@@ -108,10 +109,10 @@ def test_what_does_not_depend_on_each_other_runs_side_by_side(
 
 def test_progress_counts_finished_steps_and_never_goes_back(run: Callable[..., Any]) -> None:
     run(DIAMOND, {"t": 0.05})
-    finished = [each.finished for each in run.recorder.reports]  # type: ignore[attr-defined]
+    finished = [report.finished for report in run.recorder.reports]  # type: ignore[attr-defined]
     assert finished == sorted(finished)
     assert run.recorder.reports[0] == Progress(0, 5, "a")  # type: ignore[attr-defined]
-    assert {each.total for each in run.recorder.reports} == {5}  # type: ignore[attr-defined]
+    assert {report.total for report in run.recorder.reports} == {5}  # type: ignore[attr-defined]
 
 
 def test_a_skipped_step_counts_as_finished_in_the_progress(run: Callable[..., Any]) -> None:
@@ -132,7 +133,7 @@ def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> N
         f"  - {{id: s{n}, agent: work, input_mapping: {{value: {f's{n - 1}' if n else 'x'}}}}}"
         for n in range(100)
     )
-    run("steps: [{id: a, agent: work}]")  # what is loaded once is loaded
+    run("steps: [{id: a, agent: work}]")  # so that nothing is loaded within the measurement
     began = time.monotonic()
     assert (
         run(f"inputs: [{{name: x}}]\nsteps:\n{steps}\noutputs: [{{key: s99}}]", {"x": "through"})[
@@ -200,7 +201,8 @@ steps:
     assert raised.value.failure.type == "ValueError"
     with pytest.raises(RunFailed) as raised:
         run(
-            "inputs: [{name: t}]\nsteps:\n  - {id: slow, agent: work, input_mapping: {seconds: t}, timeout: 0.2}",
+            "inputs: [{name: t}]\nsteps:\n"
+            "  - {id: slow, agent: work, input_mapping: {seconds: t}, timeout: 0.2}",
             {"t": 9},
         )
     assert raised.value.failure.type == "StepTimeout"
@@ -311,7 +313,7 @@ flows:
 
 @pytest.fixture
 def typed(tmp_path: Path, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a step of an agent that declares types, on what the step before it has put out."""
+    """Runs a step of an agent that declares types, with the output of the step before it."""
     (tmp_path / "agents/typed").mkdir()
     (tmp_path / "agents/typed/agent.yaml").write_text(TYPED)
     (tmp_path / "agents/typed/flow.py").write_text("def run(inputs): return sorted(inputs)\n")
@@ -375,7 +377,11 @@ def test_a_batch_runs_a_step_for_each_item_and_keeps_their_order(run: Callable[.
 inputs: [{name: items}]
 steps:
   - {id: each, agent: work, batch_mode: true, max_workers: 3, input_mapping: {value: items}}
-  - {id: joined, type: batch_aggregator, aggregation_strategy: concat, separator: "-", input_mapping: {items: each}}
+  - id: joined
+    type: batch_aggregator
+    aggregation_strategy: concat
+    separator: "-"
+    input_mapping: {items: each}
 outputs: [{key: each}, {key: joined}]
 """,
         {"items": ["a", "b", "c", "d"]},
@@ -386,7 +392,8 @@ outputs: [{key: each}, {key: joined}]
 
 
 def test_a_batch_needs_exactly_one_list(run: Callable[..., Any]) -> None:
-    yaml = "inputs: [{name: x}]\nsteps:\n  - {id: each, agent: work, batch_mode: true, input_mapping: {value: x}}"
+    step = "{id: each, agent: work, batch_mode: true, input_mapping: {value: x}}"
+    yaml = f"inputs: [{{name: x}}]\nsteps: [{step}]"
     with pytest.raises(RunFailed, match="exactly one list"):
         run(yaml, {"x": "no list"})
 

@@ -1,4 +1,4 @@
-"""A run that goes on from what earlier ones stored; budgets; usage; what is kept whatever the end."""
+"""Runs that go on from stored steps; usage and budgets; what a run keeps when it ends early."""
 
 from __future__ import annotations
 
@@ -203,13 +203,11 @@ def test_a_step_that_ends_well_while_another_fails_is_kept(
     store = Recorder()
     flow.broken.add("bad")
     yaml = """
-    inputs: []
+    inputs: [{name: t}]
     steps:
-      - {id: good, agent: slow}
+      - {id: good, agent: work, input_mapping: {seconds: t}}
       - {id: bad, agent: work}
-    """.replace("agent: slow", "agent: work, input_mapping: {seconds: t}").replace(
-        "inputs: []", "inputs: [{name: t}]"
-    )
+    """
     with pytest.raises(RunFailed):
         store.run(load(yaml), "p", {"t": 0.2})
     assert store.records["good"].status is StepStatus.COMPLETED
@@ -227,7 +225,7 @@ def test_a_batch_goes_on_with_the_items_that_are_not_done(
     outputs = store.run(known, "p", {"items": [10, 11, 12, 13]})
     assert outputs["each"] == ["each:0(10)", "each:1(11)", "each:2(12)", "each:3(13)"]
     assert flow.calls == ["each:0", "each:1", "each:2", "each:2", "each:3"]
-    assert sorted(store.values) == ["each"]  # the whole stands for its items
+    assert sorted(store.values) == ["each"]  # the joined output has replaced its items
 
 
 class Dies(Exception):
@@ -242,7 +240,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dies_after", range(12))
-def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
+def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_keeps_the_whole_batch(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None, dies_after: int
 ) -> None:
     class Dying(Recorder):
@@ -273,7 +271,7 @@ def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
 def test_a_batch_whose_items_were_all_done_is_joined_and_its_items_are_dropped(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """They all ended while the run before was being stopped, and nobody put them together."""
+    """All had ended while the earlier run was being stopped; their outputs were never joined."""
     known, store, inputs = load(BATCH), Recorder(), {"items": list(range(10))}
     flow.broken.add("each:9")
     with pytest.raises(RunFailed):
@@ -286,7 +284,7 @@ def test_a_batch_whose_items_were_all_done_is_joined_and_its_items_are_dropped(
 def test_no_checkpoint_grows_with_the_number_of_items(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """All sixty items that are done at the same moment, and all that are dropped."""
+    """Not when sixty items end at the same moment, nor when sixty are dropped."""
     yaml = BATCH.replace("concurrent: false", "max_workers: 64")
     known, items = load(yaml), list(range(60))
 
@@ -310,7 +308,7 @@ def test_no_checkpoint_grows_with_the_number_of_items(
 def test_items_are_dropped_only_once_the_whole_is_known_to_be_stored(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """A store that refuses the whole (it may be too large for it) still has every item but the last."""
+    """A store that refuses the joined output (too large, perhaps) still has all items but one."""
 
     class Refusing(Recorder):
         def save(self, checkpoint: Any, wait: bool) -> None:
@@ -338,7 +336,7 @@ def test_items_that_are_left_over_do_not_count_beside_the_whole(
     known, inputs, store = load(yaml), {"items": ["x" * 500] * 10}, Dying()
     with pytest.raises(RunFailed):
         store.run(known, "p", inputs, limit_bytes=6000)
-    assert len(store.values) == 7  # the whole, and what was left of ten items
+    assert len(store.values) == 7  # the joined output, and what was left of ten items
     again = Recorder(records=store.records, values=store.values)
     assert again.run(known, "p", inputs, limit_bytes=6000)["last"] == "last(None)"
     assert sorted(again.values) == ["each", "last"]
@@ -364,7 +362,7 @@ def test_each_item_has_its_outcome(load: Callable[[str], Catalog], flow: Any) ->
     with pytest.raises(RunFailed):
         store.run(load(BATCH), "p", {"items": [10, 11]})
     outcomes = {
-        name: outcome for each in store.checkpoints for name, outcome in each.outcomes.items()
+        name: outcome for saved in store.checkpoints for name, outcome in saved.outcomes.items()
     }
     assert outcomes["each:0"] is None
     assert outcomes["each:1"] is not None
@@ -402,7 +400,8 @@ def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(
 def test_an_optional_step_that_fails_because_its_run_is_stopped_is_run_again(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
-    yaml = "inputs: []\nsteps: [{id: a, agent: work, flow: complain, required: false}]\noutputs: [{key: a}]"
+    step = "{id: a, agent: work, flow: complain, required: false}"
+    yaml = f"inputs: []\nsteps: [{step}]\noutputs: [{{key: a}}]"
     known, store, stop = load(yaml), Recorder(), StopSignal()
     flow.broken.add("complain")
     threading.Timer(0.1, stop.request).start()
@@ -437,7 +436,7 @@ def test_a_run_that_goes_on_counts_what_was_used_before(
     assert flow.calls == ["a", "b"]
 
 
-def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it(
+def test_the_usage_of_a_failed_step_is_kept_also_if_a_retry_does_not_reach_it(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     known, store = load(ASKING), Recorder()
@@ -452,7 +451,7 @@ def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it
 
 
 @pytest.mark.parametrize(("wish_seconds", "own_seconds"), [(0.3, 0.001), (0, 20)])
-def test_a_step_waits_for_its_next_try_as_long_as_the_provider_wants(
+def test_a_step_waits_for_its_next_try_as_long_as_the_server_asks(
     load: Callable[[str], Catalog], flow: Any, wish_seconds: float, own_seconds: float
 ) -> None:
     asked_at = []
@@ -464,13 +463,14 @@ def test_a_step_waits_for_its_next_try_as_long_as_the_provider_wants(
                 raise ModelRateLimited("Later.", retry_after_seconds=wish_seconds)
             return super().complete(messages, **options)
 
-    step = f"{{id: a, agent: work, flow: ask_once, retries: {{max: 1, backoff_seconds: [{own_seconds}]}}}}"
+    retries = f"{{max: 1, backoff_seconds: [{own_seconds}]}}"
+    step = f"{{id: a, agent: work, flow: ask_once, retries: {retries}}}"
     Recorder().run(load(f"inputs: []\nsteps: [{step}]"), "p", {}, models=Busy())
     first, second = asked_at
     assert wish_seconds <= second - first < wish_seconds + 10
 
 
-def test_a_flow_that_keeps_the_end_of_its_budget_to_itself_fails_all_the_same(
+def test_a_flow_that_catches_the_end_of_its_budget_fails_nevertheless(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     with pytest.raises(RunFailed) as failed:
@@ -521,7 +521,7 @@ def test_a_flow_that_swallows_exceptions_does_not_pass_its_budget(
         )
 
 
-def test_a_step_that_may_fail_does_not_pass_the_budget_over(
+def test_a_step_that_may_fail_does_not_hide_a_spent_budget(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     yaml = ASKING.replace(
@@ -560,19 +560,18 @@ def test_a_stop_waits_for_what_runs_and_keeps_what_ended(
     began = time.monotonic()
     with pytest.raises(Stopped):
         store.run(load(yaml), "p", {"start": 0.5}, stop=stop)
-    assert (
-        time.monotonic() - began > 0.45
-    )  # the deaf step has ended before the run said that it is over
+    # The run ended only after the step, which ignores the stop.
+    assert time.monotonic() - began > 0.45
     assert store.left_behind == 0
     assert store.records["a"].status is StepStatus.COMPLETED
     assert flow.calls == ["a", "b"]
 
 
 @pytest.mark.parametrize("batch", ["", "batch_mode: true, "])
-def test_a_step_hears_of_a_stop_that_came_while_it_began(
+def test_a_step_sees_a_stop_that_came_while_it_was_starting(
     load: Callable[[str], Catalog], flow: Any, monkeypatch: pytest.MonkeyPatch, batch: str
 ) -> None:
-    """The stop comes after the step has its new signal, and before it is among those that run."""
+    """The stop comes after the step has its new signal, and before it counts as running."""
     stop, begin = StopSignal(), StepState.begin
 
     def begin_and_be_stopped(state: StepState) -> None:
@@ -649,7 +648,7 @@ def test_a_step_that_outlives_its_run_is_reported(
     assert store.left_behind == 1
 
 
-def test_deaf_steps_that_were_given_up_keep_no_other_waiting(
+def test_abandoned_steps_that_ignore_their_stop_delay_no_other_step(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     yaml = """
@@ -725,7 +724,7 @@ def test_steps_within_the_budget_run_and_are_kept(
     with pytest.raises(RunFailed, match="used 2 steps"):
         store.run(load(yaml), "p", {}, budget={"max_steps": 2})
     assert sorted(flow.calls) == ["a", "b"]
-    assert {id: each.status for id, each in store.records.items()} == {
+    assert {id: record.status for id, record in store.records.items()} == {
         "a": StepStatus.COMPLETED,
         "b": StepStatus.COMPLETED,
         "c": StepStatus.PENDING,
@@ -755,7 +754,7 @@ def test_a_run_whose_budget_is_spent_sleeps_until_its_last_step_has_ended(
     assert stop.turns < 20
 
 
-def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
+def test_a_batch_fails_with_its_items_reason_although_another_item_ignores_the_stop(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     yaml = BATCH.replace("concurrent: false", "timeout: 0.2").replace(
@@ -770,7 +769,7 @@ def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
         )
 
 
-def test_an_output_that_was_refused_takes_no_room(
+def test_an_output_that_was_refused_does_not_count_towards_the_limit(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     yaml = """
@@ -799,7 +798,6 @@ def test_the_record_of_a_batch_has_what_its_items_have_used(
     yaml = BATCH.replace("agent: work", "agent: work, flow: ask")
     store = Recorder()
     store.run(load(yaml), "p", {"items": [1, 2]}, models=Model())
-    seen = [
-        record.usage for each in store.checkpoints for record, moment in each.records if not moment
-    ]
+    records = [record for saved in store.checkpoints for record in saved.records]
+    seen = [record.usage for record, moment in records if not moment]
     assert {"m-1": ModelUsage(1, 11, 5, 16)} in seen

@@ -100,7 +100,10 @@ def test_an_entry_of_the_data_goes_before_a_function_of_that_name(name: str) -> 
 
 
 def test_functions_are_called_beside_entries_of_the_same_name() -> None:
-    template = "{% for key, value in order.items() %}{{ key }}={{ value }};{% endfor %}{{ order.get('a') }}"
+    template = (
+        "{% for key, value in order.items() %}{{ key }}={{ value }};{% endfor %}"
+        "{{ order.get('a') }}"
+    )
     assert render(template, {"order": {"items": [1], "a": "b"}}) == "items=[1];a=b;b"
     assert (
         render("{{ name.strip().upper() }} {{ name.split(',')|join('-') }}", {"name": " a,b "})
@@ -145,7 +148,7 @@ def test_the_error_for_a_function_that_is_not_called_says_how_to_call_it() -> No
 
 
 @pytest.mark.parametrize("name", ["range", "dict", "lipsum", "cycler", "joiner", "namespace"])
-def test_jinjas_globals_are_off(name: str) -> None:
+def test_the_globals_of_jinja_are_not_available(name: str) -> None:
     assert render(f"[{{{name}}}{{{{ {name} }}}}]", {}) == "[]"
     assert render(f"[{{{name}}}{{{{ {name} }}}}]", {name: "mine"}) == "[minemine]"
 
@@ -280,7 +283,8 @@ def test_a_system_prompt_is_read_in_the_style_of_its_flow() -> None:
         (
             "{{ txet }}",
             1,
-            "'txet' is neither an input of the agent nor a default of this prompt. Did you mean 'text'?",
+            "'txet' is neither an input of the agent nor a default of this prompt. "
+            "Did you mean 'text'?",
         ),
         ("a\n{% for y in text %}{{ z }}{{ y }}{% endfor %}", 2, "'z' is neither"),
         ("{% if texts %}{% endif %}", 1, "Did you mean 'text'?"),
@@ -320,7 +324,7 @@ def test_a_template_that_is_right_has_no_problems() -> None:
         "{{ '%r'|format(name) }}",
     ],
 )
-def test_what_reaches_too_far_gives_nothing_of_python(template: str) -> None:
+def test_a_template_cannot_reach_the_insides_of_python(template: str) -> None:
     try:
         text = render(template, {"name": "x"})
     except TemplateError:
@@ -404,8 +408,8 @@ def refused(template: str, values: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def allowed_seconds() -> float:
-    """What a loop costs that is not refused."""
-    tracemalloc.start()  # which has its own price
+    """The cost of a loop that is allowed."""
+    tracemalloc.start()  # which costs time itself
     try:
         return costs(
             lambda: render("{% for a in range(100000) %}{{ x }}{{ x }}{% endfor %}", {"x": "x"})
@@ -415,7 +419,7 @@ def allowed_seconds() -> float:
 
 
 @pytest.mark.parametrize(("template", "more"), GROWING.values(), ids=GROWING)
-def test_what_grows_is_refused_before_it_costs_time_or_memory(
+def test_a_template_that_grows_is_refused_before_it_costs_time_or_memory(
     template: str, more: dict[str, Any], allowed_seconds: float
 ) -> None:
     values = {"x": "x", "big": BIG, "more": BIG + "b"} | more
@@ -429,7 +433,8 @@ def test_what_grows_is_refused_before_it_costs_time_or_memory(
 
 def test_a_large_prompt_of_many_values_is_rendered() -> None:
     rows = [{"name": f"row {n}", "tags": ["a", "b"]} for n in range(20_000)]
-    template = "{% for row in rows %}{{ loop.index }}. {{ row.name|title }}: {{ row.tags|join(', ') }}\n{% endfor %}"
+    line = "{{ loop.index }}. {{ row.name|title }}: {{ row.tags|join(', ') }}\n"
+    template = f"{{% for row in rows %}}{line}{{% endfor %}}"
     text = render(template, {"rows": rows})
     assert text.startswith("1. Row 0: a, b\n")
     assert text.count("\n") == 20_000
