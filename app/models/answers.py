@@ -1,8 +1,8 @@
 """Reads chat completions in all the forms that servers really send.
 
 `openai_provider.py` calls `read_answer` for each reply with a status of success. What the server
-left out or put in an unusual place is taken where it is certain; everything else raises a
-`ModelError`.
+left out, or put in an unusual place, is no error as long as the meaning is certain. Everything else
+raises a `ModelError`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_answer(reply: Reply, requested_model: str) -> Completion:
         raise refused_within(error, reply)
     choice = _choice(answer)
     if choice is None:
-        raise ModelAnswerInvalid(f"The model's answer contains no choices{_said(reply)}")
+        raise ModelAnswerInvalid(f"The model's answer contains no choices{_ending(reply)}")
     if choice.get("error"):
         raise refused_within(choice["error"], reply)
     return _completion(answer, choice, requested_model)
@@ -69,7 +69,7 @@ def _no_json(reply: Reply) -> ModelError:
         stream = "The model's server answered with an event stream, which was not requested."
         return ModelAnswerInvalid(stream, transient=False)
     what = "a web page" if begin.startswith(b"<") else "something that is not JSON"
-    return ModelAnswerInvalid(f"The model's server answered with {what}{_said(reply)}")
+    return ModelAnswerInvalid(f"The model's server answered with {what}{_ending(reply)}")
 
 
 def _error_in_stream(reply: Reply) -> Any:
@@ -82,7 +82,8 @@ def _error_in_stream(reply: Reply) -> Any:
     return data.get("error") if isinstance(data, dict) else None
 
 
-def _said(reply: Reply) -> str:
+def _ending(reply: Reply) -> str:
+    """The end of a sentence: the server's reason after a colon, or just the full stop."""
     return f": {reply.reason}" if reply.reason else "."
 
 

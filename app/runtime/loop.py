@@ -32,6 +32,7 @@ MAX_HELPERS = 1000
 """Threads for blocking code of asynchronous flows (`asyncio.to_thread`), started as needed."""
 
 HELPER_NAME = "flow-helper"
+"""The names of these threads begin with it, so that the clean-up after a run spares them."""
 
 
 class RunScope:

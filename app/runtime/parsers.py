@@ -23,8 +23,7 @@ _IN_ONE_LINE = re.compile(r"(`{3,}|~{3,})[\w.+-]*[ \t]([^`~\r\n]*)\1")
 _THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
 _BULLET = re.compile(r"(?:[-*](?:\s+|$)|•\s*)")
-# "1. " or "1) ", without a space before Chinese and Japanese, which write none; and their own
-# marks.
+# "1. " or "1) ", where Chinese and Japanese text may follow without a space; or "1、" and the like.
 _NUMBER = re.compile(
     r"(\d{1,4})(?:[.)](?:\s+|(?=[\u3040-\u30ff\u3400-\u9fff]))|[、．）]\s*(?!\d))"  # noqa: RUF001
 )
@@ -56,16 +55,16 @@ def _json(text: str) -> Any:
         return strict_json.loads(text)
     except NotJson as error:
         reason = error
-    said = _without_thoughts(text)
-    blocks = [block for block in _blocks(said) if block.strip()]
-    tries = [said, *(blocks if len(blocks) == 1 else [])]
+    answer = _without_thoughts(text)
+    blocks = [block for block in _blocks(answer) if block.strip()]
+    tries = [answer, *(blocks if len(blocks) == 1 else [])]
     for bare in tries:
         try:
             return strict_json.loads(bare)
         except NotJson as error:
             reason = error
     try:
-        return strict_json.within(blocks[0] if len(blocks) == 1 else said)
+        return strict_json.within(blocks[0] if len(blocks) == 1 else answer)
     except NotJson as error:
         whole = any(strict_json.begins(bare.strip()) for bare in tries)
         raise InvalidOutput(f"The answer is not JSON: {reason if whole else error}.") from None
@@ -73,9 +72,9 @@ def _json(text: str) -> Any:
 
 def _list(text: str) -> list[Any]:
     """A JSON list if there is one, else the lines without their bullets or numbers."""
-    said = _without_thoughts(text)
-    blocks = [block for block in _blocks(said) if block.strip()]
-    bare = (blocks[0] if len(blocks) == 1 else said).strip().removeprefix("\ufeff")
+    answer = _without_thoughts(text)
+    blocks = [block for block in _blocks(answer) if block.strip()]
+    bare = (blocks[0] if len(blocks) == 1 else answer).strip().removeprefix("\ufeff")
     try:
         value = strict_json.loads(bare)
     except NotJson as error:

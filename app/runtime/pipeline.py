@@ -87,7 +87,7 @@ class PipelineRun:
                 if stop.requested:
                     raise Stopped
                 starting = self._choose_steps()
-                outcomes.save(wait=True)  # first the store, then the start: see the docstring above
+                outcomes.save(wait=True)  # before they start: see the docstring of the module
                 for state in starting:
                     self._start(state)
                 if self._failed and not schedule.running:

@@ -21,17 +21,7 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
 
     If the flow says so, an answer that cannot be parsed goes back to the model with the reason.
     """
-    # A null input counts as left out, so that a default takes its place.
-    given = {name: value for name, value in inputs.items() if value is not None}
-    values = {**flow.defaults, **given}
-    # Both texts decide together whether placeholders are written as for `str.format`.
-    formatted = is_formatted(flow.system_prompt, flow.user_template)
-    messages: list[dict[str, str]] = []
-    if flow.system_prompt:
-        system = render(flow.system_prompt, values, flow.names, formatted)
-        messages.append({"role": "system", "content": system})
-    user = render(flow.user_template, values, flow.names, formatted)
-    messages.append({"role": "user", "content": user})
+    messages = _messages(flow, inputs)
     parser = flow.output_parser
     tries = 1 + (parser.max_retries if parser.retry_on_error else 0)
     while True:
@@ -52,6 +42,21 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
                 {"role": "assistant", "content": answer},
                 {"role": "user", "content": complaint},
             ]
+
+
+def _messages(flow: PromptFlow, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    # A null input counts as left out, so that a default takes its place.
+    given = {name: value for name, value in inputs.items() if value is not None}
+    values = {**flow.defaults, **given}
+    # Both texts decide together whether placeholders are written as for `str.format`.
+    formatted = is_formatted(flow.system_prompt, flow.user_template)
+    messages: list[dict[str, str]] = []
+    if flow.system_prompt:
+        system = render(flow.system_prompt, values, flow.names, formatted)
+        messages.append({"role": "system", "content": system})
+    user = render(flow.user_template, values, flow.names, formatted)
+    messages.append({"role": "user", "content": user})
+    return messages
 
 
 def _why(completion: Completion) -> str:

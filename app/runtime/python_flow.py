@@ -94,14 +94,14 @@ def _entry_point(entrypoint: str, folder: Path) -> EntryPoint:
 
 
 def _attribute(entrypoint: str, folder: Path) -> Any:
-    where, _, attribute = entrypoint.rpartition(":")
-    module = (
-        flow_files.load(folder / where) if where.endswith(".py") else importlib.import_module(where)
-    )
+    source, _, attribute = entrypoint.rpartition(":")
+    # `flow.py:run` is a file of the agent's folder, `package.module:run` an installed module.
+    is_file = source.endswith(".py")
+    module = flow_files.load(folder / source) if is_file else importlib.import_module(source)
     try:
         return getattr(module, attribute)
     except AttributeError:
-        raise FlowError(f"{where} has no {attribute!r}.") from None
+        raise FlowError(f"{source} has no {attribute!r}.") from None
 
 
 def _of_function(target: Any) -> EntryPoint | None:

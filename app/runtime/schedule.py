@@ -1,6 +1,7 @@
 """The order of a pipeline's steps: which are ready, which run, how many have finished.
 
-`pipeline.py` keeps one `Schedule` for a run and changes it from the loop's thread only.
+`pipeline.py` makes one `Schedule` for a run and starts its steps; `outcomes.py` takes out those
+that end. Only the loop's thread changes it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _BRACKET = re.compile(r"[\[\]{}]")
-# A bracket that only JSON would follow up like this; "[see below]" is text.
+# A bracket with what may follow it in JSON. "[see below]" in prose is not the beginning of JSON.
 _BEGINS_JSON = re.compile(
     r"\{\s*[\"}]|\[\s*(?:[\"\[{\]]|-?\d|(?:true|false|null|NaN|-?Infinity)\b)"
 )
