@@ -72,7 +72,7 @@ class RunFailed(Exception):
         """
         if isinstance(error, RunFailed):
             return error
-        reason, others = reasons(error)
+        reason, others = reason_and_others(error)
         if isinstance(reason, RunFailed):
             return reason
         if isinstance(reason, Stopped):
@@ -88,7 +88,7 @@ class RunFailed(Exception):
         return cls(failure_from(reason, details), is_retryable(reason), wait)
 
 
-def reasons(error: BaseException) -> tuple[BaseException, list[BaseException]]:
+def reason_and_others(error: BaseException) -> tuple[BaseException, list[BaseException]]:
     """The error that explains a failure, and the other errors of its group, as of a `TaskGroup`.
 
     The reason is the first error of the group, but a spent budget or a stop goes before all others,

@@ -47,7 +47,7 @@ class Outcomes:
         """Stores what was noted since the last call; see `Journal.flush`."""
         self._journal.flush(self._schedule.progress, wait)
 
-    def started(self, state: StepState) -> None:
+    def note_started(self, state: StepState) -> None:
         self._journal.note(state.record, "started")
 
     def settle(self, state: StepState, ended: list[Call]) -> None:

@@ -1,6 +1,6 @@
 """The loop of a pipeline: starts the steps that are ready, waits until one ends, and repeats.
 
-`run.py` makes one `PipelineRun` for each attempt at an execution. `PipelineRun.run` is the loop:
+`run.py` makes one `PipelineLoop` for each attempt at an execution. `PipelineLoop.run` is the loop:
 begin there. Only the loop's thread starts steps (in the order of `schedule.py`) and decides what
 follows from their results (`outcomes.py`); the steps themselves work in threads of their own
 (`calls.py`).
@@ -51,7 +51,7 @@ class PipelinePorts:
     leaked_threads: Callable[[int], None]
 
 
-class PipelineRun:
+class PipelineLoop:
     """One attempt at one execution of a pipeline. Used once."""
 
     def __init__(
@@ -126,7 +126,7 @@ class PipelineRun:
                 self._failed = failed
                 break
             self._schedule.start(state)
-            self._outcomes.started(state)
+            self._outcomes.note_started(state)
             chosen.append(state)
         return chosen
 

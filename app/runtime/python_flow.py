@@ -23,7 +23,7 @@ from app.catalog.model import PythonFlow
 from app.models.base import Stopped
 from app.runtime import flow_files
 from app.runtime.context import Context, FlowContext
-from app.runtime.errors import FlowError, reasons
+from app.runtime.errors import FlowError, reason_and_others
 from app.runtime.loop import awaited, the_loop
 from app.runtime.usage import BudgetExceeded
 
@@ -62,7 +62,7 @@ def _unwrapped_end() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        reason, _ = reasons(group)
+        reason, _ = reason_and_others(group)
         if isinstance(reason, (BudgetExceeded, Stopped)):
             raise reason from group
         raise

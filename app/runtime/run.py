@@ -20,7 +20,7 @@ from app.runtime.context import Context
 from app.runtime.errors import FlowError, RunFailed
 from app.runtime.flows import outputs_of_python, run_flow
 from app.runtime.outputs import encode
-from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelinePorts, PipelineRun
+from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelineLoop, PipelinePorts
 from app.runtime.python_flow import entry_point, run_python_as_task
 from app.runtime.steps import StepRunner
 from app.runtime.stop import StopSignal
@@ -159,7 +159,7 @@ def _agent(run: Run, ports: Ports) -> tuple[Agent, Flow]:
 @contextlib.contextmanager
 def _agent_context(run: Run, ports: Ports, agent: Agent) -> Iterator[Context]:
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=True)
-    with ports.stop.sheltered() as stop:
+    with ports.stop.follower() as stop:
         yield _context(
             run,
             ports,
@@ -180,11 +180,11 @@ def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, 
     def run_step(
         agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any
     ) -> dict[str, Any]:
-        with stop.sheltered() as own:
+        with stop.follower() as own:
             context = _context(run, ports, budget, stop=own, **bound)
             return run_flow(agent, flow, with_defaults(agent.inputs, inputs), context)
 
-    return PipelineRun(
+    return PipelineLoop(
         pipeline,
         with_defaults(pipeline.inputs, run.inputs),
         run.config.get("max_workers", DEFAULT_MAX_WORKERS),

@@ -57,7 +57,7 @@ class StopSignal:
         return unsubscribe
 
     @contextlib.contextmanager
-    def sheltered(self) -> Iterator[StopSignal]:
+    def follower(self) -> Iterator[StopSignal]:
         """A signal for one flow. It follows this one, but its own requests do not reach this one.
 
         Otherwise a flow that requests its own stop could make its failure look like a cancel.

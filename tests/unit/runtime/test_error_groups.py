@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.models.base import ModelRateLimited, ModelRejected, Stopped
-from app.runtime.errors import InvalidOutput, RunFailed, reasons
+from app.runtime.errors import InvalidOutput, RunFailed, reason_and_others
 from app.runtime.stop import StopSignal
 from app.runtime.usage import BudgetExceeded
 
@@ -108,7 +108,7 @@ def test_a_stop_inside_a_group_is_a_stop(run_code: Callable) -> None:
 def test_the_reason_is_the_first_error_that_is_not_a_consequence(
     error: BaseException, reason: str, others: list[str]
 ) -> None:
-    found, rest = reasons(error)
+    found, rest = reason_and_others(error)
     assert type(found).__name__ == reason
     assert [type(other).__name__ for other in rest] == others
 
