@@ -28,7 +28,7 @@ def test_every_code_of_a_problem_is_documented() -> None:
 
 
 def test_every_error_that_the_service_names_itself_is_documented() -> None:
-    raised = [each.__name__ for each in (*errors.HOPELESS, errors.StepTimeout, usage.BudgetExceeded)]
+    raised = [each.__name__ for each in (*errors.PERMANENT, errors.StepTimeout, usage.BudgetExceeded)]
     models = [each.__name__ for each in base.ModelError.__subclasses__()]
     in_scripts = re.findall(r"failure\(record, '(\w+)'", _scripts())
     assert {"Expired", "WorkerLost"} <= set(in_scripts)
