@@ -1,4 +1,8 @@
-"""What a model provider is, what it answers, and the ways in which a model call can fail."""
+"""The interface of model providers: `ModelProvider`, its `Completion`, and the `ModelError`s.
+
+The runtime knows only this module of the folder (and `waits.py`, `token_counts.py`). The provider
+itself, `openai_provider.py`, is given to it when a child process starts; tests give it others.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ from app.models.waits import DEFAULT_LIMIT_SECONDS, bounded
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer with what the server reported; what it did not report is None.
+    """A model's answer, and what its server reported about it: None if it reported nothing.
 
-    `text` is what the model said: its answer, or its refusal; empty if it only called tools.
-    `finish_reason` is the server's word: `stop`, `length` (the text was cut off), `content_filter`
-    (a part is missing), `tool_calls`, ... `tool_calls` are JSON as the server sent them, to be
-    passed on in the next messages. `retries` is how often the call was repeated.
+    `text` is the answer or the refusal; empty if the model only called tools. `finish_reason` is
+    the server's word: `stop`, `length` (the text was cut off), `content_filter` (a part is
+    missing), `tool_calls`, ... `tool_calls` are JSON as the server sent it, to be passed on in the
+    next messages. `retries` is how often the call was repeated.
     """
 
     text: str
@@ -31,20 +35,26 @@ class Completion:
 
 
 class ModelError(Exception):
-    """A model call failed, after so many `retries`.
+    """A model call failed, after `retries` repeats.
 
-    `transient` is whether the same call may succeed later. `retry_after_seconds` is how long the
-    server asked to wait, if it did: a finite number within MAX_RETRY_AFTER or None, also if a flow
-    raises the error with a number of its own.
+    `transient`: the same call may succeed later. `retry_after_seconds` is the wait that the server
+    asked for: from 0 to MAX_RETRY_AFTER, or None. That holds too if a flow raises the error with a
+    number of its own.
     """
 
     transient = False
     retries = 0
 
     longest_wait_seconds: ClassVar[float] = DEFAULT_LIMIT_SECONDS
-    """MAX_RETRY_AFTER. The provider sets it: flows raise these errors, too, and know no settings."""
+    """MAX_RETRY_AFTER. Set on the class: flows raise these errors, too, and have no settings."""
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None, *, transient: bool | None = None):
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float | None = None,
+        *,
+        transient: bool | None = None,
+    ):
         super().__init__(message)
         self._retry_after_seconds = bounded(retry_after_seconds, self.longest_wait_seconds)
         if transient is not None:
@@ -68,11 +78,11 @@ class ModelRateLimited(ModelError):
 
 
 class ModelAuthenticationError(ModelError):
-    """401 or 403, or no key at all."""
+    """401 or 403, or no key is configured."""
 
 
 class ModelUnavailable(ModelError):
-    """Not reachable, or 5xx, also after the retries."""
+    """The server is not reachable, or answers 5xx, also after the retries."""
 
     transient = True
 
@@ -82,28 +92,31 @@ class ModelRejected(ModelError):
 
 
 class ModelAnswerInvalid(ModelError):
-    """The server answered with success, but not with an answer: HTML, nothing, no choices, ..."""
+    """The server answered with success, but without an answer: HTML, nothing, no choices, ..."""
 
     transient = True
 
 
 class Stop(Protocol):
-    """Somebody may want the run to end (cancel, timeout). Safe to use from any thread."""
+    """Says whether the run was asked to end (cancel, timeout). Thread-safe."""
 
     @property
     def requested(self) -> bool: ...
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls `callback` once, at once where the stop was requested already; returns the un-subscribe."""
+        """Calls `callback` once: on the stop, or now if it was requested before.
+
+        Returns a function that unsubscribes.
+        """
         ...
 
 
 class Stopped(BaseException):
-    """The run was asked to stop while it waited. Not an `Exception`, so that no flow swallows it."""
+    """The run was asked to stop. Not an `Exception`, so that no flow swallows it."""
 
 
 class ModelProvider(Protocol):
-    """Where completions come from."""
+    """Gets completions from a model. May be used from any thread."""
 
     def complete(
         self,
@@ -113,9 +126,9 @@ class ModelProvider(Protocol):
         stop_signal: Stop | None = None,
         **options: Any,
     ) -> Completion:
-        """Asks the model and waits. `model=None` is the service's own (OPENAI_MODEL_NAME).
+        """Calls the model and waits. `model=None` is the service's own (OPENAI_MODEL_NAME).
 
-        `options` go to the chat completions call as they are (`temperature`, `max_tokens`, ...).
-        Raises a `ModelError`; raises `Stopped` at once, its connection closed, when a stop is requested.
+        `options` go to the server unchanged (`temperature`, `max_tokens`, ...). Raises a
+        `ModelError`, or `Stopped` as soon as a stop is requested; then the connection is closed.
         """
         ...

@@ -1,4 +1,8 @@
-"""The event loop that model calls of a process share, in a thread of its own."""
+"""Runs the model calls of a process in one event loop, in a thread of its own.
+
+`openai_provider.py` submits its calls here. Flows have another loop (`app/runtime/loop.py`),
+because a flow that blocks its loop must not delay the model calls of others.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ T = TypeVar("T")
 
 
 class EventLoopThread:
-    """Starts with the first coroutine, once, and again in a process that was forked from this one.
+    """Starts with the first coroutine, and again after a fork, which threads do not survive.
 
-    `generation` counts the starts: the connections of one loop are of no use in the next one.
+    `generation` counts the starts, because connections of one loop cannot be used in the next one.
     """
 
     def __init__(self) -> None:
@@ -24,16 +28,19 @@ class EventLoopThread:
         self.generation = 0
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Raises `RuntimeError` or `OSError` if nothing can be started; the next call tries it."""
+        """Runs a coroutine in the loop.
+
+        Raises `RuntimeError` or `OSError` if the loop cannot be started; the next call tries again.
+        """
         try:
             loop = self._started()
         except BaseException:
-            coroutine.close()
+            coroutine.close()  # or Python warns that it was never awaited
             raise
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Ends the loop after `last`. No other coroutine may be under way."""
+        """Runs `last`, then ends the loop. No other coroutine may be running."""
         if self._loop is None or self._thread is None:
             last.close()
             return
@@ -52,7 +59,7 @@ class EventLoopThread:
 
 
 def _start() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-    """Both or nothing: a loop that no thread serves would keep its callers waiting for ever."""
+    # Both or neither: the callers of a loop without a thread would wait for ever.
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="models", daemon=True)
     try:

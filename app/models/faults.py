@@ -1,4 +1,8 @@
-"""Which `ModelError` a server's refusal is, and whether the same call may succeed later."""
+"""Decides which `ModelError` a server's refusal is, and whether the same call may succeed later.
+
+`openai_provider.py` calls `refused` for replies without success; `answers.py` calls the others for
+replies that report success and contain an error, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ BY_STATUS: Mapping[int, type[ModelError]] = {
     401: ModelAuthenticationError,
     403: ModelAuthenticationError,
     408: ModelUnavailable,
-    409: ModelUnavailable,  # another call holds something
+    409: ModelUnavailable,  # a conflict with another call, which will end
     425: ModelUnavailable,
     429: ModelRateLimited,
 }
-"""What is not here is `ModelUnavailable` from 500 on, and `ModelRejected` below."""
+"""Any other status is `ModelUnavailable` from 500 on, and `ModelRejected` below."""
 
 BY_WORD: Mapping[str, type[ModelError]] = {
     "rate_limit": ModelRateLimited,
@@ -47,20 +51,20 @@ BY_WORD: Mapping[str, type[ModelError]] = {
     "content_policy": ModelRejected,
     "unsupported": ModelRejected,
 }
-"""For an error with status 200: parts of its `type` or `code`, the first that fits.
+"""For an error with status 200: parts of its `type` or `code`. The first that fits decides.
 
-One without such a word is `ModelUnavailable`.
+An error without such a word is `ModelUnavailable`.
 """
 
 NEVER_PASSES = (b'"insufficient_quota"', b'"billing_hard_limit_reached"')
-"""In the body of a 429: waiting does not help."""
+"""In the body of a 429: somebody has to pay first, so waiting does not help."""
 
 NO_TEXT: Mapping[str, tuple[type[ModelError], bool, str]] = {
     "length": (
         ModelAnswerInvalid,
         False,
-        "The answer was cut off before its first word (finish_reason: length): "
-        "raise max_tokens or max_completion_tokens, or shorten the prompt.",
+        "The answer was cut off before its first word (finish_reason: length). "
+        "Raise max_tokens or max_completion_tokens, or shorten the prompt.",
     ),
     "content_filter": (
         ModelRejected,
@@ -68,43 +72,53 @@ NO_TEXT: Mapping[str, tuple[type[ModelError], bool, str]] = {
         "The provider's content filter withheld the answer (finish_reason: content_filter).",
     ),
 }
-"""By `finish_reason`, of an answer without a word: the error, whether it may pass, and a sentence.
+"""By the `finish_reason` of an empty answer: the error, whether it is transient, and a sentence.
 
-Any other is `ModelAnswerInvalid`, which may pass.
+Any other reason is a `ModelAnswerInvalid`, which is transient.
 """
 
 
 def refused(reply: Reply) -> ModelError:
-    """The error of a reply whose status is none of success."""
-    status, headers = reply.status, reply.headers
+    """The error of a reply whose status is not a success."""
+    status = reply.status
+    headers = reply.headers
     if 300 <= status < 400:
         where = one_line(headers.get("location", ""), reply.secret) or "nowhere"
-        return ModelRejected(f"The model's server answered {status}, a redirect to {where}: see OPENAI_BASE_URL.")
+        return ModelRejected(
+            f"The model's server answered {status}, a redirect to {where}. Check OPENAI_BASE_URL."
+        )
     kind = ModelUnavailable if status >= 500 else BY_STATUS.get(status, ModelRejected)
+    # OpenAI's servers say in this header whether a retry makes sense.
     transient = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
     if status == 429 and any(word in reply.body for word in NEVER_PASSES):
         transient = False
-    said = f": {reply.reason}" if reply.reason else ", without a reason."
-    return kind(f"The model's server answered {status}{said}", reply.wait_seconds, transient=transient)
+    reason = f": {reply.reason}" if reply.reason else " without a reason."
+    message = f"The model's server answered {status}{reason}"
+    return kind(message, reply.wait_seconds, transient=transient)
 
 
 def refused_within(error: Any, reply: Reply) -> ModelError:
-    """The error that stands in a reply whose status is 200."""
-    said = reason_of(error, reply.secret) or "it gives no reason."
-    return _kind_within(error)(f"The model's server answered 200 with an error: {said}", reply.wait_seconds)
+    """The error in a reply with status 200. `error` is the part of the body that has it."""
+    reason = reason_of(error, reply.secret) or "it gives no reason."
+    message = f"The model's server answered 200 with an error: {reason}"
+    return _kind_within(error)(message, reply.wait_seconds)
 
 
 def without_text(finish_reason: str | None, reasoned: bool) -> ModelError:
-    """The error of an answer that says nothing at all."""
+    """The error of an answer without text, refusal and tool calls. `reasoned`: it has reasoning."""
     if finish_reason is not None and finish_reason in NO_TEXT:
         kind, transient, sentence = NO_TEXT[finish_reason]
         return kind(sentence, transient=transient)
-    what = "only its reasoning, and no answer" if reasoned else "nothing"
-    return ModelAnswerInvalid(f"The model answered with {what} (finish_reason: {finish_reason or 'not given'}).")
+    what = "only its reasoning and no answer" if reasoned else "nothing"
+    return ModelAnswerInvalid(
+        f"The model answered with {what} (finish_reason: {finish_reason or 'not given'})."
+    )
 
 
 def _kind_within(error: Any) -> type[ModelError]:
-    names = [str(error.get(key, "")) for key in ("code", "status", "type")] if isinstance(error, dict) else []
+    fields = error if isinstance(error, dict) else {}
+    names = [str(fields.get(key, "")) for key in ("code", "status", "type")]
+    # Some servers put the status that they mean into one of these fields.
     for name in names:
         if re.fullmatch("[45][0-9][0-9]", name):
             return ModelUnavailable if name >= "500" else BY_STATUS.get(int(name), ModelRejected)

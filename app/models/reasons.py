@@ -1,4 +1,8 @@
-"""The reason that a server gives for an error, as one line of text, whatever form it has."""
+"""Finds the reason that a server gives for an error, in whatever form, and makes one line of it.
+
+`reply.py` and `faults.py` call it for the messages of `ModelError`s, which users read: secrets are
+masked, and the length is bounded.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +15,59 @@ from typing import Any
 from app.masking import MASK, mask
 
 MAX_CHARACTERS = 500
+"""Of a reason, in a message that people read."""
 
 _MAX_READ = 20_000
-"""Characters that are looked at; more than any reason has, so that masking and tags cost little."""
+"""Characters that are read of a body. No reason is longer, and reading more would cost time."""
 
 _MAX_DEPTH = 6
+"""Levels of objects that are searched: gateways wrap the errors of the servers behind them."""
 
-_KEYS = ("error", "errors", "message", "detail", "details", "msg", "error_msg", "error_message", "error_description")
-"""Where servers put their reasons, the likeliest first."""
+_KEYS = (
+    "error",
+    "errors",
+    "message",
+    "detail",
+    "details",
+    "msg",
+    "error_msg",
+    "error_message",
+    "error_description",
+)
+"""The keys under which servers put reasons, the most likely first."""
 
 _FALLBACKS = ("text", "title", "reason", "raw", "type", "code", "status", "error_code")
-"""What says more than nothing."""
+"""Keys that say more than nothing, used only if none of `_KEYS` is there."""
 
-_QUOTED_REASON = re.compile(rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I)
+_QUOTED_REASON = re.compile(
+    rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I
+)
 
+# White space, control characters, and the mark for what could not be decoded.
 _NO_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd]+")
 
 
 def reason_in(body: bytes, encoding: str | None = None, secret: str | None = None) -> str:
-    """The reason in a body: masked, in one line of bounded length; empty if there is none.
+    """The reason in a body: masked, one line of at most `MAX_CHARACTERS`. Empty if there is none.
 
-    `secret` is hidden where the server repeats it.
+    `secret` is masked too, in case the server repeats it.
     """
     text = _decoded(body, encoding)
     try:
-        said = "; ".join(_reasons(json.loads(text)))
+        reason = "; ".join(_reasons(json.loads(text)))
     except (ValueError, RecursionError):
-        said = _in_broken_json(text) or (_without_tags(text) if "<" in text else text)
-    return one_line(said, secret)
+        reason = _in_broken_json(text) or (_without_tags(text) if "<" in text else text)
+    return one_line(reason, secret)
 
 
 def reason_of(value: Any, secret: str | None = None) -> str:
-    """The same for a part of a body that is JSON."""
+    """The same for a part of a body that was parsed as JSON."""
     return one_line("; ".join(_reasons(value)), secret)
 
 
 def one_line(text: str, secret: str | None = None) -> str:
-    """Somebody else's text, fit for a message. Masked before the cut, which could halve a secret."""
+    """A text from outside, fit for a message: masked, in one line of at most `MAX_CHARACTERS`."""
+    # Masked before the cut, because half a secret would not be recognized as one.
     text = text[:_MAX_READ]
     text = mask(text.replace(secret, MASK) if secret else text)
     text = _NO_TEXT.sub(" ", text).strip().encode(errors="replace").decode()
@@ -57,12 +77,12 @@ def one_line(text: str, secret: str | None = None) -> str:
 def _decoded(body: bytes, encoding: str | None) -> str:
     try:
         return body.decode(encoding or json.detect_encoding(body), errors="replace")
-    except (LookupError, ValueError):  # no such encoding, or one that is for something else
+    except (LookupError, ValueError):  # an unknown encoding, or one that is not for text
         return body.decode(errors="replace")
 
 
 def _reasons(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts that say what is wrong, from the outside to the inside."""
+    """The texts that say what is wrong, from the outermost object to the innermost."""
     if depth > _MAX_DEPTH or value is None or isinstance(value, bool):
         return
     if isinstance(value, (str, int, float)):
@@ -75,26 +95,27 @@ def _reasons(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _reasons_of_object(value: dict[str, Any], depth: int) -> Iterator[str]:
-    place = value.get("loc")  # FastAPI names the field beside the reason
+    place = value.get("loc")  # FastAPI puts the path of the field beside the reason
     where = ".".join(map(str, place)) if isinstance(place, list) else ""
     for keys in (_KEYS, _FALLBACKS):
         found = [text for key in keys for text in _reasons(value.get(key), depth + 1)]
         if found:
+            # `dict.fromkeys` leaves out repeats: many servers send the same text under two keys.
             yield from ([f"{where}: {found[0]}", *found[1:]] if where else dict.fromkeys(found))
             break
-    metadata = value.get("metadata")  # OpenRouter: what the server behind it said
+    metadata = value.get("metadata")  # OpenRouter puts the error of the server behind it there
     if isinstance(metadata, dict):
         yield from _reasons(metadata.get("raw"), depth + 1)
 
 
 def _in_broken_json(text: str) -> str:
-    """The first reason of an object that was cut off."""
+    """The first reason in an object that was cut off."""
     found = _QUOTED_REASON.search(text[:_MAX_READ]) if text.lstrip().startswith("{") else None
     return str(json.loads(found[1], strict=False)) if found else ""
 
 
 class _Text(HTMLParser):
-    """Collects what a reader of the page would see."""
+    """Collects the text of a web page that a reader would see."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""What a model's server replied, as it came."""
+"""One HTTP response of a model's server.
+
+`openai_provider.py` makes a `Reply` of each response; `answers.py` and `faults.py` read it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from app.models.reasons import reason_in
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One response. The names of `headers` are in lower case; `secret` must be masked.
+    """A response. The names of `headers` are in lower case. `secret` is masked in all messages.
 
-    `wait_seconds` is how long the server asks to wait, within the bound.
+    `wait_seconds` is the wait that the server asks for, from 0 to MAX_RETRY_AFTER.
     """
 
     body: bytes
@@ -25,12 +28,12 @@ class Reply:
 
     @property
     def encoding(self) -> str | None:
-        """The encoding that the server names, if it is none of those that JSON has anyway."""
-        sort = self.headers.get("content-type", "")
-        if "charset" not in sort.lower():
-            return None  # as most servers do: nothing to parse
+        """The encoding that the server names; None if it is one that JSON may have anyway."""
+        content_type = self.headers.get("content-type", "")
+        if "charset" not in content_type.lower():
+            return None  # most servers name none, and parsing costs time
         header = Message()
-        header["content-type"] = sort
+        header["content-type"] = content_type
         try:
             name = codecs.lookup(str(header.get_content_charset("utf-8"))).name
         except (LookupError, ValueError):
@@ -39,5 +42,5 @@ class Reply:
 
     @property
     def reason(self) -> str:
-        """See `reason_in`."""
+        """The reason for an error in the body; see `reason_in`."""
         return reason_in(self.body, self.encoding, self.secret)

@@ -1,4 +1,8 @@
-"""Reads what a server reports as used, in the forms and names that servers give it."""
+"""Reads the token counts in a model's answer, under the names that servers use; estimates tokens.
+
+`answers.py` calls `token_counts`; `app/runtime/context.py` calls `estimated_tokens` for servers
+that report none.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 MAX_TOKENS = 10**12
-"""More than any call can use. Larger numbers are nonsense, and counters stay within 64 bits."""
+"""More than any call can use. Larger numbers are ignored, so that counters stay within 64 bits."""
 
 _HOLDERS = ("usage", "usageMetadata", "usage_metadata", "token_usage")
 
-_INPUT = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount", "prompt_eval_count")
+_INPUT = (
+    "prompt_tokens",
+    "input_tokens",
+    "promptTokens",
+    "inputTokens",
+    "promptTokenCount",
+    "prompt_eval_count",
+)
 _OUTPUT = (
     "completion_tokens",
     "output_tokens",
@@ -24,13 +35,13 @@ _OUTPUT = (
 _TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
 
 _INSIDE = ("total", "total_tokens", "tokens", "count", "value")
-"""Where the number is, if what should be one is an object."""
+"""Keys of the number if a count is an object."""
 
 _DIGITS = re.compile(r"\s*(\d{1,15})(?:\.\d*)?\s*", re.ASCII)
 
 
 class TokenCounts(NamedTuple):
-    """None is "not reported". A total that is missing or too small is the sum of its parts."""
+    """None means "not reported". The total is at least the sum of input and output."""
 
     input: int | None = None
     output: int | None = None
@@ -38,20 +49,22 @@ class TokenCounts(NamedTuple):
 
 
 def token_counts(answer: Mapping[str, Any]) -> TokenCounts:
-    """From an answer's `usage`. Zeros alone count as nothing: no call is without tokens."""
+    """The counts in an answer. If all are zero, nothing was reported: every call uses tokens."""
     places = list(_places(answer))
-    given, made, total = (_first(places, names) for names in (_INPUT, _OUTPUT, _TOTAL))
-    total = max((given or 0) + (made or 0), total or 0)
-    return TokenCounts(given, made, total) if total else TokenCounts()
+    input_tokens = _first(places, _INPUT)
+    output_tokens = _first(places, _OUTPUT)
+    # Some servers leave the total out, or report less than the sum of its parts.
+    total = max((input_tokens or 0) + (output_tokens or 0), _first(places, _TOTAL) or 0)
+    return TokenCounts(input_tokens, output_tokens, total) if total else TokenCounts()
 
 
 def estimated_tokens(*texts: str) -> int:
-    """About how many tokens texts have: a quarter of their bytes, for English and Chinese alike."""
+    """About how many tokens the texts have: a quarter of their bytes, in English and in Chinese."""
     return sum(math.ceil(len(text.encode(errors="replace")) / 4) for text in texts)
 
 
 def _places(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Where counts may stand: `usage` and the objects within it, then the answer itself."""
+    """The objects that may have counts: `usage` and the objects in it, then the answer itself."""
     for name in _HOLDERS:
         usage = answer.get(name)
         if isinstance(usage, dict):
@@ -66,12 +79,18 @@ def _first(places: list[Mapping[str, Any]], names: tuple[str, ...]) -> int | Non
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens, also as text, as a fraction, or one level deeper; else None."""
+    """The count in a value: a number, digits in text, or an object with such a value; else None."""
     if isinstance(value, dict):
-        return next((count for key in _INSIDE if (count := _count(value.get(key))) is not None), None)
+        return next(
+            (count for key in _INSIDE if (count := _count(value.get(key))) is not None), None
+        )
     if isinstance(value, str):
         found = _DIGITS.fullmatch(value)
         value = int(found[1]) if found else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_TOKENS:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value <= MAX_TOKENS
+    ):
         return None
     return math.ceil(value)

@@ -1,4 +1,7 @@
-"""The items of a step in `batch_mode`: which are done, which run, which wait."""
+"""The items of a step in `batch_mode`: which are done, which run, which wait.
+
+`pipeline.py` makes one `Batch` for each try of such a step and asks it which items to start next.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,31 @@ from app.catalog.model import Step
 from app.runtime.errors import FlowError
 
 DEFAULT_ITEMS_AT_ONCE = 4
+"""For `concurrent: true` without `max_workers`."""
 
 
 class Batch:
-    """One try of such a step. `done` are the outputs of items that need not be run again."""
+    """One try of a batch. `done` are the outputs of items that ended well in earlier tries."""
 
     def __init__(self, step: Step, given: Mapping[str, Any], done: Mapping[int, Any]):
-        """Raises `FlowError` where the inputs do not hold exactly one list."""
+        """Raises `FlowError` unless exactly one of the inputs is a list."""
         lists = [name for name, value in given.items() if isinstance(value, list)]
         if len(lists) != 1:
-            found = ", ".join(lists) or "none"
             raise FlowError(
-                f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}; there is: {found}."
+                f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}, "
+                f"but found {', '.join(lists) or 'none'}."
             )
-        self._given, self._name = given, lists[0]
-        self._items: list[Any] = given[lists[0]]
-        self._at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
-        self._done = {number: output for number, output in done.items() if number < len(self._items)}
-        self._waiting = deque(number for number in range(len(self._items)) if number not in self._done)
+        self._given = given
+        self._name = lists[0]
+        self._items: list[Any] = given[self._name]
+        self._items_at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
+        # The list may be shorter than in an earlier attempt: outputs beyond its end are ignored.
+        self._done = {
+            number: output for number, output in done.items() if number < len(self._items)
+        }
+        self._waiting = deque(
+            number for number in range(len(self._items)) if number not in self._done
+        )
         self._running: set[int] = set()
 
     @property
@@ -36,16 +46,17 @@ class Batch:
 
     @property
     def outputs(self) -> list[Any]:
-        """In the order of the items, whatever order they ended in."""
+        """In the order of the items, not in the order in which they ended. Only once `complete`."""
         return [self._done[number] for number in range(len(self._items))]
 
     def next_items(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The number and the inputs of each item that is to start now."""
-        while self._waiting and len(self._running) < self._at_once:
+        """The number and the inputs of each item to start now; the caller must start them."""
+        while self._waiting and len(self._running) < self._items_at_once:
             number = self._waiting.popleft()
             self._running.add(number)
             yield number, {**self._given, self._name: self._items[number]}
 
     def end(self, number: int, output: Any) -> None:
+        """Notes that an item has ended well."""
         self._running.discard(number)
         self._done[number] = output

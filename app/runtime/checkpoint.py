@@ -1,4 +1,8 @@
-"""What a pipeline's run stores on its way, and what it finds there when it goes on."""
+"""What a pipeline's run stores (`Checkpoint`), and what a later run goes on from (`SavedState`).
+
+`outcomes.py` notes changes in a `Journal`; the journal sends them to the worker as checkpoints.
+Outputs have names: `step` for a step's output, `step:3` for the output of item 3 of its batch.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,21 @@ from app.executions.payload import unpack
 from app.runtime.errors import InvalidOutput
 
 ITEMS_AT_ONCE = 1000
-"""Items of batches in one checkpoint. The store serves nobody else while it takes one."""
+"""Items of batches in one checkpoint. The store serves nobody else while it writes one."""
 
 DROPPED_AT_ONCE = 1000
-"""Outputs that one checkpoint drops. The batch itself may have any number of items."""
+"""Outputs that one checkpoint drops, for the same reason. A batch may have any number of items."""
 
 NO_PROGRESS = Progress(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What has changed since the last one; it is stored as a whole or not at all.
+    """The changes since the last checkpoint. The store takes all of them or none.
 
-    `records` are the steps that changed, each with the moment that the change is (`started`, `ended`, or `""`
-    for neither); `outcomes` and `values` have the names of `app.executions.steps`; `values` are JSON.
-    `dropped` are values that are no longer needed.
+    `records` are the steps that changed, with the moment of each change: `started`, `ended`, or
+    `""` for neither. `outcomes` has the failure of each item that ended, None if it succeeded.
+    `values` are outputs as JSON; `dropped` are names of outputs that are no longer needed.
     """
 
     progress: Progress
@@ -39,40 +43,41 @@ class Checkpoint:
 
 
 Save = Callable[[Checkpoint, bool], None]
-"""Stores a checkpoint; waits until it is stored where the second argument is true.
+"""Stores a checkpoint. Returns once it is stored if the second argument is true, else at once.
 
-Raises `Stopped` when the run is asked to stop while it waits. Checkpoints are stored in order.
+Checkpoints are stored in the order of the calls. Raises `Stopped` if the run is asked to stop while
+it waits.
 """
 
 
 @dataclass(frozen=True)
-class Found:
+class SavedState:
     """What earlier attempts stored, or the execution that a retry goes on from.
 
-    `values` are packed JSON.
+    `values` are outputs as packed JSON (`app.executions.payload`).
     """
 
     records: Mapping[str, StepRecord] = field(default_factory=dict)
     values: Mapping[str, bytes] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
-        """An output; None where a step that is done has none (it was skipped, or failed and may)."""
+        """An output, or None: the step was skipped, or failed without being required."""
         return json.loads(unpack(self.values[name])) if name in self.values else None
 
     def items(self, step_id: str) -> dict[int, Any]:
-        """The outputs of those items of a batch that were done, if the batch has not ended."""
+        """The outputs of a batch's items that are done, by their numbers."""
         names = self._items.get(step_id, ())
         return {int(name.partition(":")[2]): self.value(name) for name in names}
 
     @cached_property
     def leftovers(self) -> frozenset[str]:
-        """Outputs of items whose batch has ended: the run before ended while it dropped them."""
+        """Outputs of items whose batch has ended: the earlier run ended while it dropped them."""
         ended = (names for step, names in self._items.items() if self._has_ended(step))
         return frozenset(itertools.chain.from_iterable(ended))
 
     @cached_property
     def _items(self) -> dict[str, list[str]]:
-        """The names of the items' outputs by step. There may be very many, and as many steps."""
+        """The names of the items' outputs by step. Made once, because there may be very many."""
         items: dict[str, list[str]] = {}
         for name in self.values:
             step, _, number = name.partition(":")
@@ -86,47 +91,55 @@ class Found:
 
 
 class Journal:
-    """Collects what is to be stored next, within `limit_bytes` for the outputs of all steps together."""
+    """Collects the next checkpoint. `limit_bytes` bounds the outputs of all steps together."""
 
-    def __init__(self, save: Save, limit_bytes: int, found: Found):
-        leftovers = found.leftovers
-        self._save, self._limit_bytes = save, limit_bytes
-        counted = found.values.keys() - leftovers
-        self._sizes = {name: len(unpack(found.values[name])) for name in counted}
+    def __init__(self, save: Save, limit_bytes: int, saved: SavedState):
+        leftovers = saved.leftovers
+        self._save = save
+        self._limit_bytes = limit_bytes
+        # Leftovers do not count: the output of their batch counts in their place.
+        counted = saved.values.keys() - leftovers
+        self._sizes = {name: len(unpack(saved.values[name])) for name in counted}
         self._bytes = sum(self._sizes.values())
         self._next = Checkpoint(NO_PROGRESS, dropped=sorted(leftovers))
 
     def note(self, record: StepRecord, moment: str = "") -> None:
+        """A changed record; for `moment` see `Checkpoint`."""
         self._next.records.append((record, moment))
 
     def note_item(self, name: str, failure: Failure | None = None) -> None:
+        """An item of a batch has ended, well if there is no failure."""
         self._next.outcomes[name] = failure
 
     def keep(self, name: str, text: bytes) -> None:
-        """An output. Raises `InvalidOutput` where it is one too many."""
+        """An output. Raises `InvalidOutput` if it passes the limit; it is not kept then."""
         self._make_room(len(text))
-        self._sizes[name], self._next.values[name] = len(text), text
+        self._sizes[name] = len(text)
+        self._next.values[name] = text
 
     def join(self, name: str, text: bytes, items: int) -> None:
-        """One output in place of those of a batch's items. Raises `InvalidOutput`; then they stay."""
+        """One output for those of a batch's items. They stay if this raises `InvalidOutput`."""
         names = [f"{name}:{number}" for number in range(items)]
         self._make_room(len(text) - sum(self._sizes.get(item, 0) for item in names))
-        self._sizes[name], self._next.values[name] = len(text), text
+        self._sizes[name] = len(text)
+        self._next.values[name] = text
         self._forget(names)
 
     def drop_items(self, name: str, items: Iterable[int]) -> None:
-        """Drops outputs of items that nobody will read: their batch failed, the pipeline goes on."""
+        """Drops outputs that no step will read: their batch failed, and the pipeline goes on."""
         names = [f"{name}:{number}" for number in items]
         self._make_room(-sum(self._sizes.get(item, 0) for item in names))
         self._forget(names)
 
     def _make_room(self, more_bytes: int) -> None:
-        together = self._bytes + more_bytes
-        if more_bytes > 0 and together > self._limit_bytes:
+        total = self._bytes + more_bytes
+        # What shrinks the total is always allowed: a lower limit may have been set in between.
+        if more_bytes > 0 and total > self._limit_bytes:
             raise InvalidOutput(
-                f"The outputs of the steps are {together} bytes together; MAX_RESULT_BYTES allows {self._limit_bytes}."
+                f"The outputs of the steps are {total} bytes in total; "
+                f"MAX_RESULT_BYTES allows {self._limit_bytes}."
             )
-        self._bytes = together
+        self._bytes = total
 
     def _forget(self, names: Iterable[str]) -> None:
         for name in names:
@@ -135,11 +148,9 @@ class Journal:
             self._next.dropped.append(name)
 
     def flush(self, progress: Progress, wait: bool) -> None:
-        """Stores what there is, in pieces that the store takes quickly; nothing if there is nothing.
+        """Stores what was noted, if anything was, in pieces that the store writes quickly.
 
-        The first piece has all records and the outputs of whole steps. Most of the outputs that are
-        dropped go after that is known to be stored, so only with `wait`: those that are left, the next
-        attempt drops. See `Save`.
+        The first piece has all records and the outputs of whole steps. For `wait` see `Save`.
         """
         checkpoint, self._next = replace(self._next, progress=progress), Checkpoint(NO_PROGRESS)
         dropped = checkpoint.dropped
@@ -149,6 +160,8 @@ class Journal:
                 self._save(piece, False)
             self._save(last, wait)
             dropped = dropped[DROPPED_AT_ONCE:]
+        # The other names are dropped only once the output of their batch is known to be stored.
+        # Without `wait` that is unknown, and the next attempt drops them as leftovers.
         if wait:
             for names in _cut(dropped, DROPPED_AT_ONCE):
                 self._save(Checkpoint(progress, dropped=names), True)
@@ -157,7 +170,7 @@ class Journal:
 def _pieces(whole: Checkpoint) -> Iterator[Checkpoint]:
     """The checkpoint as several, with at most `ITEMS_AT_ONCE` items each.
 
-    Of what it drops, only the first names are among them.
+    The first has the first `DROPPED_AT_ONCE` names that are dropped; the caller drops the others.
     """
     names = _cut(list(whole.outcomes), ITEMS_AT_ONCE)
     outputs = {name: text for name, text in whole.values.items() if name not in whole.outcomes}

@@ -1,4 +1,8 @@
-"""What a flow is handed beside its inputs: `FlowContext`, a narrow view of the run's `Context`."""
+"""The `context` of a flow: `Context` for the runtime, and `FlowContext`, the part that flows get.
+
+`run.py` makes one `Context` for each run of a flow. A flow reports progress, writes log lines and
+calls models through it; `docs/agents.md` describes it for authors of flows.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,14 @@ from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, BudgetExceeded, Usage
 
 MAX_PROGRESS_STEPS = 1_000_000_000
+"""Far more than any flow has: a larger number is a mistake."""
+
 MAX_STEP_NAME = 256
+"""Characters; every status view returns the name."""
 
 
 class Context:
-    """What the runtime knows of one flow's run. All of it may be used from several threads."""
+    """What the runtime knows of one run of a flow. Thread-safe."""
 
     def __init__(
         self,
@@ -45,103 +52,117 @@ class Context:
         self.attempt = attempt
         """1 for the first attempt."""
         self.config = config
-        """The request's `config`, as it was sent."""
+        """The request's `config`, unchanged."""
         self.step_key = step_key
-        """The same for every attempt of the same step: a key for idempotent side effects."""
+        """The same in every attempt at the same step: an idempotency key for side effects."""
         self.traceparent = traceparent
-        """The trace that the run belongs to (W3C Trace Context), for calls that the flow makes; None without one."""
+        """The trace of the run (W3C Trace Context), to pass on in calls; None without a trace."""
         self.usage = Usage(parent=usage)
         self.last_completion: Completion | None = None
-        """What the model answered last, if it was asked."""
-        self._budget, self._refused = budget, None  # type: Budget, BudgetExceeded | None
-        self._stop, self._models, self._log, self._report = stop, models, log, report
+        """The last answer of a model, if there was one."""
+        self._budget = budget
+        self._exceeded: BudgetExceeded | None = None
+        self._stop = stop
+        self._models = models
+        self._log = log
+        self._report = report
         self._model_override = model_override
-        self._progressing = threading.Lock()
+        self._progress_lock = threading.Lock()
         self._share_done = 0.0
 
     @property
     def cancelled(self) -> bool:
-        """True once the run was asked to end (cancel, timeout); then return soon, or be killed."""
+        """True once the run was asked to end (cancel, timeout). Return soon then, or be killed."""
         return self._stop.requested
 
     @property
     def stop(self) -> StopSignal:
-        """The signal behind `cancelled`, for code that waits."""
+        """The signal behind `cancelled`, for code of the runtime that waits."""
         return self._stop
 
     def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
-        """Says how far the run is: `current_step` of `total_steps` are done. Raises `ValueError`.
+        """Reports that `current_step` of `total_steps` steps are done. Raises `ValueError`.
 
-        What would be a step back is passed over, and so is 0 of 0, which is how far an empty list is.
-        Inside a pipeline the pipeline's own steps are what is shown.
+        Progress never goes back: a report of less than before is ignored. Inside a pipeline all
+        reports are, because there the progress is that of the pipeline's steps.
         """
+        # `type(...)`, because True and False are integers for `isinstance`.
         if type(current_step) is not int or type(total_steps) is not int:
-            raise ValueError("progress(current_step, total_steps): both are whole numbers.")
+            raise ValueError("progress(): current_step and total_steps must be integers.")
         if not 0 <= current_step <= total_steps <= MAX_PROGRESS_STEPS:
-            raise ValueError("progress(current_step, total_steps): 0 <= current_step <= total_steps.")
+            raise ValueError(
+                "progress(): current_step must be from 0 to total_steps, "
+                f"and total_steps at most {MAX_PROGRESS_STEPS}."
+            )
         if step_name is not None and not isinstance(step_name, str):
-            raise ValueError("progress(..., step_name): it is text, or None.")
+            raise ValueError("progress(): step_name must be text or None.")
         if not total_steps:
-            return  # an empty list of things to do is no error, and nothing that could be shown
-        name = step_name[:MAX_STEP_NAME].encode(errors="replace").decode() if step_name else step_name
-        with self._progressing:
+            return  # 0 of 0: a flow with an empty list is right to say so, but it has no percentage
+        name = step_name
+        if name:
+            # A lone surrogate could not be stored.
+            name = name[:MAX_STEP_NAME].encode(errors="replace").decode()
+        with self._progress_lock:
             if self._report and current_step / total_steps >= self._share_done:
                 self._share_done = current_step / total_steps
                 self._report(Progress(current_step, total_steps, name))
 
     def log(self, message: str, /, **fields: Any) -> None:
-        """One line in the worker's log, with the execution's id.
+        """Writes one line to the worker's log, with the execution's id.
 
-        A field that has the name of one of the line's own (`event`, `level`, ...) gets `field_` in front of it.
+        A field with the name of one of the line's own (`event`, `level`, ...) gets the prefix
+        `field_`.
         """
         self._log("flow_log", message=message, **renamed(fields))
 
     def complete(
         self, messages: str | Sequence[Mapping[str, Any]], model: str | None = None, **options: Any
     ) -> Completion:
-        """Asks the service's model and waits; the tokens count as the step's.
+        """Calls the model and waits for its answer. The tokens count as the step's.
 
-        A text is one message of the user's. `config.model_override` (or the step's) goes before
-        `model`. Raises a `ModelError`; once the run is asked to end, it raises `Stopped`, and once
-        `config.budget` is spent, `BudgetExceeded`; neither is an `Exception`, so that
+        Text is one message of the user. `config.model_override` (or the step's) takes precedence
+        over `model`. Raises a `ModelError`; `Stopped` once the run was asked to end;
+        `BudgetExceeded` once `config.budget` is spent. The latter two are no `Exception`s, so
         `except Exception` lets them pass.
         """
-        asked = as_messages(messages)
+        sent = as_messages(messages)
         if not (model is None or isinstance(model, str)):
-            raise ModelRejected("The model was not asked: model must be a text.")
+            raise ModelRejected("The model was not called: model must be text.")
         try:
             self._budget.before_call()
-        except BudgetExceeded as refused:
-            self._refused = refused
+        except BudgetExceeded as error:
+            self._exceeded = error
             raise
         completion = self._models.complete(
-            asked, model=self._model_override or model, stop_signal=self._stop, **options
+            sent, model=self._model_override or model, stop_signal=self._stop, **options
         )
         self.last_completion = completion
-        self.usage.add(completion, estimated_tokens(*texts_of(asked), *_texts_of_answer(completion)))
+        estimate = estimated_tokens(*texts_of(sent), *_texts_of_answer(completion))
+        self.usage.add(completion, estimate)
         return completion
 
     def for_flow(self) -> FlowContext:
-        """The second argument of a Python flow."""
+        """The second argument of a Python flow: a view of this context."""
         return FlowContext(self)
 
-    def hold_to_budget(self) -> None:
-        """For whoever ran the flow: raises `BudgetExceeded` where the flow was told so, and kept it to itself."""
-        if self._refused:
-            raise self._refused
+    def raise_if_budget_exceeded(self) -> None:
+        """Called after the flow: raises its `BudgetExceeded` if the flow has caught it."""
+        if self._exceeded:
+            raise self._exceeded
 
 
 class FlowContext:
-    """The second argument of a Python flow: what the documentation names, and nothing else.
+    """The second argument of a Python flow: what the documentation describes, and nothing else.
 
-    A flow cannot change what the service decides with. `config` is a copy, the rest is read-only. What
-    speaks to the service works in the flow's own process alone, not in those that it forks.
+    `config` is a copy and the rest is read-only, so a flow cannot change what the service acts on.
+    Methods work only in the process in which the flow runs, not in processes that it forks.
     """
 
     __slots__ = ("_config", "_inner", "_process")
 
     def __init__(self, context: Context):
-        self._inner, self._config = context, copy.deepcopy(dict(context.config))
+        self._inner = context
+        self._config = copy.deepcopy(dict(context.config))
         self._process = os.getpid()
 
     def __reduce__(self) -> NoReturn:
@@ -149,8 +170,12 @@ class FlowContext:
 
     @property
     def _context(self) -> Context:
+        # A forked process has the same socket to the worker: its messages would get mixed up with
+        # ours.
         if os.getpid() != self._process:
-            raise RuntimeError("The context of a flow works in the process of the flow alone.")
+            raise RuntimeError(
+                "The context of a flow works only in the process that runs the flow."
+            )
         return self._inner
 
     @property
@@ -164,12 +189,12 @@ class FlowContext:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The request's `config`, as it was sent."""
+        """A copy of the request's `config`."""
         return self._config
 
     @property
     def step_key(self) -> str:
-        """The same for every attempt of the same step: a key for idempotent side effects."""
+        """The same in every attempt at the same step: an idempotency key for side effects."""
         return self._inner.step_key
 
     @property
@@ -179,7 +204,7 @@ class FlowContext:
 
     @property
     def cancelled(self) -> bool:
-        """True once the run was asked to end (cancel, timeout); then return soon, or be killed."""
+        """True once the run was asked to end (cancel, timeout). Return soon then, or be killed."""
         return self._context.cancelled
 
     def progress(self, current_step: int, total_steps: int, step_name: str | None = None) -> None:
@@ -191,11 +216,13 @@ class FlowContext:
         self._context.log(message, **fields)
 
     def complete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
-        """See `Context.complete`. In an asynchronous flow it holds up all others: use `acomplete`."""
+        """See `Context.complete`. It blocks the event loop; in an async flow use `acomplete`."""
         return self._context.complete(messages, model, **options)
 
-    async def acomplete(self, messages: Any, model: str | None = None, **options: Any) -> Completion:
-        """As `complete`, for asynchronous flows: others go on while it waits."""
+    async def acomplete(
+        self, messages: Any, model: str | None = None, **options: Any
+    ) -> Completion:
+        """The same as `complete`, for asynchronous flows: other flows go on while it waits."""
         return await asyncio.to_thread(self.complete, messages, model, **options)
 
 

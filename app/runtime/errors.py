@@ -1,4 +1,7 @@
-"""Failures of a run: what a user is told of an exception, and whether trying again may help."""
+"""Turns exceptions of a run into failures: the type and message for users, and whether to retry.
+
+`run.py` and `outcomes.py` call `RunFailed.from_error` with whatever a flow raised.
+"""
 
 from __future__ import annotations
 
@@ -14,70 +17,82 @@ from app.models.waits import bounded
 from app.runtime.usage import BudgetExceeded
 
 MAX_MESSAGE_BYTES = 4096
+"""Of `error.message`, which every status view of the execution returns."""
+
 MAX_NAME_CHARACTERS = 200
 
 MAX_OTHERS = 10
-"""So many of a group's further errors are told in `details`, each with a short message."""
+"""How many further errors of a group `details` has. More would hide the reason."""
 
 MAX_OTHER_MESSAGE_BYTES = 512
 
 
+# An exit code may be a text of any length, of which `repr` would make a copy.
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = MAX_MESSAGE_BYTES
 
 
 class TemplateError(Exception):
-    """A prompt's template is wrong, or renders into more than is allowed."""
+    """A prompt's template is wrong, or renders into more text than is allowed."""
 
 
 class InvalidOutput(Exception):
-    """What a flow returned is not what JSON can hold, or too large."""
+    """JSON cannot hold what a flow returned, or it is too large."""
 
 
 class FlowError(Exception):
-    """A flow can not be run as it is: its entry point is missing or of the wrong kind."""
+    """A flow cannot be run as it is: its entry point is missing, or an input has the wrong type."""
 
 
 class StepTimeout(Exception):
     """A step took longer than its own timeout."""
 
 
-HOPELESS = (TemplateError, InvalidOutput, FlowError)
-"""Trying again gives the same."""
+PERMANENT = (TemplateError, InvalidOutput, FlowError)
+"""Errors that a retry would only repeat."""
 
 
 class RunFailed(Exception):
-    """A run ended as failed. `retryable`: whether `config.retries` may start it again."""
+    """A run or a step failed. `retryable`: whether `config.retries` may start it again.
+
+    `retry_after_seconds` is the wait that the model's server asked for, if any.
+    """
 
     def __init__(self, failure: Failure, retryable: bool, retry_after_seconds: float | None = None):
         super().__init__(failure.message)
-        self.failure, self.retryable = failure, retryable
+        self.failure = failure
+        self.retryable = retryable
         self.retry_after_seconds = bounded(retry_after_seconds, ModelError.longest_wait_seconds)
 
     @classmethod
     def from_error(cls, error: BaseException, details: dict[str, Any]) -> RunFailed:
-        """Whatever a flow raised. A failure that is one already stays as it is.
+        """The failure for whatever a flow raised. A `RunFailed` stays as it is.
 
-        `Stopped` is a failure too: whoever knows that the run was asked to stop does not come here.
+        Call it only if the run was not asked to stop: a `Stopped` is a failure of the flow here.
         """
         if isinstance(error, RunFailed):
             return error
-        reason, others = reasons(error)
+        reason, others = reason_and_others(error)
         if isinstance(reason, RunFailed):
             return reason
         if isinstance(reason, Stopped):
             reason = FlowError("The flow stopped without being asked to.")
         if others:
-            details = {**details, "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]]}
-        wait = getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
+            details = {
+                **details,
+                "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]],
+            }
+        wait = (
+            getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
+        )
         return cls(failure_from(reason, details), is_retryable(reason), wait)
 
 
-def reasons(error: BaseException) -> tuple[BaseException, list[BaseException]]:
-    """The reason why a run failed, and the rest of a group of errors (a `TaskGroup` raises such).
+def reason_and_others(error: BaseException) -> tuple[BaseException, list[BaseException]]:
+    """The error that explains a failure, and the other errors of its group, as of a `TaskGroup`.
 
-    It is the first in the order of the group. What ends a run whatever else happened goes before that:
-    a spent budget, and a stop. What was only cancelled because something else failed comes last.
+    The reason is the first error of the group, but a spent budget or a stop goes before all others,
+    and a task that was only cancelled because another one failed comes last.
     """
     leaves = list(_leaves(error))
     reason = min(leaves, key=_rank)
@@ -106,31 +121,38 @@ def _in_short(error: BaseException) -> dict[str, str]:
 def is_retryable(error: BaseException) -> bool:
     if isinstance(error, ModelError):
         return error.transient
-    return isinstance(error, Exception) and not isinstance(error, HOPELESS)
+    # What is no `Exception` was meant to end the run: `sys.exit()`, a spent budget.
+    return isinstance(error, Exception) and not isinstance(error, PERMANENT)
 
 
-def failure_from(error: BaseException, details: dict[str, Any], limit_bytes: int = MAX_MESSAGE_BYTES) -> Failure:
-    """The exception's name and message, secrets masked, at most 4 KiB; never a stack trace.
+def failure_from(
+    error: BaseException, details: dict[str, Any], limit_bytes: int = MAX_MESSAGE_BYTES
+) -> Failure:
+    """The exception's name and message. Secrets are masked, the message is cut at `limit_bytes`.
 
-    The name and the message are the flow's own: a metaclass may give any name, and `__str__` may raise, or return
-    a text of a class that behaves unlike one. (How long `__str__` takes is bounded by the run's timeout.)
+    Never raises, and never has a stack trace: that could show inputs.
     """
+    # The exception is the flow's code: a metaclass may return any `__name__`, so the name is read
+    # past it; `__str__` may raise, or return a subclass of `str` with methods of its own. How long
+    # it takes is bounded by the timeout of the run.
     name = _plain(type.__dict__["__name__"].__get__(type(error)), MAX_NAME_CHARACTERS)
     try:
-        message = _plain(_words(error), limit_bytes) or name
+        message = _plain(_message(error), limit_bytes) or name
     except BaseException:
-        message = f"{name}, whose message cannot be read."
+        message = f"The run raised {name}, but its message cannot be read."
     return Failure(name, message.encode()[:limit_bytes].decode(errors="ignore"), details)
 
 
 def _plain(text: str, limit: int) -> str:
-    """The beginning of the text as exactly a `str` without lone surrogates, masked. It may be of a derived class."""
+    """The beginning of a text, masked, as a plain `str` that UTF-8 can hold."""
+    # A slice of `str` itself, because a subclass may override it. It is longer than the limit, so
+    # that a secret across the limit is masked before the cut.
     beginning = str.__getitem__(text, slice(limit * READ_FACTOR + 1))
     return mask(beginning, limit).encode(errors="replace").decode()
 
 
-def _words(error: BaseException) -> str:
-    if isinstance(error, SystemExit):  # of a long code the beginning, since `repr` copies all of it
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
         return f"The flow called sys.exit({_shortened.repr(error.code)})."
     if isinstance(error, asyncio.CancelledError) and not error.args:
         return "The flow was cancelled by its own code."

@@ -1,10 +1,11 @@
-"""The files of flows, as modules that any process of this service can import by name.
+"""Loads the files of Python flows as modules. `python_flow.py` calls `load`.
 
-A flow's file is the module `app.runtime.flow_files.<its path>`, a package of its own: two agents' files
-never meet, and `from . import other` finds its folder. Because the path is the name, a process that
-`multiprocessing` has spawned can import it, too: pickle asks for it by name.
+A flow's file is the module `app.runtime.flow_files.<its path>`, and a package: the files of two
+agents never get into each other's way, and `from . import other` finds files in the same folder.
+Because the path is the name, processes that `multiprocessing` spawns can import the module too:
+pickle names it.
 
-Python's import system locks each module for itself, so one slow import holds up nobody else.
+Python's import system locks each module for itself, so a slow import delays no other flow.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 __path__: list[str] = []
-"""Makes this module a package; what is in it is found by `_Finder` alone."""
+"""Makes this module a package. Only `_Finder` finds modules in it."""
 
 PREFIX = f"{__name__}."
 
@@ -27,12 +28,12 @@ _SUFFIX = ".py"
 
 
 def load(path: Path) -> ModuleType:
-    """The module of a flow's file, loaded once in a process."""
+    """The module of a flow's file, loaded once in a process. Raises whatever its code raises."""
     return importlib.import_module(module_name(path))
 
 
 def module_name(path: Path) -> str:
-    """Dots have a meaning in the names of modules, so those of the path are escaped."""
+    # A dot in a module's name would mean a package, so the dots of the path are escaped.
     return PREFIX + str(path).removesuffix(_SUFFIX).replace("%", "%25").replace(".", "%2E")
 
 
@@ -42,15 +43,16 @@ def _path_of(name: str) -> Path:
 
 
 def forget_main() -> None:
-    """Leaves nothing of the program that started this process for spawned processes to run again.
+    """Puts an empty module in the place of this process's main module.
 
-    `multiprocessing` has each of them import the main module, which here is the whole worker.
+    Processes that `multiprocessing` spawns import the main module, and that is the whole worker
+    here.
     """
     sys.modules["__main__"] = ModuleType("__main__")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the files; their siblings are found by Python's own finders, as those of any package."""
+    """Finds the files of flows. Python's own finders find the other files of their folders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -58,7 +60,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         if not fullname.startswith(PREFIX) or "." in fullname.removeprefix(PREFIX):
             return None
         file = _path_of(fullname)
-        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=[str(file.parent)])
+        return importlib.util.spec_from_file_location(
+            fullname, file, submodule_search_locations=[str(file.parent)]
+        )
 
 
 sys.meta_path.append(_Finder())

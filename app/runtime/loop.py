@@ -1,7 +1,11 @@
-"""The event loop of a process: one for all asynchronous flows, in a thread of its own, as long as the process.
+"""Runs all asynchronous flows of a child process in one event loop, in a thread of its own.
 
-Because it outlives runs, a client that a flow's module makes once works in each of them. What a run has
-started in it is known by the run's context, which tasks and threads inherit, and ends with the run.
+`python_flow.py` runs flows in `the_loop`; `app/work/child.py` puts a `scope_of_run` around each
+run, and calls `end_of_run` or `end_tasks` after it.
+
+The loop lives as long as the process, so that a client which a flow's module makes once works in
+every run. Tasks and threads inherit the context variables of the run that started them; by these it
+is known what a run has left in the loop when it ends.
 """
 
 from __future__ import annotations
@@ -22,16 +26,17 @@ from app.models.base import Stopped
 from app.runtime.stop import StopSignal
 
 TASK_GRACE_SECONDS = 0.5
-"""How long a run's left-over tasks may take to end once they are cancelled."""
+"""How long the remaining tasks of a run may take to end once they are cancelled."""
 
 MAX_HELPERS = 1000
-"""Threads in which asynchronous flows do what blocks (`asyncio.to_thread`), at most at once."""
+"""Threads for blocking code of asynchronous flows (`asyncio.to_thread`), started as needed."""
 
 HELPER_NAME = "flow-helper"
+"""The names of these threads begin with it, so that the clean-up after a run spares them."""
 
 
 class RunScope:
-    """What one run has in the event loop. `names` say whose it is in the log."""
+    """The tasks and threads of one run in the event loop. `names` identify the run in the log."""
 
     def __init__(self, names: Mapping[str, Any]):
         self.names = names
@@ -40,7 +45,8 @@ class RunScope:
 
     @property
     def unfinished(self) -> list[asyncio.Task[Any]]:
-        """Its tasks that go on, but for the one that asks."""
+        """Its tasks that have not ended, without the task that asks."""
+        # `get_running_loop` raises in a thread without a loop; this one returns None there.
         running = asyncio._get_running_loop()
         mine = asyncio.current_task(running) if running else None
         return [task for task in list(self.tasks) if not task.done() and task is not mine]
@@ -51,9 +57,9 @@ _scope: contextvars.ContextVar[RunScope | None] = contextvars.ContextVar("run_sc
 
 @contextlib.contextmanager
 def scope_of_run(names: Mapping[str, Any]) -> Iterator[RunScope]:
-    """What is started in the loop in here belongs to one run, and has ended when this is left, or is given up.
+    """Everything that is started in the loop within this context belongs to one run.
 
-    Gives a `RunScope`. Not to be used in the loop's own thread.
+    Only marks it: end it with `end_of_run` or `end_tasks`. Not to be used in the loop's own thread.
     """
     scope = RunScope(names)
     token = _scope.set(scope)
@@ -64,7 +70,7 @@ def scope_of_run(names: Mapping[str, Any]) -> Iterator[RunScope]:
 
 
 class _Helpers(ThreadPoolExecutor):
-    """The loop's threads for what blocks; knows for which run each works."""
+    """The loop's threads for blocking code. Notes the run that each works for."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(fn, *args, **kwargs)
@@ -75,9 +81,11 @@ class _Helpers(ThreadPoolExecutor):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Notes which run each task belongs to. A task factory would do, but a flow may set its own."""
+    """Notes the run that each task belongs to. Not by a task factory: a flow may set its own."""
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **options: Any) -> Any:
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: Any = None, **options: Any
+    ) -> Any:
         task = super().create_task(coro, name=name, context=context, **options)
         scope = context.get(_scope) if context is not None else _scope.get()
         if scope is not None:
@@ -87,11 +95,11 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 owners: weakref.WeakKeyDictionary[asyncio.Task[Any], RunScope] = weakref.WeakKeyDictionary()
-"""The run of each task, for whoever looks at the loop from outside."""
+"""The run of each task. `app/work/loop_watch.py` names the run that blocks the loop with it."""
 
 
 class FlowLoop:
-    """Starts with its first use, so that a process without asynchronous flows has no such thread."""
+    """Starts on first use, so that processes without asynchronous flows do not have the thread."""
 
     def __init__(self) -> None:
         self._starting = threading.Lock()
@@ -100,28 +108,38 @@ class FlowLoop:
 
     @property
     def running(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop; None as long as nobody needed it."""
+        """The event loop; None before its first use."""
         return self._loop
 
     def started(self) -> asyncio.AbstractEventLoop:
-        """The event loop. Raises `RuntimeError` where no thread can be started for it."""
+        """The event loop. Raises `RuntimeError` if no thread can be started for it."""
         with self._starting:
             if self._loop is None:
                 loop = _Loop()
                 self._helpers = _Helpers(MAX_HELPERS, thread_name_prefix=HELPER_NAME)
                 loop.set_default_executor(self._helpers)
                 run = functools.partial(_run_for_ever, loop)
-                # An empty context: the loop belongs to no run, though one of them starts it.
-                thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="flow-loop", daemon=True)
+                # An empty context: the loop belongs to no run, although one of them starts it.
+                thread = threading.Thread(
+                    target=contextvars.Context().run, args=(run,), name="flow-loop", daemon=True
+                )
                 thread.start()
+                # Noted only once the thread has started; if it cannot, the next call tries again.
                 self._loop, self.thread = loop, thread
             return self._loop
 
     def run(self, awaitable: Awaitable[Any], stop: StopSignal) -> Any:
-        """Waits in the calling thread for what runs in the loop; see `awaited`."""
+        """Runs an awaitable in the loop and waits for it in the calling thread; see `awaited`.
+
+        Raises `RuntimeError` in the loop's own thread, which would wait for itself.
+        """
         if self.thread is threading.current_thread():
-            raise RuntimeError("What runs in the event loop cannot wait there in its thread.")
-        loop, context, done = self.started(), contextvars.copy_context(), Future[Any]()
+            raise RuntimeError(
+                "Code that runs in the event loop cannot block it to wait for a flow."
+            )
+        loop = self.started()
+        context = contextvars.copy_context()
+        done = Future[Any]()
 
         def end(task: asyncio.Task[Any]) -> None:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -138,9 +156,10 @@ class FlowLoop:
         return done.result()
 
     def end_of_run(self, scope: RunScope) -> int:
-        """Cancels what a run has left in the loop. Returns how much of it goes on, deaf to that.
+        """Cancels the remaining tasks of a run, and waits for its threads.
 
-        Not to be called in the loop's own thread; there `end_tasks` does the same.
+        Returns how many tasks and threads go on nevertheless. Not to be called in the loop's own
+        thread: use `end_tasks` there.
         """
         left = 0
         if self._loop is not None and scope.unfinished:
@@ -148,19 +167,22 @@ class FlowLoop:
             try:
                 left = ended.result(TASK_GRACE_SECONDS * 2)
             except concurrent.futures.TimeoutError:
-                left = len(scope.unfinished)  # one of them does not let go of the loop
+                left = len(scope.unfinished)  # one of them blocks the loop
         helping = concurrent.futures.wait(set(scope.helping), TASK_GRACE_SECONDS).not_done
         return left + len(helping)
 
     def put_back(self) -> str:
-        """Undoes what a flow has set on the loop, with no run in it. Why it is unfit for another, or nothing."""
+        """Resets what a flow may have set on the loop. To be called while no run uses it.
+
+        Returns why the loop is unfit for another run, or nothing.
+        """
         loop = self._loop
         if loop is None:
             return ""
         if loop.is_closed() or self.thread is None or not self.thread.is_alive():
-            return "A flow has ended the event loop."
+            return "A flow has closed the event loop or ended its thread."
         if loop._default_executor is not self._helpers:  # type: ignore[attr-defined]
-            return "A flow has replaced or ended the helpers of the event loop."
+            return "A flow has replaced or shut down the default executor of the event loop."
         loop.set_debug(False)
         loop.set_exception_handler(None)
         loop.set_task_factory(None)
@@ -168,10 +190,11 @@ class FlowLoop:
 
 
 async def end_tasks(scope: RunScope) -> int:
-    """Cancels a run's tasks, and those that they start meanwhile. Returns how many are deaf to that."""
+    """Cancels a run's tasks, and those that they start meanwhile. Returns how many do not end."""
     deadline = time.monotonic() + TASK_GRACE_SECONDS
     cancelled: set[asyncio.Task[Any]] = set()
     while tasks := scope.unfinished:
+        # Each task once: a second cancel would interrupt the clean-up that the first one started.
         for task in [task for task in tasks if task not in cancelled]:
             task.cancel()
         cancelled.update(tasks)
@@ -182,8 +205,9 @@ async def end_tasks(scope: RunScope) -> int:
 
 
 async def awaited(awaitable: Awaitable[Any], stop: StopSignal) -> Any:
-    """The awaitable's result. A stop cancels the task that waits, and raises `Stopped` there."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    """The awaitable's result. A stop cancels the task that waits, and raises `Stopped` in it."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
     assert task is not None
 
     def cancel() -> None:
@@ -201,7 +225,8 @@ async def awaited(awaitable: Awaitable[Any], stop: StopSignal) -> Any:
 
 
 def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
-    """`sys.exit()` in a task, and `loop.stop()`, end `run_forever`; the task has its error all the same."""
+    # `sys.exit()` in a task ends `run_forever`, and so does `loop.stop()`. The loop must go on for
+    # the other runs; the task has its error nevertheless.
     asyncio.set_event_loop(loop)
     while True:
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
@@ -209,4 +234,4 @@ def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
 
 
 the_loop = FlowLoop()
-"""The one of this process. A process that is forked before the first use has one of its own."""
+"""The loop of this process. A process that is forked before the first use gets its own."""

@@ -1,4 +1,7 @@
-"""The `messages` of `context.complete`, brought into the one form that a model's server takes."""
+"""Checks the `messages` that flows give to `context.complete`, and makes dicts of them.
+
+`context.py` calls it before each model call.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ from app.models.base import ModelRejected
 
 
 def as_messages(given: Any) -> list[dict[str, Any]]:
-    """A text is one message of the user's, a mapping one message; else it is a list of mappings.
+    """A list of messages from a text (one message of the user), a mapping (one message), or a list.
 
     Objects with `model_dump` (such as a message of the `openai` package) count as mappings. Raises
-    `ModelRejected` with what is wrong and where.
+    `ModelRejected`, which names the message and what is wrong with it.
     """
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if isinstance(given, Mapping) or hasattr(given, "model_dump"):
         given = [given]
+    # Bytes are iterable, but their items are numbers.
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        raise _wrong(f"messages must be a text or a list of messages, not {_kind(given)}")
+        raise _wrong(f"messages must be text or a list of messages, not {_kind(given)}")
     messages = [_message(message, f"messages[{place}]") for place, message in enumerate(given)]
     if not messages:
         raise _wrong("messages is empty")
@@ -29,19 +33,20 @@ def as_messages(given: Any) -> list[dict[str, Any]]:
 def _message(given: Any, place: str) -> dict[str, Any]:
     message = given.model_dump(exclude_none=True) if hasattr(given, "model_dump") else given
     if not isinstance(message, Mapping):
-        raise _wrong(f'{place} must be a mapping such as {{"role": "user", "content": "..."}}, not {_kind(given)}')
+        example = '{"role": "user", "content": "..."}'
+        raise _wrong(f"{place} must be a mapping such as {example}, not {_kind(given)}")
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise _wrong(f"{place} has no role, such as 'user', 'system' or 'assistant'")
     if not (content is None or isinstance(content, (str, list, tuple))):
-        raise _wrong(f"{place}.content must be a text or a list of parts, not {_kind(content)}")
+        raise _wrong(f"{place}.content must be text or a list of parts, not {_kind(content)}")
     if content is None and role in ("user", "system", "developer", "tool"):
         raise _wrong(f"{place} has no content")
     return dict(message)
 
 
 def texts_of(messages: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Everything in them that is text, without pictures and the like."""
+    """All text in the messages, for an estimate of their tokens. Pictures count nothing."""
     texts = []
     for message in messages:
         content = message.get("content")
@@ -60,4 +65,4 @@ def _kind(value: Any) -> str:
 
 
 def _wrong(what: str) -> ModelRejected:
-    return ModelRejected(f"The model was not asked: {what}.")
+    return ModelRejected(f"The model was not called: {what}.")

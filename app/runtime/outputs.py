@@ -1,7 +1,8 @@
-"""What a run returns, as JSON. What cannot be JSON is refused and named by its place.
+"""Encodes outputs as strict JSON. Refuses what JSON cannot hold, and names its place.
 
-Beside JSON's own values, outputs may hold what is plainly data; `docs/agents.md` has the table. The
-conversion never guesses: what has no order (sets), no end (generators) or no data (functions) is refused.
+`run.py` calls `encode` for the outputs of a run, `steps.py` for the output of a step. Besides
+JSON's own types it takes values that are plainly data; `docs/agents.md` has the table. It never
+guesses: values without an order (sets), an end (generators) or data (functions) are refused.
 """
 
 from __future__ import annotations
@@ -24,30 +25,39 @@ from typing import Any
 from app.runtime.errors import InvalidOutput
 
 MAX_DEPTH = 200
+"""Levels of nesting. The conversion of each takes some four frames of Python's stack of 1,000."""
 
 MAX_INTEGER = 10**4000
-"""Python writes integers of at most 4,300 digits as text, unless told otherwise."""
+"""By default Python refuses to write integers of more than 4,300 digits as text."""
 
 
 def encode(outputs: Any, limit_bytes: int, place: str = "outputs") -> bytes:
-    """Strict JSON. Raises `InvalidOutput` that names what is wrong and where, or the limit it passes."""
+    """The outputs as strict JSON in UTF-8. `place` is what messages call them.
+
+    Raises `InvalidOutput`, which says what is wrong and where, or names the limit.
+    """
     data = jsonable(outputs, place)
     try:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        raise InvalidOutput(f"{place}: there is text that is not valid Unicode (a lone surrogate).") from None
+        raise InvalidOutput(
+            f"{place} contains text that is not valid Unicode (a lone surrogate)."
+        ) from None
     if len(text) > limit_bytes:
-        raise InvalidOutput(f"{place}: {len(text)} bytes are more than MAX_RESULT_BYTES allows ({limit_bytes}).")
+        raise InvalidOutput(
+            f"{place} is too large: {len(text)} bytes; MAX_RESULT_BYTES allows {limit_bytes}."
+        )
     return text
 
 
 def jsonable(value: Any, place: str) -> Any:
-    """The value in JSON's own types. Raises `InvalidOutput` where there is no rule for it."""
+    """The value in JSON's own types. Raises `InvalidOutput` if there is no rule for its type."""
     return _converted(value, place, ())
 
 
 def _converted(value: Any, place: str, inside: tuple[int, ...]) -> Any:
     """`inside` are the identities of the containers around the value."""
+    # The plain types first, without the table: nearly all values of large outputs are of these.
     kind = type(value)
     if value is None or kind is str or kind is bool:
         return value
@@ -63,7 +73,7 @@ def _converted(value: Any, place: str, inside: tuple[int, ...]) -> Any:
         return _by_rule(value, place, (*inside, id(value)))
     except InvalidOutput:
         raise
-    except Exception as error:  # the value's own code: a property, a serializer, a broken object
+    except Exception as error:  # from the value's own code, such as a property or a serializer
         reason = type(error).__name__
         raise InvalidOutput(f"{place} ({kind.__name__}) cannot be read: {reason}.") from error
 
@@ -106,7 +116,7 @@ def _mapping(value: Mapping[Any, Any], place: str, inside: tuple[int, ...]) -> d
         if isinstance(key, enum.Enum):
             key = key.value
         if not isinstance(key, str):
-            raise InvalidOutput(f"{place} has the key {key!r:.100}; JSON's keys are text.")
+            raise InvalidOutput(f"{place} has the key {key!r:.100}, but JSON keys must be text.")
         converted[str(key)] = _converted(item, f"{place}.{key}", inside)
     return converted
 
@@ -116,16 +126,16 @@ def _list(value: Any, place: str, inside: tuple[int, ...]) -> list[Any]:
 
 
 def _datetime(value: datetime.datetime, place: str, _: Any) -> str:
-    """RFC 3339, in UTC where the value has a zone; without one it stays as it is."""
-    if value != value:  # pandas has such a moment
-        raise InvalidOutput(f"{place} is {value}, which is no moment.")
+    """RFC 3339 in UTC if the value has a time zone, else ISO 8601 without one: none is guessed."""
+    if value != value:  # pandas' NaT is a datetime, and unequal to itself
+        raise InvalidOutput(f"{place} is {value}, which is not a date and time.")
     if value.tzinfo is None:
         return value.isoformat()
     return value.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
 
 
 def _duration(value: datetime.timedelta, *_: Any) -> Any:
-    from pydantic_core import to_jsonable_python  # only where it is needed: it takes long to import
+    from pydantic_core import to_jsonable_python  # imported here because it is slow to import
 
     return to_jsonable_python(value)
 
@@ -152,11 +162,15 @@ _RULES: tuple[tuple[Any, _Rule], ...] = (
     (Mapping, _mapping),
     ((list, tuple, deque), _list),
 )
-"""The first that fits decides. An enumeration's member may be text or a number as well."""
+"""The first rule that fits decides. Enums come first, because their members may be text or numbers.
+
+`bool` stands before `int`, and `datetime` before `date`, because the former are subclasses.
+"""
 
 
 def _is_model(value: Any) -> bool:
-    """Pydantic's models, and so LangChain's messages. Pydantic need not be loaded for this."""
+    """Whether it is a model of pydantic, such as a message of LangChain."""
+    # By an attribute, so that pydantic need not be imported for outputs that have none.
     return not isinstance(value, type) and hasattr(type(value), "__pydantic_serializer__")
 
 
@@ -166,10 +180,10 @@ def _is_numpy(value: Any) -> bool:
 
 
 def _from_numpy(value: Any, place: str, inside: tuple[int, ...]) -> Any:
-    """Its own conversion to Python's types; moments and durations as text."""
+    """An array as lists, a scalar as a number; dates and durations as text."""
     if value.dtype.kind in "mM":
         if sys.modules["numpy"].isnat(value).any():
-            raise InvalidOutput(f"{place} holds NaT, which is no moment.")
+            raise InvalidOutput(f"{place} contains NaT, which is not a date and time.")
         value = value.astype(str)
     return _converted(value.tolist(), place, inside)
 
@@ -180,7 +194,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
     ((bytes, bytearray, memoryview), "{kind} (decode them, or encode them as base64 text)"),
     (types.GeneratorType, "a generator (make it a list)"),
     (types.AsyncGeneratorType, "an async generator (collect it in a list)"),
-    (types.CoroutineType, "a coroutine that nobody awaited"),
+    (types.CoroutineType, "a coroutine that was never awaited (await it)"),
     ((types.FunctionType, types.BuiltinFunctionType, types.MethodType), "the function {name}"),
     (types.ModuleType, "the module {name}"),
 )

@@ -1,7 +1,8 @@
-"""Parses a model's answer into what a prompt flow declares as its output: text, JSON or a list.
+"""Parses a model's answer into the type that a prompt flow declares: text, JSON or a list.
 
-Models think aloud, put fences around what they say, and say a word before it. What they meant is found
-where it is certain; where it is not, the answer is refused, so that it can be asked for again.
+`prompt_flow.py` calls `parse`. Models write their reasoning first, put fences around the value, or
+write a sentence before it. The value is taken if it is certain which part of the answer it is.
+Otherwise the answer is refused, so that the flow can ask again.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ _IN_ONE_LINE = re.compile(r"(`{3,}|~{3,})[\w.+-]*[ \t]([^`~\r\n]*)\1")
 _THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
 _BULLET = re.compile(r"(?:[-*](?:\s+|$)|•\s*)")
+# "1. " or "1) ", where Chinese and Japanese text may follow without a space; or "1、" and the like.
 _NUMBER = re.compile(
     r"(\d{1,4})(?:[.)](?:\s+|(?=[\u3040-\u30ff\u3400-\u9fff]))|[、．）]\s*(?!\d))"  # noqa: RUF001
 )
 
 
 def parse(parser: OutputParser, text: str) -> Any:
-    """A model's answer as the flow wants it. Raises `InvalidOutput` with what is wrong with it."""
+    """The value in a model's answer. Raises `InvalidOutput`, which says what is wrong with it."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidOutput("The answer is not valid Unicode: there is a lone surrogate in it.") from None
+        raise InvalidOutput(
+            "The answer is not valid Unicode: it contains a lone surrogate."
+        ) from None
     if parser.type == "none":
         value: Any = text
     else:
@@ -41,36 +45,36 @@ def parse(parser: OutputParser, text: str) -> Any:
         from app.catalog import json_schema  # imports much, and few prompts have a schema
 
         if complaint := json_schema.complaint(parser.schema, value):
-            raise InvalidOutput(f"The answer does not fit its schema: {complaint}")
+            raise InvalidOutput(f"The answer does not match its schema: {complaint}")
     return value
 
 
 def _json(text: str) -> Any:
-    """The answer as a whole, or the one value in it."""
+    """The answer as a whole if that is JSON, else its only block, else the only value in it."""
     try:
         return strict_json.loads(text)
     except NotJson as error:
         reason = error
-    said = _without_thoughts(text)
-    blocks = [block for block in _blocks(said) if block.strip()]
-    tries = [said, *(blocks if len(blocks) == 1 else [])]
+    answer = _without_thoughts(text)
+    blocks = [block for block in _blocks(answer) if block.strip()]
+    tries = [answer, *(blocks if len(blocks) == 1 else [])]
     for bare in tries:
         try:
             return strict_json.loads(bare)
         except NotJson as error:
             reason = error
     try:
-        return strict_json.within(blocks[0] if len(blocks) == 1 else said)
+        return strict_json.within(blocks[0] if len(blocks) == 1 else answer)
     except NotJson as error:
         whole = any(strict_json.begins(bare.strip()) for bare in tries)
         raise InvalidOutput(f"The answer is not JSON: {reason if whole else error}.") from None
 
 
 def _list(text: str) -> list[Any]:
-    """A JSON list, else the lines without their bullets."""
-    said = _without_thoughts(text)
-    blocks = [block for block in _blocks(said) if block.strip()]
-    bare = (blocks[0] if len(blocks) == 1 else said).strip().removeprefix("\ufeff")
+    """A JSON list if there is one, else the lines without their bullets or numbers."""
+    answer = _without_thoughts(text)
+    blocks = [block for block in _blocks(answer) if block.strip()]
+    bare = (blocks[0] if len(blocks) == 1 else answer).strip().removeprefix("\ufeff")
     try:
         value = strict_json.loads(bare)
     except NotJson as error:
@@ -90,15 +94,16 @@ def _list_within(text: str) -> Any:
 
 
 def _without_thoughts(text: str) -> str:
-    """What stands behind the model's reasoning."""
+    """The part of the answer after the model's reasoning."""
     parts = _THOUGHT_END.split(text)
     if len(parts) == 1 and _THOUGHT.match(text):
-        raise InvalidOutput("The answer has reasoning in it and nothing else.")
+        # The closing tag is missing: the reasoning was cut off.
+        raise InvalidOutput("The answer contains only reasoning.")
     return parts[-1]
 
 
 def _blocks(text: str) -> list[str]:
-    """What stands between fences (of backticks or tildes), each one's lines as they are."""
+    """The texts between fences (of backticks or tildes), with their lines unchanged."""
     if alone := _IN_ONE_LINE.fullmatch(text.strip()):
         return [alone[2]]
     return list(_fenced(_LINE_BREAK.split(text)))
@@ -114,17 +119,22 @@ def _fenced(lines: list[str]) -> Iterator[str]:
         elif found and found[1].startswith(fence) and not found[2].strip():
             yield "\n".join(kept)
             fence = ""
+        # Models sometimes put the last fence at the end of the last line of the value.
         elif line.rstrip().endswith(fence) and line.strip() != fence and line is lines[-1]:
             kept.append(line.rstrip().removesuffix(fence))
         else:
             kept.append(line)
     if fence:
-        yield "\n".join(kept)  # the closing one was forgotten, or cut off
+        yield "\n".join(kept)  # the closing fence was forgotten, or cut off
 
 
 @dataclass
 class _Numbering:
-    """Tells the numbers of a list ("1.", "2.") from numbers that lines begin with."""
+    """Decides whether the numbers at the beginning of lines count the lines ("1.", "2.").
+
+    They do if they rise by one, or begin again at 1, among lines with the same indent. A single
+    number counts lines only if it is 0 or 1: "1984. A novel" is an item.
+    """
 
     last: dict[int, int] = field(default_factory=dict)
     right: bool = True
@@ -138,7 +148,9 @@ class _Numbering:
         before = self.last.get(indent)
         if before is not None and number not in (before + 1, 1):
             self.right = False
-        self.last = {at: known for at, known in self.last.items() if at <= indent} | {indent: number}
+        self.last = {at: known for at, known in self.last.items() if at <= indent} | {
+            indent: number
+        }
 
     @property
     def is_one(self) -> bool:
@@ -146,7 +158,7 @@ class _Numbering:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines without bullets, and without numbers if these count the lines. Empty ones are left out."""
+    """The lines without bullets, and without numbers if these count the lines. No empty lines."""
     lines = _LINE_BREAK.split(text)
     numbering = _Numbering()
     for line in lines:

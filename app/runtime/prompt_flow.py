@@ -1,4 +1,7 @@
-"""Runs a prompt flow: renders its messages, asks the model, and parses the answer."""
+"""Runs a prompt flow: renders its messages, calls the model, and parses the answer.
+
+`flows.py` calls `run_prompt` for flows that are written as a prompt.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from app.runtime.templates import is_formatted, render
 
 
 def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    values = {**flow.defaults, **{name: value for name, value in inputs.items() if value is not None}}
-    style = (flow.names, is_formatted(flow.system_prompt, flow.user_template))
-    system, user = (render(text, values, *style) for text in (flow.system_prompt, flow.user_template))
-    messages = [{"role": "system", "content": system}] if flow.system_prompt else []
-    messages.append({"role": "user", "content": user})
+    """The parsed answer. Raises `TemplateError`, `InvalidOutput`, and as `context.complete` does.
+
+    If the flow says so, an answer that cannot be parsed goes back to the model with the reason.
+    """
+    messages = _messages(flow, inputs)
     parser = flow.output_parser
     tries = 1 + (parser.max_retries if parser.retry_on_error else 0)
     while True:
@@ -29,14 +32,38 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
         except InvalidOutput as error:
             if not tries:
                 raise InvalidOutput(f"{error}{_why(completion)}") from None
-            complaint = f"Your answer could not be read: {error} Answer again, with nothing but the corrected answer."
-            said = completion.text.encode(errors="replace").decode()  # a lone surrogate could not be sent back
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
+            # A lone surrogate cannot be sent in JSON, so it goes back as a question mark.
+            answer = completion.text.encode(errors="replace").decode()
+            complaint = (
+                f"Your answer could not be read: {error} "
+                "Reply again, with nothing but the corrected answer."
+            )
+            messages += [
+                {"role": "assistant", "content": answer},
+                {"role": "user", "content": complaint},
+            ]
+
+
+def _messages(flow: PromptFlow, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
+    # A null input counts as left out, so that a default takes its place.
+    given = {name: value for name, value in inputs.items() if value is not None}
+    values = {**flow.defaults, **given}
+    # Both texts decide together whether placeholders are written as for `str.format`.
+    formatted = is_formatted(flow.system_prompt, flow.user_template)
+    messages: list[dict[str, str]] = []
+    if flow.system_prompt:
+        system = render(flow.system_prompt, values, flow.names, formatted)
+        messages.append({"role": "system", "content": system})
+    user = render(flow.user_template, values, flow.names, formatted)
+    messages.append({"role": "user", "content": user})
+    return messages
 
 
 def _why(completion: Completion) -> str:
-    """What the end of an answer explains, where it could not be read."""
+    """How the answer ended, as a sentence, if that explains why it could not be parsed."""
     if completion.refusal:
         return f" The model refused: {completion.refusal}"
     reason = completion.finish_reason
-    return "" if reason in (None, "stop") else f" The answer did not come to its end (finish_reason: {reason})."
+    if reason in (None, "stop"):
+        return ""
+    return f" The model stopped before the end of its answer (finish_reason: {reason})."

@@ -1,4 +1,8 @@
-"""Runs a Python flow: loads its entry point, calls it, and waits for what is asynchronous."""
+"""Runs a Python flow: loads its entry point, calls it, and waits for the result if it is awaitable.
+
+`flows.py` calls `run_python` in the thread of the run; `run.py` calls `run_python_as_task` in the
+event loop, for entry points that only wait.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +23,16 @@ from app.catalog.model import PythonFlow
 from app.models.base import Stopped
 from app.runtime import flow_files
 from app.runtime.context import Context, FlowContext
-from app.runtime.errors import FlowError, reasons
+from app.runtime.errors import FlowError, reason_and_others
 from app.runtime.loop import awaited, the_loop
 from app.runtime.usage import BudgetExceeded
 
 
 @dataclass(frozen=True, slots=True)
 class EntryPoint:
-    """What a flow names, loaded. `call` takes inputs and context.
+    """The loaded function or object of a flow. `call` takes the inputs and the context.
 
-    `only_waits`: calling it does nothing but make a coroutine, so it needs no thread of its own.
+    `only_waits`: the call does nothing but make a coroutine, so it needs no thread of its own.
     """
 
     call: Callable[[dict[str, Any], FlowContext], Any]
@@ -35,38 +40,41 @@ class EntryPoint:
 
 
 def run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
-    """What the flow returns. It works on a copy of its inputs: other steps, and its next try, see no change."""
-    with _most_important():
+    """What the flow returns. Raises whatever it raises, and `FlowError` if it cannot be loaded.
+
+    The flow gets a copy of its inputs: other steps, and its next try, see no change of them.
+    """
+    with _unwrapped_end():
         returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context.for_flow())
         return the_loop.run(returned, context.stop) if inspect.isawaitable(returned) else returned
 
 
 async def run_python_as_task(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
     """The same in the event loop, for an entry point that `only_waits`."""
-    with _most_important():
+    with _unwrapped_end():
         returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context.for_flow())
         return await awaited(returned, context.stop)
 
 
 @contextlib.contextmanager
-def _most_important() -> Iterator[None]:
-    """What ends a run is never one error among others of a group."""
+def _unwrapped_end() -> Iterator[None]:
+    """Raises a spent budget or a stop itself in place of the group of errors that has it."""
     try:
         yield
     except BaseExceptionGroup as group:
-        reason, _ = reasons(group)
+        reason, _ = reason_and_others(group)
         if isinstance(reason, (BudgetExceeded, Stopped)):
             raise reason from group
         raise
 
 
 def entry_point(flow: PythonFlow) -> EntryPoint:
-    """Loads it, once in a process. Raises `FlowError`, or whatever its module raises while it is imported."""
+    """The entry point, loaded once in a process. Raises `FlowError`, or as its module does."""
     return _entry_point(flow.entrypoint, flow.folder)
 
 
 def is_loaded(flow: PythonFlow) -> bool:
-    """Whether `entry_point` returns at once."""
+    """Whether the flow's code is loaded, so that `entry_point` takes no time."""
     return (flow.entrypoint, flow.folder) in _loaded
 
 
@@ -75,22 +83,25 @@ _loaded: set[tuple[str, Path]] = set()
 
 @cache
 def _entry_point(entrypoint: str, folder: Path) -> EntryPoint:
-    """Nothing is locked here: Python locks each module while it is imported."""
+    # No lock: Python locks each module while it is imported, so slow imports do not wait for
+    # others.
     target = _attribute(entrypoint, folder)
     found = _of_object(target, folder) or _of_function(target)
     if found is None:
-        raise FlowError(f"{entrypoint} is neither a function nor has it .invoke().")
+        raise FlowError(f"{entrypoint} is not a function and has no .invoke() method.")
     _loaded.add((entrypoint, folder))
     return found
 
 
 def _attribute(entrypoint: str, folder: Path) -> Any:
-    where, _, attribute = entrypoint.rpartition(":")
-    module = flow_files.load(folder / where) if where.endswith(".py") else importlib.import_module(where)
+    source, _, attribute = entrypoint.rpartition(":")
+    # `flow.py:run` is a file of the agent's folder, `package.module:run` an installed module.
+    is_file = source.endswith(".py")
+    module = flow_files.load(folder / source) if is_file else importlib.import_module(source)
     try:
         return getattr(module, attribute)
     except AttributeError:
-        raise FlowError(f"{where} has no {attribute!r}.") from None
+        raise FlowError(f"{source} has no {attribute!r}.") from None
 
 
 def _of_function(target: Any) -> EntryPoint | None:
@@ -101,12 +112,14 @@ def _of_function(target: Any) -> EntryPoint | None:
 
 
 def _of_object(target: Any, folder: Path) -> EntryPoint | None:
-    """`.ainvoke` goes before `.invoke`: asynchronous nodes of a graph work with nothing else."""
-    invoke, ainvoke = getattr(target, "invoke", None), getattr(target, "ainvoke", None)
+    # First `.ainvoke`: the asynchronous nodes of a LangGraph graph work with nothing else.
+    invoke = getattr(target, "invoke", None)
+    ainvoke = getattr(target, "ainvoke", None)
     if callable(ainvoke):
         if callable(invoke):
             ainvoke = partial(_invoked, ainvoke, invoke, folder)
-        return EntryPoint(lambda inputs, _: ainvoke(inputs), only_waits=_is_coroutine_function(ainvoke))
+        only_waits = _is_coroutine_function(ainvoke)
+        return EntryPoint(lambda inputs, _: ainvoke(inputs), only_waits)
     if callable(invoke):
         return EntryPoint(lambda inputs, _: invoke(inputs), only_waits=False)
     return None
@@ -115,28 +128,35 @@ def _of_object(target: Any, folder: Path) -> EntryPoint | None:
 async def _invoked(
     ainvoke: Callable[..., Any], invoke: Callable[..., Any], folder: Path, inputs: dict[str, Any]
 ) -> Any:
-    """`.ainvoke`, or `.invoke` where a part of the object has no asynchronous form and says so.
+    """Calls `.ainvoke`, and `.invoke` if a part of the object has no asynchronous form.
 
-    A `NotImplementedError` of the flow's own code is its failure: then part of its work is done already.
+    Such a part raises `NotImplementedError`. If the flow's own code raises it, that is the flow's
+    failure: a part of its work may be done already, and must not be done twice.
     """
     given = copy.deepcopy(inputs)
     try:
         return await ainvoke(inputs)
     except NotImplementedError as error:
-        if any(Path(frame.filename).is_relative_to(folder) for frame in traceback.extract_tb(error.__traceback__)):
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(Path(frame.filename).is_relative_to(folder) for frame in frames):
             raise
     return await asyncio.to_thread(invoke, given)
 
 
 def _is_coroutine_function(target: Any) -> bool:
-    call = getattr(type(target), "__call__", None)  # noqa: B004  an object may be called like a function
+    # B004 wants `callable()`, but the question is whether the object's `__call__` is asynchronous.
+    call = getattr(type(target), "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:
+    """Whether it can be called with the context as its second argument."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:
+    except ValueError:  # functions written in C may have no signature
         return False
-    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    return len(positional) >= 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    kinds = [parameter.kind for parameter in parameters]
+    positional = kinds.count(Parameter.POSITIONAL_ONLY) + kinds.count(
+        Parameter.POSITIONAL_OR_KEYWORD
+    )
+    return positional >= 2 or Parameter.VAR_POSITIONAL in kinds

@@ -1,4 +1,8 @@
-"""The one entrance to the runtime: runs an agent or a pipeline and returns its outputs as JSON."""
+"""The entrance to the runtime: runs an agent or a pipeline and returns its outputs as JSON.
+
+A worker's child process calls `execute` in a thread for each attempt (`app/work/child_run.py`), or
+`execute_as_task` in the event loop for flows that do nothing but wait.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ from app.catalog.inputs import with_defaults
 from app.catalog.model import Agent, Catalog, Flow, PythonFlow
 from app.executions.model import ModelUsage, Progress, TargetType
 from app.models.base import ModelProvider, Stopped
-from app.runtime.checkpoint import Found, Save
+from app.runtime.checkpoint import Save, SavedState
 from app.runtime.context import Context
 from app.runtime.errors import FlowError, RunFailed
 from app.runtime.flows import outputs_of_python, run_flow
 from app.runtime.outputs import encode
-from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelinePorts, PipelineRun
+from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelineLoop, PipelinePorts
 from app.runtime.python_flow import entry_point, run_python_as_task
 from app.runtime.steps import StepRunner
 from app.runtime.stop import StopSignal
@@ -25,7 +29,7 @@ from app.runtime.usage import Budget, Usage
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at an execution, as it was asked for. `found` is what earlier ones have stored."""
+    """One attempt at an execution. `saved` is what earlier attempts have stored."""
 
     execution_id: str
     attempt: int
@@ -33,16 +37,17 @@ class Run:
     target_id: str
     inputs: dict[str, Any]
     config: dict[str, Any]
-    found: Found = field(default_factory=Found)
+    saved: SavedState = field(default_factory=SavedState)
     traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a run needs of the process it runs in.
+    """What a run needs of the process in which it runs.
 
-    `usage` is added to as models answer; it begins with what earlier attempts used. `left_behind` is told,
-    before `execute` ends, how many threads of the run go on, deaf to its stop.
+    `usage` begins with what earlier attempts used, and grows as models answer. `leaked_threads`
+    gets the number of the run's threads that ignored its stop and still run, before `execute`
+    returns or raises.
     """
 
     catalog: Catalog
@@ -51,25 +56,28 @@ class Ports:
     usage: Usage
     report: Callable[[Progress], None]
     save: Save
-    left_behind: Callable[[int], None]
+    leaked_threads: Callable[[int], None]
     log: Callable[..., None]
 
 
-def usage_before(stored: Mapping[str, ModelUsage], found: Found) -> Usage:
-    """What a run begins with: what earlier attempts used; for a retry, what was used on the steps it goes on from."""
+def usage_before(stored: Mapping[str, ModelUsage], saved: SavedState) -> Usage:
+    """The usage that a run begins with: `stored`, which is what earlier attempts used.
+
+    The first attempt of a retry has none. It begins with the usage of the steps that it takes over.
+    """
     usage = Usage(before=stored)
     if not stored:
-        for record in found.records.values():
-            for model, each in record.usage.items():
-                usage.add_usage(model, each)
+        for record in saved.records.values():
+            for model, used in record.usage.items():
+                usage.add_usage(model, used)
     return usage
 
 
 def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
-    """The outputs as JSON. Raises `RunFailed`, or `Stopped`, which only a request of `ports.stop` causes.
+    """The outputs as JSON. Raises `RunFailed`, or `Stopped` if `ports.stop` was requested.
 
-    Whatever a flow raises becomes a `RunFailed`, `SystemExit` and an unasked `Stopped` included.
-    Progress is reported in order and never goes back; that of the end is left to the caller.
+    Whatever a flow raises becomes a `RunFailed`; so do `SystemExit` and a `Stopped` that nobody
+    requested. Progress is reported in order and never goes back; the caller reports the end.
     """
     with _failures(run, ports):
         if run.target_type == TargetType.AGENT:
@@ -82,7 +90,7 @@ def execute(run: Run, ports: Ports, result_limit_bytes: int) -> bytes:
 
 
 def python_flows(catalog: Catalog, target_id: str, config: Mapping[str, Any]) -> list[PythonFlow]:
-    """The flows of a run whose code has to be loaded. A pipeline's conditions may pass over some."""
+    """The Python flows that a run may call, each once. A pipeline's conditions may skip some."""
     flows: list[Flow | None] = []
     if target_id in catalog.agents:
         flows = [catalog.agents[target_id].flow(config.get("flow_id"))]
@@ -98,9 +106,9 @@ def python_flows(catalog: Catalog, target_id: str, config: Mapping[str, Any]) ->
 
 
 def flow_that_only_waits(run: Run, catalog: Catalog) -> PythonFlow | None:
-    """The asynchronous Python flow that a run is of, if it is of one: `execute_as_task` runs it.
+    """The run's flow if it is an asynchronous Python flow, for `execute_as_task`; else None.
 
-    Loads the flow's code. Never raises: what is wrong is found again by `execute`.
+    Loads the flow's code. Never raises: `execute` meets the same error again and reports it.
     """
     agent = catalog.agents.get(run.target_id) if run.target_type == TargetType.AGENT else None
     flow = agent.flow(run.config.get("flow_id")) if agent else None
@@ -111,15 +119,18 @@ def flow_that_only_waits(run: Run, catalog: Catalog) -> PythonFlow | None:
 
 
 async def execute_as_task(run: Run, ports: Ports, result_limit_bytes: int) -> Callable[[], bytes]:
-    """As `execute`, in the event loop, for a flow that only waits: it costs no thread.
+    """Runs the flow of `flow_that_only_waits` in the event loop, without a thread of its own.
 
-    Returns what makes its outputs JSON, which may take long and so is called somewhere else.
+    Returns a function that encodes the outputs as `execute` does. Call it in a thread: large
+    outputs take long, and the event loop is shared by all runs of the process. Both raise as
+    `execute` does.
     """
     with _failures(run, ports):
         agent, flow = _agent(run, ports)
         assert isinstance(flow, PythonFlow)
         with _agent_context(run, ports, agent) as context:
-            returned = await run_python_as_task(flow, with_defaults(agent.inputs, run.inputs), context)
+            inputs = with_defaults(agent.inputs, run.inputs)
+            returned = await run_python_as_task(flow, inputs, context)
 
     def encoded() -> bytes:
         with _failures(run, ports):
@@ -130,10 +141,11 @@ async def execute_as_task(run: Run, ports: Ports, result_limit_bytes: int) -> Ca
 
 @contextlib.contextmanager
 def _failures(run: Run, ports: Ports) -> Iterator[None]:
-    """What a flow raises because it was stopped is not its failure; everything else is."""
+    """Turns every error into `RunFailed`, or into `Stopped` if a stop was requested."""
     try:
         yield
     except BaseException as error:
+        # A stopped flow may raise anything on its way out; that is no failure.
         if ports.stop.requested:
             raise Stopped from error
         raise RunFailed.from_error(error, {f"{run.target_type}_id": run.target_id}) from error
@@ -147,7 +159,7 @@ def _agent(run: Run, ports: Ports) -> tuple[Agent, Flow]:
 @contextlib.contextmanager
 def _agent_context(run: Run, ports: Ports, agent: Agent) -> Iterator[Context]:
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=True)
-    with ports.stop.sheltered() as stop:
+    with ports.stop.follower() as stop:
         yield _context(
             run,
             ports,
@@ -162,25 +174,28 @@ def _agent_context(run: Run, ports: Ports, agent: Agent) -> Iterator[Context]:
 
 def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, Any]:
     pipeline = ports.catalog.pipelines.get(run.target_id) or _missing(run)
+    # Steps are counted by the pipeline, so `max_steps` must not count model calls as well.
     budget = Budget(run.config.get("budget") or {}, ports.usage, counts_calls=False)
 
-    def run_step(agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any) -> dict[str, Any]:
-        with stop.sheltered() as own:
+    def run_step(
+        agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any
+    ) -> dict[str, Any]:
+        with stop.follower() as own:
             context = _context(run, ports, budget, stop=own, **bound)
             return run_flow(agent, flow, with_defaults(agent.inputs, inputs), context)
 
-    return PipelineRun(
+    return PipelineLoop(
         pipeline,
         with_defaults(pipeline.inputs, run.inputs),
         run.config.get("max_workers", DEFAULT_MAX_WORKERS),
         StepRunner(pipeline, ports.catalog.agents, run.config, run_step, result_limit_bytes),
-        PipelinePorts(ports.stop, ports.save, run.found, ports.usage, budget, ports.left_behind),
+        PipelinePorts(ports.stop, ports.save, run.saved, ports.usage, budget, ports.leaked_threads),
         result_limit_bytes,
     ).run()
 
 
 def _context(run: Run, ports: Ports, budget: Budget, *, step_key: str, **bound: Any) -> Context:
-    """The context of an agent's run, or of one step of a pipeline; `step_key` is unique in the execution."""
+    """The context of an agent's run or of one step. `step_key` is unique within the execution."""
     return Context(
         execution_id=run.execution_id,
         attempt=run.attempt,
@@ -195,5 +210,8 @@ def _context(run: Run, ports: Ports, budget: Budget, *, step_key: str, **bound: 
 
 
 def _missing(run: Run) -> NoReturn:
-    """The catalog of the web process had it; this process was started with another one."""
-    raise FlowError(f"This worker has no {run.target_type} {run.target_id!r} with such a flow: was it removed?")
+    # The web process has accepted the start, so the files of its catalog differ from ours.
+    raise FlowError(
+        f"This worker has no {run.target_type} {run.target_id!r} with the requested flow. Give web "
+        "processes and workers the same files, and reload them."
+    )

@@ -1,4 +1,7 @@
-"""The stop signal of a run: set from outside, seen by the flow, by its model calls and by its steps."""
+"""The stop signal of a run. A cancel or a timeout sets it; flows, model calls and steps look at it.
+
+A child process makes one `StopSignal` for each attempt (`app/work/child_run.py`).
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,30 @@ class StopSignal:
         return self._event.is_set()
 
     def request(self) -> None:
-        """Asks the run to end: every subscriber is called, once, in the caller's thread."""
+        """Asks the run to end. Calls each subscriber once, in the caller's thread."""
         with self._lock:
             self._event.set()
             callbacks, self._callbacks = self._callbacks, {}
+        # Outside of the lock, which is not reentrant: a callback may use this signal.
         for callback in callbacks.values():
             callback()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Sleeps until the stop is requested or the time is over; True when it was requested."""
+        """Returns when the stop is requested or the time is over. True if it was requested."""
         return self._event.wait(timeout_seconds)
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls `callback` when the stop is requested, at once if it was already. Returns the un-subscribe."""
+        """Calls `callback` once when the stop is requested, or now if it was requested already.
+
+        Returns a function that unsubscribes; it may be called any number of times.
+        """
         with self._lock:
-            key, self._next = self._next, self._next + 1
-            now = self.requested
-            if not now:
+            key = self._next
+            self._next += 1
+            already_requested = self.requested
+            if not already_requested:
                 self._callbacks[key] = callback
-        if now:
+        if already_requested:
             callback()
 
         def unsubscribe() -> None:
@@ -49,10 +57,10 @@ class StopSignal:
         return unsubscribe
 
     @contextlib.contextmanager
-    def sheltered(self) -> Iterator[StopSignal]:
-        """A signal for one flow: it follows this one, and a request of its own reaches nobody else.
+    def follower(self) -> Iterator[StopSignal]:
+        """A signal for one flow. It follows this one, but its own requests do not reach this one.
 
-        Whether a run was asked to end is decided by those outside it, never by its flow.
+        Otherwise a flow that requests its own stop could make its failure look like a cancel.
         """
         own = StopSignal()
         unsubscribe = self.subscribe(own.request)

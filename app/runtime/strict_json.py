@@ -1,4 +1,7 @@
-"""JSON as the standard has it: no NaN, no key twice, no half of a character. Also within other text."""
+"""Reads strict JSON: no NaN, no duplicate key, no lone surrogate. Finds JSON in other text, too.
+
+`parsers.py` reads the answers of models with it.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,38 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _BRACKET = re.compile(r"[\[\]{}]")
-_BEGINS_JSON = re.compile(r"\{\s*[\"}]|\[\s*(?:[\"\[{\]]|-?\d|(?:true|false|null|NaN|-?Infinity)\b)")
+# A bracket with what may follow it in JSON. "[see below]" in prose is not the beginning of JSON.
+_BEGINS_JSON = re.compile(
+    r"\{\s*[\"}]|\[\s*(?:[\"\[{\]]|-?\d|(?:true|false|null|NaN|-?Infinity)\b)"
+)
 
 
 class NotJson(ValueError):
-    """Why a text is no JSON."""
+    """A text is not strict JSON. The message is a clause that says why, for use after a colon."""
 
 
 def loads(text: str) -> Any:
-    """The value. Raises `NotJson`."""
+    """The value of a text that is JSON as a whole. Raises `NotJson`."""
     return _decoded(text.strip().removeprefix("\ufeff"), _decoder.decode)
 
 
 def within(text: str, own_lines: bool = False) -> Any:
-    """The one object or array that stands in a text. Raises `NotJson` where there is none, or several.
+    """The only object or array in a text. Raises `NotJson` if there is none, or more than one.
 
-    With `own_lines` it must begin and end a line. Half of a broken value is never taken for a whole one:
-    what stands in brackets that are no JSON is passed over as a whole.
+    With `own_lines` it must begin at the beginning of a line and end at the end of one. Brackets
+    whose content is not JSON are skipped as a whole, so a part of a broken value is never taken for
+    the value.
     """
     found = [_decoded(text[begin:end], _decoder.decode) for begin, end in _spans(text, own_lines)]
     if not found:
-        raise NotJson("there is none in it")
+        raise NotJson("it contains no JSON object or array")
     if len(found) > 1:
-        raise NotJson("there is more than one value in it")
+        raise NotJson("it contains more than one JSON value")
     return found[0]
 
 
 def begins(text: str) -> bool:
-    """Whether a text is meant as one JSON array or object, from its first to its last character."""
+    """Whether a text is meant to be one JSON array or object from beginning to end."""
     if not _BEGINS_JSON.match(text):
         return False
     end = _ends(text).get(0)
@@ -45,8 +52,9 @@ def begins(text: str) -> bool:
 
 
 def _spans(text: str, own_lines: bool) -> Iterator[tuple[int, int]]:
-    """Where values stand, from and to. Raises `NotJson` for one that is cut off."""
-    ends, after = _ends(text), 0
+    """The begin and end of each value in a text. Raises `NotJson` for a value that is cut off."""
+    ends = _ends(text)
+    after = 0  # brackets before this position are inside of a value that was seen
     for bracket in _BRACKET.finditer(text):
         begin = bracket.start()
         if begin < after or bracket[0] in "]}":
@@ -73,7 +81,7 @@ def _has_own_lines(text: str, begin: int, end: int | None) -> bool:
 
 
 def _is_json(text: str) -> bool:
-    """Whether it is a value, though perhaps one that is refused."""
+    """Whether Python can read it. If `loads` refuses it nevertheless, its error is reported."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -82,7 +90,7 @@ def _is_json(text: str) -> bool:
 
 
 def _ends(text: str) -> dict[int, int]:
-    """Behind which position each bracket is closed; those in strings count, if they are not alone."""
+    """The position after the closing bracket, for each opening bracket that is closed."""
     ends: dict[int, int] = {}
     opened: list[int] = []
     in_string = _strings(text)
@@ -94,21 +102,23 @@ def _ends(text: str) -> dict[int, int]:
     return ends
 
 
+# Only where JSON has strings: an apostrophe or a quote in prose must not hide brackets.
 _STRING = re.compile(r'(?<=[\[{,:])(\s*)"(?:[^"\\\n]|\\.)*"')
 
 
 def _strings(text: str) -> str:
-    """The text with the strings of JSON blanked, so that brackets in them are no brackets."""
+    """The text with blanks in place of JSON's strings, so that brackets in them do not count."""
     return _STRING.sub(lambda found: " " * len(found[0]), text)
 
 
 def _decoded(text: str, decode: Any) -> Any:
     try:
         value = decode(text)
+        # A lone surrogate may stand in the text itself, or come from an escape such as \ud800.
         text.encode()
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise NotJson("there is half of a character in it (a lone surrogate)") from None
+        raise NotJson("it contains half of a character (a lone surrogate)") from None
     except RecursionError:
         raise NotJson("it is nested too deeply") from None
     except ValueError as error:
@@ -117,6 +127,7 @@ def _decoded(text: str, decode: Any) -> Any:
 
 
 def _number(text: str) -> float:
+    # Python reads 1e999 as infinity, which could not be written as JSON again.
     value = float(text)
     if not math.isfinite(value):
         raise NotJson(f"the number {text[:20]} is too large")
@@ -124,16 +135,18 @@ def _number(text: str) -> float:
 
 
 def _refused(name: str) -> NoReturn:
-    raise NotJson(f"{name} is no value of JSON")
+    raise NotJson(f"{name} is not a JSON value")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = Counter(name for name, _ in pairs)
-        [(twice, _)] = counts.most_common(1)
-        raise NotJson(f"the key {twice[:100]!r} stands in it twice")
+        [(name, _)] = counts.most_common(1)
+        raise NotJson(f"duplicate key {name[:100]!r}")
     return value
 
 
-_decoder = json.JSONDecoder(parse_float=_number, parse_constant=_refused, object_pairs_hook=_once)
+_decoder = json.JSONDecoder(
+    parse_float=_number, parse_constant=_refused, object_pairs_hook=_without_duplicates
+)

@@ -1,8 +1,11 @@
-"""Renders the prompts of a flow with the values of a run."""
+"""Renders the prompts of a flow with the values of a run. `prompt_flow.py` calls `render`.
+
+`app.catalog.prompts` compiles the templates, in the sandbox that bounds what they may do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.catalog.prompts.compiler import compiled, own_names
@@ -21,8 +24,8 @@ def render(
 ) -> str:
     """The text with the values in it. Raises `TemplateError` with the line and the reason.
 
-    `names` are the declared inputs and the defaults, None where no inputs are declared; `formatted` is
-    whether the flow writes placeholders as `str.format` does, None where this text alone decides.
+    `names` are the declared inputs and the defaults, None if no inputs are declared. `formatted` is
+    whether the flow writes placeholders as `str.format` does; None: decide by this text alone.
     """
     formatted = is_formatted(template) if formatted is None else formatted
     try:
@@ -34,16 +37,22 @@ def render(
             return _joined(prompt.generate(own_names(dict(values))))
     except TemplateError:
         raise
-    except Exception as error:  # whatever Jinja and the data bring up
-        raise TemplateError(f"The prompt cannot be rendered{_place(error)}: {_reason(error)}") from error
+    except Exception as error:  # Jinja's own errors, and those of the data's types
+        message = f"The prompt cannot be rendered{_place(error)}: {_reason(error)}"
+        raise TemplateError(message) from error
 
 
-def _joined(parts: Any) -> str:
-    kept, size = [], 0
+def _joined(parts: Iterator[str]) -> str:
+    kept: list[str] = []
+    size = 0
+    # Counted part by part: a small template can make a text that fills the memory.
     for part in parts:
         size += len(part)
         if size > MAX_RENDERED_CHARACTERS:
-            raise TemplateError(f"The prompt is longer than {MAX_RENDERED_CHARACTERS} characters.")
+            limit = MAX_RENDERED_CHARACTERS
+            raise TemplateError(
+                f"The prompt is longer than {limit} characters: shorten its inputs."
+            )
         kept.append(part)
     return "".join(kept)
 
@@ -55,8 +64,9 @@ def _reason(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    """The line of the prompt that the error came from, where Jinja knows it."""
-    line, frame = None, error.__traceback__
+    """The line of the prompt in which the error occurred, if Jinja knows it."""
+    line = None
+    frame = error.__traceback__
     while frame:
         if frame.tb_frame.f_code.co_filename == "<template>":
             line = frame.tb_lineno

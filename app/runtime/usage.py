@@ -1,4 +1,8 @@
-"""What model calls cost, and the budget that a run may spend."""
+"""Counts the model calls and tokens of a run, and holds it to `config.budget`.
+
+Each run, step and flow has a `Usage`; `context.py` adds every answered model call, and asks the
+`Budget` before it. The pipeline asks it before each step.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +16,30 @@ from app.executions.model import ModelUsage
 from app.models.base import Completion
 
 UNKNOWN_MODEL = "unknown"
-"""What tokens are booked under that a flow reports without naming a model."""
+"""The name for tokens that a flow reports in its `metadata` without naming a model."""
 
 
 class BudgetExceeded(BaseException):
-    """The run spent what `config.budget` allows. Not an `Exception`, so that no flow swallows it."""
+    """The run has spent its `config.budget`. Not an `Exception`, so that no flow swallows it."""
 
 
 class Usage:
-    """Calls and tokens by model. What is added here is added to `parent` too. Safe to use from many threads."""
+    """Calls and tokens by model. What is added here is added to `parent`, too. Thread-safe.
+
+    `on_change` is called after each change, in the thread that made it.
+    """
 
     def __init__(self, parent: Usage | None = None, before: Mapping[str, ModelUsage] | None = None):
-        self._parent, self._lock = parent, threading.Lock()
+        self._parent = parent
+        self._lock = threading.Lock()
         self._models = dict(before or {})
         self.on_change: Callable[[Usage], None] = lambda _: None
 
     def add(self, completion: Completion, estimated_tokens: int) -> None:
-        """One answered call. The estimate counts where the server reported nothing."""
+        """Adds one answered call. The estimate counts if the server reported no tokens."""
         tokens = (completion.input_tokens, completion.output_tokens, completion.total_tokens)
-        self.add_usage(
-            completion.model, ModelUsage(1, *tokens, estimated_tokens if completion.total_tokens is None else 0)
-        )
+        estimate = estimated_tokens if completion.total_tokens is None else 0
+        self.add_usage(completion.model, ModelUsage(1, *tokens, estimate))
 
     def add_usage(self, model: str, more: ModelUsage) -> None:
         with self._lock:
@@ -50,7 +57,7 @@ class Usage:
 
     @property
     def total(self) -> ModelUsage:
-        """Over all models; zeros where none was used."""
+        """The sum over all models; zeros if none was used."""
         return reduce(_sum, self.models.values()) if self.models else ModelUsage()
 
 
@@ -65,39 +72,49 @@ def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
 
 
 def _known_sum(one: int | None, other: int | None) -> int | None:
-    """None only where both are: a call without a report takes nothing from the others."""
-    return other if one is None else one if other is None else one + other
+    """None only if both are: a call without a report takes nothing from the others."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 class Budget:
-    """`config.budget`, held against what a run has used. Every method raises `BudgetExceeded`.
+    """Compares what a run has used with `config.budget`. Both methods raise `BudgetExceeded`.
 
-    `max_tokens` and `max_seconds` are looked at before each model call and each step; what is under way is
-    not cut off, so that calls that are made side by side may together pass the limit by themselves.
-    `max_steps` bounds the steps of a pipeline and, of an agent, the model calls. What earlier attempts, and
-    the execution that a retry goes on from, used counts as used; the seconds are those of this attempt.
-    Where a server reports no tokens, an estimate counts, so that no limit is without effect.
+    `max_tokens` and `max_seconds` are checked before each model call and each step. Calls in
+    progress are not cut off, so calls that run at the same time may together pass the limit.
+    `max_steps` bounds the steps of a pipeline or, of an agent, its model calls (`counts_calls`).
+
+    Tokens and steps of earlier attempts, and of the execution that a retry goes on from, count as
+    used. Seconds are those of this attempt. If a server reports no tokens, an estimate counts, so
+    that every limit has an effect.
     """
 
     def __init__(self, limits: Mapping[str, Any], usage: Usage, counts_calls: bool):
-        self._limits, self._usage, self._counts_calls = limits, usage, counts_calls
+        self._limits = limits
+        self._usage = usage
+        self._counts_calls = counts_calls
         self._began_at = time.monotonic()
 
     def before_call(self) -> None:
         used = self._usage.total
-        guessed = f" ({used.estimated_tokens} of them estimated, as the model's server reports none)"
-        tokens = (used.total_tokens or 0) + used.estimated_tokens
-        self._hold("max_tokens", tokens, f"tokens{guessed if used.estimated_tokens else ''}")
-        self._hold("max_seconds", round(time.monotonic() - self._began_at, 1), "seconds")
+        what = "tokens"
+        if used.estimated_tokens:
+            what += f" ({used.estimated_tokens} of them estimated: the model's server reports none)"
+        self._check("max_tokens", (used.total_tokens or 0) + used.estimated_tokens, what)
+        self._check("max_seconds", round(time.monotonic() - self._began_at, 1), "seconds")
         if self._counts_calls:
-            self._hold("max_steps", used.calls, "model calls")
+            self._check("max_steps", used.calls, "model calls")
 
     def before_step(self, steps_run: int) -> None:
-        """`steps_run`: how many steps have been run, or are running."""
+        """`steps_run`: how many other steps were started, by this attempt or an earlier one."""
         self.before_call()
-        self._hold("max_steps", steps_run, "steps")
+        self._check("max_steps", steps_run, "steps")
 
-    def _hold(self, name: str, used: float, what: str) -> None:
+    def _check(self, name: str, used: float, what: str) -> None:
         limit = self._limits.get(name)
+        # Equal is too much already: the check comes before the next call or step.
         if limit is not None and used >= limit:
-            raise BudgetExceeded(f"The run has used {used:g} {what}; config.budget.{name} is {limit:g}.")
+            raise BudgetExceeded(
+                f"The run has used {used:g} {what}; config.budget.{name} is {limit:g}."
+            )

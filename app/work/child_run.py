@@ -14,7 +14,7 @@ from app.executions.model import Progress
 from app.executions.payload import pack, read_call
 from app.executions.steps import read_records, read_usage, write_usage
 from app.models.base import ModelProvider, Stopped
-from app.runtime.checkpoint import Found
+from app.runtime.checkpoint import SavedState
 from app.runtime.errors import RunFailed, failure_from
 from app.runtime.python_flow import entry_point, is_loaded
 from app.runtime.run import (
@@ -138,7 +138,7 @@ class ChildRun:
         if found.records and self._definition(call["target_id"]) != start["definition"]:
             # What another definition's steps did does not fit this one.
             log.bind(**self.names).warning("definition_changed", target=call["target_id"])
-            found = Found()
+            found = SavedState()
         return Run(
             execution_id=start["id"],
             attempt=start["attempt"],
@@ -147,7 +147,7 @@ class ChildRun:
             inputs=call["inputs"],
             config=call["config"],
             traceparent=start["traceparent"],
-            found=found,
+            saved=found,
         )
 
     def _definition(self, target_id: str) -> str:
@@ -156,7 +156,7 @@ class ChildRun:
 
     def _ports(self) -> Ports:
         services, run = self._services, self.run
-        self.usage = usage_before(read_usage(self._start.get("usage", "")), run.found)
+        self.usage = usage_before(read_usage(self._start.get("usage", "")), run.saved)
         self.usage.on_change = self._say_used
         definition = self._definition(run.target_id)
         self.steps = StepReports(services.worker, self.token, definition, self.stop, self.usage)
@@ -167,7 +167,7 @@ class ChildRun:
             usage=self.usage,
             report=self._report,
             save=self.steps.save,
-            left_behind=self.leave_behind,
+            leaked_threads=self.leave_behind,
             log=log.bind(**self.names).info,
         )
 
@@ -199,9 +199,9 @@ def _ended_by(error: BaseException) -> Head:
     return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}
 
 
-def _found(start: Head, stored: list[bytes]) -> Found:
+def _found(start: Head, stored: list[bytes]) -> SavedState:
     """What earlier attempts have stored of their steps."""
     names = start.get("steps", [])
     fields = dict(zip(names, stored, strict=False))
     values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
-    return Found({record.id: record for record in read_records(fields)}, values)
+    return SavedState({record.id: record for record in read_records(fields)}, values)

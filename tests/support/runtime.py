@@ -11,7 +11,7 @@ from app.catalog.model import Catalog
 from app.executions.model import Progress, StepRecord
 from app.executions.payload import pack
 from app.models.base import ModelProvider
-from app.runtime.checkpoint import Checkpoint, Found
+from app.runtime.checkpoint import Checkpoint, SavedState
 from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal
 
@@ -54,17 +54,17 @@ class Recorder:
         **config: Any,
     ) -> Any:
         """The outputs. Goes on from what was stored before."""
-        found = Found(dict(self.records), dict(self.values))
+        saved = SavedState(dict(self.records), dict(self.values))
         kind = "agent" if target_id in catalog.agents else "pipeline"
         ports = Ports(
             catalog=catalog,
             models=models or NoModel(),
             stop=stop or StopSignal(),
-            usage=usage_before({}, found),
+            usage=usage_before({}, saved),
             report=self.reports.append,
             save=self.save,
-            left_behind=self.leave_behind,
+            leaked_threads=self.leave_behind,
             log=lambda *_, **__: None,
         )
-        run = Run("exec_1", 1, kind, target_id, dict(inputs), config, found)
+        run = Run("exec_1", 1, kind, target_id, dict(inputs), config, saved)
         return json.loads(execute(run, ports, limit_bytes))

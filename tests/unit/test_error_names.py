@@ -36,7 +36,7 @@ def test_every_code_of_a_problem_is_documented() -> None:
 
 
 def test_every_error_type_of_the_service_is_documented() -> None:
-    own = (*errors.HOPELESS, errors.StepTimeout, usage.BudgetExceeded)
+    own = (*errors.PERMANENT, errors.StepTimeout, usage.BudgetExceeded)
     raised = [error.__name__ for error in own]
     models = [error.__name__ for error in base.ModelError.__subclasses__()]
     in_scripts = re.findall(r"failure\(record, '(\w+)'", _scripts())

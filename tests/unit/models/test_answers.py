@@ -1,4 +1,4 @@
-"""What a reply with status 200 comes to: an answer as far as there is one, or an error of the right kind."""
+"""Replies with status 200: the answer as far as there is one, or an error of the right kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "search", "argument
 
 
 def answered(message: Any = None, finish_reason: Any = "stop", **more: Any) -> Completion:
-    """What is made of one choice."""
+    """The completion of an answer with one choice."""
     choice = {"finish_reason": finish_reason, "message": message}
     return read_answer(Reply(json.dumps({"choices": [choice], **more}).encode()), "asked")
 
@@ -37,18 +37,23 @@ CONTENTS: list[tuple[Any, str]] = [
     ([{"type": "text", "text": {"value": "Hi!", "annotations": []}}], "Hi!"),
     (["Hi", "!"], "Hi!"),
     ({"type": "text", "text": "Hi!"}, "Hi!"),
-    ([{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": "Hi!"}], "Hi!"),
+    (
+        [{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": "Hi!"}],
+        "Hi!",
+    ),
     ([{"type": "image_url"}, None, 5, {"type": "text", "text": "Hi!"}], "Hi!"),
 ]
 
 
-@pytest.mark.parametrize(("content", "text"), CONTENTS, ids=[str(content)[:50] for content, _ in CONTENTS])
+@pytest.mark.parametrize(
+    ("content", "text"), CONTENTS, ids=[str(content)[:50] for content, _ in CONTENTS]
+)
 def test_a_content_is_a_text_or_a_list_of_parts(content: Any, text: str) -> None:
     assert answered({"content": content}).text == text
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", "length", "content_filter", "tool_calls", "eos"])
-def test_a_text_is_an_answer_and_how_it_ended_is_told(finish_reason: str) -> None:
+def test_text_is_an_answer_with_its_finish_reason(finish_reason: str) -> None:
     completion = answered({"content": "cut o"}, finish_reason)
     assert (completion.text, completion.finish_reason) == ("cut o", finish_reason)
 
@@ -66,7 +71,7 @@ def test_a_finish_reason_that_is_no_word_is_none(finish_reason: Any) -> None:
         {"content": [{"type": "refusal", "refusal": "I cannot help."}]},
     ],
 )
-def test_a_refusal_is_what_the_model_said_and_named_as_one(message: dict[str, Any]) -> None:
+def test_a_refusal_is_the_text_and_is_marked_as_a_refusal(message: dict[str, Any]) -> None:
     completion = answered(message)
     assert (completion.text, completion.refusal) == ("I cannot help.", "I cannot help.")
 
@@ -76,12 +81,19 @@ def test_a_refusal_is_what_the_model_said_and_named_as_one(message: dict[str, An
     [
         ({"content": None, "tool_calls": [CALL]}, [CALL]),
         ({"tool_calls": [CALL, None, "x"]}, [CALL]),
-        ({"content": "", "function_call": CALL["function"]}, [{"type": "function", "function": CALL["function"]}]),
+        (
+            {"content": "", "function_call": CALL["function"]},
+            [{"type": "function", "function": CALL["function"]}],
+        ),
     ],
 )
 def test_tool_calls_alone_are_an_answer(message: dict[str, Any], calls: list[Any]) -> None:
     completion = answered(message, "tool_calls")
-    assert (completion.text, completion.tool_calls, completion.finish_reason) == ("", calls, "tool_calls")
+    assert (completion.text, completion.tool_calls, completion.finish_reason) == (
+        "",
+        calls,
+        "tool_calls",
+    )
 
 
 SILENT: list[tuple[dict[str, Any], str | None, type[ModelError], bool, str]] = [
@@ -90,19 +102,37 @@ SILENT: list[tuple[dict[str, Any], str | None, type[ModelError], bool, str]] = [
     ({"content": []}, "stop", ModelAnswerInvalid, True, "nothing"),
     ({"content": 5}, "stop", ModelAnswerInvalid, True, "nothing"),
     ({"content": None, "tool_calls": []}, "tool_calls", ModelAnswerInvalid, True, "tool_calls"),
-    ({"content": None, "reasoning_content": "hm"}, "stop", ModelAnswerInvalid, True, "only its reasoning"),
+    (
+        {"content": None, "reasoning_content": "hm"},
+        "stop",
+        ModelAnswerInvalid,
+        True,
+        "only its reasoning",
+    ),
     ({"content": "", "reasoning": "hm"}, "stop", ModelAnswerInvalid, True, "only its reasoning"),
-    ({"content": [{"type": "thinking", "thinking": "hm"}]}, "stop", ModelAnswerInvalid, True, "only its reasoning"),
-    ({"content": "", "reasoning": "hm"}, "length", ModelAnswerInvalid, False, "raise max_tokens"),
+    (
+        {"content": [{"type": "thinking", "thinking": "hm"}]},
+        "stop",
+        ModelAnswerInvalid,
+        True,
+        "only its reasoning",
+    ),
+    ({"content": "", "reasoning": "hm"}, "length", ModelAnswerInvalid, False, "Raise max_tokens"),
     ({"content": None}, "content_filter", ModelRejected, False, "content filter"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("message", "finish_reason", "kind", "transient", "said"), SILENT, ids=[str(case[:2]) for case in SILENT]
+    ("message", "finish_reason", "kind", "transient", "said"),
+    SILENT,
+    ids=[str(case[:2]) for case in SILENT],
 )
 def test_no_answer_at_all_is_a_failure_that_names_the_reason(
-    message: dict[str, Any], finish_reason: str | None, kind: type[ModelError], transient: bool, said: str
+    message: dict[str, Any],
+    finish_reason: str | None,
+    kind: type[ModelError],
+    transient: bool,
+    said: str,
 ) -> None:
     with pytest.raises(kind, match=said) as raised:
         answered(message, finish_reason)
@@ -110,21 +140,36 @@ def test_no_answer_at_all_is_a_failure_that_names_the_reason(
 
 
 NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
-    # An error inside.
-    ('{"error": {"message": "upstream rate limit", "code": 429}}', ModelRateLimited, True, "upstream rate limit"),
+    # An error in the body.
+    (
+        '{"error": {"message": "upstream rate limit", "code": 429}}',
+        ModelRateLimited,
+        True,
+        "upstream rate limit",
+    ),
     ('{"error": {"message": "m", "code": "429"}}', ModelRateLimited, True, "m"),
     ('{"error": {"message": "m", "status": 503}}', ModelUnavailable, True, "m"),
     ('{"error": {"message": "m", "code": 401}}', ModelAuthenticationError, False, "m"),
     ('{"error": {"message": "m", "code": 400}}', ModelRejected, False, "m"),
     ('{"error": {"message": "m", "type": "rate_limit_exceeded"}}', ModelRateLimited, True, "m"),
-    ('{"error": {"message": "m", "code": "invalid_api_key"}}', ModelAuthenticationError, False, "m"),
+    (
+        '{"error": {"message": "m", "code": "invalid_api_key"}}',
+        ModelAuthenticationError,
+        False,
+        "m",
+    ),
     ('{"error": {"message": "m", "type": "invalid_request_error"}}', ModelRejected, False, "m"),
     ('{"error": {"message": "m", "type": "generate_failed"}}', ModelUnavailable, True, "m"),
     ('{"error": {"message": "m"}}', ModelUnavailable, True, "m"),
     ('{"error": "model busy"}', ModelUnavailable, True, "model busy"),
     ('{"error": ["a", "b"]}', ModelUnavailable, True, "a; b"),
     ('{"object": "error", "message": "m", "type": "NotFoundError"}', ModelRejected, False, "m"),
-    ('{"error": "half", "choices": [{"message": {"content": "Hi"}}]}', ModelUnavailable, True, "half"),
+    (
+        '{"error": "half", "choices": [{"message": {"content": "Hi"}}]}',
+        ModelUnavailable,
+        True,
+        "half",
+    ),
     (
         '{"choices": [{"error": {"code": 502, "message": "m"}, "message": {"content": ""}}]}',
         ModelUnavailable,
@@ -140,11 +185,11 @@ NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
     ("{}", ModelAnswerInvalid, True, "no choices"),
     ('{"code": 1001, "msg": "busy"}', ModelAnswerInvalid, True, "no choices: busy"),
     ('{"detail": "not here"}', ModelAnswerInvalid, True, "no choices: not here"),
-    # No object.
-    ("[]", ModelAnswerInvalid, True, "no object"),
-    ("null", ModelAnswerInvalid, True, "no object"),
-    ('"Hi!"', ModelAnswerInvalid, True, "no object"),
-    # No JSON.
+    # Not an object.
+    ("[]", ModelAnswerInvalid, True, "not an object"),
+    ("null", ModelAnswerInvalid, True, "not an object"),
+    ('"Hi!"', ModelAnswerInvalid, True, "not an object"),
+    # Not JSON.
     ("", ModelAnswerInvalid, True, "empty body"),
     (" \r\n\n", ModelAnswerInvalid, True, "empty body"),
     ("<html><body>Log in</body></html>", ModelAnswerInvalid, True, "a web page: Log in"),
@@ -158,8 +203,12 @@ NO_ANSWERS: list[tuple[str, type[ModelError], bool, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "kind", "transient", "said"), NO_ANSWERS, ids=[case[0][:50] for case in NO_ANSWERS])
-def test_what_is_no_answer_is_told_apart(body: str, kind: type[ModelError], transient: bool, said: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "kind", "transient", "said"), NO_ANSWERS, ids=[case[0][:50] for case in NO_ANSWERS]
+)
+def test_each_reply_without_an_answer_has_its_own_error(
+    body: str, kind: type[ModelError], transient: bool, said: str
+) -> None:
     with pytest.raises(kind, match=said) as raised:
         read_answer(Reply(body.encode(), wait_seconds=3.0), "asked")
     assert (type(raised.value), raised.value.transient) == (kind, transient)
@@ -170,8 +219,14 @@ def test_what_is_no_answer_is_told_apart(body: str, kind: type[ModelError], tran
 
 def test_an_event_stream_is_known_by_its_header_too() -> None:
     with pytest.raises(ModelAnswerInvalid, match="event stream"):
-        read_answer(Reply(b"retry: 5", headers={"content-type": "text/event-stream; charset=utf-8"}), "asked")
-    whole = Reply(b'{"choices": [{"message": {"content": "Hi!"}}]}', headers={"content-type": "text/event-stream"})
+        read_answer(
+            Reply(b"retry: 5", headers={"content-type": "text/event-stream; charset=utf-8"}),
+            "asked",
+        )
+    whole = Reply(
+        b'{"choices": [{"message": {"content": "Hi!"}}]}',
+        headers={"content-type": "text/event-stream"},
+    )
     assert read_answer(whole, "asked").text == "Hi!"
 
 
@@ -188,7 +243,9 @@ def test_an_event_stream_is_known_by_its_header_too() -> None:
 )
 def test_an_answer_is_read_in_its_encoding(encoding: str, header: str) -> None:
     text = "Grüß" if encoding == "latin-1" else "你好"
-    body = json.dumps({"choices": [{"message": {"content": text}}]}, ensure_ascii=False).encode(encoding)
+    body = json.dumps({"choices": [{"message": {"content": text}}]}, ensure_ascii=False).encode(
+        encoding
+    )
     assert read_answer(Reply(body, headers={"content-type": header}), "asked").text == text
 
 
@@ -250,4 +307,6 @@ def test_a_server_may_say_whether_trying_again_helps() -> None:
     assert not refused(Reply(b"", 500, {"x-should-retry": "false"})).transient
     assert refused(Reply(b"", 400, {"x-should-retry": "true"})).transient
     assert refused(Reply(b"", 429)).transient
-    assert not refused(Reply(b'{"error": {"message": "m", "code": "insufficient_quota"}}', 429)).transient
+    assert not refused(
+        Reply(b'{"error": {"message": "m", "code": "insufficient_quota"}}', 429)
+    ).transient

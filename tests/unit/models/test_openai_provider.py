@@ -1,4 +1,4 @@
-"""Model calls, against a stand-in for the vendor that speaks real HTTP."""
+"""Model calls over real HTTP, to a stand-in for the vendor."""
 
 from __future__ import annotations
 
@@ -51,21 +51,33 @@ def provider(server: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
     made: list[OpenAIProvider] = []
 
     def make(**settings: object) -> OpenAIProvider:
-        plain = {"openai_base_url": server.url, "openai_api_key": "sk-test-key", "model_timeout": 30.0}
+        plain = {
+            "openai_base_url": server.url,
+            "openai_api_key": "sk-test-key",
+            "model_timeout": 30.0,
+        }
         made.append(OpenAIProvider(Settings(**{**plain, **settings})))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for provider in made:
+        provider.close()
 
 
-def test_an_answer_comes_with_what_the_server_reported(server: ModelServer, provider: Provide) -> None:
+def test_an_answer_comes_with_what_the_server_reported(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play("Hi!")
     completion = provider().complete(ASK, model="tiny", temperature=0.5, max_tokens=7)
     assert (completion.text, completion.model) == ("Hi!", "tiny-served")
-    assert (completion.input_tokens, completion.output_tokens, completion.total_tokens) == (11, 5, 16)
-    assert server.requests == [{"messages": ASK, "model": "tiny", "temperature": 0.5, "max_tokens": 7}]
+    assert (completion.input_tokens, completion.output_tokens, completion.total_tokens) == (
+        11,
+        5,
+        16,
+    )
+    assert server.requests == [
+        {"messages": ASK, "model": "tiny", "temperature": 0.5, "max_tokens": 7}
+    ]
     assert server.headers[0]["authorization"] == "bearer sk-test-key"
 
 
@@ -74,7 +86,9 @@ def test_without_a_model_the_services_own_is_asked(server: ModelServer, provider
     assert server.requests[0]["model"] == "doubao-pro-32k"
 
 
-def test_too_many_requests_is_tried_again_when_the_server_says(server: ModelServer, provider: Provide) -> None:
+def test_too_many_requests_is_tried_again_when_the_server_says(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play(Answer("slow down", 429, {"Retry-After": "1"}), "Now.")
     began = time.monotonic()
     assert provider().complete(ASK).text == "Now."
@@ -96,12 +110,14 @@ def test_too_many_requests_is_tried_again_when_the_server_says(server: ModelServ
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_failures_are_told_apart(
+def test_each_failure_has_its_own_error(
     server: ModelServer, provider: Provide, answer: Answer, kind: type[ModelError], tries: int
 ) -> None:
     server.play(answer)
     with pytest.raises(kind) as raised:
-        provider(model_max_retries=0, model_timeout=3.0 if answer.delay_seconds else 60.0).complete(ASK)
+        provider(model_max_retries=0, model_timeout=3.0 if answer.delay_seconds else 60.0).complete(
+            ASK
+        )
     assert len(server.requests) == tries
     assert "sk-test-key" not in str(raised.value)
     if answer.status != 200:
@@ -122,7 +138,7 @@ def test_without_key_and_address_the_message_names_the_setting() -> None:
 
 def test_a_stop_closes_the_connection_at_once(server: ModelServer, provider: Provide) -> None:
     one = provider()
-    one.complete(ASK)  # what is loaded once is loaded
+    one.complete(ASK)  # so that nothing is loaded within the measurement
     server.play(Answer(delay_seconds=30))
     stop = StopSignal()
     threading.Timer(0.2, stop.request).start()
@@ -157,10 +173,14 @@ def test_calls_from_many_threads_wait_side_by_side(server: ModelServer, provider
     assert time.monotonic() - began < 20
 
 
-def test_options_go_into_the_body_but_those_that_are_about_the_request(server: ModelServer, provider: Provide) -> None:
+def test_options_go_into_the_body_but_those_that_are_about_the_request(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play("Hi!", Answer("too late", delay_seconds=5))
     provide = provider(model_max_retries=0)
-    provide.complete(ASK, temperature=0.5, stop=["x"], extra_body={"seed": 7}, extra_headers={"X-Trace": "abc"})
+    provide.complete(
+        ASK, temperature=0.5, stop=["x"], extra_body={"seed": 7}, extra_headers={"X-Trace": "abc"}
+    )
     assert {"temperature": 0.5, "stop": ["x"], "seed": 7}.items() <= server.requests[0].items()
     assert not {"extra_body", "extra_headers", "timeout"} & server.requests[0].keys()
     assert server.headers[0]["x-trace"] == "abc"
@@ -175,8 +195,8 @@ def test_options_go_into_the_body_but_those_that_are_about_the_request(server: M
         ({"tools": {1, 2}}, "not JSON"),
         ({"user": "\ud800"}, "lone surrogate"),
         ({"extra_body": [1]}, "extra_body must be a mapping"),
-        ({"stream": True}, "leave `stream` out"),
-        ({"extra_body": {"stream": True}}, "leave `stream` out"),
+        ({"stream": True}, "`stream` is not supported"),
+        ({"extra_body": {"stream": True}}, "`stream` is not supported"),
         ({"timeout": "5"}, "timeout must be"),
         ({"timeout": float("inf")}, "timeout must be"),
         ({"timeout": 0}, "timeout must be"),
@@ -185,7 +205,7 @@ def test_options_go_into_the_body_but_those_that_are_about_the_request(server: M
     ],
     ids=str,
 )
-def test_what_cannot_be_sent_is_rejected_before_anybody_is_asked(
+def test_what_cannot_be_sent_is_rejected_before_the_model_is_called(
     server: ModelServer, provider: Provide, options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ModelRejected, match=said):
@@ -198,7 +218,9 @@ def test_what_cannot_be_sent_is_rejected_before_anybody_is_asked(
     [Answer(delay_seconds=30), Answer(drip_seconds=30), Answer(status=503, drip_seconds=30)],
     ids=["silent", "dripping", "dripping error"],
 )
-def test_the_time_limit_holds_for_the_whole_call(server: ModelServer, provider: Provide, answer: Answer) -> None:
+def test_the_time_limit_holds_for_the_whole_call(
+    server: ModelServer, provider: Provide, answer: Answer
+) -> None:
     one = provider(model_timeout=3.0, model_max_retries=3)
     server.play(answer)
     began = time.monotonic()
@@ -208,20 +230,24 @@ def test_the_time_limit_holds_for_the_whole_call(server: ModelServer, provider: 
     assert len(server.requests) == 1
 
 
-def test_the_time_limit_holds_for_all_repeats_together(server: ModelServer, provider: Provide) -> None:
+def test_the_time_limit_holds_for_all_repeats_together(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play(Answer("busy", 503, {"Retry-After": "0.2"}), Answer(delay_seconds=30))
     with pytest.raises(ModelTimeout, match=r"Before that: .*503: busy") as raised:
         provider(model_timeout=6.0).complete(ASK)
     assert raised.value.retries == 1
 
 
-def test_a_body_that_comes_slowly_but_in_time_is_an_answer(server: ModelServer, provider: Provide) -> None:
+def test_a_body_that_comes_slowly_but_in_time_is_an_answer(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play(Answer("At last.", drip_seconds=0.5))
     assert provider(model_timeout=30.0).complete(ASK).text == "At last."
 
 
 @pytest.mark.parametrize("named", ["100", "4000", "inf", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_wait_that_does_not_fit_into_the_call_is_left_to_the_flow(
+def test_a_wait_that_does_not_fit_into_the_call_is_passed_on_to_the_flow(
     server: ModelServer, provider: Provide, named: str
 ) -> None:
     server.default = Answer("later", 429, {"Retry-After": named})
@@ -230,7 +256,7 @@ def test_a_wait_that_does_not_fit_into_the_call_is_left_to_the_flow(
             provider(model_timeout=20.0, model_max_retries=1).complete(ASK)
     finally:
         server.default = Answer()
-    expected = (1, 100.0) if named == "100" else (2, None)  # of no use: our own back-off decided
+    expected = (1, 100.0) if named == "100" else (2, None)  # not usable, so our own backoff decides
     assert (len(server.requests), raised.value.retry_after_seconds) == expected
 
 
@@ -258,7 +284,7 @@ def test_the_bound_of_waits_is_a_setting(server: ModelServer, provider: Provide)
         (Answer("", choice={"finish_reason": "length"}), 1),
     ],
 )
-def test_what_may_pass_is_asked_again_unless_it_was_paid_for(
+def test_transient_errors_are_repeated_unless_the_answer_was_paid_for(
     server: ModelServer, provider: Provide, answer: Answer, asked: int
 ) -> None:
     server.play(*[answer] * 3)
@@ -267,7 +293,9 @@ def test_what_may_pass_is_asked_again_unless_it_was_paid_for(
     assert (len(server.requests), raised.value.retries) == (asked, asked - 1)
 
 
-def test_an_answer_after_an_error_counts_the_repeats(server: ModelServer, provider: Provide) -> None:
+def test_an_answer_after_an_error_counts_the_repeats(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play(Answer("busy", 503), Answer(raw='{"error": "busy"}'), "Now.")
     completion = provider(model_timeout=30.0).complete(ASK)
     assert (completion.text, completion.retries) == ("Now.", 2)
@@ -294,7 +322,9 @@ def test_compressed_answers_and_errors_are_read(server: ModelServer, provider: P
     ],
     ids=["large", "compressed"],
 )
-def test_an_answer_without_end_is_not_read_to_it(server: ModelServer, provider: Provide, answer: Answer) -> None:
+def test_an_answer_that_never_ends_is_not_read_further_than_the_limit(
+    server: ModelServer, provider: Provide, answer: Answer
+) -> None:
     server.play(answer)
     with pytest.raises(ModelAnswerInvalid, match="MAX_RESULT_BYTES") as raised:
         provider(max_result_bytes=1024, model_timeout=30.0).complete(ASK)
@@ -302,21 +332,31 @@ def test_an_answer_without_end_is_not_read_to_it(server: ModelServer, provider: 
 
 
 def test_of_a_large_error_the_beginning_is_read(server: ModelServer, provider: Provide) -> None:
-    server.play(Answer(status=400, raw='{"error": {"message": "too long", "prompt": "' + "x" * 5_000_000))
+    server.play(
+        Answer(status=400, raw='{"error": {"message": "too long", "prompt": "' + "x" * 5_000_000)
+    )
     with pytest.raises(ModelRejected, match=r"400: too long$"):
         provider().complete(ASK)
 
 
-@pytest.mark.parametrize("answer", [Answer(raw=b"x", headers={"Content-Encoding": "gzip"}), Answer(raw="", status=204)])
-def test_an_answer_that_cannot_be_read_is_invalid(server: ModelServer, provider: Provide, answer: Answer) -> None:
+@pytest.mark.parametrize(
+    "answer", [Answer(raw=b"x", headers={"Content-Encoding": "gzip"}), Answer(raw="", status=204)]
+)
+def test_an_answer_that_cannot_be_read_is_invalid(
+    server: ModelServer, provider: Provide, answer: Answer
+) -> None:
     server.play(answer)
     with pytest.raises(ModelAnswerInvalid):
         provider().complete(ASK)
 
 
 def test_a_redirect_is_not_followed(server: ModelServer, provider: Provide) -> None:
-    server.play(Answer(status=307, headers={"Location": f"{server.url}/elsewhere"}), "From elsewhere.")
-    with pytest.raises(ModelRejected, match=r"307, a redirect to .*/elsewhere: see OPENAI_BASE_URL"):
+    server.play(
+        Answer(status=307, headers={"Location": f"{server.url}/elsewhere"}), "From elsewhere."
+    )
+    with pytest.raises(
+        ModelRejected, match=r"307, a redirect to .*/elsewhere\. Check OPENAI_BASE_URL"
+    ):
         provider().complete(ASK)
     assert len(server.requests) == 1
 
@@ -348,13 +388,17 @@ def test_what_is_not_http_is_unavailable(provider: Provide, sent: bytes) -> None
         assert len(str(raised.value)) < 600
 
 
-def test_a_key_that_the_server_repeats_is_masked_whatever_it_looks_like(server: ModelServer, provider: Provide) -> None:
+def test_a_key_that_the_server_repeats_is_masked_whatever_it_looks_like(
+    server: ModelServer, provider: Provide
+) -> None:
     server.play(Answer("0f8fad5b-d9cb-469f-a165 is no key", 401))
     with pytest.raises(ModelAuthenticationError, match=r"401: \[masked\] is no key"):
         provider(openai_api_key="0f8fad5b-d9cb-469f-a165").complete(ASK)
 
 
-def test_the_loop_starts_once_also_when_many_call_at_once(server: ModelServer, provider: Provide) -> None:
+def test_the_loop_starts_once_also_when_many_call_at_once(
+    server: ModelServer, provider: Provide
+) -> None:
     one = provider()
     threads = [threading.Thread(target=one.complete, args=(ASK,)) for _ in range(20)]
     for thread in threads:
@@ -384,11 +428,13 @@ def test_a_thread_that_cannot_be_started_fails_that_call_alone(
 def test_a_thread_that_a_call_itself_needs_fails_that_call_alone(
     server: ModelServer, provider: Provide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = provider(openai_base_url=server.url.replace("127.0.0.1", "localhost"), model_max_retries=0)
+    one = provider(
+        openai_base_url=server.url.replace("127.0.0.1", "localhost"), model_max_retries=0
+    )
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name != "models":  # such as those that look up names
+        if thread.name != "models":  # such as threads that resolve host names
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -400,7 +446,9 @@ def test_a_thread_that_a_call_itself_needs_fails_that_call_alone(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_process_that_was_forked_meanwhile_has_a_loop_of_its_own(server: ModelServer, provider: Provide) -> None:
+def test_a_process_that_was_forked_meanwhile_has_a_loop_of_its_own(
+    server: ModelServer, provider: Provide
+) -> None:
     one = provider()
     one.complete(ASK)
     read, write = os.pipe()

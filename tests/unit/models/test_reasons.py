@@ -1,4 +1,4 @@
-"""The reason of a server's error, in whatever form it comes."""
+"""The reason of a server's error, found in every form that servers use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ REASONS = {
     '{"error": {"message": {"text": "deep"}}}': "deep",
     '{"errors": [{"message": "a"}, "b"]}': "a; b",
     '{"detail": "messages: field required"}': "messages: field required",
-    '{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}, {"msg": "b"}]}': "body.top_p: too large; b",
+    '{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}, {"msg": "b"}]}': (
+        "body.top_p: too large; b"
+    ),
     '{"message": "hello"}': "hello",
     '{"code": 1001, "msg": "busy"}': "busy",
     '{"error_code": 18, "error_msg": "limit"}': "limit",
@@ -47,7 +49,10 @@ def test_the_encoding_that_the_server_names_is_used() -> None:
 
 def test_secrets_are_masked_also_at_the_cut_and_those_that_look_like_none() -> None:
     assert reason_in(b'{"error": "no such key: sk-abcdefgh12345678"}') == "no such key: [masked]"
-    assert reason_in(b"key 0f8fad5b-d9cb-469f is wrong", secret="0f8fad5b-d9cb-469f") == "key [masked] is wrong"
+    assert (
+        reason_in(b"key 0f8fad5b-d9cb-469f is wrong", secret="0f8fad5b-d9cb-469f")
+        == "key [masked] is wrong"
+    )
     cut = reason_in(("x " * (MAX_CHARACTERS // 2 - 5) + "sk-abcdefgh12345678").encode())
     assert "sk-" not in cut
 

@@ -1,4 +1,4 @@
-"""What servers report as used, in their forms."""
+"""Token counts, in all the forms in which servers report them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.models.token_counts import MAX_TOKENS, estimated_tokens, token_counts
 
 USAGES: list[tuple[Any, tuple[int | None, int | None, int | None]]] = [
     ({"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}, (11, 5, 16)),
-    # What is missing is added up, and what is too small is put right.
+    # A total that is missing or too small is the sum.
     ({"prompt_tokens": 900, "completion_tokens": 100}, (900, 100, 1000)),
     ({"prompt_tokens": 900}, (900, None, 900)),
     ({"completion_tokens": 100}, (None, 100, 100)),
@@ -26,7 +26,7 @@ USAGES: list[tuple[Any, tuple[int | None, int | None, int | None]]] = [
     ({"input_tokens": 3, "output_tokens": 4}, (3, 4, 7)),
     ({"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 9}, (3, 4, 9)),
     ({"billed_units": {"input_tokens": 3, "output_tokens": 4}}, (3, 4, 7)),
-    # Nothing, or nothing of use.
+    # Nothing, or nothing usable.
     ({}, (None, None, None)),
     (None, (None, None, None)),
     ([], (None, None, None)),
@@ -43,7 +43,9 @@ USAGES: list[tuple[Any, tuple[int | None, int | None, int | None]]] = [
 
 
 @pytest.mark.parametrize(("usage", "counts"), USAGES, ids=[str(usage)[:60] for usage, _ in USAGES])
-def test_usage_is_read_tolerantly(usage: Any, counts: tuple[int | None, int | None, int | None]) -> None:
+def test_usage_is_read_tolerantly(
+    usage: Any, counts: tuple[int | None, int | None, int | None]
+) -> None:
     assert token_counts({"usage": usage}) == counts
 
 

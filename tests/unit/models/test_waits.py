@@ -29,7 +29,7 @@ AFTER = {
     "31536000": None,
     "9999999999": None,
     "9" * 5000: None,
-    # No number of seconds.
+    # Not a number of seconds.
     "inf": None,
     "-inf": None,
     "Infinity": None,
@@ -63,13 +63,23 @@ AFTER = {
 
 
 @pytest.mark.parametrize(("text", "seconds"), AFTER.items(), ids=[text[:40] for text in AFTER])
-def test_retry_after_is_read_in_every_form_and_within_the_bound(text: str, seconds: float | None) -> None:
+def test_retry_after_is_read_in_every_form_and_within_the_bound(
+    text: str, seconds: float | None
+) -> None:
     assert named_wait({"retry-after": text}, NOW, LIMIT) == seconds
 
 
 @pytest.mark.parametrize(
     ("milliseconds", "seconds"),
-    [("1500", 1.5), ("0", 0), ("3600000", 3600), ("3600001", None), ("inf", None), ("nan", None), ("-5", None)],
+    [
+        ("1500", 1.5),
+        ("0", 0),
+        ("3600000", 3600),
+        ("3600001", None),
+        ("inf", None),
+        ("nan", None),
+        ("-5", None),
+    ],
 )
 def test_retry_after_ms_is_read_too(milliseconds: str, seconds: float | None) -> None:
     assert named_wait({"retry-after-ms": milliseconds}, NOW, LIMIT) == seconds
@@ -115,7 +125,9 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("given", "kept"), NUMBERS, ids=[repr(given)[:20] for given, _ in NUMBERS])
-def test_an_error_never_holds_another_wait_whoever_raises_it(given: Any, kept: float | None) -> None:
+def test_an_error_never_holds_another_wait_whoever_raises_it(
+    given: Any, kept: float | None
+) -> None:
     assert bounded(given, LIMIT) == kept
     error = ModelRateLimited("Later.", retry_after_seconds=given)
     assert error.retry_after_seconds == kept

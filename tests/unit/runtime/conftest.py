@@ -1,4 +1,4 @@
-"""Runs small flows that a test writes down, without a worker."""
+"""Runs small flows whose source a test contains, without a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def run_code(tmp_path: Path) -> Callable[..., Any]:
     """`run_code(source, inputs, flow="run", **ports)`: the outputs of that flow of the source."""
     recorder = Recorder()
 
-    def run(source: str, inputs: dict[str, Any] | None = None, flow: str = "run", **ports: Any) -> Any:
+    def run(
+        source: str, inputs: dict[str, Any] | None = None, flow: str = "run", **ports: Any
+    ) -> Any:
         number = len(list(tmp_path.glob("agents*")))
         folder = tmp_path / f"agents{number}" / "coded"
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What becomes of a batch's outputs, odd ones among them."""
+"""Aggregators: what they make of the outputs of a batch, and of items that do not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.runtime.aggregate import aggregate
 from app.runtime.errors import FlowError
 
 HUGE = 10**400
-"""JSON can hold it; a double, and so most other languages, cannot."""
+"""JSON can hold it; a double cannot, and so neither can most other languages."""
 
 
 def many(odd: Any, usual: Any) -> list[Any]:
@@ -41,11 +41,17 @@ def test_a_group_of_text_and_of_the_value_that_it_spells_is_warned_of() -> None:
 
 
 PRICES = {
-    "group": ({"group_by": "price"}, lambda value: (len(value["2"]), len(value["null"])) == (999, 1)),
-    "summary": ({"summary_fields": ["price"]}, lambda value: value[6:8] == [{"price": 2}, {"price": None}]),
+    "group": (
+        {"group_by": "price"},
+        lambda value: (len(value["2"]), len(value["null"])) == (999, 1),
+    ),
+    "summary": (
+        {"summary_fields": ["price"]},
+        lambda value: value[6:8] == [{"price": 2}, {"price": None}],
+    ),
     "stats": ({"fields": ["price"]}, lambda value: value["price"]["count"] == 999),
 }
-"""What each strategy needs, and what is right of a thousand items whose price is 2 but for one."""
+"""For each strategy, what it needs, and a check of its value for 999 items with the price 2."""
 
 
 @pytest.mark.parametrize("odd", [5, "text", None, [1], True])
@@ -55,7 +61,7 @@ def test_an_item_that_is_no_object_is_warned_of(strategy: str, odd: Any) -> None
     aggregated = aggregate({"strategy": strategy, **needs}, many(odd, {"price": 2}))
     assert right(aggregated.value)
     [warning] = aggregated.warnings
-    assert warning.startswith("Item 7 is no object")
+    assert warning.startswith("Item 7 is not an object")
 
 
 DEAR = {"strategy": "filter", "condition": "item.price > 1"}
@@ -66,10 +72,14 @@ def test_an_item_that_a_filter_cannot_look_at_counts_as_false(price: Any) -> Non
     aggregated = aggregate(DEAR, many({"price": price}, {"price": 2}))
     assert aggregated.value == [{"price": 2}] * 999
     [warning] = aggregated.warnings
-    assert warning.startswith("Item 7 counts as false: The condition 'price > `1`' cannot be evaluated")
+    assert warning.startswith(
+        "Item 7 counts as false: The condition 'price > `1`' cannot be evaluated"
+    )
 
 
-@pytest.mark.parametrize("odd", [{"price": {}}, {"price": []}, {"price": None}, {}, None, 5, "text", {"price": True}])
+@pytest.mark.parametrize(
+    "odd", [{"price": {}}, {"price": []}, {"price": None}, {}, None, 5, "text", {"price": True}]
+)
 def test_an_item_that_jmespath_compares_to_nothing_is_false_without_a_warning(odd: Any) -> None:
     aggregated = aggregate(DEAR, many(odd, {"price": 2}))
     assert (aggregated.value, aggregated.warnings) == ([{"price": 2}] * 999, ())
@@ -102,15 +112,17 @@ def figures(prices: list[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
 def test_what_is_no_usable_number_is_left_out_of_the_figures(odd: Any) -> None:
     found, [warning] = figures(many(odd, 2))
     assert found == {"count": 999, "sum": 1998, "mean": 2, "min": 2, "max": 2}
-    assert warning.startswith("Item 7 has no usable number as 'price'")
+    assert warning.startswith("Item 7 has no usable number in 'price'")
 
 
-def test_a_value_that_is_missing_or_null_is_no_odd_one() -> None:
+def test_a_value_that_is_missing_or_null_is_left_out_without_a_warning() -> None:
     aggregated = aggregate(STATS, [{"price": 1}, {}, {"price": None}])
     assert (aggregated.value["price"]["count"], aggregated.warnings) == (1, ())
 
 
-@pytest.mark.parametrize("prices", [[1e308, 1e308], [10**308, 10**308], [10**308, 1e308], [1e308] * 500])
+@pytest.mark.parametrize(
+    "prices", [[1e308, 1e308], [10**308, 10**308], [10**308, 1e308], [1e308] * 500]
+)
 def test_a_sum_that_is_too_large_is_null_and_the_mean_is_right(prices: list[float]) -> None:
     found, [warning] = figures(prices)
     assert (found["sum"], found["count"]) == (None, len(prices))
@@ -122,7 +134,7 @@ def test_a_sum_that_is_too_large_is_null_and_the_mean_is_right(prices: list[floa
 def test_a_null_is_left_out_of_a_text_and_anything_else_is_json() -> None:
     aggregated = aggregate({"strategy": "concat"}, ["a", None, 2, {"b": True}])
     assert aggregated.value == 'a\n2\n{"b": true}'
-    assert aggregated.warnings == ("Item 1 is null, and was left out.",)
+    assert aggregated.warnings == ("Item 1 is null and was left out.",)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +146,10 @@ def test_a_null_is_left_out_of_a_text_and_anything_else_is_json() -> None:
         ({"strategy": "summary", "summary_fields": ["x"]}, []),
     ],
 )
-def test_items_that_are_null_are_none_and_warned_of(how: dict[str, Any], nothing: Any) -> None:
+def test_null_counts_as_an_empty_list_with_a_warning(how: dict[str, Any], nothing: Any) -> None:
     aggregated = aggregate(how, None)
     assert aggregated.value == nothing
-    assert aggregated.warnings == ("'items' is null: it was taken as an empty list.",)
+    assert aggregated.warnings == ("'items' is null and was treated as an empty list.",)
 
 
 @pytest.mark.parametrize("items", ["text", {}, 5, True])

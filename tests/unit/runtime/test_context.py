@@ -1,4 +1,4 @@
-"""What a flow is handed beside its inputs."""
+"""The context of a flow: what it offers, and what it refuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def context(reports: list[Progress]) -> Context:
     )
 
 
-def test_nothing_of_nothing_is_no_error_and_no_report(context: Context, reports: list[Progress]) -> None:
+def test_zero_of_zero_steps_is_no_error_and_no_report(
+    context: Context, reports: list[Progress]
+) -> None:
     context.progress(0, 0)
     context.progress(0, 0, "an empty list")
     assert reports == []
@@ -48,14 +50,14 @@ def test_nothing_of_nothing_is_no_error_and_no_report(context: Context, reports:
 
 
 @pytest.mark.parametrize("steps", [(1, 0), (2, 1), (-1, 0), (0, -1), (0.0, 0), (True, 1), ("0", 0)])
-def test_what_is_no_progress_is_refused(context: Context, reports: list[Progress], steps: Any) -> None:
+def test_invalid_progress_is_refused(context: Context, reports: list[Progress], steps: Any) -> None:
     with pytest.raises(ValueError, match="progress"):
         context.progress(*steps)
     assert reports == []
 
 
 class Meeting(ModelProvider):
-    """Answers when two calls are under way at once, and remembers their threads."""
+    """Answers only once two calls are waiting at the same time, and notes their threads."""
 
     def __init__(self) -> None:
         self._both = threading.Barrier(2, timeout=20)
@@ -65,7 +67,7 @@ class Meeting(ModelProvider):
         return Completion("met", "m", total_tokens=3)
 
 
-def test_an_asynchronous_flow_asks_a_model_without_holding_up_others(run_code: Callable) -> None:
+def test_an_asynchronous_flow_calls_a_model_without_blocking_others(run_code: Callable) -> None:
     source = """
     import asyncio
     async def run(inputs, context):

@@ -1,4 +1,4 @@
-"""An answer that is not whole, in a step of a pipeline: only its text goes on, so the step's record tells of it."""
+"""Incomplete answers in a pipeline: the next steps get only the text, so a warning is recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Model(ModelProvider):
         return Completion("An ans", "m-1", total_tokens=5, **self._ending)
 
 
-def warnings(folder: Path, ending: dict[str, Any], step: str, inputs: dict[str, Any]) -> tuple[str, ...]:
+def warnings(
+    folder: Path, ending: dict[str, Any], step: str, inputs: dict[str, Any]
+) -> tuple[str, ...]:
     (folder / "agents/ask/prompts").mkdir(parents=True)
     (folder / "agents/ask/agent.yaml").write_text("flows: [{name: main, file: ask.yaml}]\n")
     (folder / "agents/ask/prompts/ask.yaml").write_text("user_template: 'Tell me of {topic}'\n")
@@ -39,18 +41,20 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("ending", "word"), ENDINGS)
-def test_a_step_tells_that_an_answer_is_not_whole(tmp_path: Path, ending: dict[str, Any], word: str) -> None:
+def test_a_step_warns_of_an_incomplete_answer(
+    tmp_path: Path, ending: dict[str, Any], word: str
+) -> None:
     step = "{id: a, agent: ask, input_mapping: {topic: topic}}"
     [warning] = warnings(tmp_path, ending, step, {"topic": "tea"})
     assert word in warning
 
 
-def test_a_whole_answer_is_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_complete_answer_has_no_warning(tmp_path: Path) -> None:
     step = "{id: a, agent: ask, input_mapping: {topic: topic}}"
     assert warnings(tmp_path, {"finish_reason": "stop"}, step, {"topic": "tea"}) == ()
 
 
-def test_a_batch_tells_which_items_and_of_many_only_the_first(tmp_path: Path) -> None:
+def test_a_batch_names_the_items_and_of_many_only_the_first(tmp_path: Path) -> None:
     step = "{id: a, agent: ask, batch_mode: true, concurrent: false, input_mapping: {topic: topic}}"
     found = warnings(tmp_path, {"finish_reason": "length"}, step, {"topic": ["tea"] * 30})
     assert len(found) == 10

@@ -1,4 +1,4 @@
-"""A group of errors, as a `TaskGroup` raises it, fails a run for the first real reason in it."""
+"""Groups of errors, as a `TaskGroup` raises them: the first real reason is the run's failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.models.base import ModelRateLimited, ModelRejected, Stopped
-from app.runtime.errors import InvalidOutput, RunFailed, reasons
+from app.runtime.errors import InvalidOutput, RunFailed, reason_and_others
 from app.runtime.stop import StopSignal
 from app.runtime.usage import BudgetExceeded
 
@@ -40,7 +40,9 @@ def failed(run_code: Callable, errors: str, target: str = "coded") -> RunFailed:
 
 @TARGETS
 def test_the_first_real_reason_of_a_group_is_the_runs(run_code: Callable, target: str) -> None:
-    told = failed(run_code, 'ValueError("the real reason"), KeyError("key sk-abcdefghijkl")', target)
+    told = failed(
+        run_code, 'ValueError("the real reason"), KeyError("key sk-abcdefghijkl")', target
+    )
     assert (told.failure.type, told.failure.message) == ("ValueError", "the real reason")
     [other] = told.failure.details["other_errors"]
     assert other["type"] == "KeyError"
@@ -60,12 +62,14 @@ def test_a_groups_reason_says_whether_and_when_to_try_again(run_code: Callable) 
 
 
 @TARGETS
-def test_a_spent_budget_stays_one_among_others(run_code: Callable, target: str) -> None:
+def test_a_spent_budget_goes_before_the_other_errors_of_its_group(
+    run_code: Callable, target: str
+) -> None:
     told = failed(run_code, 'ValueError("x"), BudgetExceeded("all is spent")', target)
     assert (told.failure.type, told.retryable) == ("BudgetExceeded", False)
 
 
-def test_a_stop_stays_one_inside_a_group(run_code: Callable) -> None:
+def test_a_stop_inside_a_group_is_a_stop(run_code: Callable) -> None:
     stop = StopSignal()
     source = """
     from app.models.base import Stopped
@@ -87,19 +91,29 @@ def test_a_stop_stays_one_inside_a_group(run_code: Callable) -> None:
     [
         (ValueError("a"), "ValueError", []),
         (ExceptionGroup("g", [OSError(), ValueError()]), "OSError", ["ValueError"]),
-        (ExceptionGroup("g", [ExceptionGroup("h", [OSError()]), ValueError()]), "OSError", ["ValueError"]),
+        (
+            ExceptionGroup("g", [ExceptionGroup("h", [OSError()]), ValueError()]),
+            "OSError",
+            ["ValueError"],
+        ),
         (BaseExceptionGroup("g", [GeneratorExit(), ValueError()]), "ValueError", ["GeneratorExit"]),
         (BaseExceptionGroup("g", [ModelRejected("x"), Stopped()]), "Stopped", ["ModelRejected"]),
-        (BaseExceptionGroup("g", [InvalidOutput(), BudgetExceeded()]), "BudgetExceeded", ["InvalidOutput"]),
+        (
+            BaseExceptionGroup("g", [InvalidOutput(), BudgetExceeded()]),
+            "BudgetExceeded",
+            ["InvalidOutput"],
+        ),
     ],
 )
-def test_the_reason_is_the_first_that_is_no_consequence(error: BaseException, reason: str, others: list[str]) -> None:
-    found, rest = reasons(error)
+def test_the_reason_is_the_first_error_that_is_not_a_consequence(
+    error: BaseException, reason: str, others: list[str]
+) -> None:
+    found, rest = reason_and_others(error)
     assert type(found).__name__ == reason
     assert [type(other).__name__ for other in rest] == others
 
 
-def test_a_large_group_is_told_in_short(run_code: Callable) -> None:
+def test_of_a_large_group_a_few_errors_are_reported_in_short(run_code: Callable) -> None:
     told = failed(run_code, '*(ValueError(f"{number}" * 5000) for number in range(1, 40))')
     others = told.failure.details["other_errors"]
     assert len(others) == 10

@@ -1,4 +1,4 @@
-"""What a user is told of an exception, whatever the flow has made of it."""
+"""The type and message that users get of an exception, even if its class misbehaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.runtime.errors import MAX_MESSAGE_BYTES, failure_from
 
 
 class _Text(str):
-    """A text that lies about itself."""
+    """A text whose own methods give wrong answers."""
 
     def __len__(self) -> int:
         return 0
@@ -53,13 +53,13 @@ class _Says(Exception):
         (ValueError("No such customer."), "No such customer."),
         (ValueError(), "ValueError"),
         (_Odd("odd"), "odd"),
-        (_Silent(), "_Silent, whose message cannot be read."),
+        (_Silent(), "The run raised _Silent, but its message cannot be read."),
         (_Says(), "the words"),
-        (ValueError(10**5000), "ValueError, whose message cannot be read."),
+        (ValueError(10**5000), "The run raised ValueError, but its message cannot be read."),
         (ValueError("a \ud800 surrogate"), "a ? surrogate"),
         (SystemExit(3), "The flow called sys.exit(3)."),
         (SystemExit("no"), "The flow called sys.exit('no')."),
-        (SystemExit(10**5000), "SystemExit, whose message cannot be read."),
+        (SystemExit(10**5000), "The run raised SystemExit, but its message cannot be read."),
     ],
 )
 def test_every_exception_has_a_name_and_a_message(error: BaseException, message: str) -> None:
@@ -76,12 +76,16 @@ def test_a_name_is_cut_and_masked_like_a_message() -> None:
 
 @pytest.mark.parametrize("unit", ["eyJ-", "eyJ.", "token=", "://a:", "é", "\ud800", " ", "sk-"])
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyError])
-def test_a_message_of_many_megabytes_costs_next_to_nothing(unit: str, kind: type[BaseException]) -> None:
+def test_a_message_of_many_megabytes_costs_next_to_nothing(
+    unit: str, kind: type[BaseException]
+) -> None:
     error = kind(unit * 500_000)
     began = time.process_time()
     message = failure_from(error, {}).message
     assert len(message.encode()) <= MAX_MESSAGE_BYTES
-    assert time.process_time() - began < 1 + (3 if kind is KeyError else 0)  # that one writes all of it itself
+    # `KeyError.__str__` makes a copy of the whole text with escapes, before anything can be cut.
+    limit_seconds = 4 if kind is KeyError else 1
+    assert time.process_time() - began < limit_seconds
 
 
 def test_a_secret_that_ends_beyond_the_cut_is_masked() -> None:

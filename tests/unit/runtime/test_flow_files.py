@@ -1,4 +1,4 @@
-"""How the files of flows become modules: each for itself, and without holding up others."""
+"""The files of flows as modules: separate from each other, and loaded without delaying others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.service import ROOT
 
 
 class Context:
-    """As much of a context as these flows need."""
+    """The part of a context that these flows use."""
 
     def for_flow(self) -> None:
         return None
@@ -28,7 +28,7 @@ def call(path: Path, name: str = "run") -> object:
     return run_python(PythonFlow("main", f"{path.name}:{name}", path.parent), {}, Context())  # type: ignore[arg-type]
 
 
-def test_a_slow_import_holds_up_no_other_flow(tmp_path: Path) -> None:
+def test_a_slow_import_delays_no_other_flow(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     slow, quick, loaded = (tmp_path / f"{name}.py" for name in ("slow", "quick", "loaded"))
     slow.write_text(
@@ -45,7 +45,10 @@ def test_a_slow_import_holds_up_no_other_flow(tmp_path: Path) -> None:
     importing.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
-    others = [threading.Thread(target=lambda path=path: answers.append(call(path))) for path in (quick, loaded)]
+    others = [
+        threading.Thread(target=lambda path=path: answers.append(call(path)))
+        for path in (quick, loaded)
+    ]
     for other in others:
         other.start()
     for other in others:
@@ -77,7 +80,8 @@ def test_threads_that_ask_for_one_module_at_once_load_it_once(tmp_path: Path) ->
 def test_a_module_that_could_not_be_loaded_is_loaded_anew(tmp_path: Path) -> None:
     flow = tmp_path / "flow.py"
     flow.write_text(
-        f"import pathlib\nif not pathlib.Path({str(tmp_path / 'mended')!r}).exists(): raise OSError('not yet')\n"
+        f"import pathlib\nif not pathlib.Path({str(tmp_path / 'mended')!r}).exists():\n"
+        "    raise OSError('not yet')\n"
         "def run(inputs): return 'done'\n"
     )
     with pytest.raises(OSError, match="not yet"):
@@ -87,7 +91,9 @@ def test_a_module_that_could_not_be_loaded_is_loaded_anew(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", ["plain", "with.dots", "100%", "déjà vu", "a%2Eb"])
-def test_files_of_two_agents_with_one_name_never_meet_and_find_their_siblings(tmp_path: Path, folder: str) -> None:
+def test_files_of_two_agents_with_one_name_never_meet_and_find_their_siblings(
+    tmp_path: Path, folder: str
+) -> None:
     for number in ("one", "two"):
         home = tmp_path / number / folder
         home.mkdir(parents=True)
@@ -102,5 +108,7 @@ def test_another_process_can_unpickle_what_a_flow_defines(tmp_path: Path) -> Non
     flow.write_text("class Thing:\n    def __init__(self): self.name = 'thing'\n")
     data = pickle.dumps(flow_files.load(flow).Thing())
     read = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).name)"
-    answer = subprocess.run([sys.executable, "-c", read], cwd=ROOT, input=data, capture_output=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", read], cwd=ROOT, input=data, capture_output=True, check=True
+    )
     assert answer.stdout == b"thing\n"

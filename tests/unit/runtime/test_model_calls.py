@@ -1,4 +1,4 @@
-"""Model calls of flows: what may be asked, what is told of the answer, and what a budget makes of it."""
+"""Model calls of flows: the messages they take, the metadata they give, and the budget."""
 
 from __future__ import annotations
 
@@ -54,10 +54,12 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "argumen
 
 
 class Model:
-    """Gives the answers that it was told, the last one for ever, and keeps what it was asked."""
+    """Gives the answers of a list, the last one for ever, and keeps the messages it was sent."""
 
     def __init__(self, *completions: Completion):
-        self.completions = list(completions) or [Completion("Hi!", "m-1", 11, 5, 16, finish_reason="stop")]
+        self.completions = list(completions) or [
+            Completion("Hi!", "m-1", 11, 5, 16, finish_reason="stop")
+        ]
         self.asked: list[tuple[Any, dict[str, Any]]] = []
 
     def complete(self, messages: Any, **options: Any) -> Completion:
@@ -70,10 +72,15 @@ def known(tmp_path: Path) -> Catalog:
     folder = tmp_path / "agents/a"
     (folder / "prompts").mkdir(parents=True)
     (folder / "flow.py").write_text(FLOW)
-    prompts = {"prompt": PROMPT, "json": "user_template: Hello\noutput_parser: {type: json, retry_on_error: true}\n"}
+    prompts = {
+        "prompt": PROMPT,
+        "json": "user_template: Hello\noutput_parser: {type: json, retry_on_error: true}\n",
+    }
     for name, text in prompts.items():
         (folder / "prompts" / f"{name}.yaml").write_text(text)
-    (folder / "agent.yaml").write_text(AGENT + "".join(f"- {{name: {name}, file: {name}.yaml}}\n" for name in prompts))
+    (folder / "agent.yaml").write_text(
+        AGENT + "".join(f"- {{name: {name}, file: {name}.yaml}}\n" for name in prompts)
+    )
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/p.yaml").write_text(
         "inputs: []\nsteps: [{id: one, agent: a, flow: ask}, {id: two, agent: a, flow: ask}]\n"
@@ -96,7 +103,7 @@ USER = {"role": "user", "content": "Hi"}
 
 
 class Dumps:
-    """Describes itself, like a message of the `openai` package."""
+    """Has `model_dump`, like a message of the `openai` package."""
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
         return {"role": "assistant", "content": None, "tool_calls": [CALL]}
@@ -125,7 +132,7 @@ def test_messages_are_taken_in_every_form_that_is_clear(given: Any, sent: list[A
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "a text or a list of messages, not None"),
+        (None, "text or a list of messages, not None"),
         (5, "not a int"),
         (b"Hi", "not a bytes"),
         ([], "messages is empty"),
@@ -137,7 +144,10 @@ def test_messages_are_taken_in_every_form_that_is_clear(given: Any, sent: list[A
         ([{"role": None, "content": "Hi"}], r"messages\[0\] has no role"),
         ([{"role": 5, "content": "Hi"}], r"messages\[0\] has no role"),
         ([{"role": "user"}], r"messages\[0\] has no content"),
-        ([{"role": "user", "content": 5}], r"messages\[0\].content must be a text or a list of parts, not a int"),
+        (
+            [{"role": "user", "content": 5}],
+            r"messages\[0\].content must be text or a list of parts, not a int",
+        ),
         ([{"role": "user", "content": {"type": "text"}}], r"messages\[0\].content .* not a dict"),
     ],
     ids=str,
@@ -153,10 +163,10 @@ def test_a_text_is_one_message_of_the_users(run: Run) -> None:
     assert model.asked[0][0] == [USER]
 
 
-def test_wrong_messages_fail_the_run_before_anybody_is_asked(run: Run) -> None:
+def test_wrong_messages_fail_the_run_before_the_model_is_called(run: Run) -> None:
     model = Model()
     for inputs in ({"messages": [5]}, {"options": {"model": 5}}):
-        with pytest.raises(RunFailed, match="The model was not asked") as failed:
+        with pytest.raises(RunFailed, match="The model was not called") as failed:
             run("ask", model, inputs)
         assert (failed.value.failure.type, failed.value.retryable) == ("ModelRejected", False)
     assert model.asked == []
@@ -166,7 +176,9 @@ def test_the_options_of_a_prompt_file_go_to_the_model(run: Run) -> None:
     model = Model()
     run("prompt", model)
     options = model.asked[0][1]
-    assert {name: value for name, value in options.items() if name not in ("model", "stop_signal")} == {
+    assert {
+        name: value for name, value in options.items() if name not in ("model", "stop_signal")
+    } == {
         "stop": ["END", "."],
         "seed": 7,
         "top_p": 0.5,
@@ -185,7 +197,7 @@ def test_a_flow_may_name_texts_at_which_the_model_stops(run: Run) -> None:
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
 @pytest.mark.parametrize("finish_reason", ["stop", "length", "content_filter", None])
-def test_metadata_tells_how_the_answer_ended(run: Run, flow: str, finish_reason: str | None) -> None:
+def test_metadata_says_how_the_answer_ended(run: Run, flow: str, finish_reason: str | None) -> None:
     outputs = run(flow, Model(Completion("cut o", "m-1", finish_reason=finish_reason)))
     assert outputs["output"] == "cut o"
     assert outputs["metadata"]["finish_reason"] == finish_reason
@@ -193,16 +205,21 @@ def test_metadata_tells_how_the_answer_ended(run: Run, flow: str, finish_reason:
 
 
 @pytest.mark.parametrize("flow", ["ask", "prompt"])
-def test_metadata_tells_of_a_refusal(run: Run, flow: str) -> None:
-    outputs = run(flow, Model(Completion("I cannot.", "m-1", finish_reason="stop", refusal="I cannot.")))
+def test_metadata_has_a_refusal(run: Run, flow: str) -> None:
+    outputs = run(
+        flow, Model(Completion("I cannot.", "m-1", finish_reason="stop", refusal="I cannot."))
+    )
     assert (outputs["output"], outputs["metadata"]["refusal"]) == ("I cannot.", "I cannot.")
 
 
-def test_metadata_of_a_flow_that_asks_nobody_tells_nothing_of_answers(run: Run) -> None:
-    assert run("of_its_own", Model(), {"tokens": 7})["metadata"] == {"model_used": "own", "tokens_used": 7}
+def test_metadata_of_a_flow_without_model_calls_has_nothing_about_answers(run: Run) -> None:
+    assert run("of_its_own", Model(), {"tokens": 7})["metadata"] == {
+        "model_used": "own",
+        "tokens_used": 7,
+    }
 
 
-def test_what_a_flow_says_itself_stands(run: Run) -> None:
+def test_metadata_that_a_flow_sets_itself_is_kept(run: Run) -> None:
     assert run("says_itself", Model())["metadata"]["finish_reason"] == "mine"
 
 
@@ -215,18 +232,25 @@ def test_tool_calls_are_handed_to_python_flows_as_they_came(run: Run) -> None:
 
 
 def test_tool_calls_of_a_prompt_are_shown_in_its_metadata(run: Run) -> None:
-    outputs = run("prompt", Model(Completion("", "m-1", finish_reason="tool_calls", tool_calls=[CALL])))
+    outputs = run(
+        "prompt", Model(Completion("", "m-1", finish_reason="tool_calls", tool_calls=[CALL]))
+    )
     assert (outputs["output"], outputs["metadata"]["tool_calls"]) == ("", [CALL])
 
 
 @pytest.mark.parametrize(
     ("completion", "said"),
     [
-        (Completion('{"a": 1', "m-1", finish_reason="length"), r"did not come to its end \(finish_reason: length\)"),
+        (
+            Completion('{"a": 1', "m-1", finish_reason="length"),
+            r"stopped before the end of its answer \(finish_reason: length\)",
+        ),
         (Completion("No.", "m-1", finish_reason="stop", refusal="No."), "The model refused: No."),
     ],
 )
-def test_an_answer_that_does_not_parse_because_of_its_end_says_so(run: Run, completion: Completion, said: str) -> None:
+def test_an_answer_that_does_not_parse_because_of_its_end_says_so(
+    run: Run, completion: Completion, said: str
+) -> None:
     with pytest.raises(RunFailed, match=said) as failed:
         run("json", Model(completion))
     assert failed.value.failure.type == "InvalidOutput"
@@ -238,10 +262,14 @@ def test_an_answer_with_a_lone_surrogate_can_be_asked_about_again(run: Run) -> N
     assert str(model.asked[1][0]).encode()
 
 
-def test_tokens_that_nobody_reported_are_null_and_not_none_used(run: Run, known: Catalog) -> None:
+def test_tokens_that_were_not_reported_are_null_and_not_zero(run: Run, known: Catalog) -> None:
     silent = Model(Completion("Hi!", "m-1", finish_reason="stop"))
     metadata = run("ask", silent)["metadata"]
-    assert (metadata["tokens_used"], metadata["input_tokens"], metadata["output_tokens"]) == (None, None, None)
+    assert (metadata["tokens_used"], metadata["input_tokens"], metadata["output_tokens"]) == (
+        None,
+        None,
+        None,
+    )
     assert metadata["estimated_tokens"] == 2 + 1
     assert Recorder().run(known, "p", {}, models=silent)["metadata"]["tokens_used"] is None
 
@@ -254,7 +282,7 @@ def test_tokens_that_were_reported_once_are_a_number(run: Run, known: Catalog) -
     assert sorted(totals, key=str) == [16, None]
 
 
-def test_a_budget_holds_against_a_server_that_reports_nothing(run: Run) -> None:
+def test_a_budget_also_limits_calls_to_a_server_that_reports_no_tokens(run: Run) -> None:
     model = Model(Completion("y" * 400, "m-1"))
     with pytest.raises(RunFailed, match=r"used 400 tokens \(400 of them estimated") as failed:
         run("ask_often", model, {"times": 100}, budget={"max_tokens": 350})
@@ -272,10 +300,13 @@ def test_a_budget_counts_reported_and_estimated_tokens_together(run: Run) -> Non
 def test_an_estimate_counts_texts_alone() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:" + "x" * 1000}}
     content = [{"type": "text", "text": "Hi"}, picture, "there", {"type": "text", "text": 5}]
-    assert "".join(texts_of([USER, {"role": "user", "content": content}, {"role": "assistant"}])) == "HiHithere"
+    assert (
+        "".join(texts_of([USER, {"role": "user", "content": content}, {"role": "assistant"}]))
+        == "HiHithere"
+    )
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, "7", 10**400, True])
 def test_tokens_of_a_flows_own_are_checked(run: Run, tokens: Any) -> None:
-    with pytest.raises(RunFailed, match="tokens_used must be a whole number"):
+    with pytest.raises(RunFailed, match="tokens_used must be an integer"):
         run("of_its_own", Model(), {"tokens": tokens})

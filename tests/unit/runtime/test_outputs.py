@@ -1,4 +1,4 @@
-"""What a flow may return, and how the rest is refused."""
+"""The values that a flow may return, and the messages for all others."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
     [
         (datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"),
         (
-            datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
+            datetime.datetime(
+                2026, 1, 2, 3, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=2))
+            ),
             "2026-01-02T01:04:00Z",
         ),
         (datetime.datetime(2026, 1, 2, 3, 4, 5, 678), "2026-01-02T03:04:05.000678"),
@@ -121,7 +123,12 @@ def test_scalars_and_arrays_of_numpy_become_numbers_and_lists() -> None:
         "moment": "2026-01-02T03:04:05",
         "objects": ["red", None],
     }
-    for wrong in (numpy.float64("nan"), numpy.array([1.0, numpy.inf]), numpy.complex64(1), numpy.datetime64("NaT")):
+    for wrong in (
+        numpy.float64("nan"),
+        numpy.array([1.0, numpy.inf]),
+        numpy.complex64(1),
+        numpy.datetime64("NaT"),
+    ):
         with pytest.raises(InvalidOutput, match=r"outputs\.it"):
             written({"it": wrong})
 
@@ -221,6 +228,6 @@ def test_an_async_generator_and_a_coroutine_are_refused_with_what_to_do() -> Non
     with pytest.raises(InvalidOutput, match=r"outputs\.it is an async generator \(collect it"):
         written({"it": numbers()})
     waiting = number()
-    with pytest.raises(InvalidOutput, match="a coroutine that nobody awaited"):
+    with pytest.raises(InvalidOutput, match="a coroutine that was never awaited"):
         written({"it": waiting})
     waiting.close()

@@ -1,4 +1,4 @@
-"""What is made of a model's answers, and what is refused so that the model is asked again."""
+"""Parsing a model's answers: what is taken, and what is refused so that the flow can ask again."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def test_a_fence_is_taken_off_in_all_its_forms(form: str) -> None:
 def test_a_fence_within_a_longer_one_or_within_a_text_is_content() -> None:
     inner = f"{FENCE}\nx\n{FENCE}"
     assert parse(LIST, f"````md\n{inner}\n````") == [FENCE, "x", FENCE]
-    assert parse(JSON, f'{FENCE}json\n{{"code": "{FENCE}x{FENCE}"}}\n{FENCE}') == {"code": f"{FENCE}x{FENCE}"}
+    assert parse(JSON, f'{FENCE}json\n{{"code": "{FENCE}x{FENCE}"}}\n{FENCE}') == {
+        "code": f"{FENCE}x{FENCE}"
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,23 +108,23 @@ def test_json_is_found_where_it_is_the_only_one(answer: str, value: Any) -> None
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("no json", "there is none in it"),
-        ("", "there is none in it"),
+        ("no json", "it contains no JSON object or array"),
+        ("", "it contains no JSON object or array"),
         ('{"a": 1} or {"a": 2}', "more than one"),
         (f"{FENCE}\n[1]\n{FENCE}\n{FENCE}\n[2]\n{FENCE}", "more than one"),
         ('{"a": [1, 2],}', "Expecting property name"),
-        ('Here: {"a": [1, 2],}', "there is none in it"),
+        ('Here: {"a": [1, 2],}', "it contains no JSON object or array"),
         ('{"a": [1, 2], "b": "cut', "Unterminated string"),
         ('Here: {"a": [1, 2], "b": "cut', "it is cut off"),
-        ('{"a": NaN}', "NaN is no value of JSON"),
-        ('Here: {"a": -Infinity}', "-Infinity is no value of JSON"),
+        ('{"a": NaN}', "NaN is not a JSON value"),
+        ('Here: {"a": -Infinity}', "-Infinity is not a JSON value"),
         ('{"a": 1e400}', "too large"),
         ('{"a": ' + "9" * 5000 + "}", "digits"),
         ('{"a": "\\ud800"}', "lone surrogate"),
         ('{"\\udfff": 1}', "lone surrogate"),
-        ('{"a": 1, "a": 2}', "'a' stands in it twice"),
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
-        ("<think>I have", "nothing else"),
+        ("<think>I have", "contains only reasoning"),
         ("\ud800", "lone surrogate"),
     ],
 )
@@ -131,7 +133,9 @@ def test_what_is_not_json_is_refused_with_the_reason(answer: str, reason: str) -
         parse(JSON, answer)
 
 
-@pytest.mark.parametrize("answer", ['["a", NaN]', '["a", "b', '["\\ud800"]', '{"a": 1}', "<think>x", "a\n\udc00"])
+@pytest.mark.parametrize(
+    "answer", ['["a", NaN]', '["a", "b', '["\\ud800"]', '{"a": 1}', "<think>x", "a\n\udc00"]
+)
 def test_what_is_meant_as_a_json_list_and_is_none_is_no_list_of_lines(answer: str) -> None:
     with pytest.raises(InvalidOutput):
         parse(LIST, answer)
@@ -158,10 +162,13 @@ def seconds(run: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    "part", ["[", "x[", "{ ", '{"', "[1,", "` ", FENCE + " ", "<think>", "\n- ", ' ,"', "[]\n", "1. "]
+    "part",
+    ["[", "x[", "{ ", '{"', "[1,", "` ", FENCE + " ", "<think>", "\n- ", ' ,"', "[]\n", "1. "],
 )
 @pytest.mark.parametrize("parser", [JSON, LIST], ids=["json", "list"])
-def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(parser: OutputParser, part: str) -> None:
+def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(
+    parser: OutputParser, part: str
+) -> None:
     def run(times: int) -> None:
         with contextlib.suppress(InvalidOutput):
             parse(parser, part * times)
@@ -169,7 +176,9 @@ def test_the_time_to_parse_grows_with_the_length_of_the_answer_alone(parser: Out
     assert seconds(lambda: run(100_000)) < 100 * (seconds(lambda: run(5_000)) + 0.001)
 
 
-@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(.*a){20}$", "^([a-zA-Z]+)*$", "(x+x+)+y"])
+@pytest.mark.parametrize(
+    "pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(.*a){20}$", "^([a-zA-Z]+)*$", "(x+x+)+y"]
+)
 @pytest.mark.parametrize("keyword", ["pattern", "patternProperties", "additionalProperties"])
 def test_no_pattern_of_a_schema_takes_more_than_linear_time(pattern: str, keyword: str) -> None:
     schema: dict[str, Any] = {"pattern": pattern}
@@ -205,12 +214,23 @@ def test_references_that_fork_and_items_that_are_compared_are_bounded() -> None:
         ({"pattern": "^[\\u4e00-\\u9fa5]+$"}, "中文", "text"),
         ({"pattern": "\\p{L}"}, "é", "1"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^a"}, "a", "b"),
-        ({"properties": {"a": {}}, "patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False},
-         {"a": 1, "x1": 2}, {"x1": "2"}),
-        ({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}, {"a": "", "b": 1}, {"b": ""}),
+        (
+            {
+                "properties": {"a": {}},
+                "patternProperties": {"^x": {"type": "integer"}},
+                "additionalProperties": False,
+            },
+            {"a": 1, "x1": 2},
+            {"x1": "2"},
+        ),
+        (
+            {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
+            {"a": "", "b": 1},
+            {"b": ""},
+        ),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}, 1, "1"),
     ],
-)  # fmt: skip
+)
 def test_schemas_mean_what_they_meant(schema: dict[str, Any], right: Any, wrong: Any) -> None:
     assert list(json_schema.problems(schema)) == []
     assert json_schema.complaint(schema, right) is None

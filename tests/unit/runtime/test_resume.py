@@ -1,4 +1,4 @@
-"""A run that goes on from what earlier ones stored; budgets; usage; what is kept whatever the end."""
+"""Runs that go on from stored steps; usage and budgets; what a run keeps when it ends early."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ def test_finished_steps_are_not_run_again_and_their_outputs_are_read_back(
     assert store.records["c"].attempt == 2
 
 
-def test_progress_goes_on_from_the_steps_that_were_finished(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_progress_goes_on_from_the_steps_that_were_finished(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     known, store = load(CHAIN), Recorder()
     flow.broken.add("c")
     with pytest.raises(RunFailed):
@@ -155,7 +157,9 @@ def test_progress_goes_on_from_the_steps_that_were_finished(load: Callable[[str]
     assert store.reports == [Progress(2, 3, "c"), Progress(3, 3)]
 
 
-def test_each_step_is_stored_before_what_depends_on_it_starts(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_each_step_is_stored_before_what_depends_on_it_starts(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     seen: list[tuple[list[str], list[str]]] = []
 
     class Looking(Recorder):
@@ -165,10 +169,17 @@ def test_each_step_is_stored_before_what_depends_on_it_starts(load: Callable[[st
             seen.append((sorted(self.values), list(flow.calls)))
 
     Looking().run(load(CHAIN), "p", {})
-    assert seen == [([], []), (["a"], ["a"]), (["a", "b"], ["a", "b"]), (["a", "b", "c"], ["a", "b", "c"])]
+    assert seen == [
+        ([], []),
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        (["a", "b", "c"], ["a", "b", "c"]),
+    ]
 
 
-def test_a_run_that_failed_keeps_what_ended_and_says_what_did_not(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_run_that_failed_keeps_what_ended_and_says_what_did_not(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     store = Recorder()
     flow.broken.add("b")
     with pytest.raises(RunFailed) as failed:
@@ -186,21 +197,25 @@ def test_a_run_that_failed_keeps_what_ended_and_says_what_did_not(load: Callable
     assert store.reports[-1].finished == 1
 
 
-def test_a_step_that_ends_well_while_another_fails_is_kept(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_step_that_ends_well_while_another_fails_is_kept(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     store = Recorder()
     flow.broken.add("bad")
     yaml = """
-    inputs: []
+    inputs: [{name: t}]
     steps:
-      - {id: good, agent: slow}
+      - {id: good, agent: work, input_mapping: {seconds: t}}
       - {id: bad, agent: work}
-    """.replace("agent: slow", "agent: work, input_mapping: {seconds: t}").replace("inputs: []", "inputs: [{name: t}]")
+    """
     with pytest.raises(RunFailed):
         store.run(load(yaml), "p", {"t": 0.2})
     assert store.records["good"].status is StepStatus.COMPLETED
 
 
-def test_a_batch_goes_on_with_the_items_that_are_not_done(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_batch_goes_on_with_the_items_that_are_not_done(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     known, store = load(BATCH), Recorder()
     flow.broken.add("each:2")
     with pytest.raises(RunFailed):
@@ -210,7 +225,7 @@ def test_a_batch_goes_on_with_the_items_that_are_not_done(load: Callable[[str], 
     outputs = store.run(known, "p", {"items": [10, 11, 12, 13]})
     assert outputs["each"] == ["each:0(10)", "each:1(11)", "each:2(12)", "each:3(13)"]
     assert flow.calls == ["each:0", "each:1", "each:2", "each:2", "each:3"]
-    assert sorted(store.values) == ["each"]  # the whole stands for its items
+    assert sorted(store.values) == ["each"]  # the joined output has replaced its items
 
 
 class Dies(Exception):
@@ -225,7 +240,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dies_after", range(12))
-def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
+def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_keeps_the_whole_batch(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None, dies_after: int
 ) -> None:
     class Dying(Recorder):
@@ -256,7 +271,7 @@ def test_a_run_that_dies_while_it_drops_the_items_of_a_batch_leaves_the_whole(
 def test_a_batch_whose_items_were_all_done_is_joined_and_its_items_are_dropped(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """They all ended while the run before was being stopped, and nobody put them together."""
+    """All had ended while the earlier run was being stopped; their outputs were never joined."""
     known, store, inputs = load(BATCH), Recorder(), {"items": list(range(10))}
     flow.broken.add("each:9")
     with pytest.raises(RunFailed):
@@ -269,7 +284,7 @@ def test_a_batch_whose_items_were_all_done_is_joined_and_its_items_are_dropped(
 def test_no_checkpoint_grows_with_the_number_of_items(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """All sixty items that are done at the same moment, and all that are dropped."""
+    """Not when sixty items end at the same moment, nor when sixty are dropped."""
     yaml = BATCH.replace("concurrent: false", "max_workers: 64")
     known, items = load(yaml), list(range(60))
 
@@ -293,7 +308,7 @@ def test_no_checkpoint_grows_with_the_number_of_items(
 def test_items_are_dropped_only_once_the_whole_is_known_to_be_stored(
     load: Callable[[str], Catalog], flow: Any, small_pieces: None
 ) -> None:
-    """A store that refuses the whole (it may be too large for it) still has every item but the last."""
+    """A store that refuses the joined output (too large, perhaps) still has all items but one."""
 
     class Refusing(Recorder):
         def save(self, checkpoint: Any, wait: bool) -> None:
@@ -321,13 +336,15 @@ def test_items_that_are_left_over_do_not_count_beside_the_whole(
     known, inputs, store = load(yaml), {"items": ["x" * 500] * 10}, Dying()
     with pytest.raises(RunFailed):
         store.run(known, "p", inputs, limit_bytes=6000)
-    assert len(store.values) == 7  # the whole, and what was left of ten items
+    assert len(store.values) == 7  # the joined output, and what was left of ten items
     again = Recorder(records=store.records, values=store.values)
     assert again.run(known, "p", inputs, limit_bytes=6000)["last"] == "last(None)"
     assert sorted(again.values) == ["each", "last"]
 
 
-def test_a_batch_that_may_fail_leaves_no_outputs_of_items_behind(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_batch_that_may_fail_leaves_no_outputs_of_items_behind(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = BATCH.replace("concurrent: false", "concurrent: false, required: false")
     yaml += "  - {id: last, agent: work, input_mapping: {value: start}, depends_on: [each]}\n"
     yaml = yaml.replace("{name: items}", "{name: items}, {name: start}")
@@ -344,7 +361,9 @@ def test_each_item_has_its_outcome(load: Callable[[str], Catalog], flow: Any) ->
     flow.broken.add("each:1")
     with pytest.raises(RunFailed):
         store.run(load(BATCH), "p", {"items": [10, 11]})
-    outcomes = {name: outcome for each in store.checkpoints for name, outcome in each.outcomes.items()}
+    outcomes = {
+        name: outcome for saved in store.checkpoints for name, outcome in saved.outcomes.items()
+    }
     assert outcomes["each:0"] is None
     assert outcomes["each:1"] is not None
     assert outcomes["each:1"].message == "each:1 is broken"
@@ -356,7 +375,9 @@ def test_an_empty_batch_is_an_empty_list(load: Callable[[str], Catalog], flow: A
     assert store.records["each"].status is StepStatus.COMPLETED
 
 
-def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = """
     inputs: [{name: go}]
     steps:
@@ -379,7 +400,8 @@ def test_a_skipped_and_a_failed_optional_step_are_not_tried_again(load: Callable
 def test_an_optional_step_that_fails_because_its_run_is_stopped_is_run_again(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
-    yaml = "inputs: []\nsteps: [{id: a, agent: work, flow: complain, required: false}]\noutputs: [{key: a}]"
+    step = "{id: a, agent: work, flow: complain, required: false}"
+    yaml = f"inputs: []\nsteps: [{step}]\noutputs: [{{key: a}}]"
     known, store, stop = load(yaml), Recorder(), StopSignal()
     flow.broken.add("complain")
     threading.Timer(0.1, stop.request).start()
@@ -398,7 +420,9 @@ def test_usage_is_counted_by_step_and_model(load: Callable[[str], Catalog], flow
     assert store.records["a"].usage == {"m-1": ModelUsage(1, 11, 5, 16)}
 
 
-def test_a_run_that_goes_on_counts_what_was_used_before(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_run_that_goes_on_counts_what_was_used_before(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     known, store = load(ASKING), Recorder()
     with pytest.raises(RunFailed) as failed:
         store.run(known, "p", {}, models=Model(), budget={"max_tokens": 16})
@@ -412,7 +436,7 @@ def test_a_run_that_goes_on_counts_what_was_used_before(load: Callable[[str], Ca
     assert flow.calls == ["a", "b"]
 
 
-def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it(
+def test_the_usage_of_a_failed_step_is_kept_also_if_a_retry_does_not_reach_it(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     known, store = load(ASKING), Recorder()
@@ -427,7 +451,7 @@ def test_what_a_failed_step_used_is_known_also_where_a_retry_does_not_come_to_it
 
 
 @pytest.mark.parametrize(("wish_seconds", "own_seconds"), [(0.3, 0.001), (0, 20)])
-def test_a_step_waits_for_its_next_try_as_long_as_the_provider_wants(
+def test_a_step_waits_for_its_next_try_as_long_as_the_server_asks(
     load: Callable[[str], Catalog], flow: Any, wish_seconds: float, own_seconds: float
 ) -> None:
     asked_at = []
@@ -439,18 +463,23 @@ def test_a_step_waits_for_its_next_try_as_long_as_the_provider_wants(
                 raise ModelRateLimited("Later.", retry_after_seconds=wish_seconds)
             return super().complete(messages, **options)
 
-    step = f"{{id: a, agent: work, flow: ask_once, retries: {{max: 1, backoff_seconds: [{own_seconds}]}}}}"
+    retries = f"{{max: 1, backoff_seconds: [{own_seconds}]}}"
+    step = f"{{id: a, agent: work, flow: ask_once, retries: {retries}}}"
     Recorder().run(load(f"inputs: []\nsteps: [{step}]"), "p", {}, models=Busy())
     first, second = asked_at
     assert wish_seconds <= second - first < wish_seconds + 10
 
 
-def test_a_flow_that_keeps_the_end_of_its_budget_to_itself_fails_all_the_same(
+def test_a_flow_that_catches_the_end_of_its_budget_fails_nevertheless(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
     with pytest.raises(RunFailed) as failed:
         Recorder().run(
-            load(ASKING.replace("flow: ask}", "flow: hide}", 1)), "p", {}, models=Model(), budget={"max_tokens": 16}
+            load(ASKING.replace("flow: ask}", "flow: hide}", 1)),
+            "p",
+            {},
+            models=Model(),
+            budget={"max_tokens": 16},
         )
     assert failed.value.failure.type == "BudgetExceeded"
     assert failed.value.failure.details["step_id"] == "a"
@@ -463,11 +492,16 @@ def test_steps_and_seconds_are_limited_too(load: Callable[[str], Catalog], flow:
     assert flow.calls == ["a", "b"]
     with pytest.raises(RunFailed, match="seconds"):
         Recorder().run(
-            load(CHAIN.replace("value: start", "seconds: start")), "p", {"start": 0.2}, budget={"max_seconds": 0.1}
+            load(CHAIN.replace("value: start", "seconds: start")),
+            "p",
+            {"start": 0.2},
+            budget={"max_seconds": 0.1},
         )
 
 
-def test_a_step_that_is_run_again_counts_once_for_the_budget(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_step_that_is_run_again_counts_once_for_the_budget(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     known, store = load("inputs: []\nsteps: [{id: a, agent: work}]"), Recorder()
     flow.broken.add("a")
     with pytest.raises(RunFailed, match="a is broken"):
@@ -476,53 +510,68 @@ def test_a_step_that_is_run_again_counts_once_for_the_budget(load: Callable[[str
     assert store.run(known, "p", {}, budget={"max_steps": 1})["a"] == "a(None)"
 
 
-def test_a_flow_that_swallows_exceptions_does_not_pass_its_budget(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_flow_that_swallows_exceptions_does_not_pass_its_budget(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     load(CHAIN)
     known = load(ASKING)
     with pytest.raises(RunFailed, match="max_steps"):
-        Recorder().run(known, "work", {"times": 5}, models=Model(), flow_id="ask", budget={"max_steps": 3})
+        Recorder().run(
+            known, "work", {"times": 5}, models=Model(), flow_id="ask", budget={"max_steps": 3}
+        )
 
 
-def test_a_step_that_may_fail_does_not_pass_the_budget_over(load: Callable[[str], Catalog], flow: Any) -> None:
-    yaml = ASKING.replace("{id: b, agent: work, flow: ask,", "{id: b, agent: work, flow: ask, required: false,")
+def test_a_step_that_may_fail_does_not_hide_a_spent_budget(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = ASKING.replace(
+        "{id: b, agent: work, flow: ask,", "{id: b, agent: work, flow: ask, required: false,"
+    )
     with pytest.raises(RunFailed, match="max_tokens"):
         Recorder().run(load(yaml), "p", {}, models=Model(), budget={"max_tokens": 10})
 
 
-def test_the_outputs_of_all_steps_together_are_limited(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_the_outputs_of_all_steps_together_are_limited(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     with pytest.raises(RunFailed, match="MAX_RESULT_BYTES allows 30") as failed:
         Recorder().run(load(CHAIN), "p", {"start": "x" * 10}, limit_bytes=30)
     assert failed.value.failure.type == "InvalidOutput"
 
 
-def test_the_limit_counts_what_earlier_runs_have_stored(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_the_limit_counts_what_earlier_runs_have_stored(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     known, store, limit_bytes = load(CHAIN), Recorder(), 3500
     flow.broken.add("b")
     with pytest.raises(RunFailed, match="b is broken"):
         store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
     flow.broken.clear()
-    with pytest.raises(RunFailed, match="4013 bytes together; MAX_RESULT_BYTES allows 3500"):
+    with pytest.raises(RunFailed, match="4013 bytes in total; MAX_RESULT_BYTES allows 3500"):
         store.run(known, "p", {"start": "x" * 2000}, limit_bytes=limit_bytes)
 
 
-def test_a_stop_waits_for_what_runs_and_keeps_what_ended(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_stop_waits_for_what_runs_and_keeps_what_ended(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = CHAIN.replace("value: a}", "value: a, seconds: start}")
     store, stop = Recorder(), StopSignal()
     threading.Timer(0.15, stop.request).start()
     began = time.monotonic()
     with pytest.raises(Stopped):
         store.run(load(yaml), "p", {"start": 0.5}, stop=stop)
-    assert time.monotonic() - began > 0.45  # the deaf step has ended before the run said that it is over
+    # The run ended only after the step, which ignores the stop.
+    assert time.monotonic() - began > 0.45
     assert store.left_behind == 0
     assert store.records["a"].status is StepStatus.COMPLETED
     assert flow.calls == ["a", "b"]
 
 
 @pytest.mark.parametrize("batch", ["", "batch_mode: true, "])
-def test_a_step_hears_of_a_stop_that_came_while_it_began(
+def test_a_step_sees_a_stop_that_came_while_it_was_starting(
     load: Callable[[str], Catalog], flow: Any, monkeypatch: pytest.MonkeyPatch, batch: str
 ) -> None:
-    """The stop comes after the step has its new signal, and before it is among those that run."""
+    """The stop comes after the step has its new signal, and before it counts as running."""
     stop, begin = StopSignal(), StepState.begin
 
     def begin_and_be_stopped(state: StepState) -> None:
@@ -536,11 +585,15 @@ def test_a_step_hears_of_a_stop_that_came_while_it_began(
     give_up.start()
     step = f"{{id: a, agent: work, flow: complain, {batch}input_mapping: {{value: items}}}}"
     with pytest.raises(Stopped):
-        Recorder().run(load(f"inputs: [{{name: items}}]\nsteps: [{step}]"), "p", {"items": [1]}, stop=stop)
+        Recorder().run(
+            load(f"inputs: [{{name: items}}]\nsteps: [{step}]"), "p", {"items": [1]}, stop=stop
+        )
     assert flow.broken == {"complain"}
 
 
-def test_a_stop_does_not_wait_for_a_step_to_be_tried_again(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_stop_does_not_wait_for_a_step_to_be_tried_again(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     flow.broken.add("a")
     step = "{id: a, agent: work, retries: {max: 1, backoff_seconds: [50]}}"
     stop, began = StopSignal(), time.monotonic()
@@ -550,7 +603,9 @@ def test_a_stop_does_not_wait_for_a_step_to_be_tried_again(load: Callable[[str],
     assert time.monotonic() - began < 40
 
 
-def test_a_step_that_runs_out_of_time_is_asked_to_stop(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_step_that_runs_out_of_time_is_asked_to_stop(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = """
     inputs: [{name: t}]
     steps:
@@ -565,25 +620,37 @@ def test_a_step_that_runs_out_of_time_is_asked_to_stop(load: Callable[[str], Cat
     assert store.left_behind == 0
 
 
-def test_each_item_that_failed_has_its_own_reason(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_each_item_that_failed_has_its_own_reason(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     store = Recorder()
     flow.broken.update(["each:0", "each:1"])
     with pytest.raises(RunFailed, match=r"each:. is broken"):
-        store.run(load(BATCH.replace("concurrent: false", "max_workers: 2")), "p", {"items": [1, 2]})
-    outcomes = {name: outcome for saved in store.checkpoints for name, outcome in saved.outcomes.items()}
+        store.run(
+            load(BATCH.replace("concurrent: false", "max_workers: 2")), "p", {"items": [1, 2]}
+        )
+    outcomes = {
+        name: outcome for saved in store.checkpoints for name, outcome in saved.outcomes.items()
+    }
     reasons = {name: outcome.message for name, outcome in outcomes.items() if outcome}
     assert reasons == {"each:0": "each:0 is broken", "each:1": "each:1 is broken"}
 
 
-def test_a_step_that_outlives_its_run_is_reported(load: Callable[[str], Catalog], flow: Any) -> None:
-    yaml = CHAIN.replace("input_mapping: {value: a}", "timeout: 0.1, input_mapping: {value: a, seconds: start}")
+def test_a_step_that_outlives_its_run_is_reported(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = CHAIN.replace(
+        "input_mapping: {value: a}", "timeout: 0.1, input_mapping: {value: a, seconds: start}"
+    )
     store = Recorder()
     with pytest.raises(RunFailed, match="longer than its timeout"):
         store.run(load(yaml), "p", {"start": 3})
     assert store.left_behind == 1
 
 
-def test_deaf_steps_that_were_given_up_keep_no_other_waiting(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_abandoned_steps_that_ignore_their_stop_delay_no_other_step(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = """
     inputs: [{name: items}, {name: t}]
     steps:
@@ -610,28 +677,53 @@ def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
       - {id: a, agent: work, input_mapping: {seconds: short}}
       - {id: b, agent: work, input_mapping: {seconds: long}}
     """
-    stored_at: list[float] = []
+    stored: list[list[str]] = []
 
     class Looking(Recorder):
         def save(self, checkpoint: Any, wait: bool) -> None:
             super().save(checkpoint, wait)
-            if "a" in checkpoint.values:
-                stored_at.append(time.monotonic())
+            stop.request()
+            stored.append(sorted(checkpoint.values))
 
-    store, stop, began = Looking(), StopSignal(), time.monotonic()
-    threading.Timer(0.1, stop.request).start()
+    store, stop = Looking(), StopSignal()
     with pytest.raises(Stopped):
-        store.run(load(yaml), "p", {"short": 0.3, "long": 1.0}, stop=stop)
-    assert stored_at[0] - began < 0.7
+        store.run(load(yaml), "p", {"short": 0.1, "long": 2.0}, stop=stop)
+    assert [names for names in stored if names] == [["a"], ["b"]]
 
 
-def test_steps_within_the_budget_run_and_are_kept(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_step_that_ends_while_a_stopped_run_stores_another_one_is_kept(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
+    yaml = """
+    inputs: [{name: short}, {name: long}]
+    steps:
+      - {id: a, agent: work, input_mapping: {seconds: short}}
+      - {id: b, agent: work, input_mapping: {seconds: long}}
+    """
+
+    class Slow(Recorder):
+        def save(self, checkpoint: Any, wait: bool) -> None:
+            super().save(checkpoint, wait)
+            stop.request()
+            if "a" in checkpoint.values and "b" not in checkpoint.values:
+                time.sleep(1.5)  # meanwhile, b ends
+
+    store, stop = Slow(), StopSignal()
+    with pytest.raises(Stopped):
+        store.run(load(yaml), "p", {"short": 0.1, "long": 0.6}, stop=stop)
+    assert store.records["b"].status is StepStatus.COMPLETED
+    assert json.loads(store.values["b"]) == "b(None)"
+
+
+def test_steps_within_the_budget_run_and_are_kept(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = "inputs: []\nsteps: [{id: a, agent: work}, {id: b, agent: work}, {id: c, agent: work}]"
     store = Recorder()
     with pytest.raises(RunFailed, match="used 2 steps"):
         store.run(load(yaml), "p", {}, budget={"max_steps": 2})
     assert sorted(flow.calls) == ["a", "b"]
-    assert {id: each.status for id, each in store.records.items()} == {
+    assert {id: record.status for id, record in store.records.items()} == {
         "a": StepStatus.COMPLETED,
         "b": StepStatus.COMPLETED,
         "c": StepStatus.PENDING,
@@ -661,16 +753,24 @@ def test_a_run_whose_budget_is_spent_sleeps_until_its_last_step_has_ended(
     assert stop.turns < 20
 
 
-def test_a_batch_fails_for_its_items_reason_although_another_one_is_deaf(
+def test_a_batch_fails_with_its_items_reason_although_another_item_ignores_the_stop(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
-    yaml = BATCH.replace("concurrent: false", "timeout: 0.2").replace("{value: items}", "{value: items, seconds: t}")
+    yaml = BATCH.replace("concurrent: false", "timeout: 0.2").replace(
+        "{value: items}", "{value: items, seconds: t}"
+    )
     flow.broken.add("each:0")
     with pytest.raises(RunFailed, match=r"each:. is broken"):
-        Recorder().run(load(yaml.replace("{name: items}", "{name: items}, {name: t}")), "p", {"items": [1, 2], "t": 1})
+        Recorder().run(
+            load(yaml.replace("{name: items}", "{name: items}, {name: t}")),
+            "p",
+            {"items": [1, 2], "t": 1},
+        )
 
 
-def test_an_output_that_was_refused_takes_no_room(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_an_output_that_was_refused_does_not_count_towards_the_limit(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = """
     inputs: [{name: large}]
     steps:
@@ -683,15 +783,20 @@ def test_an_output_that_was_refused_takes_no_room(load: Callable[[str], Catalog]
     assert outputs["last"] == "last(None)"
 
 
-def test_a_batch_that_is_too_large_as_a_whole_is_the_steps_failure(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_a_batch_that_is_too_large_as_a_whole_is_the_steps_failure(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = BATCH.replace("batch_mode: true", "batch_mode: true, required: false")
     outputs = Recorder().run(load(yaml), "p", {"items": list(range(50))}, limit_bytes=640)
     assert outputs["each"] is None
 
 
-def test_the_record_of_a_batch_has_what_its_items_have_used(load: Callable[[str], Catalog], flow: Any) -> None:
+def test_the_record_of_a_batch_has_what_its_items_have_used(
+    load: Callable[[str], Catalog], flow: Any
+) -> None:
     yaml = BATCH.replace("agent: work", "agent: work, flow: ask")
     store = Recorder()
     store.run(load(yaml), "p", {"items": [1, 2]}, models=Model())
-    seen = [record.usage for each in store.checkpoints for record, moment in each.records if not moment]
+    records = [record for saved in store.checkpoints for record in saved.records]
+    seen = [record.usage for record, moment in records if not moment]
     assert {"m-1": ModelUsage(1, 11, 5, 16)} in seen

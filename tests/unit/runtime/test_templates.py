@@ -42,7 +42,11 @@ from app.runtime.templates import render
         ("{flag} {none} {number}", {"flag": True, "number": 1.5}, "true {none} 1.5"),
         ("a\n{name}\n", {"name": "b"}, "a\nb\n"),
         ("a\r\n{name}\rc\x01", {"name": "b"}, "a\r\nb\rc\x01"),
-        ("{{ your name here }} {{ .GoStyle }} ${{ secrets }}", {}, "{{ your name here }} {{ .GoStyle }} $"),
+        (
+            "{{ your name here }} {{ .GoStyle }} ${{ secrets }}",
+            {},
+            "{{ your name here }} {{ .GoStyle }} $",
+        ),
         ("{{{name}}}", {"name": "Ada"}, "{Ada}"),
     ],
 )
@@ -63,29 +67,48 @@ def test_a_value_with_braces_is_not_rendered_again() -> None:
         ("a {#- gone -#} b", "ab"),
         ("a {# gone\n over lines #}b", "a b"),
         ("{+}{%+ if xs +%} a {%+ endif +%}", "{+} a "),
-        ("{% raw %}{{ xs }} {xs} {% if %}{# kept #}{% endraw %}", "{{ xs }} {xs} {% if %}{# kept #}"),
+        (
+            "{% raw %}{{ xs }} {xs} {% if %}{# kept #}{% endraw %}",
+            "{{ xs }} {xs} {% if %}{# kept #}",
+        ),
         ("a {%- raw -%} {{ b }} {%- endraw -%} c", "a{{ b }}c"),
         ("{%for x in xs-%} {x} {%endfor%}", "1 2 "),
-        ("{% for x in xs if x > 1 %}{{ loop.index }}{{ loop.last }}{% else %}none{% endfor %}", "1true"),
+        (
+            "{% for x in xs if x > 1 %}{{ loop.index }}{{ loop.last }}{% else %}none{% endfor %}",
+            "1true",
+        ),
     ],
 )
 def test_white_space_comments_and_raw_are_as_in_jinja(template: str, text: str) -> None:
     assert render(template, {"xs": [1, 2]}) == text
 
 
-@pytest.mark.parametrize("name", ["items", "keys", "values", "get", "update", "pop", "copy", "clear", "count", "index"])
+@pytest.mark.parametrize(
+    "name", ["items", "keys", "values", "get", "update", "pop", "copy", "clear", "count", "index"]
+)
 def test_an_entry_of_the_data_goes_before_a_function_of_that_name(name: str) -> None:
     order = {"order": {name: ["apple"]}}
     assert render(f"{{{{ order.{name} }}}}", order) == '["apple"]'
     assert render(f"{{% for x in order.{name} %}}{{{{ x }}}}{{% endfor %}}", order) == "apple"
-    assert render(f"{{{{ orders|map(attribute='{name}')|first|first }}}}", {"orders": [order["order"]]}) == "apple"
+    assert (
+        render(
+            f"{{{{ orders|map(attribute='{name}')|first|first }}}}", {"orders": [order["order"]]}
+        )
+        == "apple"
+    )
     assert render(f"{{% if order.{name} %}}yes{{% endif %}}", {"order": {"other": 1}}) == ""
 
 
 def test_functions_are_called_beside_entries_of_the_same_name() -> None:
-    template = "{% for key, value in order.items() %}{{ key }}={{ value }};{% endfor %}{{ order.get('a') }}"
+    template = (
+        "{% for key, value in order.items() %}{{ key }}={{ value }};{% endfor %}"
+        "{{ order.get('a') }}"
+    )
     assert render(template, {"order": {"items": [1], "a": "b"}}) == "items=[1];a=b;b"
-    assert render("{{ name.strip().upper() }} {{ name.split(',')|join('-') }}", {"name": " a,b "}) == "A,B  a-b "
+    assert (
+        render("{{ name.strip().upper() }} {{ name.split(',')|join('-') }}", {"name": " a,b "})
+        == "A,B  a-b "
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,21 +141,28 @@ def test_what_is_no_data_is_an_error_that_names_the_placeholder(template: str) -
 
 
 def test_the_error_for_a_function_that_is_not_called_says_how_to_call_it() -> None:
-    with pytest.raises(TemplateError, match=r"\{\{ name\.upper \}\} cannot be written: .* upper\(\)"):
+    with pytest.raises(
+        TemplateError, match=r"\{\{ name\.upper \}\} cannot be written: .* upper\(\)"
+    ):
         render("{{ name.upper }}", {"name": "x"})
 
 
 @pytest.mark.parametrize("name", ["range", "dict", "lipsum", "cycler", "joiner", "namespace"])
-def test_jinjas_globals_are_off(name: str) -> None:
+def test_the_globals_of_jinja_are_not_available(name: str) -> None:
     assert render(f"[{{{name}}}{{{{ {name} }}}}]", {}) == "[]"
     assert render(f"[{{{name}}}{{{{ {name} }}}}]", {name: "mine"}) == "[minemine]"
 
 
-@pytest.mark.parametrize("name", ["dict", "lipsum", "cycler", "joiner", "namespace", "super", "self.x"])
+@pytest.mark.parametrize(
+    "name", ["dict", "lipsum", "cycler", "joiner", "namespace", "super", "self.x"]
+)
 def test_no_global_can_be_called_but_range(name: str) -> None:
     with pytest.raises(TemplateError, match="There is no function"):
         render(f"{{{{ {name}(1) }}}}", {})
-    assert render("{% for n in range(1, 3) %}{{ n }}{% endfor %}{{ range(2) }}", {"range": "mine"}) == "12[0, 1]"
+    assert (
+        render("{% for n in range(1, 3) %}{{ n }}{% endfor %}{{ range(2) }}", {"range": "mine"})
+        == "12[0, 1]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,8 +256,16 @@ def test_a_system_prompt_is_read_in_the_style_of_its_flow() -> None:
         ("a\n{% for a in x %}x", 2, "needs to be closed is 'for'"),
         ("{% if %}x{% endif %}", 1, "not well formed"),
         ("x\n\n{% endif %}", 3, "unknown tag 'endif'"),
-        ("{# a\nb #}{% raw %}\n{% endraw %}\n{{ x|uper }}", 4, "There is no filter 'uper'. Did you mean 'upper'?"),
-        ("{% if x is definde %}{% endif %}", 1, "There is no test 'definde'. Did you mean 'defined'?"),
+        (
+            "{# a\nb #}{% raw %}\n{% endraw %}\n{{ x|uper }}",
+            4,
+            "There is no filter 'uper'. Did you mean 'upper'?",
+        ),
+        (
+            "{% if x is definde %}{% endif %}",
+            1,
+            "There is no test 'definde'. Did you mean 'defined'?",
+        ),
         ("{{ x.strp() }}", 1, "There is no function 'strp'. Did you mean 'strip'?"),
         ("{{ x.append(1) }}", 1, "There is no function 'append'"),
         ("{{ x ** 2 }}", 1, "Powers"),
@@ -242,20 +280,29 @@ def test_a_system_prompt_is_read_in_the_style_of_its_flow() -> None:
         ("{% for loop in x %}{% endfor %}", 1, "loop"),
         ("{{ x | }}", 1, "not well formed: {{ x | }}"),
         ("{{ x }", 1, "not well formed: {{ x }"),
-        ("{{ txet }}", 1, "'txet' is neither an input of the agent nor a default of this prompt. Did you mean 'text'?"),
+        (
+            "{{ txet }}",
+            1,
+            "'txet' is neither an input of the agent nor a default of this prompt. "
+            "Did you mean 'text'?",
+        ),
         ("a\n{% for y in text %}{{ z }}{{ y }}{% endfor %}", 2, "'z' is neither"),
         ("{% if texts %}{% endif %}", 1, "Did you mean 'text'?"),
         ("{% if x %}" * 200 + "{% endif %}" * 200, 1, "nested too deeply"),
         ("{x}" * 20_000, 1, "more than 10000 parts"),
     ],
 )
-def test_what_is_wrong_in_a_template_is_found_without_rendering_it(template: str, line: int, reason: str) -> None:
+def test_what_is_wrong_in_a_template_is_found_without_rendering_it(
+    template: str, line: int, reason: str
+) -> None:
     [problem] = problems(template, frozenset(["text", "x"]), False)
     assert (problem.line, reason in problem.reason) == (line, True), problem
 
 
 def test_a_template_that_is_right_has_no_problems() -> None:
-    template = "{text} {{ text|upper }} {% for a in range(3) %}{a}{% endfor %}{% set b = 1 %}{b} {z}"
+    template = (
+        "{text} {{ text|upper }} {% for a in range(3) %}{a}{% endfor %}{% set b = 1 %}{b} {z}"
+    )
     assert list(problems(template, frozenset(["text"]), False)) == []
     assert list(problems("{{ anything }}", None, False)) == []
 
@@ -277,7 +324,7 @@ def test_a_template_that_is_right_has_no_problems() -> None:
         "{{ '%r'|format(name) }}",
     ],
 )
-def test_what_reaches_too_far_gives_nothing_of_python(template: str) -> None:
+def test_a_template_cannot_reach_the_insides_of_python(template: str) -> None:
     try:
         text = render(template, {"name": "x"})
     except TemplateError:
@@ -300,18 +347,36 @@ GROWING: dict[str, tuple[str, dict[str, Any]]] = {
     "a product of text": ("{{ x * n }}", {"n": 10**10}),
     "a product, the other way": ("{{ n * x }}", {"n": 10**10}),
     "a product of lists": ("{{ ([x] * n)|length }}", {"n": 10**9}),
-    "products of numbers": ("{% set y = n * n %}" + "{% set y = y * y %}" * 40 + "{{ y }}", {"n": 10**300}),
-    "lists doubled": ("{% set l = [1] %}" + "{% set l = l + l %}" * 40 + "{{ l|length }}{{ x }}", {}),
+    "products of numbers": (
+        "{% set y = n * n %}" + "{% set y = y * y %}" * 40 + "{{ y }}",
+        {"n": 10**300},
+    ),
+    "lists doubled": (
+        "{% set l = [1] %}" + "{% set l = l + l %}" * 40 + "{{ l|length }}{{ x }}",
+        {},
+    ),
     "lists nested": (DOUBLED + "{{ l }}{{ x }}", {}),
     "lists nested and compared": (DOUBLED + "{{ l == l|list }}{{ x }}", {}),
     "lists nested and searched": (DOUBLED + "{{ x in [l] }}{{ [l].index(x) }}", {}),
     "lists nested and sorted": (DOUBLED + "{{ [l, l]|sort|length }}{{ x }}", {}),
     "text doubled": ("{% set s = x %}" + "{% set s = s ~ s %}" * 60 + "{{ s|length }}", {}),
     "text added": ("{% set s = x %}" + "{% set s = s + s %}" * 60 + "{{ s|length }}", {}),
-    "loops in loops": ("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}{{ x }}", {}),
-    "a search in each step": ("{% for a in xs %}{% if big in more %}{% endif %}{% endfor %}", {"xs": [1] * 100_000}),
-    "a long text in each step": ("{% for a in xs %}{% set y = big|upper %}{% endfor %}", {"xs": [1] * 100_000}),
-    "a cut in each step": ("{% for a in xs %}{% set y = big[1:] %}{% endfor %}", {"xs": [1] * 100_000}),
+    "loops in loops": (
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}{{ x }}",
+        {},
+    ),
+    "a search in each step": (
+        "{% for a in xs %}{% if big in more %}{% endif %}{% endfor %}",
+        {"xs": [1] * 100_000},
+    ),
+    "a long text in each step": (
+        "{% for a in xs %}{% set y = big|upper %}{% endfor %}",
+        {"xs": [1] * 100_000},
+    ),
+    "a cut in each step": (
+        "{% for a in xs %}{% set y = big[1:] %}{% endfor %}",
+        {"xs": [1] * 100_000},
+    ),
     "replace": ("{{ big|replace('a', big) }}", {}),
     "replace as a function": ("{{ big.replace('a', big) }}", {}),
     "replace nothing": ("{{ big|replace('', big) }}", {}),
@@ -343,16 +408,18 @@ def refused(template: str, values: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def allowed_seconds() -> float:
-    """What a loop costs that is not refused."""
-    tracemalloc.start()  # which has its own price
+    """The cost of a loop that is allowed."""
+    tracemalloc.start()  # which costs time itself
     try:
-        return costs(lambda: render("{% for a in range(100000) %}{{ x }}{{ x }}{% endfor %}", {"x": "x"}))
+        return costs(
+            lambda: render("{% for a in range(100000) %}{{ x }}{{ x }}{% endfor %}", {"x": "x"})
+        )
     finally:
         tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("template", "more"), GROWING.values(), ids=GROWING)
-def test_what_grows_is_refused_before_it_costs_time_or_memory(
+def test_a_template_that_grows_is_refused_before_it_costs_time_or_memory(
     template: str, more: dict[str, Any], allowed_seconds: float
 ) -> None:
     values = {"x": "x", "big": BIG, "more": BIG + "b"} | more
@@ -366,7 +433,8 @@ def test_what_grows_is_refused_before_it_costs_time_or_memory(
 
 def test_a_large_prompt_of_many_values_is_rendered() -> None:
     rows = [{"name": f"row {n}", "tags": ["a", "b"]} for n in range(20_000)]
-    template = "{% for row in rows %}{{ loop.index }}. {{ row.name|title }}: {{ row.tags|join(', ') }}\n{% endfor %}"
+    line = "{{ loop.index }}. {{ row.name|title }}: {{ row.tags|join(', ') }}\n"
+    template = f"{{% for row in rows %}}{line}{{% endfor %}}"
     text = render(template, {"rows": rows})
     assert text.startswith("1. Row 0: a, b\n")
     assert text.count("\n") == 20_000
@@ -379,7 +447,20 @@ def test_a_prompt_that_grows_without_bound_is_refused() -> None:
 
 
 def test_the_time_to_cut_a_prompt_grows_with_its_length_alone() -> None:
-    for opening in ("{{ ", "{{'", "{%", "{#", "{", "}}", '{{"', "{{ a ", "{% if", "{{{", "\\frac{", "{a b"):
+    for opening in (
+        "{{ ",
+        "{{'",
+        "{%",
+        "{#",
+        "{",
+        "}}",
+        '{{"',
+        "{{ a ",
+        "{% if",
+        "{{{",
+        "\\frac{",
+        "{a b",
+    ):
         short = costs(lambda opening=opening: list(problems(opening * 2_000, None, True)))
         long = costs(lambda opening=opening: list(problems(opening * 40_000, None, True)))
         assert long < 100 * (short + 0.001), opening

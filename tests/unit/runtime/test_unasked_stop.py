@@ -1,4 +1,4 @@
-"""A run that stops without being asked to has failed, whatever its flow does to look like one that was."""
+"""A run that stops without being asked has failed, whatever its flow does to look stopped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def run(inputs, context):
 
 REQUESTS = """
 def run(inputs, context):
-    context._context.stop.request()  # nothing that the documentation names
+    context._context.stop.request()  # not part of the documented interface
     raise RuntimeError("I give up")
 """
 
@@ -47,7 +47,7 @@ def run(inputs, context):
 
 
 class CancelledModel(ModelProvider):
-    """A provider whose call was cancelled by somebody else than the run."""
+    """A provider whose call was cancelled, but not by the run."""
 
     def complete(self, *args: Any, **options: Any) -> Any:
         raise Stopped
@@ -59,7 +59,9 @@ class CancelledModel(ModelProvider):
     [RAISES, RAISES_IN_A_COROUTINE, CANCELS_ITSELF, REQUESTS],
     ids=["raises", "raises_in_a_coroutine", "cancels_itself", "requests"],
 )
-def test_a_flow_that_stops_by_itself_has_failed(run_code: Callable, source: str, target: str) -> None:
+def test_a_flow_that_stops_by_itself_has_failed(
+    run_code: Callable, source: str, target: str
+) -> None:
     with pytest.raises(RunFailed):
         run_code(source, target=target)
 
@@ -92,7 +94,7 @@ def test_a_flow_sees_what_the_documentation_names_and_nothing_else() -> None:
     assert {name for name in dir(FlowContext) if not name.startswith("_")} == named
 
 
-def test_a_flow_cannot_change_what_the_service_decides_with(run_code: Callable) -> None:
+def test_a_flow_cannot_change_what_the_service_acts_on(run_code: Callable) -> None:
     source = """
     def run(inputs, context):
         found = []
