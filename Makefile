@@ -33,8 +33,9 @@ chaos: .venv/installed-dev .venv-service/installed
 faults: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m tests.chaos --seconds 600
 	@LONG_FAULTS=1 $(BIN)/python -m pytest --timeout 1800 tests/faults/test_flood.py  # alone: it looks at the time
+	@LONG_FAULTS=1 $(BIN)/python -m pytest --timeout 1800 tests/hostile/test_any_request.py tests/http/test_description.py
 	@LONG_FAULTS=1 EXAMPLES=2000 $(BIN)/python -m pytest -n 2 --timeout 1800 --ignore tests/faults/test_flood.py \
-		tests/faults tests/properties tests/worker/test_cancel.py
+		tests/faults tests/properties tests/worker/test_cancel.py tests/http/test_honest_answers.py
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .

@@ -38,7 +38,8 @@ class ApiBlueprint(Blueprint):
             documented = self.alt_response(**success, success=True)(documented)
             if etag:
                 documented = self.alt_response(304, description="It has not changed.", success=True)(documented)
-            for status, shown in examples.problems((*problems, *_ANYWHERE)).items():
+            conditional = ("precondition_failed",) if etag else ()
+            for status, shown in examples.problems((*problems, *conditional, *_ANYWHERE)).items():
                 documented = self.alt_response(
                     status,
                     schema=ProblemSchema,

@@ -221,6 +221,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthorized": (401, "This is no valid key."),
     "forbidden": (403, "This key has not the scope 'start', which is needed here."),
     "not_found": (404, f"There is no execution with the id {_ID}."),
+    "precondition_failed": (412, "If-Match or If-Unmodified-Since names another version."),
     "body_too_large": (413, "A body may have 1048576 bytes at most."),
     "unsupported_media_type": (415, "The body must be application/json."),
     "idempotency_key_reused": (422, "This Idempotency-Key was used before, with another body."),

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException, SecurityError, default_exceptions
 
 from app.api import quotas
 from app.errors import (
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 MAX_ERRORS = 100
 """More are not told: nobody reads them, and a small body could ask for a very large answer."""
 
+_CONTENT_TYPE = "application/problem+json"
+
 _CODES = {
     404: "not_found",
     405: "method_not_allowed",
@@ -44,6 +46,7 @@ _CODES = {
 
 _DETAILS = {
     404: "There is nothing at this address.",
+    412: "If-Match or If-Unmodified-Since names another version.",
     413: "A body may have {MAX_CONTENT_LENGTH} bytes at most.",
     429: "Too many requests: RateLimit-Policy says how many are allowed.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
@@ -75,6 +78,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Problem, _render_problem)
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(Exception, _render_bug)
+    app.after_request(_no_other_refusal)
 
 
 def problem(
@@ -99,17 +103,27 @@ def problem(
     if errors:
         body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
-    return Response(json.dumps(body), status, headers, content_type="application/problem+json")
+    return Response(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
 
 
 def render_http_error(error: HTTPException) -> Response:
     """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
     if error.response is not None or error.code is None or error.code < 400:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
+    if isinstance(error, (BadHost, SecurityError)):
+        return problem(400, "invalid_host", "The Host header does not name a host.")
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
     known = _DETAILS.get(error.code, "").format_map(current_app.config)
     return problem(error.code, code, known or error.description or error.name, headers=headers)
+
+
+def _no_other_refusal(response: Response) -> Response:
+    """A view that heeds `If-Match` makes its answer a 412, with the body still in it."""
+    if response.status_code < 400 or response.mimetype == _CONTENT_TYPE:
+        return response
+    response.close()
+    return render_http_error(default_exceptions[response.status_code]())
 
 
 def _render_problem(error: Problem) -> Response:

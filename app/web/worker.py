@@ -133,6 +133,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._connections.discard(connection)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
+        req.version = min(req.version, (1, 1))  # the highest that is spoken here; gunicorn answers as it was asked
         if len(self._connections) >= self.worker_connections:
             req.force_close()  # somebody may be waiting to be let in
         self._receive_body(req, sock)

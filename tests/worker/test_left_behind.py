@@ -9,6 +9,7 @@ import pytest
 PICTURE = """
 import decimal, gc, locale, logging, multiprocessing, os, random, resource, signal, socket
 import sys, threading, time, warnings, faulthandler, asyncio, tempfile, tracemalloc, builtins
+import codecs, urllib.request
 
 def picture(inputs):
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -48,6 +49,10 @@ def picture(inputs):
         "tempdir": tempfile.tempdir,
         "policy": type(asyncio.get_event_loop_policy()).__name__,
         "tracemalloc": tracemalloc.is_tracing(),
+        "opener": str(urllib.request._opener),
+        "text errors": [str(codecs.lookup_error(name)) for name in ("strict", "replace", "surrogateescape")],
+        "coroutines": [sys.get_coroutine_origin_tracking_depth(), str(sys.get_asyncgen_hooks())],
+        "switch interval": sys.getswitchinterval(),
         "streams": [sys.stdout.closed, sys.stderr.closed, sys.stdout.fileno(), type(sys.stdout).__name__],
         "threads": [t.name for t in threading.enumerate() if t.name == "mine"],
     }
@@ -113,6 +118,10 @@ CHANGES = {
     "asyncio policy": "asyncio.set_event_loop_policy(type('Mine', (asyncio.DefaultEventLoopPolicy,), {})())",
     "asyncio loop": "asyncio.set_event_loop(None); asyncio.run(asyncio.sleep(0))",
     "tracemalloc": "tracemalloc.start()",
+    "an opener with a password": "urllib.request.install_opener(urllib.request.build_opener())",
+    "error handlers of codecs": "codecs.register_error('strict', codecs.lookup_error('ignore'))",
+    "hooks of coroutines": "sys.set_coroutine_origin_tracking_depth(99); sys.set_asyncgen_hooks(print, print)",
+    "pace of threads": "sys.setswitchinterval(9); sys.set_int_max_str_digits(0)",
     "a process": "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True)",
     "a handler that raises late": (
         "signal.signal(signal.SIGALRM, lambda *_: exit(3)); signal.setitimer(0, 0.0002, 0.0001)"
@@ -175,6 +184,12 @@ UNFIT = {
     "a function of the standard library": "import time; time.sleep = print",
     "a class of the standard library": "import socket; socket.socket = object",
     "a builtin": "import builtins; builtins.print = len",
+    "a method of a class": "import json; json.JSONEncoder.default = lambda self, value: str(value)",
+    "a module in a module": "import os, types; os.path = types.ModuleType('path')",
+    "every file": (
+        "import os\nkept = globals().setdefault('kept', [])\ntry:\n  while True: kept.append(os.open('/dev/null', 0))\n"
+        "except OSError: pass"
+    ),
     "many open files": (
         "import os, resource as r; r.setrlimit(r.RLIMIT_NOFILE, (200, 200));"
         "kept = globals().setdefault('kept', []); kept += [os.open('/dev/null', 0) for _ in range(150)]"
@@ -199,6 +214,19 @@ def test_what_cannot_be_put_back_makes_the_process_unfit(make_child: Callable, c
     assert ended["outcome"] == "completed", ended
     assert ended["unfit"]
     assert "process_unfit" in child.log.read_text()
+
+
+def test_rights_that_were_given_up_make_the_process_unfit(make_child: Callable) -> None:
+    """Of the thread that runs all flows but asynchronous ones."""
+    child = make_child(
+        """
+        import ctypes
+        def gives_up(inputs): return ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # no new privileges
+        """,
+        "gives_up",
+    )
+    ended = child.run("gives_up")
+    assert (ended.output, "rights" in ended["unfit"]) == (0, True)
 
 
 def test_random_numbers_of_the_next_run_are_not_those_of_a_seed(make_child: Callable) -> None:
@@ -307,8 +335,14 @@ def test_a_fresh_flow_has_a_process_that_has_run_nothing(make_child: Callable) -
 
 
 THREADS = """
-import locale, logging, logging.config, os, signal, socket, sys, time, faulthandler
+import asyncio, codecs, gc, locale, logging, logging.config, os, resource, signal, socket, sys, threading, time
+import faulthandler
 def changes(inputs):
+    sys.setswitchinterval(9); sys.setrecursionlimit(200); threading.settrace(lambda *_: None); gc.disable()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (99, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    codecs.register_error("strict", codecs.lookup_error("ignore"))
+    asyncio.set_event_loop_policy(None)
     os.chdir("/"); os.umask(0); socket.setdefaulttimeout(0.01); signal.alarm(1)
     logging.config.dictConfig({"version": 1, "root": {"level": "ERROR"}})
     logging.root.handlers.clear()
@@ -319,7 +353,23 @@ def looks(inputs, context):
     context.log("MARK " + inputs["mark"])
     print("PRINTED")
     umask = os.umask(0o22); os.umask(umask)
-    return [os.getcwd(), umask, socket.getdefaulttimeout()]
+    return [
+        os.getcwd(), umask, socket.getdefaulttimeout(), sys.getswitchinterval(), sys.getrecursionlimit(),
+        str(threading.gettrace()), gc.isenabled(), resource.getrlimit(resource.RLIMIT_NOFILE),
+        sorted(os.sched_getaffinity(0)), str(codecs.lookup_error("strict")),
+        type(asyncio.get_event_loop_policy()).__name__,
+    ]
+def deeper(inputs):
+    sys.setrecursionlimit(5000)
+def fills(inputs):
+    kept = globals().setdefault("kept", [])
+    try:
+        while True:
+            kept.append(os.open("/dev/null", 0))
+    except OSError:
+        return "full"
+def replaces(inputs):
+    sys.modules["json"] = logging
 """
 
 
@@ -333,3 +383,18 @@ def test_in_a_process_of_threads_what_would_harm_neighbours_is_put_back(make_chi
     log = child.log.read_text()
     assert all(f"MARK {mark}" in log for mark in ("first", "second", "slow"))
     assert log.count("PRINTED") == 3
+
+
+def test_a_process_of_threads_that_is_left_unfit_for_the_next_run_says_so(make_child: Callable) -> None:
+    for flow in ("fills", "replaces"):
+        child = make_child(THREADS, flow, isolation="thread", slots=4)
+        ended = child.run(flow)
+        assert ended["outcome"] == "completed"
+        assert ended["unfit"]
+
+
+def test_a_deeper_recursion_stays_in_a_process_of_threads(make_child: Callable) -> None:
+    """The import of some flow may have asked for it."""
+    child = make_child(THREADS, "deeper", "looks", isolation="thread", slots=4)
+    assert not child.run("deeper").get("unfit")
+    assert 5000 in child.run("looks", {"mark": "x"}).output

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -29,6 +29,9 @@ THREAD_GRACE_SECONDS = 0.1
 
 MAX_FILES_SHARE = 0.5
 """A process with more open files than this share of what it may have is replaced."""
+
+FULL_FILES_SHARE = 0.9
+"""The same in a process of threads, whose runs may all have connections of their own."""
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -91,18 +94,31 @@ class Cleanup:
         try:
             yield found
         finally:
-            self._disarm()
-            end_processes_of_run()
-            run.leave_behind(_end_threads(before))
-            self._keep_modules(run)
-            found.unfit = self._put_back(run)
+            found.unfit = self._clean_up(run, before)
+            if found.unfit:
+                log.warning("process_unfit", **run.names, reason=found.unfit)
 
     def beside_others(self) -> str:
         """In a process of threads, after each run: what no flow has a reason to change for all."""
         with self._putting_back:
-            self._streams.repair()
-            faulthandler.cancel_dump_traceback_later()
-            return self._changed_for_good(self._restored())
+            try:
+                self._streams.repair()
+                faulthandler.cancel_dump_traceback_later()
+                changed = self._restored()
+                return _too_many_files(_first_free_number, FULL_FILES_SHARE) or self._changed_for_good(changed)
+            except Exception as error:
+                return _failed(error)
+
+    def _clean_up(self, run: Cleaned, before: set[threading.Thread]) -> str:
+        """Why the process is unfit for another run, or nothing. So it is where this cannot even be found out."""
+        self._disarm()
+        try:
+            end_processes_of_run()
+            run.leave_behind(_end_threads(before))
+            self._keep_modules(run)
+            return self._put_back()
+        except Exception as error:
+            return _failed(error)
 
     def _import(self, run: Cleaned) -> None:
         """Loads the code of the run's flows, or does again what loading it did to the process."""
@@ -147,14 +163,11 @@ class Cleanup:
             except BaseException:  # noqa: S112  it came from the run's own handler
                 continue
 
-    def _put_back(self, run: Cleaned) -> str:
-        """Why the process is unfit for another run, or nothing."""
+    def _put_back(self) -> str:
         self._streams.put_back()
-        why = self._changed_for_good(self._restored())
-        why = why or asyncio_state.put_back() or _too_many_files()
-        if why:
-            log.warning("process_unfit", **run.names, reason=why)
-        return why
+        changed = self._restored()
+        full = _too_many_files(_open_files, MAX_FILES_SHARE)
+        return full or self._changed_for_good(changed) or asyncio_state.put_back()
 
     def _restored(self) -> str:
         """Puts all entries back. The name of one that stays changed, or nothing."""
@@ -205,10 +218,29 @@ def _is_ours(thread: threading.Thread) -> bool:
     return thread is the_loop.thread or thread.name == "models" or thread.name.startswith(("asyncio_", HELPER_NAME))
 
 
-def _too_many_files() -> str:
+def _failed(error: Exception) -> str:
+    """A flow has opened all files that there may be, say, or replaced what the clean-up is made of."""
+    return f"What a flow has changed cannot be put back: {error!r}"
+
+
+def _too_many_files(count: Callable[[], int], share: float) -> str:
     """Clients that a flow's module keeps may stay open for the next run. A leak must not go on for ever."""
-    opened = len(os.listdir("/proc/self/fd"))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and opened > allowed * MAX_FILES_SHARE:
+    try:
+        opened = count()
+    except OSError:
+        return "No more files can be opened."
+    if allowed != resource.RLIM_INFINITY and opened > allowed * share:
         return f"{opened} files are open, of {allowed} that may be."
     return ""
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _first_free_number() -> int:
+    """As good as their number, and costs next to nothing: there may be thousands of connections."""
+    free = os.dup(0)
+    os.close(free)
+    return free

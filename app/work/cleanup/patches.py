@@ -1,4 +1,4 @@
-"""Notices functions and classes of the standard library that a flow has replaced.
+"""Notices what a flow has replaced of the standard library: modules, functions, classes, methods.
 
 Who replaces some of them (gevent, say) may hold on to others, so they are not put back one by one: the
 process is unfit for another run.
@@ -8,37 +8,71 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 _WATCHED = (
-    *("builtins", "os", "io", "time", "random", "json", "socket", "ssl", "select", "selectors"),
-    *("threading", "queue", "subprocess", "multiprocessing", "signal", "tempfile", "pathlib"),
-    *("asyncio", "asyncio.events", "asyncio.base_events", "asyncio.tasks", "asyncio.runners"),
-    *("datetime", "decimal", "logging", "http.client", "urllib.request", "codecs", "pickle"),
+    *("builtins", "os", "io", "time", "random", "json", "json.encoder", "json.decoder", "pathlib", "tempfile"),
+    *("datetime", "decimal", "codecs", "pickle", "queue", "select", "selectors", "signal"),
 )
 
-_KINDS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
+_INSTRUMENTED = (
+    *("socket", "ssl", "threading", "subprocess", "multiprocessing", "logging", "http.client", "urllib.request"),
+    *("asyncio", "asyncio.events", "asyncio.base_events", "asyncio.tasks", "asyncio.runners"),
+)
+"""Watched without the methods of their classes: libraries that trace replace some of these, and call the old ones."""
+
+_KINDS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_METHODS = (types.FunctionType, classmethod, staticmethod, property)
+
+_HOOKS = ("excepthook", "settrace", "setprofile")
+"""Meant to be replaced, and put back by `state`."""
+
+
+class _Known:
+    """What some names of a module or a class stood for. Compared in one go, as this is done after each run."""
+
+    def __init__(self, owner: str, names: Mapping[str, Any], values: Mapping[str, Any]):
+        self._owner, self._names, self._values = owner, names, dict(values)
+        self._get = itemgetter(*self._values)
+        self._before = self._get(names)
+
+    def first(self) -> str:
+        """The name of one that stands for something else; empty where there is none."""
+        try:
+            if self._get(self._names) == self._before:
+                return ""
+        except KeyError:
+            pass  # it was removed
+        changed = (name for name, value in self._values.items() if self._names.get(name) is not value)
+        return f"{self._owner}.{next(changed, '')}"
 
 
 class Patches:
     """Made at the birth of a process: knows what the modules hold that are loaded then."""
 
     def __init__(self) -> None:
-        modules = [sys.modules[name] for name in _WATCHED if name in sys.modules]
-        self._known: list[tuple[dict[str, Any], str, Any]] = [
-            (vars(module), name, value)
-            for module in modules
-            for name, value in vars(module).items()
-            if isinstance(value, _KINDS) and name not in _HOOKS
-        ]
+        modules = {name: sys.modules[name] for name in (*_WATCHED, *_INSTRUMENTED) if name in sys.modules}
+        self._known = [_Known("sys.modules", sys.modules, modules)]
+        for name, module in modules.items():
+            self._known += _known(name, vars(module), _KINDS)
+        for owner, its_class in dict(_classes(modules[name] for name in _WATCHED if name in modules)).items():
+            self._known += _known(owner, vars(its_class), _METHODS)
 
     def first(self) -> str:
         """The name of one that was replaced; empty where there is none."""
-        for names, name, value in self._known:
-            if names.get(name) is not value:
-                return f"{names['__name__']}.{name}"
-        return ""
+        return next(filter(None, (known.first() for known in self._known)), "")
 
 
-_HOOKS = ("excepthook", "settrace", "setprofile")
-"""Meant to be replaced, and put back by `state`."""
+def _known(owner: str, names: Mapping[str, Any], kinds: tuple[type, ...]) -> list[_Known]:
+    values = {name: value for name, value in names.items() if isinstance(value, kinds) and name not in _HOOKS}
+    return [_Known(owner, names, values)] if values else []
+
+
+def _classes(modules: Iterable[types.ModuleType]) -> Iterator[tuple[str, type]]:
+    """The classes that these modules define."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                yield f"{module.__name__}.{name}", value

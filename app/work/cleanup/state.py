@@ -6,12 +6,15 @@ changed. What was changed and cannot be put back makes the process unfit for ano
 
 from __future__ import annotations
 
+import asyncio
+import codecs
 import decimal
 import faulthandler
 import gc
 import locale
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -20,9 +23,11 @@ import tempfile
 import threading
 import time
 import tracemalloc
+import urllib.request
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -147,9 +152,15 @@ def _put_scheduler_back(scheduler: tuple[int, int]) -> None:
     os.sched_setscheduler(0, scheduler[0], os.sched_param(scheduler[1]))
 
 
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+_CONFINED = re.compile(r"^(?:Cap\w+|NoNewPrivs|Seccomp):.*$", re.MULTILINE)
+
+
 def _take_identity() -> Any:
-    root = os.stat("/")
-    return os.getresuid(), os.getresgid(), os.getgroups(), (root.st_dev, root.st_ino)
+    root, status = os.stat("/"), Path("/proc/self/status").read_text()
+    namespaces = [os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES]
+    users = os.getresuid(), os.getresgid(), os.getgroups()
+    return users, (root.st_dev, root.st_ino), namespaces, _CONFINED.findall(status)
 
 
 def _cannot_be_put_back(_: Any) -> None:
@@ -172,6 +183,7 @@ _ATTRIBUTES: tuple[tuple[Any, str], ...] = (
     (warnings, "showwarning"),
     (warnings, "formatwarning"),
     (warnings, "defaultaction"),
+    (urllib.request, "_opener"),  # set by `install_opener`: with its proxies and passwords
 )
 
 
@@ -235,12 +247,15 @@ def _take_interpreter() -> Any:
         threading.gettrace(),
         threading.getprofile(),
         threading.stack_size(),
+        sys.get_coroutine_origin_tracking_depth(),
+        sys.get_asyncgen_hooks(),
         tracemalloc.is_tracing(),
     )
 
 
 def _put_interpreter_back(values: Any) -> None:
-    recursion, interval, digits, trace, profile, thread_trace, thread_profile, stack, tracing = values
+    recursion, interval, digits, trace, profile, thread_trace, thread_profile, stack, *rest = values
+    depth, generator_hooks, tracing = rest
     sys.setrecursionlimit(recursion)
     sys.setswitchinterval(interval)
     sys.set_int_max_str_digits(digits)
@@ -249,6 +264,27 @@ def _put_interpreter_back(values: Any) -> None:
     threading.settrace(thread_trace)
     threading.setprofile(thread_profile)
     threading.stack_size(stack)
+    sys.set_coroutine_origin_tracking_depth(depth)
+    sys.set_asyncgen_hooks(*generator_hooks)
+    if not tracing:
+        tracemalloc.stop()
+
+
+_RECURSION_LIMIT = sys.getrecursionlimit()
+
+
+def _take_pace() -> Any:
+    """What makes all threads slow, or fail. A flow may need a deeper recursion than others; none needs less of it."""
+    deep_enough = sys.getrecursionlimit() >= _RECURSION_LIMIT
+    return sys.getswitchinterval(), deep_enough, threading.gettrace(), threading.getprofile(), tracemalloc.is_tracing()
+
+
+def _put_pace_back(values: Any) -> None:
+    interval, _, trace, profile, tracing = values
+    sys.setswitchinterval(interval)
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION_LIMIT))
+    threading.settrace(trace)
+    threading.setprofile(profile)
     if not tracing:
         tracemalloc.stop()
 
@@ -286,6 +322,19 @@ def _put_decimal_back(texts: list[str]) -> None:
         context.traps.update(saved.traps)
 
 
+_TEXT_ERRORS = ("strict", "ignore", "replace", "xmlcharrefreplace", "backslashreplace", "namereplace")
+_ERROR_HANDLERS = (*_TEXT_ERRORS, "surrogateescape", "surrogatepass")
+
+
+def _take_error_handlers() -> Any:
+    return [codecs.lookup_error(name) for name in _ERROR_HANDLERS]
+
+
+def _put_error_handlers_back(handlers: list[Any]) -> None:
+    for name, handler in zip(_ERROR_HANDLERS, handlers, strict=True):
+        codecs.register_error(name, handler)
+
+
 def _take_locale() -> str:
     return locale.setlocale(locale.LC_ALL)
 
@@ -302,15 +351,35 @@ def _put_structlog_back(config: dict[str, Any]) -> None:
     structlog.configure(**config)
 
 
+_PROCESS = (
+    Entry("limits of resources", _take_limits, _put_limits_back),
+    Entry("the priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), _put_priority_back),
+    Entry("the scheduler", _take_scheduler, _put_scheduler_back),
+    Entry(
+        "the processors",
+        lambda: os.sched_getaffinity(0),
+        lambda processors: os.sched_setaffinity(0, processors),
+    ),
+    Entry("user, rights, namespaces and root folder", _take_identity, _cannot_be_put_back),
+)
+
 _COMMON = (
     Entry("the working folder", os.getcwd, _put_folder_back),
     Entry("the umask", _take_umask, os.umask),
     Entry("the locale", _take_locale, _put_locale_back),
     Entry("the time limit of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout),
     Entry("structlog's configuration", structlog.get_config, _put_structlog_back),
+    Entry("the garbage collector", _take_garbage, _put_garbage_back),
+    Entry("the error handlers of codecs", _take_error_handlers, _put_error_handlers_back),
+    *_PROCESS,
 )
 
-BESIDE_OTHERS = (*_COMMON, Entry("logging", logging_state.take_own, logging_state.apply))
+BESIDE_OTHERS = (
+    *_COMMON,
+    Entry("logging", logging_state.take_own, logging_state.apply),
+    Entry("the pace of threads", _take_pace, _put_pace_back),
+    Entry("asyncio's policy", asyncio.get_event_loop_policy, asyncio.set_event_loop_policy),
+)
 """Put back after each run in a process of threads: no flow has a reason to change it for all."""
 
 ALONE = (
@@ -332,19 +401,9 @@ ALONE = (
     Entry("the time zone", _take_time_zone, _put_time_zone_back),
     Entry("signal handlers", _take_signals, _put_signals_back),
     Entry("blocked signals", _take_blocked, _put_blocked_back),
-    Entry("limits of resources", _take_limits, _put_limits_back),
-    Entry("the priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), _put_priority_back),
-    Entry("the scheduler", _take_scheduler, _put_scheduler_back),
-    Entry(
-        "the processors",
-        lambda: os.sched_getaffinity(0),
-        lambda processors: os.sched_setaffinity(0, processors),
-    ),
-    Entry("user, groups and root folder", _take_identity, _cannot_be_put_back),
     Entry("hooks", _take_attributes, _put_attributes_back),
     Entry("sys.path and other lists", _take_lists, _put_lists_back, _lists_difference, _apply_lists),
     Entry("settings of the interpreter", _take_interpreter, _put_interpreter_back),
-    Entry("the garbage collector", _take_garbage, _put_garbage_back),
     Entry("faulthandler", faulthandler.is_enabled, _put_faulthandler_back),
     Entry("the decimal context", _take_decimal, _put_decimal_back),
     Entry(

@@ -1,0 +1,96 @@
+"""What every answer must be, whatever was asked: well-formed, never our mistake, and an error as documented."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from tests.hostile.fuzzed import Sent
+from tests.hostile.wire import Answer, read_answers
+from tests.support.service import ROOT
+
+_HEADERS = frozenset(
+    (
+        *("server", "date", "connection", "content-type", "content-length", "transfer-encoding", "x-request-id"),
+        *("location", "retry-after", "ratelimit", "ratelimit-policy", "www-authenticate", "allow", "etag", "vary"),
+        *("idempotency-replayed", "content-security-policy", "cache-control", "last-modified", "content-disposition"),
+        *("accept-ranges", "content-range"),
+    )
+)
+_OURS = ("type", "title", "status", "detail", "instance", "request_id", "code")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+
+
+def _documented() -> dict[int, set[str]]:
+    """The codes of each status, as `docs/errors.md` has them."""
+    codes: dict[int, set[str]] = {}
+    for line in (ROOT / "docs" / "errors.md").read_text().splitlines():
+        if found := re.match(r"\| ([45]\d\d(?:, [45]\d\d)*) \| ([^|]+) \|", line):
+            for status in found[1].split(", "):
+                codes.setdefault(int(status), set()).update(re.findall(r"`(\w+)`", found[2]))
+    return codes
+
+
+CODES = _documented()
+
+
+def judge(sent: Sent, answered: bytes) -> list[Answer]:
+    """Raises `AssertionError` with what is wrong."""
+    answers = read_answers(answered, sent.methods)
+    for answer in answers:
+        _judge(answer)
+    if sent.plain:
+        assert answers, "no answer"
+        assert answers[0].status < 300, (answers[0].status, answers[0].body[:500])
+    if sent.framed:
+        _look_for_canary(answers)
+    return answers
+
+
+def _look_for_canary(answers: Sequence[Answer]) -> None:
+    assert 1 <= len(answers) <= 2, f"{len(answers)} answers to a request and its canary"
+    if not answers[0].closes:
+        assert len(answers) == 2, "the connection was closed without a word"
+        assert (answers[1].status, answers[1].headers.get("x-request-id")) == (200, "canary"), answers[1]
+
+
+def _judge(answer: Answer) -> None:
+    assert answer.headers.keys() <= _HEADERS, answer.headers
+    ours = "x-request-id" in answer.headers
+    if not ours:
+        assert answer.closes, "only the web server's own refusals have no request id, and they close"
+        assert 400 <= answer.status < 500 or answer.status == 501, answer
+        return
+    assert _REQUEST_ID.fullmatch(answer.headers["x-request-id"])
+    assert answer.status < 500, (answer.status, answer.body[:1000])
+    if answer.status >= 400 and answer.body:
+        _judge_problem(answer)
+    elif answer.headers.get("content-type") == "application/json" and answer.body:
+        strict(answer.body)
+
+
+def _judge_problem(answer: Answer) -> None:
+    assert answer.headers["content-type"] == "application/problem+json", answer
+    problem = strict(answer.body)
+    assert set(_OURS) <= problem.keys() <= {*_OURS, "errors"}, problem
+    assert problem["status"] == answer.status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["code"] in CODES.get(answer.status, ()), f"{answer.status} {problem['code']} is not documented"
+    assert len(answer.body) < 128 * 1024, f"a refusal of {len(answer.body)} bytes"
+    for error in problem.get("errors", ()):
+        assert error.keys() == {"field", "message", "code"}, error
+    if answer.status in (429, 503):
+        assert int(answer.headers["retry-after"]) > 0
+    if answer.status == 401:
+        assert answer.headers["www-authenticate"].startswith("Bearer ")
+
+
+def strict(text: bytes) -> Any:
+    """JSON as the standard has it."""
+    return json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise AssertionError(f"{name} in JSON")

@@ -1,0 +1,131 @@
+"""Whatever is sent over a socket: every answer is well-formed HTTP, none is 500, and the service goes on.
+
+`FUZZ_SEED=<seed>`, or `<seed>:<number>` to begin there, repeats what a failure shows. `LONG_FAULTS=1` (`make faults`)
+goes on for ten minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.hostile.fuzzed import Fuzzer
+from tests.hostile.judge import judge
+from tests.hostile.wire import exchange
+from tests.support.measure import LONG
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", 600 if LONG else 6))
+CLIENTS = 4
+MOST_FAILURES = 5
+KEY = "a-key-that-is-long-enough"
+GROWTH_BYTES = 300 * 1024 * 1024
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service], own_store: EmbeddedStore) -> Service:
+    """With keys and with limits that nobody reaches, so that their code is on the way of each request."""
+    rate = "1000000/second"
+    return make_service(
+        own_store.url,
+        API_KEYS=f"acme:{KEY}",
+        METRICS="open",
+        RATE_LIMIT_START=rate,
+        RATE_LIMIT_READ=rate,
+        RATE_LIMIT_CANCEL=rate,
+        MAX_RETRIED_BYTES_PER_TENANT=0,
+        MAX_QUEUE_LENGTH=0,
+        WORKER_THREADS=20,
+    )
+
+
+@pytest.mark.timeout(SECONDS + 180)
+def test_no_request_at_all_is_answered_with_500_or_with_what_is_no_http(service: Service) -> None:
+    service.http.headers["X-API-Key"] = KEY
+    run = Run(service, os.environ.get("FUZZ_SEED") or str(random.SystemRandom().randrange(10**9)))
+    [process] = psutil.Process(service.web.pid).children()
+    before = process.memory_info().rss
+    run.go_on(SECONDS)
+    assert not run.failures, "\n".join(run.failures)
+    assert run.statuses.keys() >= {200, 202, 400, 401, 404, 405}, run.statuses
+    assert process.is_running(), run.shown
+    assert process.memory_info().rss - before < GROWTH_BYTES, run.shown
+    last = service.start("behaves", {"do": "echo"})  # behind all that was started meanwhile
+    assert service.ended(last, seconds=150)["status"] == "completed", run.shown
+    _judge_log(service.output("web"), run.shown)
+
+
+def _judge_log(log: str, shown: str) -> None:
+    """Each line is one event: nobody writes lines of his own into it."""
+    for line in log.splitlines():
+        event = json.loads(line)
+        assert event["level"] not in ("error", "critical"), f"{shown}: {line[:3000]}"
+
+
+class Run:
+    """Clients that send one request after the other until some are answered wrongly, or the time is over."""
+
+    def __init__(self, service: Service, seed: str):
+        self._service = service
+        name, _, first = seed.partition(":")
+        self._seed, self._numbers = int(name), itertools.count(int(first or 0))
+        self._fuzzer = Fuzzer(_executions(service), KEY)
+        self._stop = threading.Event()
+        self.statuses: Counter[int] = Counter()
+        self.failures: list[str] = []
+        self.shown = f"FUZZ_SEED={self._seed}"
+
+    def go_on(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            for _ in range(CLIENTS):
+                clients.submit(self._client, deadline)
+        print(f"{self.shown}: {sum(self.statuses.values())} answers, {dict(sorted(self.statuses.items()))}")
+
+    def _client(self, deadline: float) -> None:
+        while time.monotonic() < deadline and not self._stop.is_set():
+            number = next(self._numbers)
+            try:
+                self._send(number)
+            except BaseException as error:
+                self.failures.append(f"FUZZ_SEED={self._seed}:{number}: {error!r}\n{self._sent_as(number)[:3000]!r}")
+                if len(self.failures) >= MOST_FAILURES:
+                    self._stop.set()
+
+    def _send(self, number: int) -> None:
+        sent = self._fuzzer.request(self._seed, number)
+        answers = judge(sent, exchange(self._service.port, sent.pieces))
+        self.statuses.update(answer.status for answer in answers)
+
+    def _sent_as(self, number: int) -> bytes:
+        with contextlib.suppress(Exception):
+            return b"".join(self._fuzzer.request(self._seed, number).pieces)
+        return b""
+
+
+def _executions(service: Service) -> list[str]:
+    """One of each kind, and one that is not there."""
+    started = [
+        service.start("behaves", {"do": "echo"}),
+        service.start("behaves", {"do": "fail"}),
+        service.start("relay", {"first": {}, "second": {}}, type="pipeline"),
+        service.start("relay", {"first": {}, "second": {"fail": "No."}}, type="pipeline"),
+    ]
+    waits = service.start("behaves", {"do": "listen", "seconds": 60})
+    service.until(waits, "running")
+    service.cancel(waits)
+    for id in (*started, waits):
+        service.ended(id)
+    return [*started, waits]
