@@ -37,6 +37,10 @@ class OtlpServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def begin(self) -> None:
+        """Forgets the spans: a test that shares the server begins with it as new."""
+        self.spans = []
+
     def __enter__(self) -> OtlpServer:
         self._thread.start()
         return self

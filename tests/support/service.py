@@ -72,12 +72,14 @@ class Service:
         self._wanted_workers = workers
         self.web: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._log_bytes: dict[str, int] = {}
 
     def __enter__(self) -> Service:
         try:
-            self.start_web()
-            for _ in range(self._wanted_workers):
+            self._launch_web()
+            for _ in range(self._wanted_workers):  # they load while the web process does
                 self.start_worker()
+            self._wait_for_web()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -98,12 +100,20 @@ class Service:
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
+        web = self._launch_web()
+        self._wait_for_web()
+        return web
+
+    def _launch_web(self) -> subprocess.Popen[bytes]:
         self.web = self._run("web", str(self._bin / "gunicorn"), "wsgi:app")
+        return self.web
+
+    def _wait_for_web(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.web.poll() is None:
+        while time.monotonic() < deadline and self.web is not None and self.web.poll() is None:
             try:
-                requests.get(f"{self.url}/healthz", timeout=1)
-                return self.web
+                requests.get(f"{self.url}/healthz", timeout=START_SECONDS)  # it listens before it has loaded
+                return
             except requests.RequestException:
                 time.sleep(0.02)
         raise AssertionError(f"The web process does not start:\n{self.output('web')}")
@@ -127,8 +137,12 @@ class Service:
         return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
-        """What a process printed: `web`, `worker0`, `worker1`, ..."""
-        return (self.folder / f"{name}.log").read_text()
+        """The output of a process (`web`, `worker0`, `worker1`, ...) in this test, if tests share the service."""
+        return (self.folder / f"{name}.log").read_bytes()[self._log_bytes.get(name, 0) :].decode()
+
+    def begin_test(self) -> None:
+        """Leaves out of `output` what was printed for the tests before this one."""
+        self._log_bytes = {path.stem: path.stat().st_size for path in self.folder.glob("*.log")}
 
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:

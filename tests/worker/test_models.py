@@ -61,22 +61,33 @@ flows:
 """
 
 
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
 
 
 @pytest.fixture
-def service(make_service: Callable[..., Service], model: ModelServer, tmp_path: Path) -> Service:
-    folder = tmp_path / "agents" / "asker"
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    return shared_model
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "asker"
     (folder / "prompts").mkdir(parents=True)
     (folder / "agent.yaml").write_text(AGENT)
     (folder / "prompts" / "ask.yaml").write_text(PROMPT)
     (folder / "prompts" / "options.yaml").write_text(OPTIONS)
     (folder / "tools.py").write_text(TOOLS)
-    return make_service(
-        agents=tmp_path / "agents",
+    return folder.parent
+
+
+@pytest.fixture
+def service(shared_service: Callable[..., Service], model: ModelServer, agents: Path) -> Service:
+    return shared_service(
+        agents=agents,
         OPENAI_BASE_URL=model.url,
         OPENAI_API_KEY="sk-secret-key-1",
         OPENAI_MODEL_NAME="tiny",
@@ -171,8 +182,8 @@ def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer)
     assert model.most_at_once > 50
 
 
-def test_without_a_model_the_failure_names_the_setting(make_service: Callable[..., Service]) -> None:
-    ended = make_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
+def test_without_a_model_the_failure_names_the_setting(shared_service: Callable[..., Service]) -> None:
+    ended = shared_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
     assert ended["error"]["type"] == "ModelAuthenticationError"
     assert "OPENAI_API_KEY" in ended["error"]["message"]
 

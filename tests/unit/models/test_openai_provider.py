@@ -39,10 +39,7 @@ def running() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def server(running: ModelServer) -> ModelServer:
-    running.answers.clear()
-    running.requests.clear()
-    running.headers.clear()
-    running.aborted = 0
+    running.begin()
     return running
 
 
