@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tests.support.kept import KeptServices
+from tests.support.schedule import SlowestFirst, rank
 from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
 
@@ -30,6 +31,16 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # once, not in each process of pytest-xdist
         compileall.compile_dir(ROOT / "app", quiet=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return SlowestFirst(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def scrape(service: Service) -> Metrics:
     return Metrics(answer.text)
 
 
-def until(service: Service, holds: Callable[[Metrics], bool], seconds: float = 10) -> Metrics:
+def until(service: Service, holds: Callable[[Metrics], bool], seconds: float = 60) -> Metrics:
     deadline = time.monotonic() + seconds
     while not holds(metrics := scrape(service)):
         assert time.monotonic() < deadline, metrics.samples
