@@ -19,7 +19,8 @@ from app.settings import Settings
 from tools.embedded_store import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 30.0
+START_SECONDS = 60.0
+END_SECONDS = 5.0
 ENDED = ("completed", "failed", "cancelled")
 OWN_BIN = Path(sys.executable).parent
 """The programs of the tests' own environment, in which every optional package is installed."""
@@ -87,16 +88,12 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.http.close()  # an open connection would make gunicorn linger
-        running = [each for each in (self.web, *self.workers) if each and each.poll() is None]
-        for each in running:
-            each.send_signal(signal.SIGCONT)
-            each.terminate()
-        for each in running:
-            try:
-                each.wait(5)
-            except subprocess.TimeoutExpired:
-                each.kill()
-                each.wait()
+        _end([*([self.web] if self.web else []), *self.workers])
+
+    def end_workers(self) -> None:
+        """Leaves the web process alone."""
+        _end(self.workers)
+        self.workers = []
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
@@ -189,3 +186,17 @@ class Service:
 
     def cancel(self, execution_id: str) -> requests.Response:
         return self.post(f"/executions/{execution_id}/cancel")
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """In order, or by force where that takes too long."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
