@@ -19,6 +19,7 @@ import redis
 import requests
 
 from app.executions.payload import pack
+from tests.support.pace import within
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -81,7 +82,7 @@ def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values
 
         for posting in [clients.submit(post) for _ in range(8)]:
             assert posting.result() == {202}
-    assert statistics.median(took) < 1  # a busy machine's; `make bench` holds the figure
+    assert statistics.median(took) < within(1)  # a busy machine's; `make bench` holds the figure
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at
         statuses = Counter(clients.map(read, range(30)))
     assert set(statuses) <= {200, 503}
     assert statuses[200] >= 8
-    assert statistics.median(took) < 1
+    assert statistics.median(took) < within(1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_b
             most = max(most, process.memory_info().rss)
             time.sleep(0.05)
     assert most - before < 500 * 1024 * 1024
-    assert statistics.median(took) < 1
+    assert statistics.median(took) < within(1)
     deadline = time.monotonic() + 40
     while process.memory_info().rss - before > 150 * 1024 * 1024:
         assert time.monotonic() < deadline

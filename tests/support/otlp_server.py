@@ -50,7 +50,7 @@ class OtlpServer:
         self._server.server_close()
         self._thread.join()
 
-    def wait_for(self, trace_id: str, count: int, seconds: float = 15) -> list[dict[str, Any]]:
+    def wait_for(self, trace_id: str, count: int, seconds: float = 60) -> list[dict[str, Any]]:
         """The spans of a trace, in the order in which they began, once there are so many."""
         deadline = time.monotonic() + seconds
         while len(found := [each for each in self.spans if each["trace_id"] == trace_id]) < count:

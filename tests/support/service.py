@@ -123,7 +123,7 @@ class Service:
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`flask ...` beside it, with its environment."""
         return subprocess.run(
-            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
+            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60
         )
 
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
@@ -154,10 +154,10 @@ class Service:
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        return self.http.post(f"{self.url}/api/v1{path}", timeout=30, **options)
+        return self.http.post(f"{self.url}/api/v1{path}", timeout=60, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return self.http.get(f"{self.url}/api/v1{path}", timeout=30, **options)
+        return self.http.get(f"{self.url}/api/v1{path}", timeout=60, **options)
 
     def start(self, target_id: str, inputs: dict[str, Any] | None = None, *, type: str = "agent", **more: Any) -> str:
         """Starts an execution and returns its id; `more` are other fields of the body."""
@@ -168,7 +168,7 @@ class Service:
     def status(self, execution_id: str) -> dict[str, Any]:
         return dict(self.get(f"/executions/{execution_id}").json())
 
-    def until(self, execution_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+    def until(self, execution_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
         """Polls until the execution is in one of these states."""
         deadline = time.monotonic() + seconds
         while (body := self.status(execution_id)).get("status") not in statuses:
@@ -177,7 +177,7 @@ class Service:
             time.sleep(0.01)
         return body
 
-    def ended(self, execution_id: str, seconds: float = 30) -> dict[str, Any]:
+    def ended(self, execution_id: str, seconds: float = 60) -> dict[str, Any]:
         return self.until(execution_id, *ENDED, seconds=seconds)
 
     def run(self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

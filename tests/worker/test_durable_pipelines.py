@@ -149,7 +149,7 @@ def wait_until_held(
     service: Service, id: str, log: Path, held: Sequence[str], ready: Callable[[dict[str, dict[str, Any]]], bool]
 ) -> None:
     """Until each of `held` is where its plan holds it, and `ready` is true of what the service says of the steps."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (all(Path(f"{log}.{step}.held").exists() for step in held) and ready(steps_of(service, id))):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -398,7 +398,7 @@ def test_tokens_of_a_run_that_was_cancelled_or_failed_are_known(
     assert (failed["error"]["type"], failed["usage"]["tokens_used"]) == ("ModelRejected", 16)
     loop = service.start("behaves", {"do": "complete_and_hang", "text": "?"})
     service.until(loop, "running")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while "usage" not in service.status(loop):  # its call is answered, and the worker knows
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -16,6 +16,7 @@ from app.executions.model import Progress, StepStatus
 from app.models.base import Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
+from tests.support.pace import within
 from tests.support.runtime import Recorder
 
 AGENT = """
@@ -97,7 +98,7 @@ def test_what_does_not_depend_on_each_other_runs_side_by_side(
     outputs = run(DIAMOND, {"t": 0.2}, max_workers=max_workers)
     took = time.monotonic() - began
     assert outputs == {"e": "done", "metadata": {"tokens_used": 15, "models_used": []}}
-    assert rounds * 0.2 <= took < rounds * 0.2 + 0.3
+    assert rounds * 0.2 <= took < rounds * 0.2 + within(0.3)
     assert module(tmp_path).most == most
 
 
@@ -129,7 +130,7 @@ def test_a_chain_of_a_hundred_empty_steps_is_quick(run: Callable[..., Any]) -> N
     run("steps: [{id: a, agent: work}]")  # what is loaded once is loaded
     began = time.monotonic()
     assert run(f"inputs: [{{name: x}}]\nsteps:\n{steps}\noutputs: [{{key: s99}}]", {"x": "through"})["s99"] == "through"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < within(1)
 
 
 def test_a_required_step_that_fails_stops_the_others_and_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ steps:
 """,
             {"t": 10, "why": "No."},
         )
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < within(2)
     failure = raised.value.failure
     assert (failure.type, failure.message) == ("ValueError", "No.")
     assert failure.details == {"pipeline_id": "p", "step_id": "bad", "agent_id": "work", "flow_id": "default"}
@@ -397,4 +398,4 @@ def test_a_stop_ends_the_run_soon(run: Callable[..., Any]) -> None:
     began = time.monotonic()
     with pytest.raises(Stopped):
         run(DIAMOND, {"t": 10}, stop=stop)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < within(2)
