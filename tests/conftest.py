@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     """One server for all tests of this process that do not harm it."""
-    server = EmbeddedStore(tmp_path_factory.mktemp("store"), binary=SERVER, durable=False)
+    folder = tmp_path_factory.mktemp("store")
+    server = EmbeddedStore(folder, binary=SERVER, durable=False, end_signal=signal.SIGKILL)
     server.start()
     yield server
     server.stop()
@@ -63,7 +65,7 @@ def redis_client(store_server: EmbeddedStore) -> Iterator[redis.Redis]:
 @pytest.fixture
 def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
     """A server that this test alone uses, may kill, freeze and start again; its data is on disk."""
-    server = EmbeddedStore(tmp_path / "store", binary=SERVER)
+    server = EmbeddedStore(tmp_path / "store", binary=SERVER, end_signal=signal.SIGKILL)
     server.start()
     yield server
     server.stop()

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,10 +35,20 @@ class EmbeddedStore:
     """One server with its data in `folder`, which no other may use at the same time.
 
     It listens on a unix socket, or on 127.0.0.1 where a `port` is given, and ends with the thread that
-    started it. `binary` is another Redis or Valkey server than the embedded one.
+    started it, by `end_signal`. `binary` is another Redis or Valkey server than the embedded one.
     """
 
-    def __init__(self, folder: Path, *, binary: str | None = None, port: int = 0, durable: bool = True, args: Any = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        binary: str | None = None,
+        port: int = 0,
+        durable: bool = True,
+        args: Any = (),
+        end_signal: signal.Signals = signal.SIGTERM,
+    ):
+        self._end_signal = end_signal
         self.folder, self._binary = folder, binary or str(get_binary_path())
         self._port, self._durable, self._args = port, durable, [str(each) for each in args]
         # A socket's path may have about a hundred characters, and the data folder may be deep.
@@ -63,7 +74,10 @@ class EmbeddedStore:
         except BlockingIOError:
             raise StoreError(f"Another process uses the data in {self.folder}. End it first.") from None
         self._process = subprocess.Popen(  # noqa: S603  our own binary
-            self._command(), start_new_session=True, preexec_fn=end_with_parent, stdout=subprocess.DEVNULL
+            self._command(),
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, self._end_signal),
+            stdout=subprocess.DEVNULL,
         )
         self._wait_until_it_answers()
 
@@ -112,6 +126,9 @@ class EmbeddedStore:
             self._lock.close()
 
 
-def end_with_parent() -> None:
-    """In a new child, before it becomes its program: SIGTERM when the thread that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """In a new child, before it becomes its program: it gets this signal when the thread that started it is gone.
+
+    A process that is stopped (SIGSTOP) ends by SIGKILL alone.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -20,7 +20,7 @@ from app.work.pool import Pool
 from app.work.strays import Strays
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
-from tools.embedded_store import EmbeddedStore
+from tools.embedded_store import EmbeddedStore, end_with_parent
 
 Make = Callable[..., Service]
 
@@ -132,6 +132,7 @@ def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(make_servic
             env={**service.env, "PYTHONPATH": str(ROOT)},
             stdout=output,
             stderr=output,
+            preexec_fn=end_with_parent,
         )
     service.workers.append(worker)  # ended with the service
     service.run("behaves", {"do": "echo"})

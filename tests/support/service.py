@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,  # also where the tests are killed
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),  # also if it is frozen as the tests are killed
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:
