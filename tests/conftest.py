@@ -34,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(ROOT / "app", quiet=2)
 
 
+def pytest_collection_finish() -> None:
+    sys.dont_write_bytecode = True  # what a test writes and runs in this process is compiled each time
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return SlowestFirst(config, log) if config.getvalue("dist") == "load" else None

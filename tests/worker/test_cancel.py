@@ -48,8 +48,8 @@ def test_a_running_flow_that_listens_ends_at_once(service: Service, flow: str) -
         ("thread", "sleep"),
     ],
 )
-def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(make_service, flow: str, do: str) -> None:
-    service = make_service(CANCEL_GRACE=0.5)
+def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(shared_service, flow: str, do: str) -> None:
+    service = shared_service(CANCEL_GRACE=0.5)
     id = start(service, flow, do=do, seconds=30)
     service.until(id, "running")
     began = time.monotonic()
