@@ -21,6 +21,7 @@ import requests
 from app.executions.payload import pack
 from tests.support.pace import within
 from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
 
 Make = Callable[..., Service]
 OUTPUTS = json.dumps({"output": os.urandom(8 * 1024 * 1024 - 32).hex()}).encode()
@@ -136,15 +137,15 @@ def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_b
             time.sleep(0.05)
     assert most - before < 500 * 1024 * 1024
     assert statistics.median(took) < within(1)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while process.memory_info().rss - before > 150 * 1024 * 1024:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert service.get(f"/executions/{id}").status_code == 200
 
 
-def test_outputs_of_another_tenant_are_not_read_however_large(shared_service: Make) -> None:
-    service = shared_service(workers=0)
+def test_outputs_of_another_tenant_are_not_read_however_large(make_service: Make, own_store: EmbeddedStore) -> None:
+    service = make_service(own_store.url, workers=0)
     id = completed(service, OUTPUTS)
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
         client.hset(f"rq:job:{id}", "tenant", "somebody else")
