@@ -21,7 +21,7 @@ from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
 
 SERVER = os.environ.get("TEST_REDIS_SERVER") or None
-SHARED = pytest.StashKey[Service]()
+SHARED, KEPT = pytest.StashKey[Service](), pytest.StashKey[KeptServices]()
 
 # Hundreds of processes read the same modules, so these are compiled once and kept, whatever the environment says.
 # The services themselves write none, as in the image: a flow that a test rewrites is compiled again.
@@ -88,11 +88,16 @@ def service(
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if service := item.config.stash.get(SHARED, None):
         service.begin_test()
+    if kept := item.config.stash.get(KEPT, None):
+        kept.begin_test(item.path.parent)
 
 
 @pytest.fixture(scope="session")
-def kept_services(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptServices]:
+def kept_services(
+    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[KeptServices]:
     with KeptServices(store_server, tmp_path_factory) as kept:
+        request.config.stash[KEPT] = kept
         yield kept
 
 

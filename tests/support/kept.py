@@ -21,6 +21,7 @@ class KeptServices:
     def __init__(self, store: EmbeddedStore, folders: pytest.TempPathFactory):
         self._store, self._folders = store, folders
         self._services: dict[str, Service] = {}
+        self._folder: Path | None = None
         self._free = [f"{store.url.removesuffix('/0')}?db={number}" for number in _DATABASES]
 
     def __enter__(self) -> KeptServices:
@@ -29,6 +30,12 @@ class KeptServices:
     def __exit__(self, *_: object) -> None:
         for name in list(self._services):
             self._end(name)
+
+    def begin_test(self, folder: Path) -> None:
+        """Ends what tests of another folder have used: those of this one rarely ask for the same."""
+        if self._folder not in (None, folder):
+            self.__exit__()
+        self._folder = folder
 
     def take(self, **options: Any) -> Service:
         """The service with these options, started if there is none yet. Its store is empty."""
