@@ -25,7 +25,7 @@ run: .venv/installed
 	@exec $(BIN)/python -m tools.run
 
 test: .venv/installed-dev .venv-service/installed
-	@$(BIN)/python -m pytest -n 3 $(ARGS)
+	@$(BIN)/python -m pytest -n 4 $(ARGS)  # two cores: half of the time a test waits
 
 chaos: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seconds 60)

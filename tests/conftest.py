@@ -5,23 +5,54 @@
 
 from __future__ import annotations
 
+import compileall
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.support.service import Service
+from tests.support.kept import KeptServices
+from tests.support.schedule import SlowestFirst, rank
+from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
 
 SERVER = os.environ.get("TEST_REDIS_SERVER") or None
+SHARED, KEPT = pytest.StashKey[Service](), pytest.StashKey[KeptServices]()
+
+# Hundreds of processes read the same modules, so these are compiled once and kept, whatever the environment says.
+# The services themselves write none, as in the image: a flow that a test rewrites is compiled again.
+sys.dont_write_bytecode = False
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # once, not in each process of pytest-xdist
+        compileall.compile_dir(ROOT / "app", quiet=2)
+
+
+def pytest_collection_finish() -> None:
+    sys.dont_write_bytecode = True  # what a test writes and runs in this process is compiled each time
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return SlowestFirst(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
 
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     """One server for all tests of this process that do not harm it."""
-    server = EmbeddedStore(tmp_path_factory.mktemp("store"), binary=SERVER, durable=False)
+    folder = tmp_path_factory.mktemp("store")
+    server = EmbeddedStore(folder, binary=SERVER, durable=False, end_signal=signal.SIGKILL)
     server.start()
     yield server
     server.stop()
@@ -38,17 +69,54 @@ def redis_client(store_server: EmbeddedStore) -> Iterator[redis.Redis]:
 @pytest.fixture
 def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
     """A server that this test alone uses, may kill, freeze and start again; its data is on disk."""
-    server = EmbeddedStore(tmp_path / "store", binary=SERVER)
+    server = EmbeddedStore(tmp_path / "store", binary=SERVER, end_signal=signal.SIGKILL)
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def service(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     """A whole service with the shipped targets and the tests' own (`tests/agents`), shared by many tests."""
     with Service(store_server.url, tmp_path_factory.mktemp("service")) as running:
+        request.config.stash[SHARED] = running
         yield running
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if service := item.config.stash.get(SHARED, None):
+        service.begin_test()
+    if kept := item.config.stash.get(KEPT, None):
+        kept.begin_test(item.path.parent)
+
+
+@pytest.fixture(scope="session")
+def kept_services(
+    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[KeptServices]:
+    with KeptServices(store_server, tmp_path_factory) as kept:
+        request.config.stash[KEPT] = kept
+        yield kept
+
+
+@pytest.fixture
+def shared_service(kept_services: KeptServices, request: pytest.FixtureRequest) -> Iterator[Callable[..., Service]]:
+    """`shared_service(workers=0, ...)`: a service with an empty store, which later tests use, too.
+
+    For tests that neither break it nor end it nor look at all that it has ever logged or counted.
+    """
+    taken: list[Service] = []
+
+    def take(**options: object) -> Service:
+        taken.append(kept_services.take(**options))
+        return taken[-1]
+
+    failures = request.session.testsfailed
+    yield take
+    for service in taken:
+        kept_services.give_back(service, failed=request.session.testsfailed > failures)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ class EmbeddedStore:
     """One server with its data in `folder`, which only one server may use at a time.
 
     It listens on a unix socket, or on 127.0.0.1 if a `port` is given. It ends with the thread that
-    started it, even if that is killed. `binary` is another Redis or Valkey server to start, `args`
+    started it, by `end_signal`, even if that is killed. `binary` is another Redis or Valkey server to start, `args`
     are further options for it. Without `durable`, nothing is kept on disk.
     """
 
@@ -47,7 +48,9 @@ class EmbeddedStore:
         port: int = 0,
         durable: bool = True,
         args: Any = (),
+        end_signal: signal.Signals = signal.SIGTERM,
     ):
+        self._end_signal = end_signal
         self.folder = folder
         self._binary = binary or str(get_binary_path())
         self._port = port
@@ -81,7 +84,7 @@ class EmbeddedStore:
         self._process = subprocess.Popen(  # noqa: S603  our own binary
             self._command(),
             start_new_session=True,  # Ctrl-C must not reach it: it ends last, after its clients
-            preexec_fn=end_with_parent,
+            preexec_fn=partial(end_with_parent, self._end_signal),
             stdout=subprocess.DEVNULL,
         )
         self._wait_until_it_answers()
@@ -136,9 +139,10 @@ class EmbeddedStore:
             self._lock.close()
 
 
-def end_with_parent() -> None:
-    """Makes a new child receive SIGTERM when the thread that started it ends.
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Makes a new child receive this signal when the thread that started it ends.
 
-    A `preexec_fn`: it runs in the child, after the fork and before the program is loaded.
+    A `preexec_fn`: it runs in the child, after the fork and before the program is loaded. Only
+    SIGKILL ends a stopped process (SIGSTOP).
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

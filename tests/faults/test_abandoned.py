@@ -20,7 +20,7 @@ from app.work.pool import Pool
 from app.work.strays import Strays
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
-from tools.embedded_store import EmbeddedStore
+from tools.embedded_store import EmbeddedStore, end_with_parent
 
 Make = Callable[..., Service]
 
@@ -33,7 +33,7 @@ def test_the_slot_of_an_abandoned_thread_comes_back_when_it_ends(make_service: M
     assert service.cancel(deaf).status_code == 200
     time.sleep(3.5)
     ids = [service.start("behaves", {"do": "listen", "seconds": 20}, config=thread) for _ in range(4)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while [service.status(id)["status"] for id in ids] != ["running"] * 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -98,7 +98,7 @@ def test_processes_that_flows_in_threads_leave_behind_are_reaped(make_service: M
     )
     service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=0)
     pids = [service.run("leaver")["outputs"]["output"] for _ in range(5)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -132,13 +132,14 @@ def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(make_servic
             env={**service.env, "PYTHONPATH": str(ROOT)},
             stdout=output,
             stderr=output,
+            preexec_fn=end_with_parent,
         )
     service.workers.append(worker)  # ended with the service
     service.run("behaves", {"do": "echo"})
     folder.rmdir()
     [child] = children_of(worker.pid)
     child.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "start the worker again" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -86,7 +86,7 @@ def test_a_worker_is_alive_until_it_is_not(
     assert service.run("mem_l1_summarizer", {"text": "Test"})["status"] == "completed"
     assert check(own_store.url, "worker", LEASE="1") == (0, "")
     getattr(service.workers[0], end)()
-    service.workers[0].wait(10)
+    service.workers[0].wait(60)
     deadline_tries = 20
     while (found := check(own_store.url, "worker", LEASE="1"))[0] == 0 and deadline_tries:
         deadline_tries -= 1

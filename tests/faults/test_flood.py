@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.support.measure import LONG
+from tests.support.pace import within
 from tests.support.service import Service
 
 STARTS, READ_SECONDS = (100_000, 0.1) if LONG else (4_000, 1.0)
@@ -49,4 +50,4 @@ def test_a_flood_is_refused_beyond_the_limit_while_reads_stay_fast(make_service:
             answers += each.result()
     assert answers == {(202, "", False): LIMIT - 1, (503, "queue_full", True): STARTS - LIMIT + 1}
     assert service.get("/executions").json()["pagination"]["total_items"] == LIMIT
-    assert sorted(took)[math.ceil(len(took) * 0.99) - 1] < READ_SECONDS
+    assert sorted(took)[math.ceil(len(took) * 0.99) - 1] < within(READ_SECONDS)

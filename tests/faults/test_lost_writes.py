@@ -44,7 +44,7 @@ def went_back(own_store: EmbeddedStore, tmp_path: Path) -> Callable[[Callable[[]
 
 
 def start_when_it_takes_it(service: Service, target_id: str, inputs: dict[str, object], flow: str = "main") -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         body = {"type": "agent", "target_id": target_id, "inputs": inputs, "config": {"flow_id": flow}}
         response = service.post("/executions", json=body)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.support.measure import LONG
+from tests.support.pace import within
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -53,7 +54,7 @@ def test_a_flow_that_holds_the_interpreters_lock_is_survived_by_all_neighbours(s
     service.until(holds, "running")
     began = time.monotonic()
     assert service.run("behaves", config={"flow_id": "process"})["status"] == "completed"
-    assert time.monotonic() - began < HOLD_SECONDS / 2
+    assert time.monotonic() - began < within(HOLD_SECONDS / 2)
     _unharmed(service, [holds, *beside], seconds=HOLD_SECONDS + 20)
 
 
@@ -83,7 +84,7 @@ def test_a_process_that_is_killed_is_survived_by_all_others(service: Service, tm
         ended = service.ended(id)
         assert (ended["status"], ended["attempt"]) == ("completed", 2)
         assert ended["attempts"][0]["outcome"] == "lost"
-    assert time.monotonic() - killed_at < 8
+    assert time.monotonic() - killed_at < within(8)
     _unharmed(service, others)
 
 
@@ -103,7 +104,7 @@ def _unharmed(service: Service, ids: list[str], seconds: float = 30) -> None:
         assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
 
-def _gone(pid: int, seconds: float = 5) -> None:
+def _gone(pid: int, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while psutil.pid_exists(pid):
         assert time.monotonic() < deadline, f"process {pid} still lives"

@@ -13,6 +13,7 @@ import requests
 
 from tests.faults.conftest import children_of
 from tests.faults.test_web import Load
+from tests.support.pace import within
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -35,7 +36,7 @@ def write(agents: Path, definition: str, answer: str, id: str = "greeter") -> No
     (agents / id / "greet.py").write_text(CODE % answer)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -74,7 +75,7 @@ def test_a_worker_runs_what_starts_after_a_reload_as_changed_and_lets_the_rest_e
     assert service.run("greeter")["outputs"]["output"] == "new"
     ended = service.ended(running)
     assert (ended["status"], ended["attempt"], ended["outputs"]["output"]) == ("completed", 1, "old")
-    _, alive = psutil.wait_procs(before, timeout=5)
+    _, alive = psutil.wait_procs(before, timeout=30)
     assert alive == []
     until(lambda: len(children_of(service.workers[0].pid)) == 3)
 
@@ -113,7 +114,7 @@ def test_the_web_knows_a_new_agent_after_a_reload_and_fails_no_request_meanwhile
     time.sleep(1)
     load.end()
     assert set(load.outcomes) == {"202"}
-    assert requests.post(f"{service.url}/api/v1/executions", json=start, timeout=5).status_code == 202
+    assert requests.post(f"{service.url}/api/v1/executions", json=start, timeout=30).status_code == 202
 
 
 def test_the_web_serves_on_when_a_file_is_broken_and_says_which(make_service: Make, agents: Path) -> None:
@@ -136,7 +137,7 @@ def test_the_web_lives_through_the_death_of_a_process_while_a_file_is_broken(mak
     write(agents, "flows: 5\n", "old")
     psutil.Process(first.pop()).kill()
     until(lambda: service.output("web").count("agent.yaml") >= 2)
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
     assert first <= web_pids(service)
     write(agents, GREETER, "mended")
     all_ready(service, processes=3)
@@ -147,7 +148,7 @@ def test_a_broken_file_at_the_start_ends_the_web_server_with_what_is_wrong(make_
     began = time.monotonic()
     with pytest.raises(AssertionError, match=r"agent\.yaml"):
         make_service(agents=agents, workers=0)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < within(15)
 
 
 def test_agents_behind_a_link_change_all_at_once_with_the_reload_and_not_before(
@@ -174,6 +175,6 @@ def test_a_broken_file_stops_the_start_with_its_reason_alone(agents: Path, tmp_p
     with pytest.raises(AssertionError, match="does not start"):
         service.start_web()
     assert service.web is not None
-    assert service.web.wait(20) != 0
+    assert service.web.wait(60) != 0
     assert "greeter/agent.yaml:1: flows: At least one flow is required." in service.output("web")
     assert not said(service, "web", "crashed")

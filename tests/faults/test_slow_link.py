@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -51,7 +52,7 @@ def test_large_outputs_arrive_over_a_slow_link_and_hold_up_no_others(
         small_seconds.append(time.monotonic() - began)
     assert [service.ended(id)["status"] for id in large] == ["completed"] * 2
     assert len(small_seconds) >= 2
-    assert sorted(small_seconds)[len(small_seconds) // 2] < 3
+    assert sorted(small_seconds)[len(small_seconds) // 2] < within(3)
 
 
 def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
@@ -80,7 +81,7 @@ def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
     def statuses() -> list[str]:
         return [step["status"] for step in service.get(f"/executions/{id}/steps").json()["steps"]]
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while statuses() != ["completed", "running"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

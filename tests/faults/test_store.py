@@ -22,6 +22,7 @@ import trustme
 from app.executions.scripts import source
 from tests.conftest import SERVER
 from tests.faults.conftest import LEASE_SECONDS, ticks
+from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -45,10 +46,10 @@ def is_away(response: requests.Response) -> None:
     assert response.status_code == 503, response.text
     assert int(response.headers["Retry-After"]) >= 1
     assert response.headers["Content-Type"] == "application/problem+json"
-    assert response.elapsed.total_seconds() < 2
+    assert response.elapsed.total_seconds() < within(2)
 
 
-def comes_back(service: Service, seconds: float = 10) -> None:
+def comes_back(service: Service, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while service.get("/executions").status_code != 200:
         assert time.monotonic() < deadline
@@ -64,7 +65,7 @@ def test_every_endpoint_answers_503_within_two_seconds_while_the_store_is_away(
     proxy.mode = mode  # type: ignore[assignment]
     for call in each_endpoint(service, id) * 2:
         is_away(call())
-    assert requests.get(f"{service.url}/healthz", timeout=2).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
     proxy.mode = "pass"
     comes_back(service)
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
@@ -77,7 +78,7 @@ def test_a_silent_store_does_not_pile_up_threads(broken: Make, proxy: Proxy) -> 
     slowest: list[float] = []
 
     def ask() -> None:
-        response = requests.get(f"{service.url}/api/v1/executions", timeout=10)
+        response = requests.get(f"{service.url}/api/v1/executions", timeout=60)
         slowest.append(response.elapsed.total_seconds())
         assert response.status_code == 503
 
@@ -87,7 +88,7 @@ def test_a_silent_store_does_not_pile_up_threads(broken: Make, proxy: Proxy) -> 
     for thread in threads:
         thread.join()
     assert len(slowest) == 100
-    assert max(slowest) < 2.5
+    assert max(slowest) < within(2.5)
 
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
@@ -100,7 +101,7 @@ def test_a_flow_outlasts_an_outage_longer_than_its_lease(broken: Make, proxy: Pr
     time.sleep(LEASE_SECONDS * 2)
     proxy.mode = "pass"
     comes_back(service)
-    ended = service.ended(id, seconds=5)
+    ended = service.ended(id)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
 
@@ -115,7 +116,7 @@ def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_p
     proxy.mode = "pass"
     assert service.ended(id)["attempt"] == 1
     times = [at for _, _, at in ticks(path)]
-    assert max(later - at for at, later in itertools.pairwise(times)) < 1
+    assert max(later - at for at, later in itertools.pairwise(times)) < within(1)
 
 
 def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
@@ -129,7 +130,7 @@ def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
     time.sleep(LEASE_SECONDS * 2)
     own_store.send_signal(signal.SIGCONT)
     comes_back(service)
-    ended = service.ended(id, seconds=15)
+    ended = service.ended(id)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
 
@@ -161,7 +162,7 @@ def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_
         client.script_flush()
     assert service.get(f"/executions/{lost}").status_code == 404
     assert service.cancel(lost).status_code == 404
-    deadline = time.monotonic() + LEASE_SECONDS + 2
+    deadline = time.monotonic() + within(LEASE_SECONDS + 2)
     while '"attempt_lost"' not in service.output("worker0"):
         assert time.monotonic() < deadline, service.output("worker0")
         time.sleep(0.05)
@@ -207,7 +208,7 @@ def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_stor
         assert service.status(done)["status"] == "completed"
         assert service.get("/executions").status_code == 200
         assert service.cancel(cancelled).status_code == 200
-        ended = service.ended(running, seconds=LEASE_SECONDS + 5)
+        ended = service.ended(running)
         assert (ended["status"], ended["attempt"]) == ("completed", 1)
         client.config_set("maxmemory", 0)
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
@@ -246,11 +247,11 @@ def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_out
             for ask in each_endpoint(service, ended):
                 if (response := ask()).status_code not in (200, 202, 400):
                     is_away(response)
-            assert service.http.get(f"{service.url}/metrics", timeout=5).status_code == 200
-            assert service.http.get(f"{service.url}/readyz", timeout=5).status_code in (200, 503)
+            assert service.http.get(f"{service.url}/metrics", timeout=30).status_code == 200
+            assert service.http.get(f"{service.url}/readyz", timeout=30).status_code in (200, 503)
         mend()
     for id in running:
-        execution = service.ended(id, seconds=10)
+        execution = service.ended(id)
         assert (execution["status"], execution["attempt"]) == ("completed", 1)
     assert service.workers[0].poll() is None
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
@@ -262,7 +263,7 @@ def test_a_worker_that_is_started_while_the_store_is_full_waits_for_it(broken: M
     with redis.Redis.from_url(own_store.url) as client:
         client.config_set("maxmemory", 1)
         worker = service.start_worker()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while '"store_unavailable"' not in service.output("worker0"):
             assert time.monotonic() < deadline
             assert worker.poll() is None, service.output("worker0")
@@ -355,9 +356,9 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     assert worker.poll() is None
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
     worker.terminate()
-    worker.wait(10)
+    worker.wait(60)
     late = service.start("behaves", {"do": "echo"}, expires_in=1)
-    assert service.ended(late, seconds=6)["error"]["type"] == "Expired"  # the web side's reaper lives
+    assert service.ended(late)["error"]["type"] == "Expired"  # the web side's reaper lives
 
 
 def test_steps_that_make_no_sense_harm_no_other_execution(broken: Make, own_store: EmbeddedStore) -> None:
@@ -390,7 +391,7 @@ def test_an_outcome_that_the_store_can_not_read_keeps_back_no_other(broken: Make
     time.sleep(1.2)
     os.kill(own_store.pid, signal.SIGCONT)
     for id in (first, *others):
-        execution = service.ended(id, seconds=8)
+        execution = service.ended(id)
         assert (execution["status"], execution["attempt"]) == ("completed", 1)
     assert service.status(large)["status"] == "running"  # it is tried for a while
 
@@ -446,7 +447,7 @@ def test_a_full_disk_refuses_starts_and_everything_goes_on_once_there_is_room(
             time.sleep(0.05)
             response = service.post("/executions", json=START)
             codes.add(response.status_code)
-            assert response.elapsed.total_seconds() < 2
+            assert response.elapsed.total_seconds() < within(2)
         assert codes <= {202, 503}
         assert 503 in codes
         time.sleep(LEASE_SECONDS + 1)

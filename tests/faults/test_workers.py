@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
+from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -36,12 +37,12 @@ def test_a_killed_worker_is_noticed_and_another_takes_over(broken: Make, flow: s
     service.workers[0].kill()
     killed_at = time.monotonic()
     for child in victims:
-        child.wait(5)
+        child.wait(30)
     for id in ids:
         ended = service.ended(id)
         assert ended["status"] == "completed"
         assert ended["attempt"] == (1 if ended["attempts"][0]["outcome"] == "completed" else 2)
-    assert time.monotonic() - killed_at < PROMISED_SECONDS + 4  # and it runs for four
+    assert time.monotonic() - killed_at < within(PROMISED_SECONDS + 4)  # and it runs for four
 
 
 @BOTH
@@ -67,7 +68,7 @@ def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Mak
     psutil.Process(pid).kill()
     began = time.monotonic()
     assert [service.ended(id)["attempt"] for id in runs] == [1, 2, 1]
-    assert time.monotonic() - began < PROMISED_SECONDS
+    assert time.monotonic() - began < within(PROMISED_SECONDS)
 
 
 @BOTH
@@ -77,7 +78,7 @@ def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(broken: Mak
     service.until(id, "running")
     assert service.cancel(id).status_code == 202
     service.workers[0].kill()
-    assert service.ended(id, seconds=MOVES_ON_SECONDS)["status"] == "cancelled"
+    assert service.ended(id, seconds=within(MOVES_ON_SECONDS))["status"] == "cancelled"
 
 
 def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(broken: Make, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(br
         process.send_signal(signal.SIGSTOP)
     other = service.start_worker()
     assert other.poll() is None
-    deadline = time.monotonic() + MOVES_ON_SECONDS + 3
+    deadline = time.monotonic() + within(MOVES_ON_SECONDS + 3)
     while service.status(id)["attempt"] != 2 or service.status(id)["status"] != "running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -135,7 +136,7 @@ def test_a_worker_that_is_cut_off_freezes_its_flow_before_another_starts_it(
     time.sleep(0.5)
     proxy.mode = "blackhole"
     second = make_service(own_store.url, LEASE=LEASE_SECONDS)
-    ended = second.ended(id, seconds=30)
+    ended = second.ended(id)
     assert (ended["status"], ended["attempt"]) == ("completed", 2)
     proxy.mode = "pass"
     time.sleep(2)
@@ -155,7 +156,7 @@ def test_an_old_attempt_in_the_same_process_writes_nothing_into_the_new_one(
     id = web.start("behaves", {"do": "attempt_sleeps", "seconds": seconds}, config={"flow_id": "thread"})
     web.until(id, "running")
     proxy.mode = "blackhole"
-    web.until(id, "pending", seconds=MOVES_ON_SECONDS)
+    web.until(id, "pending", seconds=within(MOVES_ON_SECONDS))
     proxy.mode = "pass"
     ended = web.ended(id)
     assert (ended["attempt"], ended["outputs"]["output"]) == (2, "attempt 2")
@@ -168,7 +169,7 @@ def test_a_cancel_that_its_worker_did_not_hear_comes_with_the_next_beat(broken: 
     service.until(id, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.hset(f"rq:job:{id}", "cancel", 1)  # the mark, without the message
-    assert service.ended(id, seconds=LEASE_SECONDS + 2)["status"] == "cancelled"
+    assert service.ended(id, seconds=within(LEASE_SECONDS + 2))["status"] == "cancelled"
 
 
 @BOTH
@@ -184,8 +185,8 @@ def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flo
         with contextlib.suppress(psutil.NoSuchProcess):  # an idle child goes as soon as its worker is told
             process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    assert worker.wait(10) == 0
-    assert time.monotonic() - began < 6
+    assert worker.wait(60) == 0
+    assert time.monotonic() - began < within(6)
     assert service.status(short)["status"] == "completed"
     handed_back = service.status(long)
     assert (handed_back["status"], handed_back["attempt"]) == ("pending", 0)
@@ -206,10 +207,10 @@ def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
         ]
         victim = service.workers[-2]
         victim.kill() if round % 2 else victim.terminate()
-        victim.wait(10)
+        victim.wait(60)
         service.start_worker()
     for id in ids:
-        assert service.ended(id, seconds=40)["status"] == "completed"
+        assert service.ended(id)["status"] == "completed"
     assert len(ids) == service.get("/executions", params={"status": "completed"}).json()["pagination"]["total_items"]
 
 
@@ -274,7 +275,7 @@ def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour
     service.until(holds, "running")
     began = time.monotonic()
     assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < within(1)
     ended = service.ended(holds)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
@@ -283,7 +284,7 @@ def test_an_execution_expires_even_where_no_worker_lives(broken: Make) -> None:
     """Fault 28: the web side reaps too."""
     service = broken(workers=0)
     id = service.start("behaves", {"do": "echo"}, expires_in=1)
-    ended = service.ended(id, seconds=6)
+    ended = service.ended(id)
     assert (ended["status"], ended["error"]["type"]) == ("failed", "Expired")
     assert "started_at" not in ended
 
@@ -294,7 +295,7 @@ def test_ended_executions_leave_after_their_retention_and_living_ones_do_not(
     service = broken(RETENTION=1, RETENTION_FAILED=3600)
     gone, kept = service.run("behaves", {"do": "echo"}), service.run("behaves", {"do": "fail"})
     living = service.start("behaves", {"do": "listen", "seconds": 30})
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 60
     while service.get(f"/executions/{gone['execution_id']}").status_code != 404:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -313,7 +314,7 @@ def test_frozen_children_die_with_their_worker(broken: Make) -> None:
     for each in family:
         each.suspend()
     worker.kill()
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert len(family) >= 4
     assert alive == []
 

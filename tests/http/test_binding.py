@@ -45,7 +45,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     for each in started:
         if each.poll() is None:
             each.terminate()
-        each.communicate(timeout=20)
+        each.communicate(timeout=60)
 
 
 def listens_on(process: subprocess.Popen[str], port: int) -> str:
@@ -61,7 +61,7 @@ def listens_on(process: subprocess.Popen[str], port: int) -> str:
 
 def said(process: subprocess.Popen[str]) -> str:
     process.terminate()
-    return process.communicate(timeout=20)[0]
+    return process.communicate(timeout=60)[0]
 
 
 def test_without_a_decision_only_this_machine_is_served_and_that_is_said_once(launch: Launch) -> None:
@@ -107,7 +107,7 @@ def test_listening_for_others_without_a_decision_is_refused_in_one_sentence(
     launch: Launch, options: tuple[str, ...], env: dict[str, str]
 ) -> None:
     process, _ = launch(*options, **env)
-    output = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert all(word in output.splitlines()[-1] for word in ("API_KEYS", "AUTH=keys", "AUTH=off"))
     assert "Traceback" not in output
@@ -116,7 +116,7 @@ def test_listening_for_others_without_a_decision_is_refused_in_one_sentence(
 
 def test_a_weak_key_is_refused_at_start_and_not_shown(launch: Launch) -> None:
     process, _ = launch(API_KEYS="acme:hunter2")
-    output = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert output.startswith("API_KEYS: The key of entry 1 must be 16")
     assert "hunter2" not in output

@@ -101,8 +101,8 @@ def test_lists_filter_and_keep_order(service: Service) -> None:
     assert ids(order="asc") == list(reversed(ids())) or len(ids()) == 100
 
 
-def test_pages_and_totals_are_exact_under_concurrent_starts(make_service) -> None:
-    service = make_service(workers=0)
+def test_pages_and_totals_are_exact_under_concurrent_starts(shared_service) -> None:
+    service = shared_service(workers=0)
 
     def start_ten() -> None:
         session = requests.Session()

@@ -9,7 +9,6 @@ import redis
 import requests
 
 from tests.support.service import Service
-from tools.embedded_store import EmbeddedStore
 
 GARBAGE = [b"\xff\xfe\x00", b"99999999999999999", b"-1", b"[1]", b'{"a": 1}', b"nan", b""]
 FIELDS = [
@@ -30,8 +29,14 @@ START: dict[str, Callable[[Service], str]] = {
 
 
 @pytest.fixture
-def client(store_server: EmbeddedStore) -> redis.Redis:
-    return redis.Redis.from_url(store_server.url)
+def service(shared_service: Callable[..., Service]) -> Service:
+    """What is written here into records and lists is gone before the next test, which may look at all there is."""
+    return shared_service()
+
+
+@pytest.fixture
+def client(service: Service) -> redis.Redis:
+    return redis.Redis.from_url(service.env["REDIS_URL"])
 
 
 def answers(service: Service, id: str) -> dict[str, requests.Response]:

@@ -19,7 +19,9 @@ import redis
 import requests
 
 from app.executions.payload import pack
+from tests.support.pace import within
 from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
 
 Make = Callable[..., Service]
 OUTPUTS = json.dumps({"output": os.urandom(8 * 1024 * 1024 - 32).hex()}).encode()
@@ -63,9 +65,9 @@ def asked_meanwhile(service: Service, path: str) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("value", [1, "x", {"a": "\\"}], ids=["numbers", "texts", "objects"])
 def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values_each(
-    make_service: Make, value: object
+    shared_service: Make, value: object
 ) -> None:
-    service = make_service(workers=0)
+    service = shared_service(workers=0)
     id = service.start("behaves", {"do": "echo"})
     values = [value] * (VALUES // (2 if isinstance(value, dict) else 1))
     body = json.dumps({"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "values": values}})
@@ -81,20 +83,20 @@ def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values
 
         for posting in [clients.submit(post) for _ in range(8)]:
             assert posting.result() == {202}
-    assert statistics.median(took) < 1  # a busy machine's; `make bench` holds the figure
+    assert statistics.median(took) < within(1)  # a busy machine's; `make bench` holds the figure
 
 
 @pytest.mark.parametrize(
     "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
 )
-def test_outputs_come_whole_however_well_they_are_packed(make_service: Make, text: bytes) -> None:
-    service = make_service(workers=0)
+def test_outputs_come_whole_however_well_they_are_packed(shared_service: Make, text: bytes) -> None:
+    service = shared_service(workers=0)
     id = completed(service, text)
     assert service.status(id)["outputs"] == json.loads(text)
 
 
-def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(make_service: Make) -> None:
-    service = make_service(workers=0)
+def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(shared_service: Make) -> None:
+    service = shared_service(workers=0)
     id = completed(service, OUTPUTS)
 
     def read(_: int) -> int:
@@ -110,7 +112,7 @@ def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at
         statuses = Counter(clients.map(read, range(30)))
     assert set(statuses) <= {200, 503}
     assert statuses[200] >= 8
-    assert statistics.median(took) < 1
+    assert statistics.median(took) < within(1)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +136,16 @@ def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_b
             most = max(most, process.memory_info().rss)
             time.sleep(0.05)
     assert most - before < 500 * 1024 * 1024
-    assert statistics.median(took) < 1
-    deadline = time.monotonic() + 40
+    assert statistics.median(took) < within(1)
+    deadline = time.monotonic() + 120
     while process.memory_info().rss - before > 150 * 1024 * 1024:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert service.get(f"/executions/{id}").status_code == 200
 
 
-def test_outputs_of_another_tenant_are_not_read_however_large(make_service: Make) -> None:
-    service = make_service(workers=0)
+def test_outputs_of_another_tenant_are_not_read_however_large(make_service: Make, own_store: EmbeddedStore) -> None:
+    service = make_service(own_store.url, workers=0)
     id = completed(service, OUTPUTS)
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
         client.hset(f"rq:job:{id}", "tenant", "somebody else")

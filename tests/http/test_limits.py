@@ -15,6 +15,7 @@ import requests
 
 from tests.faults.conftest import LEASE_SECONDS
 from tests.http.test_refusals import refusal
+from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -113,7 +114,7 @@ def test_starts_are_refused_while_the_oldest_waits_for_too_long(make_service: Ma
     time.sleep(0.6)
     assert refusal(post(service), 503)["code"] == "queue_full"
     service.start_worker()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while post(service).status_code != 202:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -156,13 +157,13 @@ def test_polling_and_cancelling_go_on_for_one_who_may_start_no_more(make_service
 def test_reads_and_cancels_may_be_limited_too(make_service: Make) -> None:
     service = make_service(workers=0, RATE_LIMIT_READ="3/hour", RATE_LIMIT_CANCEL="2/hour")
     id = post(service).json()["execution_id"]
-    assert [requests.options(f"{service.url}/api/v1/executions/{id}", timeout=5).status_code for _ in range(4)] == [
+    assert [requests.options(f"{service.url}/api/v1/executions/{id}", timeout=30).status_code for _ in range(4)] == [
         200
     ] * 4
     assert [service.get(f"/executions/{id}").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.get("/executions").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.cancel(id).status_code for _ in range(3)] == [200, 200, 429]
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
 
 
 def test_a_repeated_start_is_answered_whatever_limit_is_reached(make_service: Make) -> None:
@@ -203,9 +204,9 @@ def test_limited_endpoints_answer_503_within_two_seconds_while_the_store_is_away
             proxy.mode = mode  # type: ignore[assignment]
             for answer in in_parallel(20, lambda: post(service)) + in_parallel(20, lambda: get(service)):
                 assert refusal(answer, 503)["code"] == "store_unavailable"
-                assert answer.elapsed.total_seconds() < 2
+                assert answer.elapsed.total_seconds() < within(2)
             proxy.mode = "pass"
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while post(service).status_code != 202:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import requests
 
+from tests.support.pace import within
 from tests.support.service import ROOT, Service, free_port
 from tools.embedded_store import end_with_parent
 
@@ -103,7 +104,7 @@ def test_what_is_not_plain_http_is_refused_and_the_connection_closed(
     began = time.monotonic()
     answer = answer_to(service, request_bytes)
     assert status_of(answer) in statuses
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < within(5)
     assert b"Traceback" not in answer
 
 
@@ -241,7 +242,7 @@ def test_an_old_client_that_asks_first_gets_no_answer_that_it_does_not_know(serv
 def test_a_client_that_asks_first_whether_it_may_send_too_much_is_refused_at_once(service: Service) -> None:
     began = time.monotonic()
     assert status_of(answer_to(service, post(b"Expect: 100-continue", b"Content-Length: 2000000"))) == 413
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < within(5)
 
 
 TLS_HELLO = bytes.fromhex("160301006c010000680303") + bytes(range(32, 96)) + b"\x00\x20\x13\x02\x13\x03\x13\x01"
@@ -290,10 +291,10 @@ def test_slow_clients_disturb_nobody_and_are_closed_in_time(service: Service, ki
     worst_seconds, until = 0.0, time.monotonic() + 5
     while time.monotonic() < until:
         began = time.monotonic()
-        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
         worst_seconds = max(worst_seconds, time.monotonic() - began)
         time.sleep(0.05)
-    assert worst_seconds < 1
+    assert worst_seconds < within(1)
     assert max(wait() for wait in slow) < CLOSED_SECONDS
 
 
@@ -304,7 +305,7 @@ def test_clients_that_were_refused_and_stay_disturb_nobody(service: Service) -> 
             connection = stack.enter_context(connected(service))
             connection.sendall(get(version=b"HTTP/9.9"))
             connection.sendall(b"more")
-        assert requests.get(f"{service.url}/healthz", timeout=5).elapsed.total_seconds() < 1
+        assert requests.get(f"{service.url}/healthz", timeout=50).elapsed.total_seconds() < within(1)
 
 
 CROWD = {
@@ -335,10 +336,10 @@ def test_a_thousand_slow_clients_keep_nobody_waiting_and_lose_their_connections(
                 with contextlib.suppress(OSError):
                     client.sendall(drip) if drip else client.recv(4, socket.MSG_DONTWAIT)
             began = time.monotonic()
-            assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+            assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
             took.append(time.monotonic() - began)
             time.sleep(0.1)
-        assert statistics.median(took) < 1
+        assert statistics.median(took) < within(1)
         ports, deadline = {each.getsockname()[1] for each in crowd}, time.monotonic() + 6 * CLOSED_SECONDS
         while ports & peers_of(service):
             assert time.monotonic() < deadline
@@ -377,7 +378,7 @@ def test_trailers_without_end_end_the_connection(service: Service) -> None:
             for number in range(20_000):
                 client.sendall(b"X-Trailer-%d: %s\r\n" % (number, b"x" * 100))
         assert status_of(client.recv(65536)) == 431
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
 
 
 def test_bodies_without_their_last_byte_hold_a_bounded_memory_and_give_it_back(
@@ -429,13 +430,13 @@ def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[
     process.rlimit(psutil.RLIMIT_NOFILE, (most_files, most_files))
     with contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(connected(service)) for _ in range(2 * most_files)]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while process.num_fds() < most_files:
             assert time.monotonic() < deadline
         for connection in crowd:
             connection.sendall(get(path=b"/healthz"))
         assert status_of(crowd[0].recv(65536)) == 200
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
     assert process.is_running()
     assert "exited" not in service.output("web")
 
@@ -446,7 +447,7 @@ def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Calla
     with contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(connected(service)) for _ in range(6)]
         ports = {each.getsockname()[1] for each in crowd}
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not ports <= peers_of(service):
             assert time.monotonic() < deadline
         for _ in range(2):
@@ -458,7 +459,7 @@ def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Calla
         assert b"\r\nConnection: close\r\n" in answer
         assert answer.count(b"HTTP/1.1 ") == 1
     for _ in range(3):
-        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
 
 
 def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_service: Callable[..., Service]) -> None:
@@ -505,8 +506,8 @@ def test_clients_that_take_their_answers_in_drips_disturb_nobody(make_service: C
             for client in clients:
                 client.recv(1024, socket.MSG_DONTWAIT) if select.select([client], [], [], 0)[0] else None
             began = time.monotonic()
-            assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
-            assert time.monotonic() - began < 1
+            assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
+            assert time.monotonic() - began < within(1)
             time.sleep(0.1)
     finally:
         for client in clients:
@@ -547,7 +548,7 @@ def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 bodies = [raw_body(port, path) for path in (b"/half", b"/half", b"/whole")]
@@ -563,7 +564,7 @@ def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
 
 
 def raw_body(port: int, path: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(get(path=path))
         answer = b""
         while chunk := connection.recv(65536):

@@ -14,6 +14,7 @@ from app.executions.readiness import Readiness
 from app.executions.store_check import Check
 from app.settings import Settings
 from tests.store.driver import Driver
+from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -25,7 +26,7 @@ def readyz(service: Service) -> requests.Response:
     return requests.get(f"{service.url}/readyz", timeout=10)
 
 
-def until(service: Service, status: int, seconds: float = 20) -> requests.Response:
+def until(service: Service, status: int, seconds: float = 60) -> requests.Response:
     deadline = time.monotonic() + seconds
     while (answer := readyz(service)).status_code != status:
         assert time.monotonic() < deadline, answer.text
@@ -55,21 +56,21 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
         *("store", "scripts", "version", "role", "write", "eviction", "disk", "workers_processes", "workers_threads")
     }
     service.workers[0].terminate()
-    service.workers[0].wait(15)
+    service.workers[0].wait(60)
     answer = readyz(service)
     assert answer.status_code == 503
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Retry-After"]
     assert set(failed(answer)) == {"workers_processes", "workers_threads"}
     assert "WORKER_PROCESSES" in failed(answer)["workers_processes"]["setting"]
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
 
 
 def test_a_killed_worker_counts_for_one_lease(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
     service = make_service(own_store.url, LEASE=2)
     until(service, 200)
     service.workers[0].kill()
-    deadline = time.monotonic() + 6
+    deadline = time.monotonic() + within(6)
     while set(failed(readyz(service))) != {"workers_processes", "workers_threads"}:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -77,7 +78,7 @@ def test_a_killed_worker_counts_for_one_lease(make_service: Callable[..., Servic
 
 def test_one_missing_kind_of_worker_is_named(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
     service = make_service(own_store.url, WORKER_THREADS=0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while set(failed(readyz(service))) != {"workers_threads"}:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -94,7 +95,7 @@ def test_a_store_that_does_not_answer_is_red_within_two_seconds(
         for _ in range(3):
             began = time.monotonic()
             answer = readyz(service)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < within(2)
             assert (answer.status_code, set(failed(answer))) == (503, {"store"})
     finally:
         own_store.send_signal(signal.SIGCONT) if fault == "frozen" else own_store.start()
@@ -110,11 +111,11 @@ def test_a_store_whose_every_answer_is_late_is_not_waited_for(
         proxy.mode = "delay"
         began = time.monotonic()
         answer = readyz(service)
-        assert 1.7 < time.monotonic() - began < 2
+        assert 1.7 < time.monotonic() - began < within(2)
         assert "does not answer in time" in failed(answer)["store"]["detail"]
-        assert readyz(service).elapsed.total_seconds() < 0.5  # whoever comes next does not wait as long again
+        assert readyz(service).elapsed.total_seconds() < within(0.5)  # whoever comes next does not wait as long again
         proxy.mode = "pass"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while "store" in failed(readyz(service)):
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.pace import within
 from tests.support.service import Service
 from tests.support.shapes import check_shape
 
@@ -183,7 +184,7 @@ def test_a_large_body_is_refused_as_quickly_as_a_small_one(service: Service, bod
     began = time.monotonic()
     response = service.post("/executions", data=body, headers={"Content-Type": "application/json"})
     assert refusal(response, 400)["code"] == code
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < within(2)
 
 
 @pytest.mark.parametrize("path", ["", "/exec_00000000000000000000/cancel", "/exec_00000000000000000000/retry"])
@@ -309,8 +310,8 @@ def test_a_store_that_is_not_there_is_503_at_once_and_says_when_to_come_back(mak
     ):
         assert refusal(response, 503)["code"] == "store_unavailable"
         assert int(response.headers["Retry-After"]) > 0
-        assert response.elapsed.total_seconds() < 2
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert response.elapsed.total_seconds() < within(2)
+    assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
 
 
 def test_a_request_of_http_1_1_without_a_host_is_400(service: Service) -> None:

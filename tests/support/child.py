@@ -97,7 +97,7 @@ class Child:
         self.tell({**head, "names": names, "traceparent": None}, call)
         return token
 
-    def until(self, *kinds: str, token: str | None = None, seconds: float = 30) -> Any:
+    def until(self, *kinds: str, token: str | None = None, seconds: float = 60) -> Any:
         """The first message of one of these kinds, for this attempt if one is given."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -111,7 +111,7 @@ class Child:
             time.sleep(0.005)
         raise AssertionError(f"nothing of {kinds} for {token}: {self.log.read_text()[-3000:]}")
 
-    def ended(self, token: str, seconds: float = 30) -> Ended:
+    def ended(self, token: str, seconds: float = 60) -> Ended:
         found: Ended = self.until("ended", "unstarted", token=token, seconds=seconds)
         return found
 

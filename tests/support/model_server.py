@@ -60,15 +60,24 @@ class ModelServer:
 
     def __init__(self, port: int = 0, default: Answer | None = None):
         self.port = port
+        self.at_once = 0
+        self._loop = asyncio.new_event_loop()
+        self.begin(default)
+
+    def begin(self, default: Answer | None = None) -> None:
+        """Forgets what it was told and asked: a test that shares the server begins with it as new."""
         self.default = default or Answer()
         self.answers: deque[Answer] = deque()
         self.reply: Callable[[dict[str, Any]], Answer] = lambda asked: self.default
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.aborted = 0
+        self.most_at_once = 0
+        self.hung_up: list[None] = []
+
+    @property
+    def aborted(self) -> int:
         """How many callers hung up before their answer."""
-        self.at_once = self.most_at_once = 0
-        self._loop = asyncio.new_event_loop()
+        return len(self.hung_up)
 
     @property
     def url(self) -> str:
@@ -111,11 +120,12 @@ class ModelServer:
                 asked = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.requests.append(asked)
                 self.headers.append(headers)
+                hung_up = self.hung_up  # of the test that asks
                 answer = self.answers.popleft() if self.answers else self.reply(asked)
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
                 try:
-                    await self._wait(reader, answer.delay_seconds)
+                    await self._wait(reader, answer.delay_seconds, hung_up)
                 finally:
                     self.at_once -= 1
                 await self._answer(writer, answer, asked)
@@ -124,7 +134,7 @@ class ModelServer:
         finally:
             writer.close()
 
-    async def _wait(self, reader: asyncio.StreamReader, seconds: float) -> None:
+    async def _wait(self, reader: asyncio.StreamReader, seconds: float, hung_up: list[None]) -> None:
         """Sleeps, unless the caller hangs up meanwhile."""
         if not seconds:
             return
@@ -133,7 +143,7 @@ class ModelServer:
         except TimeoutError:
             return
         if not more:
-            self.aborted += 1
+            hung_up.append(None)
             raise ConnectionError
 
     async def _answer(self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]) -> None:

@@ -37,6 +37,10 @@ class OtlpServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def begin(self) -> None:
+        """Forgets the spans: a test that shares the server begins with it as new."""
+        self.spans = []
+
     def __enter__(self) -> OtlpServer:
         self._thread.start()
         return self
@@ -46,7 +50,7 @@ class OtlpServer:
         self._server.server_close()
         self._thread.join()
 
-    def wait_for(self, trace_id: str, count: int, seconds: float = 15) -> list[dict[str, Any]]:
+    def wait_for(self, trace_id: str, count: int, seconds: float = 60) -> list[dict[str, Any]]:
         """The spans of a trace, in the order in which they began, once there are so many."""
         deadline = time.monotonic() + seconds
         while len(found := [each for each in self.spans if each["trace_id"] == trace_id]) < count:

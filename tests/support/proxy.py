@@ -24,13 +24,20 @@ class Proxy:
     """
 
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
-        self._upstream, self._tls = upstream, tls
-        self._mode: Mode = "pass"
+        self._tls = tls
         self._listener: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._closed = False
         self.port = 0
+        self._mode: Mode = "pass"
+        self.begin(upstream)
+
+    def begin(self, upstream: str) -> None:
+        """As new, in front of another store: for a test that takes over a proxy and its clients."""
+        self._upstream = upstream
+        self._close_all()
+        self.mode = "pass"
         self.delay_seconds = 0.2
         self.drop_after = b"EVALSHA"
         self.bytes_per_second: float | None = None

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from app.settings import Settings
 from tools.embedded_store import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 30.0
+START_SECONDS = 60.0
+END_SECONDS = 5.0
 ENDED = ("completed", "failed", "cancelled")
 OWN_BIN = Path(sys.executable).parent
 """The programs of the tests' own environment, in which every optional package is installed."""
@@ -72,12 +74,14 @@ class Service:
         self._wanted_workers = workers
         self.web: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._log_bytes: dict[str, int] = {}
 
     def __enter__(self) -> Service:
         try:
-            self.start_web()
-            for _ in range(self._wanted_workers):
+            self._launch_web()
+            for _ in range(self._wanted_workers):  # they load while the web process does
                 self.start_worker()
+            self._wait_for_web()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -85,25 +89,29 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.http.close()  # an open connection would make gunicorn linger
-        running = [each for each in (self.web, *self.workers) if each and each.poll() is None]
-        for each in running:
-            each.send_signal(signal.SIGCONT)
-            each.terminate()
-        for each in running:
-            try:
-                each.wait(5)
-            except subprocess.TimeoutExpired:
-                each.kill()
-                each.wait()
+        _end([*([self.web] if self.web else []), *self.workers])
+
+    def end_workers(self) -> None:
+        """Leaves the web process alone."""
+        _end(self.workers)
+        self.workers = []
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Returns when it answers."""
+        web = self._launch_web()
+        self._wait_for_web()
+        return web
+
+    def _launch_web(self) -> subprocess.Popen[bytes]:
         self.web = self._run("web", str(self._bin / "gunicorn"), "wsgi:app")
+        return self.web
+
+    def _wait_for_web(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.web.poll() is None:
+        while time.monotonic() < deadline and self.web is not None and self.web.poll() is None:
             try:
-                requests.get(f"{self.url}/healthz", timeout=1)
-                return self.web
+                requests.get(f"{self.url}/healthz", timeout=START_SECONDS)  # it listens before it has loaded
+                return
             except requests.RequestException:
                 time.sleep(0.02)
         raise AssertionError(f"The web process does not start:\n{self.output('web')}")
@@ -116,7 +124,7 @@ class Service:
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`flask ...` beside it, with its environment."""
         return subprocess.run(
-            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=30
+            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60
         )
 
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
@@ -127,8 +135,12 @@ class Service:
         return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
-        """What a process printed: `web`, `worker0`, `worker1`, ..."""
-        return (self.folder / f"{name}.log").read_text()
+        """The output of a process (`web`, `worker0`, `worker1`, ...) in this test, if tests share the service."""
+        return (self.folder / f"{name}.log").read_bytes()[self._log_bytes.get(name, 0) :].decode()
+
+    def begin_test(self) -> None:
+        """Leaves out of `output` what was printed for the tests before this one."""
+        self._log_bytes = {path.stem: path.stat().st_size for path in self.folder.glob("*.log")}
 
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -139,14 +151,14 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,  # also where the tests are killed
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),  # also if it is frozen as the tests are killed
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        return self.http.post(f"{self.url}/api/v1{path}", timeout=30, **options)
+        return self.http.post(f"{self.url}/api/v1{path}", timeout=60, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return self.http.get(f"{self.url}/api/v1{path}", timeout=30, **options)
+        return self.http.get(f"{self.url}/api/v1{path}", timeout=60, **options)
 
     def start(self, target_id: str, inputs: dict[str, Any] | None = None, *, type: str = "agent", **more: Any) -> str:
         """Starts an execution and returns its id; `more` are other fields of the body."""
@@ -157,16 +169,17 @@ class Service:
     def status(self, execution_id: str) -> dict[str, Any]:
         return dict(self.get(f"/executions/{execution_id}").json())
 
-    def until(self, execution_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
+    def until(self, execution_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
         """Polls until the execution is in one of these states."""
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         while (body := self.status(execution_id)).get("status") not in statuses:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > seconds:
                 raise AssertionError(f"not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}")
-            time.sleep(0.01)
+            time.sleep(min(max(0.01, waited / 20), 0.05))  # a question costs the machine more than a wait
         return body
 
-    def ended(self, execution_id: str, seconds: float = 30) -> dict[str, Any]:
+    def ended(self, execution_id: str, seconds: float = 60) -> dict[str, Any]:
         return self.until(execution_id, *ENDED, seconds=seconds)
 
     def run(self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -175,3 +188,17 @@ class Service:
 
     def cancel(self, execution_id: str) -> requests.Response:
         return self.post(f"/executions/{execution_id}/cancel")
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """In order, or by force where that takes too long."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -7,26 +7,31 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.service import ROOT
 
 RUNNER = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 folder = Path(sys.argv[1])
-store = EmbeddedStore(folder / "store", durable=False)
+store = EmbeddedStore(folder / "store", durable=False, end_signal=signal.SIGKILL)
 store.start()
 with Service(store.url, folder) as service:
     service.run("behaves", {"do": "echo"})
+    if sys.argv[2] == "frozen":
+        for pid in (service.web.pid, service.workers[0].pid, store.pid):
+            os.kill(pid, signal.SIGSTOP)
     print("started", flush=True)
     time.sleep(600)
 """
 
 
-def test_a_service_and_its_store_end_when_the_test_run_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUNNER, str(tmp_path)]
+@pytest.mark.parametrize("state", ["running", "frozen"])
+def test_a_service_and_its_store_end_with_tests_that_are_killed(tmp_path: Path, state: str) -> None:
+    command = [sys.executable, "-c", RUNNER, str(tmp_path), state]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
         assert runner.stdout.readline() == "started\n"

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.support.measure import LONG
+from tests.support.pace import within
 from tests.support.service import Service
 
 BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
@@ -28,7 +29,7 @@ def test_a_running_flow_that_listens_ends_at_once(service: Service, flow: str) -
     time.sleep(0.1)
     began = time.monotonic()
     answer = service.cancel(id)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < within(1)
     assert answer.status_code == 200
     assert answer.json()["data"]["status"] == "cancelled"
     assert service.cancel(id).json() == answer.json()
@@ -47,14 +48,14 @@ def test_a_running_flow_that_listens_ends_at_once(service: Service, flow: str) -
         ("thread", "sleep"),
     ],
 )
-def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(make_service, flow: str, do: str) -> None:
-    service = make_service(CANCEL_GRACE=0.5)
+def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(shared_service, flow: str, do: str) -> None:
+    service = shared_service(CANCEL_GRACE=0.5)
     id = start(service, flow, do=do, seconds=30)
     service.until(id, "running")
     began = time.monotonic()
     answer = service.cancel(id)
     assert answer.status_code == 200, answer.text
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < within(3)
     assert service.run("behaves", {"do": "echo"}, config={"flow_id": flow})["status"] == "completed"
 
 
@@ -83,7 +84,7 @@ def test_a_pending_execution_that_is_cancelled_never_starts(make_service, tmp_pa
 
 
 @BOTH
-@pytest.mark.timeout(900 if LONG else 60)
+@pytest.mark.timeout(900 if LONG else 180)
 def test_a_cancel_at_any_moment_of_a_short_run_gives_one_true_answer(
     service: Service, tmp_path: Path, flow: str
 ) -> None:
@@ -109,7 +110,7 @@ def test_a_cancel_that_takes_longer_than_five_seconds_says_so_and_is_kept(make_s
     answer = service.cancel(id)
     assert answer.status_code == 202
     assert answer.json()["data"] == {"execution_id": id, "status": "running", "phase": "cancelling"}
-    assert service.ended(id, seconds=10)["status"] == "cancelled"
+    assert service.ended(id)["status"] == "cancelled"
 
 
 def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> None:
@@ -126,7 +127,7 @@ def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> No
     for thread in threads:
         thread.start()
     time.sleep(0.5)
-    assert requests.get(f"{service.url}/healthz", timeout=10).elapsed.total_seconds() < 1
+    assert requests.get(f"{service.url}/healthz", timeout=10).elapsed.total_seconds() < within(1)
     for thread in threads:
         thread.join()
     assert {(each.status_code, each.json()["data"]["phase"]) for each in answers} == {(202, "cancelling")}

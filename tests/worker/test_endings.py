@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.pace import within
 from tests.support.service import Service
 
 BOTH = pytest.mark.parametrize("flow", ["process", "thread"])
@@ -95,7 +96,7 @@ def test_a_timeout_ends_whatever_the_flow_does_at_most_a_second_late(service: Se
     ended = run(service, flow, {"timeout": 1}, do=do, seconds=5)
     assert ended["error"]["type"] == "Timeout"
     assert "1 s" in ended["error"]["message"]
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < within(2.5)
 
 
 @BOTH
@@ -112,7 +113,7 @@ def test_a_failure_is_tried_again_as_often_as_retries_say(service: Service, flow
 
 def test_while_a_retry_waits_the_execution_is_pending(service: Service) -> None:
     id = service.start("behaves", {"do": "fail"}, config={"retries": {"max": 1, "backoff_seconds": [30]}})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (body := service.status(id))["attempt"] == 0 or body["status"] != "pending":
         assert time.monotonic() < deadline, body
         time.sleep(0.01)
@@ -125,7 +126,7 @@ def test_what_a_flow_leaves_behind_is_ended(service: Service, tmp_path: Path, th
     pid_file = tmp_path / "pid"
     config = {"max_attempts": 1, "timeout": 2}
     run(service, "process", config, do="leave_children", pid_file=str(pid_file), then=then)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(int(pid_file.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.05)

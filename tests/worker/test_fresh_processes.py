@@ -10,16 +10,20 @@ import pytest
 from tests.support.service import Service
 
 
-@pytest.fixture
-def service(make_service: Callable[..., Service], tmp_path: Path) -> Service:
-    (tmp_path / "agents/once").mkdir(parents=True)
-    (tmp_path / "agents/once/agent.yaml").write_text(
-        'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: fresh}\n'
-    )
-    (tmp_path / "agents/once/flow.py").write_text(
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    agents = tmp_path_factory.mktemp("fresh")
+    (agents / "once").mkdir()
+    (agents / "once/agent.yaml").write_text('flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: fresh}\n')
+    (agents / "once/flow.py").write_text(
         "import os\n\nruns = []\n\ndef run(inputs):\n    runs.append(1)\n    return [os.getpid(), len(runs)]\n"
     )
-    return make_service(agents=tmp_path / "agents", WORKER_PROCESSES=2)
+    return agents
+
+
+@pytest.fixture
+def service(shared_service: Callable[..., Service], agents: Path) -> Service:
+    return shared_service(agents=agents, WORKER_PROCESSES=2)
 
 
 def test_each_run_has_a_process_that_has_run_nothing_before(service: Service) -> None:

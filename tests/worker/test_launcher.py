@@ -54,7 +54,7 @@ def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
         each.communicate(timeout=40)
 
 
-def answers(port: int, seconds: float = 30) -> None:
+def answers(port: int, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -90,7 +90,7 @@ def test_a_signal_ends_every_process_and_a_new_start_has_every_execution(
     processes = everything(launcher)
     assert len(processes) >= 6
     launcher.send_signal(number)
-    assert launcher.wait(20) == 0
+    assert launcher.wait(60) == 0
     assert [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
     launch()
     answers(port)
@@ -103,7 +103,7 @@ def test_a_launcher_that_is_killed_leaves_nothing_behind(launch: Launch, port: i
     answers(port)
     processes = everything(launcher)
     launcher.kill()
-    _, alive = psutil.wait_procs(processes, timeout=15)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
 
 
@@ -120,7 +120,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(launch: Launch, port: int) -> 
     launch()
     answers(port)
     second = launch()
-    assert second.wait(10) == 1
+    assert second.wait(60) == 1
     assert second.stderr is not None
     assert second.stderr.read().splitlines() == [
         f"Port {port} cannot be used (Address already in use). "
@@ -132,7 +132,7 @@ def test_data_that_is_in_use_is_not_opened_twice(launch: Launch, port: int) -> N
     launch()
     answers(port)
     second = launch(PORT=str(free_port()))
-    assert second.wait(10) == 1
+    assert second.wait(60) == 1
     assert second.stderr is not None
     assert "Another process uses the data" in second.stderr.read()
 
@@ -146,7 +146,7 @@ def test_with_a_store_of_ones_own_no_server_is_started(launch: Launch, port: int
 
 def test_a_mistake_in_the_configuration_is_said_and_ends_it(launch: Launch) -> None:
     launcher = launch(WORKER_THREADS="many")
-    assert launcher.wait(30) == 1
+    assert launcher.wait(60) == 1
     assert launcher.stderr is not None
     errors = launcher.stderr.read()
     assert "WORKER_THREADS: Not a valid integer." in errors
@@ -158,7 +158,7 @@ def test_a_env_file_is_read_by_the_launcher_and_what_is_set_already_wins(
 ) -> None:
     (tmp_path / "dev.env").write_text("WORKER_THREADS=many\nLEASE=5\n")
     launcher = launch(ENV_FILE=str(tmp_path / "dev.env"), LEASE="never")
-    assert launcher.wait(30) == 1
+    assert launcher.wait(60) == 1
     assert launcher.stderr is not None
     errors = launcher.stderr.read()
     assert "WORKER_THREADS: Not a valid integer." in errors

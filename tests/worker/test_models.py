@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_server import Answer, ModelServer
+from tests.support.pace import within
 from tests.support.service import Service
 
 PROMPT = """
@@ -61,22 +62,33 @@ flows:
 """
 
 
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
 
 
 @pytest.fixture
-def service(make_service: Callable[..., Service], model: ModelServer, tmp_path: Path) -> Service:
-    folder = tmp_path / "agents" / "asker"
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    return shared_model
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "asker"
     (folder / "prompts").mkdir(parents=True)
     (folder / "agent.yaml").write_text(AGENT)
     (folder / "prompts" / "ask.yaml").write_text(PROMPT)
     (folder / "prompts" / "options.yaml").write_text(OPTIONS)
     (folder / "tools.py").write_text(TOOLS)
-    return make_service(
-        agents=tmp_path / "agents",
+    return folder.parent
+
+
+@pytest.fixture
+def service(shared_service: Callable[..., Service], model: ModelServer, agents: Path) -> Service:
+    return shared_service(
+        agents=agents,
         OPENAI_BASE_URL=model.url,
         OPENAI_API_KEY="sk-secret-key-1",
         OPENAI_MODEL_NAME="tiny",
@@ -151,7 +163,7 @@ def test_a_cancel_hangs_up_on_the_model_at_once(service: Service, model: ModelSe
         time.sleep(0.01)
     began = time.monotonic()
     assert service.cancel(id).status_code == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < within(5)
     while not model.aborted:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -171,8 +183,8 @@ def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer)
     assert model.most_at_once > 50
 
 
-def test_without_a_model_the_failure_names_the_setting(make_service: Callable[..., Service]) -> None:
-    ended = make_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
+def test_without_a_model_the_failure_names_the_setting(shared_service: Callable[..., Service]) -> None:
+    ended = shared_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
     assert ended["error"]["type"] == "ModelAuthenticationError"
     assert "OPENAI_API_KEY" in ended["error"]["message"]
 
@@ -273,4 +285,4 @@ def test_a_body_that_never_ends_is_given_up_in_time(make_service: Callable[..., 
     began = time.monotonic()
     error = service.run("behaves", {"do": "complete", "text": "?"})["error"]
     assert error["type"] == "ModelTimeout"
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < within(20)

@@ -27,16 +27,22 @@ def answer(asked: dict[str, Any]) -> Answer:
     return Answer("```json\n" + json.dumps({"mood": mood, "score": score}, ensure_ascii=False) + "\n```")
 
 
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
     with ModelServer() as running:
-        running.reply = answer
         yield running
 
 
 @pytest.fixture
-def service(make_service: Callable[..., Service], model: ModelServer) -> Service:
-    return make_service(
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    shared_model.reply = answer
+    return shared_model
+
+
+@pytest.fixture
+def service(shared_service: Callable[..., Service], model: ModelServer) -> Service:
+    return shared_service(
         agents=FILES / "agents", pipelines=FILES / "pipelines", OPENAI_BASE_URL=model.url, MODEL_MAX_RETRIES=0
     )
 

@@ -24,21 +24,33 @@ def start(service: Service, headers: dict[str, str], config: dict | None = None,
     return service.ended(service.post("/executions", json=body, headers=headers).json()["execution_id"])
 
 
-@pytest.fixture
-def collector() -> Iterator[OtlpServer]:
+@pytest.fixture(scope="module")
+def shared_collector() -> Iterator[OtlpServer]:
     with OtlpServer() as server:
         yield server
 
 
 @pytest.fixture
-def model() -> Iterator[ModelServer]:
+def collector(shared_collector: OtlpServer) -> OtlpServer:
+    shared_collector.begin()
+    return shared_collector
+
+
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
 
 
 @pytest.fixture
-def traced(make_service: Callable[..., Service], collector: OtlpServer, model: ModelServer) -> Service:
-    return make_service(
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    return shared_model
+
+
+@pytest.fixture
+def traced(shared_service: Callable[..., Service], collector: OtlpServer, model: ModelServer) -> Service:
+    return shared_service(
         bin=OWN_BIN,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OPENAI_BASE_URL=model.url,
@@ -52,8 +64,8 @@ def traced(make_service: Callable[..., Service], collector: OtlpServer, model: M
 def test_a_traceparent_is_kept_shown_handed_to_the_flow_and_in_every_line(service: Service, flow: str) -> None:
     ended = start(service, HEADER, {"flow_id": flow}, do="traceparent")
     assert ended["traceparent"] == ended["outputs"]["output"] == HEADER["traceparent"]
+    until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
     own = [each for each in lines(service, "worker0") if each.get("execution_id") == ended["execution_id"]]
-    assert own
     assert {each["trace_id"] for each in own} == {TRACE}
 
 
@@ -71,6 +83,7 @@ def test_without_a_valid_one_there_is_none(service: Service, headers: dict[str, 
     ended = start(service, headers, do="traceparent")
     assert "traceparent" not in ended
     assert ended["outputs"]["output"] is None
+    until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
     own = [each for each in lines(service, "worker0") if each.get("execution_id") == ended["execution_id"]]
     assert not any("trace_id" in each for each in own)
 
@@ -131,7 +144,7 @@ def test_without_a_caller_s_trace_one_begins_and_polls_of_health_make_none(
     request, attempt = collector.wait_for(trace_id, 2)
     assert request["parent_id"] == ""
     assert ended["outputs"]["output"].rpartition("-")[0] == f"00-{trace_id}-{attempt['span_id']}"
-    traced.http.get(f"{traced.url}/readyz", timeout=5)
+    traced.http.get(f"{traced.url}/readyz", timeout=30)
     start(traced, HEADER, do="echo")
     collector.wait_for(TRACE, 2)
     assert not [each for each in collector.spans if "health" in each["name"] or "ready" in each["name"]]
@@ -148,7 +161,7 @@ def test_a_collector_that_is_away_harms_nothing(make_service: Callable[..., Serv
     service = make_service(bin=OWN_BIN, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert start(service, {}, do="echo")["status"] == "completed"
     service.workers[0].terminate()
-    assert service.workers[0].wait(15) == 0
+    assert service.workers[0].wait(60) == 0
     assert lines(service, "worker0")  # each of them JSON
 
 
