@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -196,6 +197,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         assert sorted(leased) == sorted(id for id, each in self.known.items() if each.state == "running")
 
 
+@pytest.mark.timeout(1800)  # thousands of calls: as long as EXAMPLES and the machine make it
 def test_every_promise_holds_after_any_sequence_of_transitions(redis_client: redis.Redis) -> None:
     LifeOfAnExecution.client = redis_client
     run_state_machine_as_test(
