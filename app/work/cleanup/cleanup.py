@@ -92,10 +92,10 @@ class Cleanup:
             yield found
         finally:
             self._disarm()
-            end_processes_of_run()
+            is_alone = end_processes_of_run()
             run.leave_behind(_end_threads(before))
             self._keep_modules(run)
-            found.unfit = self._put_back(run)
+            found.unfit = self._put_back(run) or ("" if is_alone else "A flow's processes could not be ended.")
 
     def beside_others(self) -> str:
         """In a process of threads, after each run: what no flow has a reason to change for all."""
