@@ -134,6 +134,13 @@ class Settings:
         min=1,
         max=600,
     )
+    child_hung_seconds: float = _setting(
+        5.0,
+        "CHILD_HUNG_SECONDS",
+        "A process of threads that does not answer its worker for so many seconds counts as hung and is replaced.",
+        min=1,
+        max=3600,
+    )
     cancel_grace: float = _setting(
         2.0, "CANCEL_GRACE", "Seconds a running flow has to react to a cancel before it is killed.", min=0, max=60
     )
