@@ -167,6 +167,14 @@ class Settings:
         min=1,
         max=600,
     )
+    child_hung_seconds: float = _worker(
+        5.0,
+        "CHILD_HUNG_SECONDS",
+        "Seconds without an answer after which a process for threads counts as hung and is "
+        "replaced.",
+        min=1,
+        max=3600,
+    )
     cancel_grace: float = _worker(
         2.0,
         "CANCEL_GRACE",

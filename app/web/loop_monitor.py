@@ -6,17 +6,16 @@ greenlets, and its report lists all of them, which takes the longer the more cli
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import gevent
 import structlog
 from gevent import monkey
+
+from app.loop_watch import Hold, LoopWatch
 
 HELD_SECONDS = 0.1
 
@@ -31,8 +30,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass
-class Hold:
-    """A time in which the loop did not go on, as it was seen last."""
+class Held:
+    """One of them, as it was seen last."""
 
     since: float
     seconds: float
@@ -45,34 +44,28 @@ class LoopMonitor:
 
     def __init__(self) -> None:
         self._thread_id = monkey.get_original("_thread", "get_ident")()
-        self._ticked_at = monotonic()
-        self._holds: deque[Hold] = deque(maxlen=_KEPT)
+        self._watch = LoopWatch(HELD_SECONDS + _TICK_SECONDS, _TICK_SECONDS, self._note)
+        self._holds: deque[Held] = deque(maxlen=_KEPT)
 
     def start(self) -> None:
         """Call once, when the process is ready."""
-        self._ticked_at = monotonic()
+        self._watch.turned()
         gevent.spawn(self._tick)
         gevent.spawn(self._tell)
-        monkey.get_original("_thread", "start_new_thread")(self._look, ())
+        sleep = monkey.get_original("time", "sleep")
+        monkey.get_original("_thread", "start_new_thread")(self._watch.run, (lambda: self._thread_id, sleep))
 
     def _tick(self) -> None:
         while True:
-            self._ticked_at = monotonic()
+            self._watch.turned()
             gevent.sleep(_TICK_SECONDS)
 
-    def _look(self) -> None:
+    def _note(self, hold: Hold) -> None:
         """Runs in a thread of its own, where no lock of the loop may be taken: so it logs nothing."""
-        sleep = monkey.get_original("time", "sleep")
-        while True:
-            sleep(_TICK_SECONDS)
-            since = self._ticked_at
-            seconds = monotonic() - since
-            if seconds < HELD_SECONDS + _TICK_SECONDS:
-                continue
-            if self._holds and self._holds[-1].since == since:
-                self._holds[-1].seconds = seconds
-            elif (frame := sys._current_frames().get(self._thread_id)) and (where := _where(frame)):
-                self._holds.append(Hold(since, seconds, _request(frame), where))  # else a busy machine held it
+        if self._holds and self._holds[-1].since == hold.since:
+            self._holds[-1].seconds = hold.seconds
+        elif where := _where(hold):  # else a busy machine held it
+            self._holds.append(Held(hold.since, hold.seconds, _request(hold.frame), where))
 
     def _tell(self) -> None:
         while True:
@@ -93,8 +86,7 @@ def _request(frame: Any) -> Any:
     return None
 
 
-def _where(frame: Any) -> list[str]:
+def _where(hold: Hold) -> list[str]:
     """The innermost places in the service's own code."""
-    own = [place for place in traceback.extract_stack(frame) if Path(place.filename).is_relative_to(_ROOT / "app")]
-    shown = own[-_SHOWN_FRAMES:]
-    return [f"{Path(place.filename).relative_to(_ROOT)}:{place.lineno} {place.name}" for place in shown]
+    own = [place for file, place in hold.places() if Path(file).is_relative_to(_ROOT / "app")]
+    return [place.removeprefix(f"{_ROOT}/") for place in own[-_SHOWN_FRAMES:]]

@@ -6,11 +6,12 @@ The worker starts it and may stop it; a child process runs its flow and says wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -19,10 +20,11 @@ from app.settings import Settings
 from app.tracing import Tracing, trace_id
 from app.work import spans
 from app.work.attempt_store import AttemptStore, Beat
+from app.work.bulkhead import AWAY_SECONDS
 from app.work.claim import Claim
 from app.work.ending import Ending, Finish, Outcome, Stopping, decide, failure
 from app.work.outage import RETRY_STORE_SECONDS, refuses_everybody
-from app.work.protocol import join, split
+from app.work.protocol import encode, join, split
 from app.work.write import Write
 from app.work.writer import PAUSES_SECONDS, Writer, WriteRefused
 
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from app.work.pool import Pool
 
 TIMEOUT_GRACE_SECONDS = 0.5
+
+MANY_STEPS = 1000
+"""A message with more of them takes more than a millisecond or two to put together."""
+
+T = TypeVar("T")
 
 OWN_ERROR = "The worker met an error of its own."
 
@@ -86,16 +93,38 @@ class Attempt:
         log.info("attempt_ended", **self.names(), how=how, status=status)
 
     async def _run_in(self, child: ChildProcess | None, pool: Pool, store: AttemptStore) -> Outcome:
+        if self.claim.alone:
+            return await self._run_alone(pool, store)
         if child is None:
             return Outcome("unstarted", reason="No process has a free slot any more.")
+        return await self._run_with(child, pool, store)
+
+    async def _run_alone(self, pool: Pool, store: AttemptStore) -> Outcome:
+        """In a process of its own, when it is its turn: see `bulkhead`."""
+        if pool.bulkhead.is_crowded:
+            return Outcome("unstarted", retry_after_seconds=AWAY_SECONDS)
+        places = 0
+        try:
+            places = await self._unless_stopped(pool.bulkhead.enter(self.claim.sole))
+            child = await pool.acquire_alone(self)
+            if child is None:
+                return Outcome("unstarted", retry_after_seconds=AWAY_SECONDS)
+            return await self._run_with(child, pool, store)
+        except _NotRead as error:
+            return error.outcome
+        finally:
+            pool.bulkhead.leave(places)
+
+    async def _run_with(self, child: ChildProcess, pool: Pool, store: AttemptStore) -> Outcome:
         try:
             steps, values = await self._saved_steps(store)
+            message = await self._start_message(steps, values)
         except _NotRead as error:
             pool.release(self)
             return error.outcome
         if self._outcome:
             return Outcome("unstarted", reason="Its process ended before it was given the run.")
-        child.send(*self._start_message(steps, values))
+        child.send_message(message)
         log.info("attempt_started", **self.names())
 
         await self._until(lambda: bool(self._outcome or self.stopping), self.claim.timeout_seconds)
@@ -140,15 +169,19 @@ class Attempt:
         """What earlier attempts have stored. Raises `_NotRead` if there is a reason to stop, or it cannot be read."""
         if not self.claim.resumes:
             return {}, {}
-        reading = asyncio.ensure_future(self._read_steps(store))
-        reading.add_done_callback(lambda _: self._wake_up())
+        return await self._unless_stopped(self._read_steps(store))
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Its result. Raises `_NotRead` if there is a reason to stop before."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._wake_up())
         try:
-            await self._until(lambda: reading.done() or bool(self._outcome or self.stopping))
-            if reading.done():
-                return reading.result()
+            await self._until(lambda: task.done() or bool(self._outcome or self.stopping))
+            if task.done():
+                return task.result()
             raise _NotRead(Outcome("stopped" if self.stopping else "unstarted"))
         finally:
-            reading.cancel()
+            task.cancel()
 
     async def _read_steps(self, store: AttemptStore) -> tuple[dict[str, bytes], dict[str, bytes]]:
         loop = asyncio.get_running_loop()
@@ -259,8 +292,15 @@ class Attempt:
 
     # What it sends.
 
-    def _start_message(self, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
-        """What its child is told: a head and, behind the data, what earlier attempts have stored."""
+    async def _start_message(self, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> bytes:
+        """What its child is told. With many steps that takes long: then it is put together beside the loop."""
+        if len(steps) + len(values) > MANY_STEPS:
+            with contextlib.suppress(RuntimeError):  # no thread can be started just now
+                return await self._unless_stopped(asyncio.to_thread(lambda: encode(*self._start(steps, values))))
+        return encode(*self._start(steps, values))
+
+    def _start(self, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
+        """A head and, behind the data, what earlier attempts have stored."""
         claim = self.claim
         head = {
             "kind": "start",

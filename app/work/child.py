@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import contextvars
 import ctypes
+import faulthandler
 import os
 import queue
 import resource
@@ -43,11 +44,12 @@ from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
 from app.work.child_run import ChildRun, Services
 from app.work.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
-from app.work.loop_watch import LoopWatch
+from app.work.loop_watch import FlowLoopWatch
 from app.work.model_calls import WatchedModels, traced
 from app.work.protocol import ChildSocket, Head
 from app.work.reports import ProgressReports
 from app.work.threads import Threads
+from app.work.threads_of import STACK_SIGNAL, name_thread, thread_name
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -70,9 +72,9 @@ class ChildConfig:
     silence_seconds: float
 
 
-def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
+def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
     """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
-    _become_a_child(worker, alone=config.slots == 1)
+    _become_a_child(parent, alone=config.slots == 1)
     streams = Streams()
     logs.configure(config.settings.log_level, config.settings.secrets, streams.log_descriptor)
     streams.put_back()
@@ -81,8 +83,8 @@ def main(end: socket.socket, config: ChildConfig, worker: int) -> None:
     Child(ChildSocket(end), config, OpenAIProvider(config.settings), streams).run()
 
 
-def _become_a_child(worker: int, alone: bool) -> None:
-    """Dies with its worker, leads a session of its own, is the first that a full machine kills.
+def _become_a_child(parent: int, alone: bool) -> None:
+    """Dies with its parent, is the first that a full machine kills.
 
     A process that runs one flow at a time adopts what the flow leaves behind, to end it after the run; of
     many flows nobody knows whose it would be, so there the worker adopts it.
@@ -90,9 +92,7 @@ def _become_a_child(worker: int, alone: bool) -> None:
     A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
     caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
     """
-    die_with_parent(worker)
-    with contextlib.suppress(OSError):
-        os.setsid()  # `kill 0` in a flow's shell script ends what the script has started, not the worker
+    die_with_parent(parent)
     if alone:
         adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -137,11 +137,17 @@ class Child:
         for _ in range(_ENDERS if not self._alone else 0):
             self._enders.submit(int)  # their threads exist from now on: a full machine cannot refuse them
         if not self._alone:
-            LoopWatch(the_loop).start()
+            FlowLoopWatch(the_loop).start()
         threading.Thread(target=self._for_life, args=(self._listen,), name="listen", daemon=True).start()
         self._cleanup.begin()
-        self._worker.send({"kind": "ready"})
+        self._worker.send({"kind": "ready", "pid": os.getpid(), "stacks": self._offer_stacks()})
         self._for_life(self._run_alone if self._alone else self._hand_on)
+
+    def _offer_stacks(self) -> int:
+        """A file in which a thread that gets `STACK_SIGNAL` writes where it is, also if it may not run Python."""
+        self._stacks = os.memfd_create("stacks")
+        faulthandler.register(STACK_SIGNAL, file=self._stacks, all_threads=False)
+        return self._stacks
 
     def _for_life(self, act: Callable[[], None]) -> NoReturn:
         """A child that does not listen, or does not run what it was given, must not go on."""
@@ -164,7 +170,7 @@ class Child:
             self._runs[head["token"]] = run = ChildRun(head, body, self._services)
             self._starts.put(run)
         elif head["kind"] == "alive":
-            self._say({"kind": "alive", "token": ""})
+            self._say({"kind": "alive", "token": "", "number": head.get("number", 0)})
         elif head["kind"] == "stop" and run:
             run.stop.request()
         elif head["kind"] == "stored" and run and run.steps:
@@ -233,6 +239,13 @@ class Child:
             self._starts.put(other)
 
     def _run_in_thread(self, run: ChildRun) -> None:
+        name_thread(thread_name(str(run.names.get("execution_id", ""))))
+        try:
+            self._run_named(run)
+        finally:
+            name_thread("flow")
+
+    def _run_named(self, run: ChildRun) -> None:
         only_waits = run.only_waits()
         self._end_wait(run)
         if only_waits:

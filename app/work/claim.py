@@ -10,6 +10,10 @@ MAX_SECONDS = 86_400 * 365
 """More than any time that a request may name. Whatever stands in a record, a timer can hold this."""
 
 
+ALONE, SOLE = 2, 3
+"""From so many deaths on; the same as in prelude.lua."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """`token` is the fencing token: what is written without it, or with an older one, is refused.
@@ -32,6 +36,8 @@ class Claim:
     definition: str = ""
     resumes: bool = False
     traceparent: str | None = None
+    deaths: int = 0
+    """How often it was in a process or a worker that died or hung with others in it."""
 
     @classmethod
     def from_row(cls, row: list[bytes]) -> Claim:
@@ -57,7 +63,18 @@ class Claim:
             definition=row[10].decode(),
             resumes=row[11] == b"1",
             traceparent=row[12].decode() or None,
+            deaths=int(row[13]) if len(row) > 13 else 0,
         )
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs in a process of its own."""
+        return self.deaths >= ALONE
+
+    @property
+    def sole(self) -> bool:
+        """Whether, besides, its worker's process runs no other that is to run alone meanwhile."""
+        return self.deaths >= SOLE
 
     @property
     def key(self) -> tuple[str, str]:

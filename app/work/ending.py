@@ -34,9 +34,20 @@ class Outcome:
     died        its process is gone: `reason`
     unstarted   nothing of it ran: `reason`
     unsaved     what it put out could not be stored, or what it had stored could not be read: `reason`
+    hung        it held its process, which is gone now: `reason`
+
+    And where its process is gone with others in it:
+
+    displaced   another one held that process
+    set_apart   one of a few did; it may be this one
+    suspected   the process died, by one of a few: `reason`
+    disturbed   it died, by one of many: `reason`
     """
 
-    kind: Literal["completed", "failed", "stopped", "died", "unstarted", "unsaved"]
+    kind: Literal[
+        "completed", "failed", "stopped", "died", "unstarted", "unsaved", "hung",
+        "displaced", "set_apart", "suspected", "disturbed",
+    ]  # fmt: skip
     outputs: bytes = b""
     error: Mapping[str, Any] = field(default_factory=dict)
     retryable: bool = False
@@ -72,7 +83,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`how`: `handed_back` (not counted), `failed` (a retry) or `lost`; `reason`: see `release.lua`."""
+    """`how` and `reason`: see `release.lua`."""
 
     how: str
     delay_seconds: float = 0.0
@@ -87,6 +98,8 @@ class Release:
 
 Ending = Finish | Release
 
+_BY_OTHERS = ("displaced", "set_apart", "suspected", "disturbed")
+
 
 def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: float) -> Ending | None:
     """What to write; None if the lease belongs to somebody else. The reason to stop goes before the outcome.
@@ -96,7 +109,7 @@ def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: fl
     """
     if stopping is Stopping.LOST:
         return None
-    if stopping is Stopping.TIMEOUT:
+    if stopping is Stopping.TIMEOUT and outcome.kind not in _BY_OTHERS:  # these took its time, too
         message = f"The run took longer than its timeout of {claim.timeout_seconds:g} s."
         return failure(claim, "Timeout", message)
     if stopping is Stopping.CANCEL:
@@ -107,10 +120,14 @@ def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: fl
         return _retry_or_fail(claim, outcome, jitter)
     if outcome.kind == "unsaved":
         return failure(claim, "InvalidOutput", outcome.reason)
+    if outcome.kind == "hung":
+        return failure(claim, "Unresponsive", outcome.reason)
     if outcome.kind == "unstarted":
-        return Release("handed_back", reason="unstarted")
-    if stopping is Stopping.SHUTDOWN:
+        return Release("handed_back", outcome.retry_after_seconds or 0.0, reason="unstarted")
+    if stopping is Stopping.SHUTDOWN or outcome.kind == "displaced":
         return Release("handed_back")
+    if outcome.kind in _BY_OTHERS:
+        return Release(outcome.kind, reason=outcome.reason)
     if outcome.kind == "died":
         return Release("lost", reason=outcome.reason)
     return failure(claim, "FlowError", "The flow stopped although nobody asked it to.")

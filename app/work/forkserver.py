@@ -4,6 +4,9 @@ It is forked from the worker before that has connections or an event loop, which
 shares its memory, as each child does. A child is forked twice, and thereby becomes the worker's own: the
 worker sees how it ends, and when the worker dies, the kernel ends it, frozen or not. (The standard library's
 forkserver gives neither: its children belong to the server.)
+
+A child is two processes. The one that runs flows has a parent of its own, the keeper, which does nothing but wait for
+its end: a flow that kills or stops its parent harms no worker, and so nobody else.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import ctypes
 import errno
 import os
 import pickle
+import resource
 import signal
 import socket
 import struct
@@ -136,13 +140,37 @@ def _fork_twice(control: socket.socket, end: socket.socket, config: ChildConfig,
         if child > 0:
             control.sendall(_ANSWER.pack(child))
         os._exit(0)
-    name_process("exec-flows")
+    name_process("exec-keeper")
     control.close()
     try:
         _wait_for_adoption(worker)
-        child_module.main(end, config, worker)
+        _keep(end, config, worker)
     finally:
         os._exit(1)
+
+
+def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
+    """Forks the process that runs flows, waits for its end, and ends as it did.
+
+    It leads their session and process group, so that a signal to the group reaches both, and nobody else:
+    `kill 0` in a flow's script ends what the script has started, not the worker.
+    """
+    die_with_parent(worker)
+    os.setsid()
+    keeper = os.getpid()
+    flows = os.fork()
+    if not flows:
+        name_process("exec-flows")
+        child_module.main(end, config, keeper)
+    end.close()
+    _, status = os.waitpid(flows, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one of them is enough
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(keeper, -code)
+    os._exit(max(code, 1) if code < 0 else code)
 
 
 def _fork(control: socket.socket) -> int:

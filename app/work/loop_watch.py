@@ -1,19 +1,21 @@
-"""Watches the event loop that many flows share, and names in the log whoever does not let go of it."""
+"""Watches the event loop that many flows share, and names in the log whoever does not let go of
+it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 import time
-import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import structlog
 
+from app.loop_watch import Hold, LoopWatch
 from app.runtime.loop import FlowLoop, owners
+from app.work.threads_of import LOOP_NAME, name_thread
 
 PAUSE_SECONDS = 0.2
 
@@ -25,55 +27,66 @@ PLACES = 20
 log = structlog.get_logger(__name__)
 
 
-class LoopWatch:
-    """A thread that asks the loop for an answer, again and again. It costs nothing where no loop runs."""
+class FlowLoopWatch:
+    """Costs nothing where no loop runs."""
 
     def __init__(self, flow_loop: FlowLoop):
         self._flow_loop = flow_loop
+        self._watch = LoopWatch(BLOCKED_SECONDS, PAUSE_SECONDS, self._tell)
+        self._is_named = False
+        self._told = 0.0
 
     def start(self) -> None:
         """Watches until the process ends."""
-        threading.Thread(target=self._watch, name="loop-watch", daemon=True).start()
+        threading.Thread(
+            target=self._watch.run, args=(self._thread_id, self._pause), name="loop-watch", daemon=True
+        ).start()
 
-    def _watch(self) -> None:
-        while True:
-            time.sleep(PAUSE_SECONDS)
-            loop = self._flow_loop.running
-            if loop is not None:
-                with contextlib.suppress(RuntimeError):  # a flow may have closed it
-                    self._ask(loop)
-
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        answered = threading.Event()
-        loop.call_soon_threadsafe(answered.set)
-        if not answered.wait(BLOCKED_SECONDS):
-            self._tell(loop)
-            answered.wait()  # each blocking is told once
-
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _thread_id(self) -> int | None:
         thread = self._flow_loop.thread
-        frame = sys._current_frames().get((thread and thread.ident) or 0)
+        return thread.ident if thread else None
+
+    def _pause(self, seconds: float) -> None:
+        """Between two looks, the loop is asked for an answer."""
+        loop = self._flow_loop.running
+        if loop is None:
+            self._watch.turned()
+        else:
+            with contextlib.suppress(RuntimeError):  # a flow may have closed it
+                loop.call_soon_threadsafe(self._turned)
+        time.sleep(seconds)
+
+    def _turned(self) -> None:
+        self._watch.turned()
+        if not self._is_named:
+            self._is_named = True
+            name_thread(LOOP_NAME)
+
+    def _tell(self, hold: Hold) -> None:
+        """Once for each time."""
+        loop = self._flow_loop.running
+        if loop is None or hold.since == self._told:
+            return
+        self._told = hold.since
         task = asyncio.current_task(loop)
         scope = owners.get(task) if task else None
-        places = _places(frame)
         names = dict(scope.names) if scope else {}
-        log.warning("loop_blocked", **names, seconds=BLOCKED_SECONDS, at=places)
+        log.warning("loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places()))
 
 
 _NOT_THE_FLOWS = (
     asyncio.__file__.removesuffix("__init__.py"),
     threading.__file__,
     f"{Path(__file__).parent.parent}/",
+    f"{Path(__file__).parent.parent.parent}/worker.py",
     "<frozen importlib",
 )
 """The files of asyncio, of threads, of this service and of imports."""
 
 
-def _places(frame: FrameType | None) -> list[str]:
-    """Where in the code it is, from the flow's own inwards: the first few and the last ones."""
-    places = [
-        f"{summary.filename}:{summary.lineno} {summary.name}"
-        for summary in (traceback.extract_stack(frame) if frame else [])
-        if not summary.filename.startswith(_NOT_THE_FLOWS)
-    ]
+def flows_places(stack: Sequence[tuple[str, str]]) -> list[str]:
+    """Of places, each after its file, those of the flow and its libraries: the first few and the
+    last ones.
+    """
+    places = [place for file, place in stack if not file.startswith(_NOT_THE_FLOWS)]
     return places if len(places) <= PLACES else places[: PLACES // 2] + places[-PLACES // 2 :]

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import secrets
 import signal
 import sys
 
@@ -18,6 +19,7 @@ from app.catalog.model import Catalog
 from app.errors import ConfigurationError
 from app.executions import connection
 from app.executions.store import QUEUES
+from app.work.bulkhead import Bulkhead
 from app.work.child import ChildConfig, adopt_orphans
 from app.work.forkserver import Forkserver
 from app.work.outage import RETRY_STORE_SECONDS, OutageLog
@@ -91,10 +93,15 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
         return
     traces = tracing.connect(config)
     known = catalog.load(config.agents_path, config.pipelines_path)
-    strays = Strays(forkserver)
+    strays, bulkhead, process = Strays(forkserver), Bulkhead(), secrets.token_hex(6)
     workers = [
         ExecutionWorker(
-            QUEUES[isolation], client, config, Pool(_child(config, known, slots), size, forkserver, strays), traces
+            QUEUES[isolation],
+            client,
+            config,
+            Pool(_child(config, known, slots), size, forkserver, strays, bulkhead),
+            traces,
+            process,
         )
         for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
         if slots and size

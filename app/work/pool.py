@@ -11,19 +11,21 @@ import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from app.catalog.model import Catalog
 from app.executions.counters import Reports
-from app.work import protocol
+from app.work import hung, protocol
 from app.work.attempt import OWN_ERROR, Attempt
+from app.work.bulkhead import Bulkhead
 from app.work.child import ChildConfig
-from app.work.child_process import ChildProcess
+from app.work.child_process import LONGEST_LOOK_SECONDS, ChildProcess
 from app.work.ending import Outcome
 from app.work.forkserver import CannotFork, Forkserver
 from app.work.strays import Strays
+from app.work.threads_of import threads_of
 
 RESPAWN_SECONDS, LAST_RESPAWN_SECONDS = 0.5, 2.0
 """The pauses before a child is started again that could not be started, or died before it was ready: what kept it
@@ -35,6 +37,11 @@ READY_SECONDS = 30.0
 FULL_SECONDS = 1.0
 """How long a child gets nothing new that could not start one more thread."""
 
+WATCH_SECONDS = LONGEST_LOOK_SECONDS / 2
+
+MOST_TOLD = 20
+"""Runs that are named in the log when their process hangs."""
+
 STUCK_SHARE = 0.25
 """A child is replaced when it has more threads that do not end than this share of its slots."""
 
@@ -44,9 +51,12 @@ log = structlog.get_logger(__name__)
 class Pool:
     """Keeps `size` children alive. `free` is set while there is a free slot, `changed` when slots come or go."""
 
-    def __init__(self, config: ChildConfig, size: int, forkserver: Forkserver, strays: Strays):
+    def __init__(
+        self, config: ChildConfig, size: int, forkserver: Forkserver, strays: Strays, bulkhead: Bulkhead | None = None
+    ):
         self._config, self._size = config, size
         self._forkserver, self._strays = forkserver, strays
+        self.bulkhead = bulkhead or Bulkhead()
         self._children: list[ChildProcess] = []
         self._keepers: set[asyncio.Task[None]] = set()
         self.free, self.changed = asyncio.Event(), asyncio.Event()
@@ -80,6 +90,18 @@ class Pool:
         self._note_free_slots()
         return child
 
+    async def acquire_alone(self, attempt: Attempt) -> ChildProcess | None:
+        """A process for this attempt and nothing else, beside the others; None where none can be started now."""
+        child = await self._start(replace(self._config, slots=1))
+        if child is None:
+            return None
+        child.is_extra = child.retiring = True
+        child.runs = 1
+        child.attempts[attempt.wire_key] = attempt
+        self._keepers.add(serving := asyncio.ensure_future(self._serve(child)))
+        serving.add_done_callback(self._keepers.discard)
+        return child
+
     def release(self, attempt: Attempt) -> None:
         """Gives back the slot of an attempt of which its child was told nothing."""
         if child := self._child_of(attempt):
@@ -90,16 +112,21 @@ class Pool:
     def end(self, attempt: Attempt) -> None:
         """Ends an attempt by force. If its process is its own, that is killed; how it died is the outcome.
 
-        One of many threads cannot be ended. It is abandoned: what it still says is not heard, its slot stays
-        taken until it ends, and with too many of these the process is replaced.
+        One of many threads cannot be ended. It is abandoned, once its process has shown that it answers: what it
+        still says is not heard, its slot stays taken until it ends, and with too many of these the process is
+        replaced. A process that does not answer hangs, and is ended with all that runs in it: see `watch`.
         """
         child = self._child_of(attempt)
         if child is None:
             return
         if child.slots == 1:
             child.kill()
-            return
+        elif attempt.wire_key not in child.ending:
+            child.ending[attempt.wire_key] = child.ask()
+
+    def _abandon(self, child: ChildProcess, attempt: Attempt) -> None:
         del child.attempts[attempt.wire_key]
+        child.ending.pop(attempt.wire_key, None)
         child.stuck += 1
         attempt.hear_end(Outcome("stopped"))
         self._retire_if_stuck(child)
@@ -123,7 +150,49 @@ class Pool:
     def say_alive(self) -> None:
         """Tells the children that their worker lives and holds its leases; without it they end themselves."""
         for child in self._children:
-            child.send({"kind": "alive"})
+            child.ask()
+
+    async def watch(self) -> None:
+        """Replaces children of threads that do not answer, those with a single run among them.
+
+        Works for life. In a pool of processes no run harms another one: each has its timeout.
+        """
+        while self._config.slots > 1:
+            await asyncio.sleep(WATCH_SECONDS)
+            for child in [] if self._suspended else list(self._children):
+                if child.ready and not child.killed:
+                    await self._look_at(child)
+
+    async def _look_at(self, child: ChildProcess) -> None:
+        pulse = child.pulse
+        if not pulse.is_waiting:
+            return
+        was_quiet = pulse.is_quiet
+        try:
+            threads = await asyncio.to_thread(threads_of, child.flows_pid)
+        except RuntimeError:  # no thread can be started just now
+            threads = threads_of(child.flows_pid)
+        if self._suspended or child.gone:
+            return
+        pulse.look(asyncio.get_running_loop().time(), threads)
+        if pulse.is_quiet != was_quiet:
+            self._note_free_slots()
+        if pulse.silent_seconds >= self._config.settings.child_hung_seconds:
+            await self._end_hung(child)
+
+    async def _end_hung(self, child: ChildProcess) -> None:
+        """Its attempts hear what becomes of them when it is dead: until then, they run."""
+        self._retire(child, "hung")
+        places = await hung.stack(child.flows_pid, child.stacks_fd, child.pulse.holders())
+        if not child.pulse.is_quiet:
+            return  # it has answered meanwhile: it ends what it runs, and gets nothing new
+        runs = [attempt.claim.id for attempt in child.attempts.values()]
+        seconds = round(child.pulse.silent_seconds, 1)
+        log.error("child_hung", pid=child.flows_pid, seconds=seconds, runs=runs[:MOST_TOLD], count=len(runs), at=places)
+        limit_seconds = self._config.settings.child_hung_seconds
+        for key, outcome in hung.outcomes(child, limit_seconds, places).items():
+            child.final.setdefault(key, (outcome, None))
+        child.kill()
 
     def suspend(self) -> None:
         """Freezes all children where they are, as long as nobody knows whether their leases still hold."""
@@ -140,8 +209,9 @@ class Pool:
         if self._suspended:
             self._suspended = False
             log.warning("children_resumed")
-            self.say_alive()
             for child in self._children:
+                child.pulse.heard()
+                child.ask()
                 child.send_signal(signal.SIGCONT)
 
     async def close(self) -> None:
@@ -165,7 +235,7 @@ class Pool:
         """
         pause_seconds = RESPAWN_SECONDS
         while not self._closed:
-            child = await self._start()
+            child = await self._start(self._config)
             if child is not None:
                 try:
                     await self._serve(child)
@@ -180,9 +250,9 @@ class Pool:
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LAST_RESPAWN_SECONDS)
 
-    async def _start(self) -> ChildProcess | None:
+    async def _start(self, config: ChildConfig) -> ChildProcess | None:
         try:
-            return await ChildProcess.start(self._forkserver, self._config)
+            return await ChildProcess.start(self._forkserver, config)
         except CannotFork as error:
             log.warning("child_not_started", reason=str(error))
         except Exception:
@@ -199,13 +269,23 @@ class Pool:
         finally:
             late.cancel()
             self._children.remove(child)
+            died = self._how_it_died(child)
             for key, attempt in child.attempts.items():
-                outcome, used = child.final.get(key, (Outcome("died", reason=child.death()), None))
+                outcome, used = child.final.get(key, (died, None))
                 attempt.hear_end(outcome, used)
             self._note_free_slots()
             self._strays.child_died()
-        if not (self._closed or child.retiring or child.killed):
+        if not (self._closed or child.killed or (child.retiring and not child.is_extra)):
             log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
+
+    def _how_it_died(self, child: ChildProcess) -> Outcome:
+        """The outcome of what ran in it. Where several did, nobody knows which of them is to blame."""
+        if not child.ready:
+            return Outcome("unstarted", reason=child.death())
+        kind: Literal["died", "suspected", "disturbed"] = "died"
+        if child.slots > 1 and len(child.attempts) + child.stuck + child.leaked > 1:
+            kind = "suspected" if len(child.attempts) <= hung.MOST_SUSPECTS else "disturbed"
+        return Outcome(kind, reason=child.death())
 
     def _kill_if_not_ready(self, child: ChildProcess) -> None:
         if not child.ready:
@@ -223,13 +303,16 @@ class Pool:
             attempt = child.attempts.get(str(head.get("token")))
             if attempt is not None:
                 attempt.hear_end(Outcome("died", reason=OWN_ERROR))
-                self.end(attempt)
-                child.stuck -= head.get("kind") == "ended"  # it runs no more, whatever it has said of that
+                if child.slots == 1:
+                    child.kill()
+                else:
+                    self._abandon(child, attempt)
+                    child.stuck -= head.get("kind") == "ended"  # it runs no more, whatever it has said of that
         self._note_free_slots()
 
     def _take(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
         if head["kind"] == "ready":
-            child.ready = True
+            child.begin(int(head["pid"]), int(head["stacks"]))
         elif head["kind"] == "counted":
             self.counted.add(head["counts"])
         elif head["kind"] == "ended":
@@ -237,9 +320,17 @@ class Pool:
         elif head["kind"] == "unstarted":
             self._take_unstarted(child, head)
         elif head["kind"] == "alive":
-            return  # it still listens
+            self._take_answer(child, int(head["number"]))
         elif attempt := child.attempts.get(head["token"]):
             attempt.hear(head, body)
+
+    def _take_answer(self, child: ChildProcess, number: int) -> None:
+        """It listens, so what was to be ended when this was asked can be abandoned."""
+        for key, question in list(child.ending.items()):
+            if question <= number:
+                del child.ending[key]
+                if attempt := child.attempts.get(key):
+                    self._abandon(child, attempt)
 
     def _take_end(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
         """An execution is over when nothing of it runs: steps that did not stop end with their process."""

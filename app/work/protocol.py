@@ -3,9 +3,10 @@
 A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on unread:
 the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
-    worker -> child   start {token, id, names, ...} + data, steps | stop {token} | stored {token, number} | alive {}
-    child  -> worker  ready {} | progress {token, progress} | used {token, usage} | counted {counts}
-                      checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
+    worker -> child   start {token, id, names, ...} + data, steps | stop {token} | stored {token, number}
+                      alive {number}
+    child  -> worker  ready {pid, stacks} | progress {token, progress} | used {token, usage} | counted {counts}
+                      alive {number} | checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
                       unstarted {token, reason}: nothing of it ran
 
 `token` is the attempt's wire key, its execution's id and its fencing token: one process may hold an old attempt
@@ -25,14 +26,24 @@ from typing import Any
 
 _LENGTHS = struct.Struct("!II")
 _PIECE_BYTES = 256 * 1024
+_PIECE_VALUES = 2000
 
 Head = dict[str, Any]
 
 
 def encode(head: Mapping[str, Any], body: bytes = b"") -> bytes:
-    """A message as it goes over the wire."""
-    text = json.dumps(head, separators=(",", ":")).encode()
-    return _LENGTHS.pack(len(text), len(body)) + text + body
+    """A message as it goes over the wire. Made in steps, so that in a thread it holds up no other one."""
+    text = "{" + ",".join(f"{json.dumps(name)}:{_json(value)}" for name, value in head.items()) + "}"
+    return b"".join((_LENGTHS.pack(len(text), len(body)), text.encode(), body))
+
+
+def _json(value: Any) -> str:
+    """JSON is written without a pause for other threads, so a long list is written in pieces."""
+    if not isinstance(value, list) or len(value) <= _PIECE_VALUES:
+        return json.dumps(value, separators=(",", ":"))
+    starts = range(0, len(value), _PIECE_VALUES)
+    pieces = (json.dumps(value[at : at + _PIECE_VALUES], separators=(",", ":"))[1:-1] for at in starts)
+    return f"[{','.join(pieces)}]"
 
 
 def join(parts: Iterable[bytes]) -> tuple[list[int], bytes]:

@@ -17,6 +17,9 @@ SWEEP_SECONDS = 1.0
 HUNT_SECONDS = 5.0
 """How long strays are ended after a child died: one may have started others, which are adopted when it is dead."""
 
+LOOKS = 50
+"""In one sweep, as long as each finds something: what forks and ends itself, again and again, is hard to meet."""
+
 _STATE, _SESSION = 0, 3
 """Fields of /proc/<pid>/stat, counted behind the program's name: see proc(5)."""
 
@@ -46,9 +49,13 @@ class Strays:
         if self._forkserver.busy:  # a child that is just coming into being looks like a stray
             return
         with contextlib.suppress(OSError):  # no file can be opened just now: the next sweep looks again
-            self._sweep()
+            for _ in range(LOOKS):
+                if not self._sweep():
+                    return
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> bool:
+        """Whether it has ended one, whose children come next."""
+        has_ended = False
         ours, hunting = {*self._forkserver.children, self._forkserver.pid}, time.monotonic() < self._hunt_until
         for pid in _children():
             state, session = ("", 0) if pid in ours else _state_and_session(pid)
@@ -59,6 +66,8 @@ class Strays:
                     os.waitpid(pid, os.WNOHANG)
                 elif hunting and session not in self._forkserver.children:
                     os.kill(pid, signal.SIGKILL)
+                    has_ended = True
+        return has_ended
 
 
 def _children() -> Iterator[int]:

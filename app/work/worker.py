@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -63,9 +62,12 @@ class ExecutionWorker(BaseWorker):
     commands (RQ's stop command kills a process without asking whose it is).
     """
 
-    def __init__(self, queue: str, connection: redis.Redis, settings: Settings, pool: Pool, tracing: Tracing):
+    def __init__(
+        self, queue: str, connection: redis.Redis, settings: Settings, pool: Pool, tracing: Tracing, process: str
+    ):
+        """`process` is the same for all workers of one process: if one of them dies, all do (see `reap.lua`)."""
         queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
-        super().__init__(queues, name=secrets.token_hex(6), connection=connection)
+        super().__init__(queues, name=f"{process}-{queue}", connection=connection)
         self._settings, self._pool, self._tracing = settings, pool, tracing
         self._store = AttemptStore(settings, queue, self.name)
         self._outage = OutageLog(queue=queue)
@@ -91,6 +93,7 @@ class ExecutionWorker(BaseWorker):
             self._command_loop,
             self._reap_loop,
             self._writer.run,
+            self._pool.watch,
         )
         others = [asyncio.ensure_future(self._for_life(loop)) for loop in loops]
         try:
@@ -264,7 +267,9 @@ class ExecutionWorker(BaseWorker):
         attempt = Attempt(claim, self._settings, self._tracing)
         self._attempts[claim.key] = attempt
         self._idle.clear()
-        child = self._pool.acquire(attempt)  # now: the next claim asks for as many as are free then
+        child = (
+            None if claim.alone else self._pool.acquire(attempt)
+        )  # now: the next claim asks for as many as are free then
         self._spawn(self._run(attempt, child))
 
     async def _run(self, attempt: Attempt, child: ChildProcess | None) -> None:

@@ -107,7 +107,7 @@ def broken(proxy: Proxy, lasting_web: LastingWeb) -> Iterator[Callable[..., Serv
 
 def children_of(pid: int) -> list[psutil.Process]:
     """The processes that run flows for this worker."""
-    return [each for each in psutil.Process(pid).children() if each.name() == "exec-flows"]
+    return [each for each in psutil.Process(pid).children(recursive=True) if each.name() == "exec-flows"]
 
 
 def ticks(path: Path) -> list[tuple[int, int, float]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import redis
 
 from app.catalog.model import Catalog
@@ -17,6 +18,7 @@ from app.settings import Settings
 from app.work.child import ChildConfig
 from app.work.forkserver import Forkserver
 from app.work.pool import Pool
+from app.work.pulse import Pulse
 from app.work.strays import Strays
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
@@ -63,9 +65,10 @@ class _Child:
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.free_slots = 0
+        self.pulse = Pulse(1.0)
 
-    def send(self, head: dict[str, Any]) -> None:
-        self.done.append(head["kind"])
+    def ask(self) -> None:
+        self.done.append("alive")
 
     def send_signal(self, number: int) -> None:
         self.done.append(number)
@@ -102,6 +105,26 @@ def test_processes_that_flows_in_threads_leave_behind_are_reaped(make_service: M
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("script", ["kill 0", "trap 'kill 0' EXIT; true", "kill -HUP 0; kill -INT 0"])
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_a_script_that_signals_its_group_reaches_neither_its_worker_nor_its_process(
+    make_service: Make, tmp_path: Path, isolation: str, script: str
+) -> None:
+    (tmp_path / "agents/group").mkdir(parents=True)
+    (tmp_path / "agents/group/agent.yaml").write_text(
+        f'flows:\n  - {{name: main, entrypoint: "flow.py:run", isolation: {isolation}}}\n'
+    )
+    (tmp_path / "agents/group/flow.py").write_text(
+        f"import os, subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', {script!r}])\n"
+        "    os.killpg(0, 15)\n    return os.getpid()\n"
+    )
+    service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=1)
+    first, second = service.run("group"), service.run("group")
+    assert [(ended["status"], ended["attempt"]) for ended in (first, second)] == [("completed", 1)] * 2
+    assert first["outputs"] == second["outputs"]  # the process went on
+    assert service.workers[0].poll() is None
 
 
 def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(make_service: Make, tmp_path: Path) -> None:

@@ -31,7 +31,13 @@ LONG_TIMEOUT = pytest.mark.timeout(180)
 @pytest.fixture
 def service(broken: Make) -> Service:
     """Four threads in one process, three processes; what leaks more than the limit is replaced."""
-    return broken(WORKER_PROCESSES=3, WORKER_THREADS=4, CANCEL_GRACE=0.2, PROCESS_MEMORY_LIMIT=LEAK_LIMIT_BYTES)
+    return broken(
+        WORKER_PROCESSES=3,
+        WORKER_THREADS=4,
+        CANCEL_GRACE=0.2,
+        PROCESS_MEMORY_LIMIT=LEAK_LIMIT_BYTES,
+        CHILD_HUNG_SECONDS=3 * HOLD_SECONDS,
+    )
 
 
 @BOTH

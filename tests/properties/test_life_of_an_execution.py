@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.errors import KeyReused
 from app.executions.model import Idempotency, Status
+from app.work.claim import SOLE
 from tests.store.driver import FINAL, Driver, new_execution
 
 MAX_ATTEMPTS = 2
@@ -30,8 +31,13 @@ class Known:
     state: str = "pending"
     cancel_asked: bool = False
     lost: int = 0
+    deaths: int = 0
     attempt: int = 0
     tokens: list[str] = field(default_factory=list)
+
+    @property
+    def worker(self) -> str:
+        return self.tokens[-1].split(":")[0]
 
 
 class LifeOfAnExecution(RuleBasedStateMachine):
@@ -43,6 +49,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.driver = Driver(self.client)
         self.known: dict[str, Known] = {}
         self.removed: set[str] = set()
+        self.died_with_many: set[str] = set()
         self.keys: dict[str, tuple[str, str]] = {}
 
     def some(self, data: st.DataObject, *states: str) -> str:
@@ -109,10 +116,13 @@ class LifeOfAnExecution(RuleBasedStateMachine):
     @precondition(lambda self: self.any_in("running"))
     @rule()
     def leases_run_out(self) -> None:
-        for known in self.known.values():
-            if known.state == "running":
-                self._expect_release(known, "lost")
+        running = [known for known in self.known.values() if known.state == "running"]
+        workers = [known.worker for known in running]
+        self.died_with_many |= {worker for worker in workers if workers.count(worker) > 1}
+        for known in running:
+            self._expect_death(known)
         self.driver.let_leases_run_out()
+        self.driver.let_delays_be_over()
 
     @precondition(lambda self: any(each.tokens for each in self.known.values()))
     @rule(data=st.data(), call=st.sampled_from(["finish", "beat", "checkpoint", "release"]))
@@ -154,6 +164,14 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.removed |= gone
         for id in gone:
             del self.known[id]
+
+    def _expect_death(self, known: Known) -> None:
+        """Who died with others is not counted, until it has happened so often that it runs alone."""
+        if known.worker in self.died_with_many and known.deaths < SOLE and not known.cancel_asked:
+            known.deaths += 1
+            known.state = "pending"
+        else:
+            self._expect_release(known, "lost")
 
     def _expect_release(self, known: Known, how: str) -> None:
         if known.cancel_asked:

@@ -51,7 +51,7 @@ def test_what_cannot_be_reaped_holds_up_nobody(driver: Driver, many: int) -> Non
     driver.let_leases_run_out()
     assert {driver.status(id) for id in poisoned} == {"pending"}
     assert driver.stored(poisoned[0]).attempts[0].number == 1
-    assert driver.client.hget(f"rq:job:{poisoned[0]}", "lost") == b"1"
+    assert driver.client.hmget(f"rq:job:{poisoned[0]}", "lost", "deaths") == [b"0", b"1"]  # not twice
 
 
 def test_what_cannot_be_claimed_holds_up_nobody_and_a_lease_holds_it(driver: Driver) -> None:

@@ -59,6 +59,7 @@ class Child:
                 command,
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -20,7 +20,14 @@ FAILED = Outcome("failed", error=ERROR, retryable=True)
 HOPELESS = Outcome("failed", error=ERROR)
 STOPPED, DIED = Outcome("stopped"), Outcome("died", reason="It died.")
 UNSTARTED, UNSAVED = Outcome("unstarted", reason="No thread."), Outcome("unsaved", reason="Too big.")
-EVERY = [COMPLETED, FAILED, HOPELESS, STOPPED, DIED, UNSTARTED, UNSAVED]
+HUNG = Outcome("hung", reason="It held its process.")
+EVERY = [COMPLETED, FAILED, HOPELESS, STOPPED, DIED, UNSTARTED, UNSAVED, HUNG]
+BY_OTHERS = [
+    (Outcome("displaced"), Release("handed_back")),
+    (Outcome("set_apart"), Release("set_apart")),
+    (Outcome("suspected", reason="It died."), Release("suspected", reason="It died.")),
+    (Outcome("disturbed", reason="It died."), Release("disturbed", reason="It died.")),
+]
 
 
 def claim(retried: int = 0, retry_max: int = 1, backoff: tuple[float, ...] = ()) -> Claim:
@@ -55,6 +62,28 @@ def test_the_reason_to_stop_goes_before_every_outcome(outcome: Outcome) -> None:
 )
 def test_without_a_reason_to_stop_the_outcome_decides(outcome: Outcome, ending: Finish | Release) -> None:
     assert decide(claim(), None, outcome, 0) == ending
+
+
+@pytest.mark.parametrize(("outcome", "ending"), BY_OTHERS, ids=lambda value: getattr(value, "kind", ""))
+def test_what_another_run_may_have_ended_is_not_failed_also_if_its_time_ran_out_meanwhile(
+    outcome: Outcome, ending: Release
+) -> None:
+    assert decide(claim(), None, outcome, 0) == ending
+    assert decide(claim(), Stopping.TIMEOUT, outcome, 0) == ending
+    assert decide(claim(), Stopping.CANCEL, outcome, 0) == Finish("cancelled")
+    assert decide(claim(), Stopping.LOST, outcome, 0) is None
+    assert decide(claim(), Stopping.SHUTDOWN, outcome, 0) == Release("handed_back")
+
+
+def test_what_held_its_process_alone_has_failed() -> None:
+    ending = decide(claim(retry_max=9), None, HUNG, 0)
+    assert error_type(ending) == "Unresponsive"
+    assert "It held its process." in ending.error  # type: ignore[union-attr]
+
+
+def test_what_found_no_room_is_handed_back_for_a_while() -> None:
+    outcome = Outcome("unstarted", retry_after_seconds=2.0)
+    assert decide(claim(), None, outcome, 0) == Release("handed_back", 2.0, "unstarted")
 
 
 def test_a_run_that_stops_without_being_asked_has_failed() -> None:

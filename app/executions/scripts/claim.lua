@@ -11,7 +11,8 @@
 -- ever given out twice, even if the store loses its last writes.
 -- ARGV: queue, worker, count, lease in microseconds, number.
 -- Returns `late` if the number is not the next one; else a list of {id, token, attempt, retried, timeout,
--- retries, tenant, request_id, data, usage so far, definition, 1 if there are records of steps, traceparent}.
+-- retries, tenant, request_id, data, usage so far, definition, 1 if there are records of steps, traceparent,
+--   deaths}.
 local queue, worker, number = ARGV[1], ARGV[2], ARGV[5]
 local most, lease = bounded(ARGV[3], 0, MAX_COUNT), bounded(ARGV[4], 1, LONGEST)
 work_when_full()
@@ -42,7 +43,8 @@ local function take(id)
       local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'usage', 'definition', 'traceparent')
       bytes = bytes + #data
       claimed[#claimed + 1] = {id, token, tostring(attempt), tostring(record.retried), more[1] or '', more[2] or '',
-        record.tenant, more[3] or '', data, more[4] or '', more[5] or '', steps == 'hash' and '1' or '0', more[6] or ''}
+        record.tenant, more[3] or '', data, more[4] or '', more[5] or '', steps == 'hash' and '1' or '0', more[6] or '',
+        tostring(record.deaths)}
     end
   end
   redis.call('ZREM', WAITING, id)  -- last: if a call above fails, the reaper queues the execution again

@@ -24,9 +24,9 @@ local BOUNDS = {10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 30
 
 local FIELDS = {'status', 'tenant', 'type', 'target', 'created', 'origin', 'steps', 'attempt', 'token', 'worker', 'started',
                 'cancel', 'lost', 'max_attempts', 'retried', 'expires', 'history', 'queued', 'ended', 'due',
-                'timeout_seconds', 'retries'}
+                'timeout_seconds', 'retries', 'deaths'}
 local TIMES    = {'created', 'started', 'ended', 'expires', 'queued', 'due'}
-local COUNTERS = {'steps', 'attempt', 'lost', 'max_attempts', 'retried'}
+local COUNTERS = {'steps', 'attempt', 'lost', 'max_attempts', 'retried', 'deaths'}
 -- Of what has ended, only what is still shown has to make sense: the rest harms nobody any more.
 local SHOWN_TIMES    = {'created', 'started', 'ended'}
 local SHOWN_COUNTERS = {'steps', 'attempt'}
@@ -206,6 +206,7 @@ local function load(id)
   if not record then return nil end
   record.attempt, record.lost = tonumber(record.attempt or 0), tonumber(record.lost or 0)
   record.max_attempts, record.retried = tonumber(record.max_attempts or 0), tonumber(record.retried or 0)
+  record.deaths = tonumber(record.deaths or 0)
   return record
 end
 
@@ -331,6 +332,10 @@ local function requeue(record, at, delay, how, error_type)
   redis.call('ZREM', LEASES, record.id)
 end
 
+-- `deaths` counts how often an execution was in a process or a worker that died or hung with others in it. From `ALONE` on
+-- it gets a process of its own, from `SOLE` on its worker runs no other one of those meanwhile.
+local ALONE, SOLE = 2, 3
+
 -- The process that ran it is gone: the next attempt, unless a cancel was asked for or none is left.
 -- The second attempt starts at once, later ones wait 1, 3, 7 ... 30 s, so that a poisonous execution
 -- does not keep killing processes.
@@ -343,6 +348,9 @@ local function lose(record, at, reason)
   record.lost = one_more(record.lost)
   if record.lost >= record.max_attempts then
     local message = string.format('%s This happened %d times, which is config.max_attempts.', reason, record.lost)
+    if record.deaths >= ALONE then
+      message = message .. ' It was run alone, because what it ran in beside others had died or hung before.'
+    end
     end_as(record, 'failed', at, failure(record, 'WorkerLost', message))
     redis.call('HSET', job_key(record.id), 'lost', record.lost)
     count('a:lost')
@@ -353,3 +361,13 @@ local function lose(record, at, reason)
   return 'pending'
 end
 
+-- The same where others are gone with it, and nobody knows which of them is to blame: noted, but not counted against
+-- `max_attempts`. If that happens to it alone, it is its own fault.
+local function lose_with_others(record, at, reason, is_suspect)
+  if record.cancel or record.deaths >= SOLE then return lose(record, at, reason) end
+  local deaths = math.max(record.deaths + 1, is_suspect and ALONE or 0)
+  requeue(record, at, (2 ^ record.deaths - 1) * 1000000, 'lost', 'WorkerLost')
+  redis.call('HSET', job_key(record.id), 'deaths', deaths)
+  count('a:lost')
+  return 'pending'
+end

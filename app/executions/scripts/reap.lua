@@ -84,13 +84,29 @@ local function grant()
   return true
 end
 
+-- Whether others ran in the worker that is gone: then nobody knows which of them is to blame. The names of the workers of
+-- one process are the same up to the first `-`. Leases that ran out, or soon will, come first among all; that there was
+-- company is kept for the last of them.
+local function had_company(record)
+  local process = (record.worker or ''):match('^[^-]*')
+  local known = 'exec:lost:' .. process
+  local found = ask(0, 'EXISTS', known) == 1
+  for _, id in ipairs(found and {} or redis.call('ZRANGE', LEASES, 0, 499)) do
+    local worker = id ~= record.id and ask(false, 'HGET', job_key(id), 'worker')
+    found = found or worker and worker:match('^[^-]*') == process
+  end
+  if found then redis.call('SET', known, 1, 'PX', whole(math.max(1, 10 * lease / 1000))) end
+  return found
+end
+
 local granted = false
 part(LEASES, function() granted = grant() end)
 if granted then
   each_over(LEASES, at, function(id)
     local record = load(id)
     if record and record.status == 'started' then
-      lose(record, at, 'Its worker gave no sign of life for ' .. lease / 1000000 .. ' s.')
+      local lost = had_company(record) and lose_with_others or lose
+      lost(record, at, 'Its worker gave no sign of life for ' .. lease / 1000000 .. ' s.')
     else
       redis.call('ZREM', LEASES, id)
     end

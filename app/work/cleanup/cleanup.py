@@ -113,10 +113,10 @@ class Cleanup:
         """Why the process is unfit for another run, or nothing. So it is where this cannot even be found out."""
         self._disarm()
         try:
-            end_processes_of_run()
+            is_alone = end_processes_of_run()
             run.leave_behind(_end_threads(before))
             self._keep_modules(run)
-            return self._put_back()
+            return self._put_back() or ("" if is_alone else "A flow's processes could not be ended.")
         except Exception as error:
             return _failed(error)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import psutil
 
 HELPER_SECONDS = 1.0
+
+CHAIN_SECONDS = 2.0
+"""How long a chain of forks is hunted. If it goes on after that, the process is replaced."""
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -48,9 +52,16 @@ def forks_are_plain(worker: socket.socket) -> None:
 
 def has_children(pid: int) -> bool:
     """Whether the process has started others that are not reaped yet."""
+    return bool(_children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    """Those that it has started, or adopted."""
+    found: list[int] = []
     with contextlib.suppress(OSError):
-        return any(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return False
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
 
 
 def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
@@ -66,20 +77,38 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
         psutil.wait_procs(descendants, timeout=1)
 
 
+def _end_chain(pid: int) -> bool:
+    """Ends what forks and ends itself, again and again: each is gone before a look at all processes has found it.
+
+    Whoever's parent is gone is a child of this process. Returns whether none is left.
+    """
+    deadline = time.monotonic() + CHAIN_SECONDS
+    while children := _children(pid):
+        if time.monotonic() > deadline:
+            return False
+        for child in children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+    return True
+
+
 def kill_process(process: Any) -> None:
     with contextlib.suppress(psutil.Error):
         process.kill()
 
 
-def end_processes_of_run() -> None:
-    """Ends all that this process has started, and leaves multiprocessing as if nobody had used it.
+def end_processes_of_run() -> bool:
+    """Ends all that this process has started, and leaves multiprocessing as if nobody had used it. Returns whether
+    nothing of it is left.
 
     Its fork server and its resource tracker end when nobody holds their pipes any more, and then remove
     what would stay in the machine's memory. They are started anew when somebody needs them.
     """
     pid = os.getpid()
     if not has_children(pid):
-        return
+        return True
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
     helpers = [(server, "_forkserver_pid", "_forkserver_alive_fd"), (tracker, "_pid", "_fd")]
@@ -87,8 +116,10 @@ def end_processes_of_run() -> None:
     for helper, name, pipe in helpers:
         _end_helper(helper, name, pipe)
     kill_descendants(pid)
+    is_over = _end_chain(pid)
     # Its list of children would keep those that were ended here, and wait for them.
     getattr(sys.modules.get("multiprocessing.process"), "_children", set()).clear()
+    return is_over
 
 
 def _end_helper(helper: Any, name: str, pipe: str) -> None:

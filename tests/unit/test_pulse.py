@@ -1,0 +1,112 @@
+"""Whether a child counts as silent: what the machine does to it is not its fault."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.work.bulkhead import PLACES, Bulkhead
+from app.work.pulse import LEAST_SHARE, Pulse
+from app.work.threads_of import Facts, Threads, busiest, hindrance
+
+
+def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Threads:
+    """Of each, for how long it has computed, and been ready without a processor."""
+    return {
+        number: Facts(f"t{number}", state, computed, delayed, faults) for number, (computed, delayed) in enumerate(rows)
+    }
+
+
+IDLE = threads((0, 0), (0, 0), (0, 0))
+
+
+def silent_after(seconds: int, *after: Threads, longest: float = 1.0) -> float:
+    """One look in each second, at these threads in turn."""
+    pulse = Pulse(longest)
+    pulse.ask()
+    for second in range(seconds + 1):
+        pulse.look(float(second), after[second % len(after)])
+    return pulse.silent_seconds
+
+
+def test_a_child_that_was_asked_and_says_nothing_is_silent() -> None:
+    assert silent_after(5, IDLE) == 5
+
+
+def test_a_child_that_has_answered_is_not_silent_until_it_is_asked_again() -> None:
+    pulse = Pulse(1.0)
+    pulse.look(0, IDLE)
+    pulse.look(9, IDLE)
+    assert pulse.silent_seconds == 0
+    pulse.ask()
+    pulse.look(10, IDLE)
+    pulse.look(11, IDLE)
+    assert pulse.silent_seconds == 1
+    pulse.heard()
+    pulse.look(12, IDLE)
+    assert pulse.silent_seconds == 0
+
+
+def test_time_in_which_the_worker_did_not_look_is_no_silence() -> None:
+    pulse = Pulse(1.0)
+    pulse.ask()
+    pulse.look(0, IDLE)
+    pulse.look(1000, IDLE)
+    assert pulse.silent_seconds == 1
+
+
+def test_a_second_without_a_processor_counts_for_less() -> None:
+    starved = [threads((0.0, 1.0 * second)) for second in range(11)]
+    pulse = Pulse(1.0)
+    pulse.ask()
+    for second, facts in enumerate(starved):
+        pulse.look(float(second), facts)
+    assert abs(pulse.silent_seconds - 10 * LEAST_SHARE) < 0.001
+
+
+def test_one_thread_that_computes_holds_the_interpreter_and_many_take_turns() -> None:
+    held = threads((1.0, 0), (0.01, 0), (0.0, 0))
+    assert hindrance(IDLE, held, 1.0) == 0
+    assert busiest(IDLE, held) == [0]
+    turns = threads((0.3, 0), (0.3, 0), (0.3, 0))
+    assert hindrance(IDLE, turns, 1.0) == 1
+    assert busiest(IDLE, turns) == []
+    assert busiest(IDLE, IDLE) == []
+
+
+def test_a_process_that_is_swapped_in_cannot_answer() -> None:
+    assert hindrance(IDLE, threads((0, 0), faults=100), 1.0) == 1
+    assert hindrance(IDLE, threads((0, 0), state="D"), 1.0) == 1
+    assert hindrance(IDLE, threads((0, 0), state="T"), 1.0) == 0  # whoever stopped it
+
+
+def test_the_only_one_waits_for_all_others_and_they_for_it() -> None:
+    async def act() -> list[str]:
+        bulkhead, seen = Bulkhead(), []
+
+        async def stay(name: str, sole: bool) -> None:
+            places = await bulkhead.enter(sole)
+            seen.append(f"+{name}")
+            await asyncio.sleep(0.01)
+            seen.append(f"-{name}")
+            bulkhead.leave(places)
+
+        names = [("a", False), ("b", False), ("only", True), ("c", False)]
+        await asyncio.wait_for(asyncio.gather(*(stay(*one) for one in names)), 10)
+        return seen
+
+    assert asyncio.run(act()) == ["+a", "+b", "-a", "-b", "+only", "-only", "+c", "-c"]
+
+
+def test_who_gives_up_waiting_leaves_no_place_taken() -> None:
+    async def act() -> None:
+        bulkhead = Bulkhead()
+        first = await bulkhead.enter(sole=False)
+        waits = asyncio.ensure_future(bulkhead.enter(sole=True))
+        await asyncio.sleep(0.01)
+        waits.cancel()
+        await asyncio.wait({waits})
+        others = [await asyncio.wait_for(bulkhead.enter(sole=False), 5) for _ in range(PLACES - 1)]
+        bulkhead.leave(first + sum(others))
+        assert await asyncio.wait_for(bulkhead.enter(sole=True), 5) == PLACES
+
+    asyncio.run(act())
