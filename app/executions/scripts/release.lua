@@ -8,27 +8,32 @@
 -- reason in a sentence; of what is handed back `unstarted` if nothing of it ran.
 -- Answers the status it has now, or `lost` for a stale token (also where the call is repeated).
 local MAX_RETURNED = 20
-work_when_full()
-local record, how = load(ARGV[1]), ARGV[4]
-if not record or record.status ~= 'started' or record.token ~= ARGV[2] then return 'lost' end
 
-local at, delay = now(), bounded(ARGV[5], 0, LONGEST)
-note_usage(record.id, ARGV[3])
-if how == 'lost' then return lose(record, at, ARGV[6]) end
-if record.cancel then
-  end_as(record, 'cancelled', at)
-  return 'cancelled'
-end
-if how == 'failed' then
-  record.retried = one_more(record.retried)
-  requeue(record, at, delay, 'failed', ARGV[6])
-  count('a:retried')
-else
-  if ARGV[6] ~= 'unstarted' then
-    local returned = ask(0, 'HINCRBY', job_key(record.id), 'returned', 1)
+local function release(ARGV)
+  local id, token, usage, how, delay, reason = unpack(ARGV, 1, 6)
+  local record = load(id)
+  if not record or record.state ~= 'running' or record.token ~= token then return 'lost' end
+
+  local at = now()
+  delay = bounded(delay, 0, LONGEST)
+  usage = usage ~= '' and {'usage', usage} or {}
+  if how == 'lost' then return lose(record, at, reason, usage) end
+  if record.cancel then
+    end_as(record, 'cancelled', at, usage)
+    return 'cancelled'
+  end
+  if usage[1] then call('HSET', job_key(id), unpack(usage)) end
+  if how == 'failed' then
+    record.retried = one_more(record.retried)
+    requeue(record, at, delay, 'failed', reason)
+    count('a:retried')
+    return 'pending'
+  end
+  if reason ~= 'unstarted' then
+    local returned = ask(0, 'HINCRBY', job_key(id), 'returned', 1)
     if returned > MAX_RETURNED then return lose(record, at, 'Its worker was shut down while it ran, again and again.') end
   end
   requeue(record, at, 0)
   count('a:handed_back')
+  return 'pending'
 end
-return 'pending'
