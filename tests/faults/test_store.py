@@ -158,7 +158,7 @@ def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_
     service.until(lost, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.flushall()
-        client.script_flush()
+        client.function_flush()
     assert service.get(f"/executions/{lost}").status_code == 404
     assert service.cancel(lost).status_code == 404
     deadline = time.monotonic() + LEASE_SECONDS + 2
@@ -180,7 +180,7 @@ def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing
     with redis.Redis.from_url(own_store.url) as client:
         while time.monotonic() < forgetting_until:
             for _ in range(20):
-                client.script_flush()
+                client.function_flush()
             response = service.post("/executions", json=START)
             if response.status_code == 202:
                 ids.append(response.json()["execution_id"])

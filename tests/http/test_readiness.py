@@ -148,11 +148,11 @@ def test_what_a_managed_store_does_not_tell_is_unknown_and_no_failure(
 def test_scripts_are_loaded_by_the_look_and_their_refusal_is_named(
     client: redis.Redis, own_store: EmbeddedStore
 ) -> None:
-    client.script_flush()
+    client.function_flush()
     assert look(client)["scripts"].status == "ok"
     readiness = Readiness(client, Settings())
     assert all(client.script_exists(*readiness._scripts))
-    client.script_flush()
+    client.function_flush()
     client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-script"])
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
         found = look(managed)["scripts"]

@@ -76,13 +76,12 @@ def library() -> Library:
 
 
 def _function(name: str, flag: str) -> str:
-    """A block of its own, so that what one function names is not seen by the others."""
+    """A block of its own, so that what one file names is not seen by the others. Each file has a function `run`."""
     flags = f"flags = {{'{flag}'}}, " if flag else ""
-    body = "quarantine_outputs" if name == "quarantine" else name
     return (
         f"do\n{_read(name)}"
         f"redis.register_function{{function_name = '{name}_@digest@', {flags}callback = function(_, ARGV)\n"
-        f"  call, try = redis.call, redis.pcall\n  return {body}(ARGV)\nend}}\nend\n"
+        f"  call, try = redis.call, redis.pcall\n  return run(ARGV)\nend}}\nend\n"
     )
 
 

@@ -4,7 +4,7 @@
 -- ARGV: lease in microseconds, worker (`queue:name`, or '' if it is not to be noted), its slots (`used/all`),
 --   then id, token, number of the report, progress, usage (each JSON, or '' if unchanged), ...
 -- Returns a word for each: `ok`, `cancel` (asked to stop), or `lost` (the lease belongs to another attempt).
-local function beat(ARGV)
+local function run(ARGV)
   local lease, worker, slots = ARGV[1], ARGV[2], ARGV[3]
   local at = now()
   local ends, answers = whole(at + bounded(lease, 1, LONGEST)), {}

@@ -1,7 +1,7 @@
 -- pending -> cancelled at once. A running one gets a mark, which its worker is told of at once and finds
 -- with its next beat at the latest; whoever sees it end writes `cancelled`. A final state stays as it is.
 -- ARGV: id, tenant. Answers the status it has now, or nothing where the tenant has no such execution.
-local function cancel(ARGV)
+local function run(ARGV)
   local record = load(ARGV[1])
   if not record or record.tenant ~= ARGV[2] then return false end
   if record.state == 'pending' then

@@ -6,7 +6,7 @@
 -- dropped values there are; then step, record, moment (`started`, `ended` or '') for each record; item, outcome
 -- for each outcome; name, output for each value; the names that are dropped.
 -- Returns `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
-local function checkpoint(ARGV)
+local function run(ARGV)
   local id, token, usage, number, progress, definition = unpack(ARGV, 1, 6)
   local sizes = {}
   for i = 1, 4 do sizes[i] = bounded(ARGV[6 + i], 0, #ARGV) end

@@ -43,7 +43,7 @@ local function start(id, token, worker, at)
     steps == 'hash' and '1' or '0', record.traceparent or ''}, record
 end
 
-local function claim(ARGV)
+local function run(ARGV)
   local queue, worker, number = ARGV[1], ARGV[2], ARGV[5]
   local most, lease = bounded(ARGV[3], 0, MAX_COUNT), bounded(ARGV[4], 1, LONGEST)
   if tonumber(call('HGET', CLAIMS, worker) or -1) ~= bounded(number, 0, FOREVER) - 1 then return 'late' end

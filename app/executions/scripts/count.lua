@@ -2,7 +2,7 @@
 -- A report that was added before changes nothing: they are numbered 1, 2, ... for each reporter.
 -- Where the number of the last one makes no sense (anybody may have written there), this is taken for the first.
 -- ARGV: reporter, number of the report, then field, amount, ...
-local function count(ARGV)
+local function run(ARGV)
   local key, number = 'exec:reported:' .. ARGV[1], bounded(ARGV[2], 0, FOREVER)
   local last = ask(false, 'GET', key) or '0'
   if is_whole(last, FOREVER) and tonumber(last) >= number then return end

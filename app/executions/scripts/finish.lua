@@ -3,7 +3,7 @@
 -- Repeating the call changes nothing and gives the same answer.
 -- ARGV: id, token, usage (JSON, or ''), status, outputs (JSON, packed, or ''), error (JSON, or '').
 -- Answers the final status, or `lost` for a stale token.
-local function finish(ARGV)
+local function run(ARGV)
   local id, token, usage, status, outputs, error_ = unpack(ARGV, 1, 6)
   if not REGISTRY[status] then error('ERR Not a final status: ' .. status) end
   local record = load(id)

@@ -4,7 +4,7 @@
 -- each queue; {queue:name, used/all slots, ...} of the workers that live}.
 -- The oldest of a queue is sought among its first hundred: others came after these, or were moved up.
 -- A key with somebody else's data under it is read as empty: the others are still to be seen.
-local function observe(ARGV)
+local function run(ARGV)
   local at, lease, queues, workers = now(), bounded(ARGV[1], 1, LONGEST), {}, {}
   for i = 2, #ARGV do
     local key, oldest = queue_key(ARGV[i]), at

@@ -53,7 +53,7 @@ local function merged(keys, offset, count, ascending)
   return ids
 end
 
-local function page(ARGV)
+local function run(ARGV)
   local offset, count, ascending = bounded(ARGV[1], 0, FOREVER), bounded(ARGV[2], 0, 1000), ARGV[3] == 'asc'
   local first_field, keys, total = 5 + bounded(ARGV[4], 0, #ARGV - 5), {}, 0
   for i = 5, first_field - 1 do

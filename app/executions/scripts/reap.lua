@@ -12,7 +12,7 @@
 -- part (somebody else's data is under a key) is reported, and tried again after a lease, behind the others.
 -- ARGV: lease in microseconds, retention of completed, of failed, of cancelled ones in microseconds, queues ...
 -- Answers the number of microseconds until there is more to do, as far as that is known, or -1.
-local function reap(ARGV)
+local function run(ARGV)
   local at, lease, said = now(), bounded(ARGV[1], 1, LONGEST), ask(false, 'GET', REAPED) or ''
   local last = is_whole(said, FOREVER) and tonumber(said) or 0
   local retention, registries, state_of = {}, {}, {}

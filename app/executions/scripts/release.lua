@@ -9,7 +9,7 @@
 -- Answers the status it has now, or `lost` for a stale token (also where the call is repeated).
 local MAX_RETURNED = 20
 
-local function release(ARGV)
+local function run(ARGV)
   local id, token, usage, how, delay, reason = unpack(ARGV, 1, 6)
   local record = load(id)
   if not record or record.state ~= 'running' or record.token ~= token then return 'lost' end

@@ -11,7 +11,7 @@ local function all_of(hash)
   return ask(0, 'HLEN', hash) > 2000 and 1 or ask({}, 'HGETALL', hash)
 end
 
-local function status(ARGV)
+local function run(ARGV)
   local id, tenant, wanted = ARGV[1], ARGV[2], ARGV[3]
   local values = ask({}, 'HMGET', job_key(id), unpack(ARGV, 4))
   if values[2] ~= tenant then return false end

@@ -40,7 +40,7 @@ local function undo(record)
   try('ZREM', WAITING, record.id)
 end
 
-local function submit(ARGV)
+local function run(ARGV)
   local id, source, data, asked = ARGV[1], ARGV[3], ARGV[4], checked(cjson.decode(ARGV[5]))
   local at = now()
   local known = call('HMGET', job_key(id), 'created_at', 'created')
