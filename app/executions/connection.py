@@ -24,7 +24,17 @@ CALL_TIMEOUT_SECONDS = 0.8
 BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
-_AWAY = ("LOADING", NOT_FOUND, "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "Script killed")
+_AWAY = (
+    "LOADING",
+    NOT_FOUND,
+    "READONLY",
+    "UNBLOCKED",
+    "MASTERDOWN",
+    "BUSY",
+    "CLUSTERDOWN",
+    "NOREPLICAS",
+    "Script killed",
+)
 _NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError)
 
 _FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing the script can't")

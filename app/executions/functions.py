@@ -76,7 +76,10 @@ class Functions:
 
 
 async def call(
-    client: Any, functions: Library, calls: Sequence[tuple[str, Sequence[Any]]], also: Callable[[Any], None] | None = None
+    client: Any,
+    functions: Library,
+    calls: Sequence[tuple[str, Sequence[Any]]],
+    also: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Calls several in one round trip; the answers, errors among them. `also` joins it, and may fail by itself.
 

@@ -17,6 +17,7 @@ from app.executions.functions import Functions
 from app.executions.store_check import Check
 from app.settings import Settings
 
+
 class Readiness:
     """Safe to use from many threads."""
 

@@ -77,11 +77,11 @@ def test_a_start_that_cannot_be_indexed_stores_nothing(driver: Driver) -> None:
 def test_an_end_that_is_refused_still_leaves_by_its_retention(driver: Driver) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
-    driver.client.set("exec:index:default:completed:all", "x")
+    driver.client.set("exec:index:default:completed:agent", "x")
     with pytest.raises(redis.ResponseError):
         driver.finish(id, token)
     assert driver.client.zscore("exec:leases", id) is not None
-    driver.client.delete("exec:index:default:completed:all")
+    driver.client.delete("exec:index:default:completed:agent")
     assert driver.finish(id, token) == "completed"
     driver.let_retention_be_over()
     assert not driver.client.keys(f"rq:job:{id}*")
@@ -90,7 +90,7 @@ def test_an_end_that_is_refused_still_leaves_by_its_retention(driver: Driver) ->
 def test_a_requeue_that_is_refused_is_held_by_its_lease_and_counts_nothing(driver: Driver) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
-    driver.client.set("exec:index:default:pending:all", "x")
+    driver.client.set("exec:index:default:pending:agent", "x")
     for _ in range(2):
         with pytest.raises(redis.ResponseError):
             driver.release(id, token, "failed")

@@ -62,6 +62,7 @@ local function run(ARGV)
     passed = i
     row = done and row
     if not done then
+      call('ZADD', LEASES, whole(at + lease), id)  -- it may count as running already
       try('ZADD', DELAYED, whole(at + lease), id)
     else
       waiting[#waiting + 1] = id

@@ -197,16 +197,21 @@ local function run(ARGV)
 
   -- Behind all that came into the queue before it. The place is sought by halving: queues are in order, apart from what
   -- was handed back to their heads.
+  local ends_with = {}  -- by queue: what this call has put at its end
   local function put_in_place(queue, id, time)
     local length = call('LLEN', queue)
     local before, after = 0, length  -- so many of the queue are before it, at least and at most
-    if length > 0 and enqueued(call('LINDEX', queue, -1)) <= time then before = length end
+    if length > 0 then
+      local last = call('LINDEX', queue, -1)
+      if last == ends_with[queue] or enqueued(last) <= time then before = length end
+    end
     while before < after do
       local middle = math.floor((before + after) / 2)
       if enqueued(call('LINDEX', queue, middle)) <= time then before = middle + 1 else after = middle end
     end
     if before == length then
       call('RPUSH', queue, id)
+      ends_with[queue] = id
     elseif before == 0 then
       call('LPUSH', queue, id)
     else
@@ -214,20 +219,20 @@ local function run(ARGV)
     end
   end
 
-  local function push_back(id)
-    local record, known = load(id), false
-    if not record or record.state ~= 'pending' or not call('ZSCORE', WAITING, id) then return end
+  local function push_back(id, time)
+    local record, known = fields_of(id, {'tenant', 'status', 'origin'}), false
+    if not record or API_WORD[record.status] ~= 'pending' or not call('ZSCORE', WAITING, id) then return end
     for i = 5, #ARGV do known = known or ARGV[i] == record.origin end
     if known then
-      put_in_place(queue_key(record.origin), id, record.enqueued)
+      put_in_place(queue_key(record.origin), id, time)
     else
-      quarantine(record, {'origin'})  -- nobody would take it from there
+      quarantine(load(id), {'origin'})  -- nobody would take it from there
     end
   end
 
   local function push()
-    local oldest = call('ZPOPMIN', MISSING, 20)
-    for i = 1, #oldest, 2 do dealt_with('reap_refused', oldest[i], push_back, oldest[i]) end
+    local oldest = call('ZPOPMIN', MISSING, 50)
+    for i = 1, #oldest, 2 do dealt_with('reap_refused', oldest[i], push_back, oldest[i], tonumber(oldest[i + 1])) end
     if #oldest > 0 then return 'push', '' end
   end
 
