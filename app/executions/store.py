@@ -266,6 +266,11 @@ class ExecutionStore:
             found: Any = self._client.rpop("exec:troubles", 100)
         return [each.decode(errors="replace") for each in found or ()]
 
+    def remove_unused_functions(self) -> None:
+        """What versions of the service have left in the store that nobody runs any more."""
+        with self._calling():
+            self._functions.remove_unused()
+
     def _copy_steps(self, source: str, to: str) -> None:
         for part in ("steps", "values"):
             cursor = b"0"

@@ -24,6 +24,7 @@ local function run(ARGV)
     end
   end
   call('SET', REAPED, whole(at))
+  try('HSET', 'exec:libraries', 'executions_@digest@', whole(math.floor(at / 1000000)))  -- see app/executions/functions.py
   for i = 5, #ARGV do try('SADD', RQ_QUEUES, queue_key(ARGV[i])) end
 
   local GRACE   = 'exec:grace'    -- after an outage: what leases are granted until, while some are still to be
