@@ -47,8 +47,8 @@ def new_execution(**changes: Any) -> NewExecution:
 
 class Driver:
     def __init__(self, client: redis.Redis, settings: Settings | None = None):
-        self.client, self.settings = client, settings or Settings()
-        self.store = ExecutionStore(client, self.settings)
+        self.client = client
+        self.store = ExecutionStore(client, settings or Settings())
         self._functions = Functions(client)
         self._numbers: dict[str, int] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -31,10 +32,14 @@ def other_version() -> Library:
     return Library.of(scripts.text() + "-- another version\n")
 
 
-async def test_a_worker_gives_a_store_its_functions_again(client: redis.Redis, own_store: EmbeddedStore) -> None:
-    driver = Driver(client, Settings(redis_url=own_store.url))
-    id = driver.submit()
-    store = AttemptStore(driver.settings, "processes", "w1")
+def test_a_worker_gives_a_store_its_functions_again(client: redis.Redis, own_store: EmbeddedStore) -> None:
+    settings = Settings(redis_url=own_store.url)
+    asyncio.run(claims_and_beats(client, settings, Driver(client, settings).submit()))
+
+
+async def claims_and_beats(client: redis.Redis, settings: Settings, id: str) -> None:
+    """A worker's calls of a store that loses the library before each of them."""
+    store = AttemptStore(settings, "processes", "w1")
     client.function_flush()
     await store.fence()
     client.function_flush()
@@ -45,8 +50,9 @@ async def test_a_worker_gives_a_store_its_functions_again(client: redis.Redis, o
 
 
 def test_a_store_keeps_the_functions_when_it_starts_again(client: redis.Redis, own_store: EmbeddedStore) -> None:
+    client.config_set("appendfsync", "always")
     Driver(client).submit()
-    own_store.stop()
+    own_store.kill()
     own_store.start()
     again = redis.Redis.from_url(own_store.url)
     assert names(again) == {scripts.library().name}

@@ -68,7 +68,7 @@ def agrees(job: Job, body: dict[str, Any]) -> None:
     progress = [shown["current_step"], shown["total_steps"], shown["current_step_name"]] if shown else None
     assert job.meta["progress"] == progress
     for field in ("created_at", "started_at", "ended_at"):
-        told, found = body.get("completed_at" if field == "ended_at" else field), getattr(job, field)
+        told, found = body.get(f"{body['status']}_at" if field == "ended_at" else field), getattr(job, field)
         assert (told is None) == (found is None), field
         assert told is None or abs((datetime.fromisoformat(told) - found).total_seconds()) < 0.002, field
     assert job.enqueued_at is not None

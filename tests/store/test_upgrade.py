@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from app.executions.store import index_keys
 from tests.store.driver import Driver, registry
 from tests.support.service import Service
 
-AT = 1_764_000_000_123_456
+AT = int(time.time() - 60) * 1_000_000 + 123_456
 CALL = (
     '["app.executions.payload.execution",null,[],'
     '{"type":"agent","target_id":"%s","inputs":{"do":"echo","text":"hello"},"config":{}}]'
@@ -29,9 +30,9 @@ class OldStore:
     def __init__(self, client: redis.Redis, target: str = "echo"):
         self.client, self._target = client, target
 
-    def put(self, status: str, api_word: str, **fields: object) -> str:
+    def put(self, rq_word: str, api_word: str, **fields: object) -> str:
         id = new_id()
-        record = {"status": status, "created": AT, "origin": "processes", "tenant": "default", "type": "agent"}
+        record = {"status": rq_word, "created": AT, "origin": "processes", "tenant": "default", "type": "agent"}
         record |= {"target": self._target, "timeout_seconds": "600.0", "max_attempts": 3, **fields}
         self.client.hset(f"rq:job:{id}", mapping={name: str(value) for name, value in record.items()})
         self.client.set(f"rq:job:{id}:data", CALL % self._target)

@@ -2,7 +2,7 @@
 -- after an upgrade with all that live or ended. This file goes when nobody upgrades from there any more.
 
 local OLD = {'tenant', 'status', 'type', 'target', 'origin', 'created', 'queued', 'started', 'ended', 'due', 'worker',
-             'progress', 'timeout_seconds', 'steps', 'attempt'}
+             'progress', 'timeout_seconds', 'steps', 'attempt', 'meta'}
 
 local function old_time(text) return text and is_whole(text, FOREVER) and iso(tonumber(text)) or nil end
 
@@ -38,8 +38,9 @@ function renew(record)
   set('worker_name', old.worker)
   if state == 'pending' and old.due then set('status', 'scheduled') end
   local progress = state == 'running' and old.progress
+  local beaten = is_meta(old.meta, state or '') and old.meta  -- since the upgrade
   if state == 'completed' then progress = '[' .. (old.steps or 1) .. ',' .. (old.steps or 1) .. ',null]' end
-  if state then set('meta', meta(state, progress)) end
+  if state then set('meta', beaten or meta(state, progress)) end
   local seconds = is_seconds(old.timeout_seconds or '') and tonumber(old.timeout_seconds)
   if seconds then set('timeout', whole(math.ceil(seconds))) end
   relist(old, state or 'all')
