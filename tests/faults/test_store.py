@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -19,7 +18,7 @@ import redis
 import requests
 import trustme
 
-from app.executions.scripts import source
+from app.executions.scripts import library
 from tests.conftest import SERVER
 from tests.faults.conftest import LEASE_SECONDS, ticks
 from tests.support.proxy import Proxy
@@ -298,7 +297,7 @@ def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
     service.run("behaves", {"do": "echo"})
     marks = tmp_path / "marks"
     for _ in range(5):
-        proxy.drop_after = hashlib.sha1(source(script).encode()).hexdigest().encode()
+        proxy.drop_after = library().function(script).encode()
         proxy.mode = "drop_answer"
         body = {**START, "inputs": {"do": "echo", "marks": str(marks)}}
         response = service.post("/executions", json=body)
@@ -329,8 +328,8 @@ def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Pro
     [
         {"status": "exploded"},
         {"data": "not json"},
-        {"timeout_seconds": "soon"},
-        {"created": "nan"},
+        {"timeout": "soon"},
+        {"created_at": "nan"},
         {"expires": "soon"},
         {"attempt": "inf"},
     ],

@@ -58,7 +58,7 @@ def info(service: Service) -> str:
 
 def kept(client: redis.Redis) -> dict[bytes, bytes | None]:
     """Everything that says what executions there are, and in which order they wait."""
-    return {key: client.dump(key) for key in client.keys() if KEPT.match(key)}
+    return {key: client.dump(key) for key in client.scan_iter(count=1000) if KEPT.match(key)}
 
 
 def agrees(job: Job, body: dict[str, Any]) -> None:
