@@ -24,8 +24,8 @@ local function start(id, token, worker, at)
   local record = load(id, CLAIMED)
   if not record or record.state ~= 'pending' then return nil end
   record.popped = true
-  local data, steps = ask(false, 'GET', data_key(id)), call('TYPE', steps_key(id)).ok
-  if not data or (steps ~= 'none' and steps ~= 'hash') then
+  local data, steps = ask(false, 'GET', data_key(id)), ask(false, 'HLEN', steps_key(id))
+  if not data or not steps then
     quarantine(record, {data and 'steps' or 'data'})
     return nil
   end
@@ -40,7 +40,7 @@ local function start(id, token, worker, at)
   if record.expires then call('HDEL', key, 'expires') end
   return {id, token, tostring(attempt), tostring(record.retried), record.timeout_seconds or record.timeout,
     record.retries or '', record.tenant, record.request_id or '', data, record.usage or '', record.definition or '',
-    steps == 'hash' and '1' or '0', record.traceparent or ''}, record
+    steps > 0 and '1' or '0', record.traceparent or ''}, record
 end
 
 local function run(ARGV)

@@ -6,7 +6,7 @@
 local function run(ARGV)
   local id, token, usage, status, outputs, error_ = unpack(ARGV, 1, 6)
   if not REGISTRY[status] then error('ERR Not a final status: ' .. status) end
-  local record = load(id)
+  local record = load(id, SHOWN_FIELDS)
   if not record or record.token ~= token then return 'lost' end
   if record.state ~= 'running' then return record.state end
 

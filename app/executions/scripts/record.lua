@@ -11,6 +11,10 @@ local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created
                 'ended_at', 'timeout', 'worker_name', 'attempt', 'token', 'cancel', 'steps', 'lost', 'retried',
                 'max_attempts', 'expires', 'retries', 'timeout_seconds'}
 
+-- What has to make sense of an execution that is ending: what is shown of it, and where it is listed.
+local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at', 'started_at', 'ended_at',
+                      'worker_name', 'attempt', 'token', 'cancel', 'steps'}
+
 local function meta(state, progress)
   return '{"status":"' .. state .. '","progress":' .. (progress or 'null') .. '}'
 end
@@ -43,8 +47,8 @@ end
 
 -- The names of a record's fields whose values make no sense; nil if all do, which is the rule and costs little.
 -- `record` gets its state (the API's word), its times as numbers, and its counters. Of what has ended, only what is still
--- shown has to make sense: the rest harms nobody any more.
-local function flaws(record)
+-- shown has to make sense: the rest harms nobody any more. The same holds for what is `ending`.
+local function flaws(record, ending)
   local found, state = nil, API_WORD[record.status]
   local living = LIVING[state]
   record.state = state
@@ -60,10 +64,8 @@ local function flaws(record)
   end
   if record.attempt and not is_whole(record.attempt, MAX_COUNT) then found = and_also(found, 'attempt') end
   if record.steps and not is_whole(record.steps, MAX_COUNT) then found = and_also(found, 'steps') end
-  if not living then
-    if not microseconds(record.ended_at) then found = and_also(found, 'ended_at') end
-    return found
-  end
+  if not living and not microseconds(record.ended_at) then found = and_also(found, 'ended_at') end
+  if not living or ending then return found end
   if not record.origin then found = and_also(found, 'origin') end
   record.enqueued = microseconds(record.enqueued_at)
   if not record.enqueued then found = and_also(found, 'enqueued_at') end
@@ -94,13 +96,13 @@ end
 
 -- What transitions look at, with its counters as numbers; nil where no tenant has such an execution. A record that makes
 -- no sense is quarantined first, so that every function finds the same: an execution that failed. `names` has the
--- fields that transitions look at among others.
+-- fields that transitions look at among others, or is SHOWN_FIELDS for one that is ending.
 local function load(id, names)
   names = names or FIELDS
   local record = fields_of(id, names)
   if not record then return nil end
   if not record.created_at and renew(record) then record = fields_of(id, names) end
-  local found = flaws(record)
+  local found = flaws(record, names == SHOWN_FIELDS)
   if found then
     quarantine(record, found)
     record = fields_of(id, names)

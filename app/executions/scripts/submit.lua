@@ -30,7 +30,7 @@ local function store(record, asked, source, data, fields, expires)
     take_over(asked, values_key(source), values_key(id))
   end
   index(record, 'pending')
-  call('RPUSH', queue_key(record.origin), id)
+  return call('RPUSH', queue_key(record.origin), id)
 end
 
 -- For when somebody else's data is under one of the keys: nothing of it is kept.
@@ -71,13 +71,13 @@ local function run(ARGV)
   local copied = bytes_to_copy(asked, data, source)
   if too_much_copied(asked, copied) then return {'too_much_retried'} end
 
-  local stored, refused = pcall(store, record, asked, source, data, fields, expires)
+  local stored, length = pcall(store, record, asked, source, data, fields, expires)
   if not stored then
     undo(record)
-    error(refused, 0)
+    error(length, 0)
   end
   note_copied(asked, id, copied)
-  call('SADD', RQ_QUEUES, queue_key(record.origin))
+  if length == 1 then try('SADD', RQ_QUEUES, queue_key(record.origin)) end  -- `reap` does so, too
   count('c:' .. record.type .. ':' .. record.target)
   remember(asked, id, whole(at))
   return {'accepted', id, whole(at), unfinished_now < 0 and -1 or unfinished_now + 1}
