@@ -135,6 +135,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     sense. What only people look at is left out then.
     """
     status, progress = _read_meta(record)
+    _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
     return Execution(
         id=execution_id,
         type=TargetType(_decoded(record["type"])),
