@@ -21,7 +21,7 @@ from pathlib import Path
 import redis
 
 from bench import table
-from bench.figures import queue, store, waiting, web
+from bench.figures import queue, share, store, waiting, web
 from bench.figures.scale import Scale
 from bench.stack import CELERY
 from bench.table import Row
@@ -32,7 +32,7 @@ Figure = Callable[[Path, Scale], Iterator[Row]]
 FIGURES: list[Figure] = [
     *(web.starts_and_statuses, web.lists, queue.drain, queue.latency),
     *(waiting.four_hundred, waiting.model_calls, waiting.default_settings, waiting.a_thousand),
-    *(web.waiting_callers, queue.chains, store.bytes_each, store.connections),
+    *(web.waiting_callers, queue.chains, store.bytes_each, store.connections, share.store_share),
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 
@@ -98,6 +98,8 @@ def _processor() -> str:
 
 
 def _celery_version() -> str:
+    if not (CELERY / "python").exists():
+        return "missing"
     command = [str(CELERY / "python"), "-c", "import celery; print(celery.__version__)"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "missing"
 

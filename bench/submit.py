@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from app.executions import scripts
+from app.executions.functions import Functions, command
 from app.executions.identifiers import new_id
 from app.executions.model import NewExecution, TargetType
 from app.executions.store import QUEUES, submit_arguments
@@ -27,7 +28,8 @@ def fill(
     **inputs: Any,
 ) -> list[str]:
     """Stores and queues `count` executions, each as a start request would; their ids."""
-    submit, ids = client.register_script(scripts.source("submit")), [new_id() for _ in range(count)]
+    library, ids = scripts.library(), [new_id() for _ in range(count)]
+    Functions(client).load()
     unlimited = Settings(max_queue_length=0)
     with client.pipeline(transaction=False) as pipe:
         for number, id in enumerate(ids):
@@ -43,7 +45,7 @@ def fill(
                 timeout_seconds=600,
                 max_attempts=3,
             )
-            submit(args=submit_arguments(new, unlimited), client=pipe)
+            pipe.execute_command(*command(library, "submit", submit_arguments(new, unlimited)))
             if number % PER_ROUND_TRIP == PER_ROUND_TRIP - 1:
                 pipe.execute()
         pipe.execute()
@@ -51,7 +53,7 @@ def fill(
 
 
 def completed(client: redis.Redis) -> int:
-    return int(client.zcard("exec:ended:completed"))
+    return sum(int(client.zcard(f"rq:finished:{queue}")) for queue in QUEUES.values())
 
 
 def wait_until(count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002) -> float:

@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from app.errors import StoreFull, StoreRefused, StoreUnavailable
 from app.executions import sentinel
+from app.executions.scripts import NOT_FOUND
 from app.settings import Settings
 
 CALL_TIMEOUT_SECONDS = 0.8
@@ -23,9 +24,18 @@ CALL_TIMEOUT_SECONDS = 0.8
 BREAK_SECONDS = 1.0
 
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
-_AWAY = ("LOADING", "READONLY", "UNBLOCKED", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS", "Script killed")
-_NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError, redis.exceptions.NoScriptError)
-"""The last: it forgot a script that it was told a moment ago, so it was emptied or replaced just now."""
+_AWAY = (
+    "LOADING",
+    NOT_FOUND,
+    "READONLY",
+    "UNBLOCKED",
+    "MASTERDOWN",
+    "BUSY",
+    "CLUSTERDOWN",
+    "NOREPLICAS",
+    "Script killed",
+)
+_NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError)
 
 _FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing the script can't")
 """Of a command, of one in a script, and the same in older stores."""

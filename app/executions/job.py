@@ -1,15 +1,15 @@
 """An execution as an RQ job: which fields its record has, and how they are written and read.
 
-The record lives in the job's own hash and nowhere else. RQ's own bookkeeping (its registries, results,
-dependencies, callbacks, retries, webhooks, and the dozen fields it keeps for them) is replaced by the
-record and the scripts, so an execution is stored without it. RQ's tools still see the queue, the
-workers and, with `--job-class app.executions.job.ExecutionJob`, each job with a `meta` that is a view
-of the record. Nothing here changes a state: only the scripts do.
+The record lives in the job's own hash and nowhere else, in RQ's fields where RQ has one: so RQ's own classes and
+tools read it. `meta` holds the status, in the words of the API, and the progress. RQ's results, dependencies,
+callbacks, retries and webhooks are not used. Nothing here changes a state: only the scripts do.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 
 from app.executions.model import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
 from app.executions.payload import FUNCTION, readable, write_call
-from app.executions.steps import UNREADABLE, read_failure, read_moment, read_usage, to_datetime
+from app.executions.steps import UNREADABLE, read_failure, read_usage, to_datetime
 
 STATUS_OF_RQ = {
     "created": Status.PENDING,
@@ -33,32 +33,35 @@ STATUS_OF_RQ = {
     "stopped": Status.CANCELLED,
     "canceled": Status.CANCELLED,
 }
-"""What each of RQ's eleven job states means here. The scripts write five of them."""
+"""What each of RQ's eleven job states means here. The scripts write six of them."""
 
 SUMMARY_FIELDS = (
     "status",
     "tenant",
     "type",
     "target",
-    "created",
+    "meta",
+    "created_at",
     "attempt",
-    "started",
-    "ended",
+    "started_at",
+    "ended_at",
     "cancel",
-    "due",
     "retry_of",
 )
 """What a list shows. The scripts count on the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
-    *("progress", "steps", "error", "worker", "history", "usage", "flow", "definition", "traceparent"),
+    *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
 )
 """What a status shows."""
 
 
 MAX_COUNT, FOREVER = 999_999_999, 2**53 - 1
 """The same as in prelude.lua."""
+
+
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 class ExecutionJob(Job):
@@ -71,21 +74,9 @@ class ExecutionJob(Job):
         super().__init__(id, connection=connection, serializer=JSONSerializer)
 
     def restore(self, raw_data: Any) -> Any:
-        """Reads the job and composes `meta`, the times and the function's arguments from the record."""
-        record = {key.decode(): value for key, value in raw_data.items()}
-        super().restore({**raw_data, b"data": self.connection.get(data_key(self.id)) or b""})
+        super().restore(raw_data)
         if self.func_name != FUNCTION:
             raise ValueError(f"Job {self.id} names another function than {FUNCTION}.")
-        seen = read_record(self.id, record)
-        self.created_at, self.started_at, self.ended_at = seen.created_at, seen.started_at, seen.ended_at
-        self.meta = {
-            "status": seen.status.value,
-            "progress": [seen.progress.finished, seen.progress.total, seen.progress.step_name]
-            if seen.progress
-            else None,
-            "attempt": seen.attempt,
-            "error": seen.failure.type if seen.failure else None,
-        }
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("An execution's record is written by the scripts alone.")
@@ -121,9 +112,11 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         "tenant", new.tenant,
         "type", new.type,
         "target", new.target_id,
-        "timeout_seconds", new.timeout_seconds,
+        "timeout", math.ceil(new.timeout_seconds),
         "max_attempts", new.max_attempts,
     ]  # fmt: skip
+    if new.timeout_seconds != math.ceil(new.timeout_seconds):
+        fields += ["timeout_seconds", new.timeout_seconds]  # RQ has whole seconds only
     if new.total_steps > 1:
         fields += ["steps", new.total_steps]
     if new.retries.max:
@@ -141,21 +134,22 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look at makes no
     sense. What only people look at is left out then.
     """
-    status = STATUS_OF_RQ[_decoded(record["status"])]
+    status, progress = _read_meta(record)
+    _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
     return Execution(
         id=execution_id,
         type=TargetType(_decoded(record["type"])),
         target_id=_decoded(record["target"]),
         status=status,
         phase=_phase(status, record),
-        created_at=to_datetime(_whole(record["created"])),
+        created_at=read_time(record["created_at"]),
         attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
-        started_at=_time(record, "started", needed=status is Status.RUNNING),
-        ended_at=_time(record, "ended", needed=True) if status.ended else None,
-        progress=_progress(record, status),
+        started_at=read_time(record["started_at"]) if "started_at" in record or status is Status.RUNNING else None,
+        ended_at=read_time(record["ended_at"]) if status.ended else None,
+        progress=progress if status is Status.RUNNING or "outputs" in record else None,
         outputs=_outputs(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
         failure=_failure(record, status),
-        attempts=_attempts(record, status) if "worker" in record or "history" in record else (),
+        attempts=_attempts(record, status) if "worker_name" in record or "history" in record else (),
         traceparent=_text(record, "traceparent"),
         flow=_text(record, "flow"),
         definition=_text(record, "definition") or "",
@@ -164,29 +158,33 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     )
 
 
+def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
+    """The status that `meta` tells, which is RQ's in other words, and the progress."""
+    status = STATUS_OF_RQ[_decoded(record["status"])]
+    try:
+        meta = json.loads(record["meta"])
+        told, progress = meta["status"], meta["progress"]
+    except (TypeError, RecursionError) as error:
+        raise ValueError("`meta` makes no sense.") from error
+    if told != status:
+        raise ValueError(f"`meta` has the status {told!r}, the job {status}.")
+    return status, _read_progress(progress)
+
+
+def _read_progress(progress: Any) -> Progress | None:
+    if not isinstance(progress, list) or len(progress) != 3:
+        return None
+    finished, total, name = progress
+    numbers = type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
+    return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
+
+
 def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.PENDING:
-        return Phase.RETRY_WAIT if "due" in record else Phase.QUEUED
+        return Phase.RETRY_WAIT if record["status"] == b"scheduled" else Phase.QUEUED
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
-
-
-def _progress(record: dict[str, bytes], status: Status) -> Progress | None:
-    """What the last beat stored; a completed run has done all its steps."""
-    if status is Status.COMPLETED and "outputs" in record:
-        steps = _whole(record.get("steps", b"1"), MAX_COUNT)
-        return Progress(steps, steps)
-    return _read_progress(record["progress"]) if status is Status.RUNNING and "progress" in record else None
-
-
-def _read_progress(text: bytes) -> Progress | None:
-    try:
-        finished, total, name = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    numbers = type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
-    return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
 
 
 def _outputs(packed: bytes) -> bytes | None:
@@ -210,8 +208,11 @@ def _text(record: dict[str, bytes], field: str) -> str | None:
     return _decoded(record[field]) if field in record else None
 
 
-def _time(record: dict[str, bytes], field: str, needed: bool) -> datetime | None:
-    return to_datetime(_whole(record[field])) if needed or field in record else None
+def read_time(text: bytes) -> datetime:
+    """A time as RQ writes it. Raises `ValueError`."""
+    if not _TIME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a time of this record's.")
+    return datetime.fromisoformat(text.decode())
 
 
 def _whole(value: bytes, most: int = FOREVER) -> int:
@@ -224,13 +225,13 @@ def _whole(value: bytes, most: int = FOREVER) -> int:
 def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
     """The earlier attempts, which the scripts noted as they ended, and the current or last one."""
     attempts = _earlier(record.get("history", b""))
-    started_at = read_moment(record.get("started"))
-    if started_at and "worker" in record:
+    if "started_at" in record and "worker_name" in record:
+        started_at = read_time(record["started_at"])
         error = read_failure(record["error"]).type if "error" in record else None
-        ended_at = read_moment(record.get("ended"))
+        ended_at = read_time(record["ended_at"]) if "ended_at" in record else None
         outcome = "lost" if error == "WorkerLost" else status
         number = _whole(record.get("attempt", b"0"), MAX_COUNT)
-        attempts.append(Attempt(number, _decoded(record["worker"]), started_at, ended_at, outcome, error))
+        attempts.append(Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error))
     return tuple(attempts)
 
 

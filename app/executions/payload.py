@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 FUNCTION = "app.executions.payload.execution"
-"""The one function that an execution's job names, and that is accepted."""
+"""The one function that an execution's job names. The scripts write it as RQ's `data`."""
 
 COMPRESS_FROM_BYTES = 1024
 
@@ -21,16 +21,21 @@ def execution(**_: Any) -> None:
 
 
 def write_call(**call: Any) -> bytes:
-    """RQ's form of a call, in JSON: function, instance, arguments, keyword arguments."""
-    return pack(json.dumps([FUNCTION, None, [], call], separators=(",", ":"), ensure_ascii=False).encode())
+    """What was asked, as JSON."""
+    return pack(json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def read_call(data: bytes) -> dict[str, Any]:
-    """The keyword arguments: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` for another function."""
-    function, _, _, call = json.loads(unpack(data))
-    if function != FUNCTION:
-        raise ValueError(f"The job names the function {function!r}; only {FUNCTION} is run.")
-    return dict(call)
+    """What was asked: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` if it makes no sense.
+
+    Older versions wrote a list, as RQ does for a function: its name, an instance, arguments, keyword arguments.
+    """
+    call = json.loads(unpack(data))
+    if isinstance(call, list) and len(call) == 4 and call[0] == FUNCTION:
+        call = call[3]
+    if not isinstance(call, dict):
+        raise ValueError("What is stored of this execution's call is not an object.")
+    return call
 
 
 def pack(text: bytes) -> bytes:

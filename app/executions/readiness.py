@@ -1,6 +1,6 @@
 """Whether the store is there and set up as this service needs it. Looks, and changes no execution.
 
-One round trip, and a second one where scripts must be loaded. It has a client of its own, so that a look
+One round trip, and a second one where the library must be loaded. It has a client of its own, so that a look
 does not wait behind requests, and is not spared by their break after a failed call.
 """
 
@@ -12,12 +12,10 @@ from typing import Any
 import redis
 
 from app.errors import StoreUnavailable
-from app.executions import connection, scripts, store_check
+from app.executions import connection, store_check
+from app.executions.functions import Functions
 from app.executions.store_check import Check
 from app.settings import Settings
-
-SCRIPTS = ("submit", "copy", "quarantine", "status", "page", "cancel", "reap", "observe", "count")
-"""Those that a web process calls."""
 
 
 class Readiness:
@@ -25,7 +23,7 @@ class Readiness:
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._lease_seconds = client, settings.lease
-        self._scripts = {client.register_script(scripts.source(name)).sha: name for name in SCRIPTS}
+        self._functions = Functions(client)
 
     @classmethod
     def connect(cls, settings: Settings) -> Readiness:
@@ -45,7 +43,7 @@ class Readiness:
         """The answers; an error where the store refuses that one command."""
         commands: dict[str, tuple[Any, ...]] = {
             "time": ("TIME",),
-            "scripts": ("SCRIPT EXISTS", *self._scripts),
+            "functions": self._functions.probe(),
             "workers": ("ZRANGE", "exec:workers", 0, -1, "WITHSCORES"),
             "slots": ("HGETALL", "exec:slots"),
             **store_check.COMMANDS,
@@ -59,20 +57,9 @@ class Readiness:
         return answers
 
     def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        yield self._check_scripts(asked["scripts"])
+        yield store_check.check_functions(self._functions, asked["functions"])
         yield from store_check.checks(asked["info"], asked["save"], asked["write"])
         yield from self._check_workers(asked, queues)
-
-    def _check_scripts(self, exist: Any) -> Check:
-        """Warm means: no request has to send a script first. Those that are missing are loaded."""
-        try:
-            for sha, there in zip(self._scripts, _answer(exist), strict=True):
-                if not there:
-                    self._client.script_load(scripts.source(self._scripts[sha]))
-        except redis.ResponseError as error:
-            detail = f"The store takes no scripts: {error}"
-            return Check("scripts", "failed", detail, "the store's ACL: allow EVALSHA, EVAL and SCRIPT")
-        return Check("scripts", "ok", "All scripts are loaded.")
 
     def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         """A worker counts if it was heard of within a lease, and has a process that can be given work."""
@@ -95,9 +82,3 @@ class Readiness:
                 detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
                 setting = f"python worker.py, with WORKER_{queue.upper()} over 0"
                 yield Check(f"workers_{queue}", "failed", detail, setting)
-
-
-def _answer(value: Any) -> Any:
-    if isinstance(value, redis.RedisError):
-        raise value
-    return value

@@ -6,6 +6,7 @@ Workers reap too. Any number may: what one has done, the next finds done.
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -31,6 +32,10 @@ def pause_seconds(lease_seconds: float, next_due_seconds: float | None = None) -
     """How long to wait before the next reap: with jitter, so that processes do not reap in step."""
     pause = random.uniform(0.75, 1.0) * lease_seconds / REAPS_PER_LEASE  # noqa: S311  nothing secret about it
     return pause if next_due_seconds is None else max(0.05, min(pause, next_due_seconds))
+
+
+TIDY_SECONDS = 3600.0
+"""How often functions of versions that nobody runs any more are looked for."""
 
 
 class Troubles:
@@ -66,9 +71,10 @@ def start_reaper(
 ) -> threading.Thread:
     """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called after each reap."""
     stopped = stop or threading.Event()
-    troubles = Troubles()
+    troubles, tidied_at = Troubles(), -math.inf
 
     def reap_for_ever() -> None:
+        nonlocal tidied_at
         next_due: float | None = None
         while not stopped.wait(pause_seconds(lease_seconds, next_due)):
             logs.flush()
@@ -76,6 +82,9 @@ def start_reaper(
                 next_due = store.reap()
                 troubles.log(store.troubles())
                 also()
+                if time.monotonic() - tidied_at > TIDY_SECONDS:
+                    tidied_at = time.monotonic()
+                    store.remove_unused_functions()
             except Exception as error:
                 next_due = None  # the next beat tries again: nobody else may be there to do it
                 if isinstance(error, StoreRefused) or not isinstance(error, StoreUnavailable):

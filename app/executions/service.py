@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ from app.executions.model import (
     TargetType,
 )
 from app.executions.steps import as_seen
-from app.executions.store import QUEUES, ExecutionStore, index_key
+from app.executions.store import QUEUES, ExecutionStore, index_keys
 from app.keys import model as keys
 from app.settings import Settings
 
@@ -151,7 +151,7 @@ class ExecutionService:
 
     def list(self, query: ListQuery) -> Page:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
-        keys = [index_key(query.tenant, query.status, type, query.target_id) for type in self._types(query)]
+        keys = index_keys(query.tenant, query.status, query.type, query.target_id)
         offset = (query.page - 1) * query.page_size
         found, total = self.store.page(query.tenant, keys, offset, query.page_size, query.descending)
         return Page(tuple(found), query.page, query.page_size, total)
@@ -258,10 +258,6 @@ class ExecutionService:
         if flow is None:
             raise InvalidRequest([_unknown_name("flow_id", config["flow_id"], target.id, target.flows)])
         return flow.isolation, flow.name, 1
-
-    def _types(self, query: ListQuery) -> Sequence[TargetType | None]:
-        """The index of one target is kept under its type, which the query may leave open."""
-        return tuple(TargetType) if query.target_id is not None and query.type is None else (query.type,)
 
     def _unknown(self, execution_id: str) -> NoReturn:
         raise NotFound.of_execution(execution_id)

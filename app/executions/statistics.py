@@ -8,8 +8,9 @@ from typing import Any
 
 import redis
 
-from app.executions import connection, scripts
+from app.executions import connection
 from app.executions.counters import Reports
+from app.executions.functions import Functions
 from app.executions.store import QUEUES
 from app.settings import Settings
 
@@ -42,8 +43,7 @@ class Statistics:
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._lease = int(settings.lease * 1_000_000)
-        self._observe = client.register_script(scripts.source("observe"))
-        self._count = client.register_script(scripts.source("count"))
+        self._functions = Functions(client)
 
     @classmethod
     def connect(cls, settings: Settings) -> Statistics:
@@ -57,13 +57,13 @@ class Statistics:
             if not arguments:
                 return
             with connection.translated():
-                self._count(args=arguments)
+                self._functions("count", arguments)
             reports.told(number)
 
     def read(self) -> Snapshot:
         """Everything, in one round trip. What is no number, anybody may have written there, is passed over."""
         with connection.translated():
-            answer: Any = self._observe(args=[self._lease, *QUEUES.values()])
+            answer: Any = self._functions("observe", [self._lease, *QUEUES.values()])
         counts, running, delayed, queues, workers = answer
         pairs = zip(counts[::2], counts[1::2], strict=True)
         found = list(zip(workers[::2], workers[1::2], strict=True))

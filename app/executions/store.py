@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import redis
@@ -21,8 +22,9 @@ from app.errors import (
     TooManyUnfinished,
     TooMuchRetried,
 )
-from app.executions import connection, scripts
+from app.executions import connection
 from app.executions.ends import Ends
+from app.executions.functions import Functions
 from app.executions.job import (
     RECORD_FIELDS,
     SUMMARY_FIELDS,
@@ -32,11 +34,12 @@ from app.executions.job import (
     new_fields,
     outputs_key,
     read_record,
+    read_time,
 )
 from app.executions.model import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call, unpacks_beyond
 from app.executions.steps import read_moment, to_datetime, with_steps
-from app.executions.together import Script, Together, checked
+from app.executions.together import Function, Together, checked
 from app.settings import Settings
 
 IN_PIECES = 1
@@ -60,6 +63,9 @@ LARGE_WAIT_SECONDS = 5.0
 
 Record = dict[str, bytes | None]
 
+UNREADABLE_ERRORS = (KeyError, ValueError, OverflowError)
+"""What `read_record` raises for a record that makes no sense."""
+
 
 class ExecutionStore:
     """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
@@ -73,11 +79,8 @@ class ExecutionStore:
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
         self._together = Together(client.connection_pool)
-        self._script = {name: Script(self._together, scripts.source(name)) for name in ("submit", "cancel", "page")}
-        self._alone: dict[str, Callable[..., Any]] = {
-            name: client.register_script(scripts.source(name))
-            for name in ("submit", "copy", "quarantine", "reap", "status")
-        }
+        self._shared = {name: Function(self._together, name) for name in ("submit", "cancel", "page")}
+        self._functions = Functions(client)
         self._calling = connection.Breaker().calling
         self._large_reads = threading.BoundedSemaphore(MOST_LARGE)
         self.watching = Ends(client).watching
@@ -104,12 +107,13 @@ class ExecutionStore:
         is stored.
         """
         arguments = aside(new.body_bytes, submit_arguments, new, self._settings)
-        scripts = self._alone if len(arguments[3]) > SMALL_BYTES else self._script  # type: ignore[arg-type]
+        large = len(arguments[3]) > SMALL_BYTES  # type: ignore[arg-type]
+        submit = partial(self._functions, "submit") if large else self._shared["submit"]
         with self._calling():
-            word, *receipt = scripts["submit"](args=arguments)
+            word, *receipt = submit(arguments)
             if word == b"copy_first":
                 self._copy_steps(str(new.retry_of), new.id)
-                word, *receipt = scripts["submit"](args=submit_arguments(new, self._settings, copied=True))
+                word, *receipt = submit(submit_arguments(new, self._settings, copied=True))
         if word == b"reused":
             raise KeyReused
         if word == b"too_many_unfinished":
@@ -149,7 +153,7 @@ class ExecutionStore:
         if execution is None or execution.status is not Status.COMPLETED or execution.outputs is not None:
             return execution
         with suppress(StoreUnavailable), self._calling():
-            self._alone["quarantine"](args=[execution_id, tenant])
+            self._functions("quarantine", [execution_id, tenant])
             execution = self._with_steps(execution_id, tenant, include) or execution
         return execution if execution.status.ended and execution.failure else _unreadable(execution)
 
@@ -160,14 +164,14 @@ class ExecutionStore:
             if record.get("tenant") != tenant.encode():
                 return None
             if not _broke_off(record) and not _is_large(outputs):
-                with suppress(KeyError, ValueError, OverflowError):
+                with suppress(*UNREADABLE_ERRORS):
                     return read_record(execution_id, _present({**record, "outputs": outputs}))
-                return self._with_steps(execution_id, tenant, include)  # its script quarantines what makes no sense
+                return self._mended(execution_id, tenant, include)
         with ExitStack() as until_read:
             self._take_room(held or until_read)
             if record and not _broke_off(record):
                 packed = self._whole(outputs_key(execution_id))
-                return aside(len(packed or b""), self._read, execution_id, tenant, {**record, "outputs": packed})
+                return aside(len(packed or b""), _read, execution_id, tenant, {**record, "outputs": packed})
             return self._with_steps(execution_id, tenant, include)
 
     def _look(self, execution_id: str) -> tuple[Record, bytes]:
@@ -184,16 +188,29 @@ class ExecutionStore:
             readable = record["status"] == b"finished" and isinstance(outputs, bytes)  # not somebody else's data
             return record, outputs if readable else b""
 
-    def _with_steps(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
+    def _mended(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
+        """One whose record could not be read: the store ends what makes no sense, unless it takes no writes."""
+        with suppress(StoreUnavailable), self._calling():
+            self._functions("mend", [execution_id])
+        return self._with_steps(execution_id, tenant, include, mended=True)
+
+    def _with_steps(
+        self, execution_id: str, tenant: str, include: Include, *, mended: bool = False
+    ) -> Execution | None:
         with self._calling():
-            found: Any = self._alone["status"](args=[execution_id, tenant, include, *RECORD_FIELDS])
+            found: Any = self._functions("status", [execution_id, tenant, include, *RECORD_FIELDS])
         if not found:
             return None
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
         key = job_key(execution_id)
         record["outputs"] = outputs = self._whole(outputs_key(execution_id)) if outputs == IN_PIECES else outputs
-        execution = aside(len(outputs or b""), self._read, execution_id, tenant, record)
+        try:
+            execution = aside(len(outputs or b""), _read, execution_id, tenant, record)
+        except UNREADABLE_ERRORS:
+            if not mended:
+                return self._mended(execution_id, tenant, include)
+            return _unreadable(_outline(execution_id, _present(record)))
         if not execution or not steps:
             return execution
         return with_steps(execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values"))
@@ -217,28 +234,30 @@ class ExecutionStore:
     ) -> tuple[list[Execution], int]:
         """One page of what these index keys hold, and their exact total."""
         order = "desc" if descending else "asc"
+        arguments = [offset, count, order, len(keys), *keys, *SUMMARY_FIELDS]
         with self._calling():
-            total, rows = self._script["page"](args=[offset, count, order, len(keys), *keys, *SUMMARY_FIELDS])
-        found: dict[str, Execution | None] = {}
-        for raw_id, *values in rows:  # no values at all where the key holds something else than a record
-            fields = dict(zip(SUMMARY_FIELDS, values, strict=bool(values)))
-            id = raw_id.decode(errors="surrogateescape")
-            found[id] = self._read(id, tenant, fields)
-        gone = [each for each, execution in found.items() if execution is None]
+            total, rows = self._shared["page"](arguments)
+        read = zip(rows, _rows(rows), strict=True)
+        if wrong := [row[0] for row, (id, fields) in read if _is_unreadable(id, tenant, fields)]:
+            with suppress(StoreUnavailable), self._calling():
+                self._functions("mend", wrong)
+                total, rows = self._shared["page"](arguments)  # they may be in another list now
+        found = {id: _read_anyway(id, tenant, fields) for id, fields in _rows(rows)}
+        gone = [id for id, execution in found.items() if execution is None]
         if gone:
             self._heal(tenant, keys, gone)
-        return [each for each in found.values() if each is not None], total - len(gone)
+        return [execution for execution in found.values() if execution is not None], total - len(gone)
 
     def cancel(self, execution_id: str, tenant: str) -> Status | None:
         """Asks for the end; the status right after, None where the tenant has no such execution."""
         with self._calling():
-            status = self._script["cancel"](args=[execution_id, tenant])
+            status = self._shared["cancel"]([execution_id, tenant])
         return Status(status.decode()) if status else None
 
     def reap(self) -> float | None:
         """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
         with self._calling():
-            next_due = self._alone["reap"](args=reap_arguments(self._settings))
+            next_due = self._functions("reap", reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     def troubles(self) -> list[str]:
@@ -247,10 +266,15 @@ class ExecutionStore:
             found: Any = self._client.rpop("exec:troubles", 100)
         return [each.decode(errors="replace") for each in found or ()]
 
+    def remove_unused_functions(self) -> None:
+        """What versions of the service have left in the store that nobody runs any more."""
+        with self._calling():
+            self._functions.remove_unused()
+
     def _copy_steps(self, source: str, to: str) -> None:
         for part in ("steps", "values"):
             cursor = b"0"
-            while (cursor := self._alone["copy"](args=[source, to, part, cursor])) != b"0":
+            while (cursor := self._functions("copy", [source, to, part, cursor])) != b"0":
                 pass
 
     def _whole(self, key: str) -> bytes | None:
@@ -272,22 +296,40 @@ class ExecutionStore:
             pairs = dict(zip(found[::2], found[1::2], strict=True))  # type: ignore[index]
         return {name.decode(errors="replace"): value for name, value in pairs.items()}
 
-    def _read(self, execution_id: str, tenant: str, fields: dict[str, bytes | None]) -> Execution | None:
-        """None where there is no record, and where it is another tenant's."""
-        record = _present(fields)
-        if record.get("tenant") != tenant.encode():
-            return None
-        try:
-            return read_record(execution_id, record)
-        except (KeyError, ValueError, OverflowError):
-            return _unreadable(_outline(execution_id, record))
-
     def _heal(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
         """Takes ids whose record has vanished (deleted by hand) out of the lists they were found in."""
         with self._calling(), self._client.pipeline(transaction=False) as pipe:
-            for key in {*keys, index_key(tenant)}:
+            for key in {*keys, *index_keys(tenant)}:
                 pipe.zrem(key, *gone)
             pipe.execute()
+
+
+def _rows(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Record]]:
+    """The rows of a page by id. There are no values where the key holds something else than a record."""
+    for id, *values in rows:
+        yield id.decode(errors="surrogateescape"), dict(zip(SUMMARY_FIELDS, values, strict=bool(values)))
+
+
+def _read(execution_id: str, tenant: str, fields: Record) -> Execution | None:
+    """None where there is no record, and where it is another tenant's. Raises `UNREADABLE_ERRORS`."""
+    record = _present(fields)
+    return read_record(execution_id, record) if record.get("tenant") == tenant.encode() else None
+
+
+def _is_unreadable(execution_id: str, tenant: str, fields: Record) -> bool:
+    try:
+        _read(execution_id, tenant, fields)
+    except UNREADABLE_ERRORS:
+        return True
+    return False
+
+
+def _read_anyway(execution_id: str, tenant: str, fields: Record) -> Execution | None:
+    """Also a record that makes no sense, as a failed execution."""
+    try:
+        return _read(execution_id, tenant, fields)
+    except UNREADABLE_ERRORS:
+        return _unreadable(_outline(execution_id, _present(fields)))
 
 
 def _unreadable(execution: Execution) -> Execution:
@@ -299,13 +341,16 @@ def _unreadable(execution: Execution) -> Execution:
 
 def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
     """As much as every execution has."""
+    created_at = to_datetime(0)
+    with suppress(*UNREADABLE_ERRORS):
+        created_at = read_time(record["created_at"])
     return Execution(
         id=execution_id,
         type=TargetType.PIPELINE if record.get("type") == TargetType.PIPELINE.encode() else TargetType.AGENT,
         target_id=record.get("target", b"unknown").decode(errors="replace"),
         status=Status.FAILED,
         phase=None,
-        created_at=read_moment(record.get("created")) or to_datetime(0),
+        created_at=created_at,
     )
 
 
@@ -324,12 +369,13 @@ def _present(fields: Record) -> dict[str, bytes]:
     return {name: value for name, value in fields.items() if value}
 
 
-def index_key(
+def index_keys(
     tenant: str, status: Status | None = None, type: TargetType | None = None, target_id: str | None = None
-) -> str:
-    """The sorted set that holds the ids of exactly these executions. A target is named with its type."""
-    scope = "all" if type is None else type.value if target_id is None else f"{type.value}:{target_id}"
-    return f"exec:index:{tenant}:{status.value if status else 'all'}:{scope}"
+) -> list[str]:
+    """The sorted sets that hold the ids of exactly these executions: one for each status and type."""
+    scope = "" if target_id is None else f":{target_id}"
+    statuses, types = [status] if status else list(Status), [type] if type else list(TargetType)
+    return [f"exec:index:{tenant}:{one.value}:{kind.value}{scope}" for one in statuses for kind in types]
 
 
 def submit_arguments(new: NewExecution, settings: Settings, *, copied: bool = False) -> list[str | bytes | int | float]:

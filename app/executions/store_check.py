@@ -18,11 +18,17 @@ import redis
 from rq.utils import as_text, utcparse
 
 from app.executions.connection import translated
+from app.executions.functions import Functions, is_missing
 
-OLDEST_VERSION = (6, 2)
+OLDEST_VERSION = (7, 0)
+"""The first with functions. (Every Valkey has them.)"""
 
 COMMANDS = {"info": ("INFO",), "save": ("CONFIG GET", "save"), "write": ("SET", "exec:probe", "1", "EX", "60")}
 """What `checks` is made of. A store that would refuse a start refuses this small write too, and says why."""
+
+
+_OTHER_CHECKS = ("ReadOnly", "OutOfMemory", "OOM ", "MISCONF", "NOREPLICAS")
+"""Refusals that other checks name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,13 @@ class Check:
 
 
 def look(client: redis.Redis) -> list[Check]:
-    """Asks a store, in one round trip. Raises `StoreUnavailable`."""
+    """Asks a store, and gives it the functions if it does not have them. Raises `StoreUnavailable`."""
+    functions = Functions(client)
     with translated(), client.pipeline(transaction=False) as pipe:
-        for command in COMMANDS.values():
+        for command in (functions.probe(), *COMMANDS.values()):
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
-        return list(checks(*pipe.execute(raise_on_error=False)))
+        probed, *answers = pipe.execute(raise_on_error=False)
+        return [*checks(*answers), check_functions(functions, probed)]
 
 
 def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
@@ -54,6 +62,21 @@ def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
     yield _check_write(write)
     yield _check_eviction(known.get("maxmemory_policy", ""))
     yield _check_disk(known.get("aof_enabled"), save)
+
+
+def check_functions(functions: Functions, probed: Any) -> Check:
+    """Warm means: no request has to send the library first. One that is missing is loaded."""
+    try:
+        if is_missing(probed):
+            functions.load()
+        elif isinstance(probed, redis.ResponseError):
+            raise probed
+    except redis.ResponseError as error:
+        if any(word in f"{type(error).__name__} {error}" for word in _OTHER_CHECKS):
+            return Check("scripts", "unknown", "The store takes no writes just now, so no functions either.")
+        detail = f"The store does not let this service use its functions: {error}"
+        return Check("scripts", "failed", detail, "the ACL of the service's user: allow FCALL and FUNCTION")
+    return Check("scripts", "ok", "All functions are loaded.")
 
 
 def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
@@ -97,7 +120,7 @@ def _check_version(version: str) -> Check:
         return Check("version", "unknown", "The store does not tell its version.")
     if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_VERSION:
         return Check("version", "ok", f"The store is version {version}.")
-    detail = f"The store is version {version}; Redis 6.2 or Valkey 7.2 is the oldest that works."
+    detail = f"The store is version {version}; Redis 7.0 or Valkey 7.2 is the oldest that works."
     return Check("version", "failed", detail, "the store itself")
 
 

@@ -9,7 +9,6 @@ For calls that are quick and small, and may be repeated: one that is not would h
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.executions import functions
 from app.executions.connection import CALL_TIMEOUT_SECONDS
+from app.executions.scripts import library
 
 CONNECTIONS = 2
 """While the answers of one are awaited, the other is free for who comes next."""
@@ -175,19 +176,16 @@ def checked(answer: Any) -> Any:
     return answer
 
 
-class Script:
-    """A script of the store's, called by its digest; loaded again where the store forgot it."""
+class Function:
+    """One of the store's functions. A store that does not have the library is given it, and called again."""
 
-    def __init__(self, together: Together, source: str):
-        self._together, self._source = together, source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-    def command(self, args: Sequence[Any]) -> Command:
-        return ("EVALSHA", self.sha, 0, *args)
+    def __init__(self, together: Together, name: str):
+        self._together, self._name, self._library = together, name, library()
 
     def __call__(self, args: Sequence[Any]) -> Any:
         """Its answer. Raises what redis-py raises."""
-        [answer] = self._together.execute(self.command(args))
-        if isinstance(answer, redis.exceptions.NoScriptError):
-            _, answer = self._together.execute(("SCRIPT", "LOAD", self._source), self.command(args))
+        command = functions.command(self._library, self._name, args)
+        [answer] = self._together.execute(command)
+        if functions.is_missing(answer):
+            _, answer = self._together.execute(functions.loading(self._library), command)
         return checked(answer)

@@ -14,8 +14,9 @@ import redis
 import structlog
 
 from app.errors import StoreRefused
-from app.executions import connection, scripts
+from app.executions import connection, functions
 from app.executions.counters import Reports
+from app.executions.scripts import library
 from app.executions.store import reap_arguments
 from app.settings import Settings
 from app.work.write import Write
@@ -53,8 +54,7 @@ class AttemptStore:
         self._name = f"{queue}:{worker}"
         self._client = connection.connect_async(settings)
         self._waiting = connection.connect_async(settings, socket_timeout=WAIT_SECONDS + 3)
-        names = ("claim", "fence", "beat", "checkpoint", "finish", "release", "reap", "count")
-        self._scripts: dict[str, Any] = {name: self._client.register_script(scripts.source(name)) for name in names}
+        self._library = library()
         self._lease = int(settings.lease * 1_000_000)
         self._claims = 0
 
@@ -71,7 +71,7 @@ class AttemptStore:
         """Makes every earlier claim of this worker do nothing from now on, also if it is still on its way."""
         self._claims += 1
         with connection.translated():
-            await self._scripts["fence"](args=[self._worker, self._claims])
+            await self._call_one("fence", [self._worker, self._claims])
 
     async def claim(self, count: int) -> list[list[bytes]]:
         """Starts an attempt of up to `count` pending executions: rows for `Claim.from_row`.
@@ -81,7 +81,7 @@ class AttemptStore:
         """
         self._claims += 1
         with connection.translated():
-            answer = await self._scripts["claim"](args=[self._queue, self._worker, count, self._lease, self._claims])
+            answer = await self._call_one("claim", [self._queue, self._worker, count, self._lease, self._claims])
         if not isinstance(answer, list):
             raise ClaimIsLate
         return answer
@@ -104,7 +104,7 @@ class AttemptStore:
     async def _hand_back(self, ids: Sequence[str], known: Container[tuple[str, str]]) -> int:
         async with self._client.pipeline(transaction=False) as pipe:
             for id in ids:
-                pipe.hmget(f"rq:job:{id}", "worker", "token")
+                pipe.hmget(f"rq:job:{id}", "worker_name", "token")
             rows = await pipe.execute(raise_on_error=False)
         calls: list[tuple[str, list[Any]]] = []
         for id, row in zip(ids, rows, strict=True):
@@ -197,7 +197,7 @@ class AttemptStore:
     async def reap(self) -> float | None:
         """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
         with connection.translated():
-            next_due = await self._scripts["reap"](args=reap_arguments(self._settings))
+            next_due = await self._call_one("reap", reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     async def add(self, reports: Reports) -> None:
@@ -207,7 +207,7 @@ class AttemptStore:
             if not arguments:
                 return
             with connection.translated():
-                await self._scripts["count"](args=arguments)
+                await self._call_one("count", arguments)
             reports.told(number)
 
     async def leave(self) -> None:
@@ -244,28 +244,17 @@ class AttemptStore:
             with suppress(redis.RedisError, OSError):  # what was to be done is done
                 await client.aclose()
 
-    async def _call(
-        self, client: Any, calls: Sequence[tuple[str, list[Any]]], also: Callable[[Any], None] | None = None
-    ) -> list[Any]:
-        """What the scripts answer, each its answer or its error, in one round trip. `also` may fail by itself.
+    async def _call_one(self, name: str, arguments: Sequence[Any]) -> Any:
+        [answer] = await self._call(self._client, [(name, arguments)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-        (redis-py's own way asks first whether the store still knows them.) A store that has forgotten a script is
-        told it again, and all are called again, which harms nothing. One that forgets it once more meanwhile
-        leaves `NoScriptError` among the answers.
-        """
-        answers: list[Any] = []
-        for _ in range(2):
-            async with client.pipeline(transaction=False) as pipe:
-                for name, arguments in calls:
-                    pipe.evalsha(self._scripts[name].sha, 0, *arguments)
-                if also:
-                    also(pipe)
-                answers = (await pipe.execute(raise_on_error=False))[: len(calls)]
-            if not any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-                break
-            for name in {name for name, _ in calls}:
-                await client.script_load(self._scripts[name].script)
-        return answers
+    async def _call(
+        self, client: Any, calls: Sequence[tuple[str, Sequence[Any]]], also: Callable[[Any], None] | None = None
+    ) -> list[Any]:
+        """What the functions answer, each its answer or its error, in one round trip. `also` may fail by itself."""
+        return await functions.call(client, self._library, calls, also)
 
 
 def _grouped(lengths: Mapping[bytes, int]) -> list[dict[bytes, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rq import Queue
 
+from app.executions.job import read_time
 from app.executions.model import TargetType
 from bench.agents import CHAIN_STEPS
 from bench.baseline import plain_rq_task
@@ -156,8 +157,8 @@ def _chain_ms(running: Stack, isolation: str, steps: int) -> float:
     target = f"chain_{isolation}_{steps}"
     [id] = fill(running.client, 1, target, isolation, TargetType.PIPELINE, steps, text="x")
     wait_until(lambda: completed(running.client), already + 1)
-    started, ended = running.client.hmget(f"rq:job:{id}", "started", "ended")
-    return (float(ended) - float(started)) / 1000
+    started, ended = map(read_time, running.client.hmget(f"rq:job:{id}", "started_at", "ended_at"))
+    return (ended - started).total_seconds() * 1000
 
 
 def _plain_step_ms(running: Stack) -> float:

@@ -20,7 +20,7 @@ from bench.table import Row, at_most
 def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
     """300 bytes in, 300 bytes out, index included: what the store's memory grew by, for each."""
     ours, plain = _ours(folder, scale.pick(3000, 20_000)), _plain(folder, scale.pick(100, 500))
-    yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(2000))
+    yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(1600))
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:

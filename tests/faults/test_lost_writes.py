@@ -78,7 +78,7 @@ def test_an_emptied_store_mixes_up_nothing(make_service: Make, own_store: Embedd
     service.until(lost, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.flushall()
-        client.script_flush()
+        client.function_flush()
     id = service.start("behaves", {"do": "sleep", "seconds": 6}, config={"flow_id": flow})
     ended = service.ended(id, seconds=40)
     assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == ("completed", "slept", 1)

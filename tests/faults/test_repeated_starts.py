@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import requests
 
-from app.executions.scripts import source
+from app.executions.scripts import library
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 
@@ -78,7 +77,7 @@ def test_a_start_whose_answer_the_store_never_gave_is_found_again(broken: Make, 
     """Fault 19, worse: the repeat is lost as well, so the client is told 503 although the start was stored."""
     service = broken(workers=0)
     service.start("behaves", {"do": "echo"})
-    proxy.drop_after = hashlib.sha1(source("submit").encode()).hexdigest().encode()
+    proxy.drop_after = library().function("submit").encode()
     proxy.mode = "drop_answer"
     lost = threading.Thread(target=lambda: _cut_after_a_drop(proxy))
     lost.start()
@@ -104,7 +103,7 @@ def _cut_after_a_drop(proxy: Proxy) -> None:
 def test_a_lost_answer_that_the_client_in_between_makes_up_for_is_no_replay(broken: Make, proxy: Proxy) -> None:
     service = broken(workers=0)
     service.start("behaves", {"do": "echo"})
-    proxy.drop_after = hashlib.sha1(source("submit").encode()).hexdigest().encode()
+    proxy.drop_after = library().function("submit").encode()
     proxy.mode = "drop_answer"
     first = start_until_answered(service, "kept")
     assert proxy.dropped == 1

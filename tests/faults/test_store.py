@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -19,7 +18,7 @@ import redis
 import requests
 import trustme
 
-from app.executions.scripts import source
+from app.executions.scripts import library
 from tests.conftest import SERVER
 from tests.faults.conftest import LEASE_SECONDS, ticks
 from tests.support.pace import within
@@ -159,7 +158,7 @@ def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_
     service.until(lost, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.flushall()
-        client.script_flush()
+        client.function_flush()
     assert service.get(f"/executions/{lost}").status_code == 404
     assert service.cancel(lost).status_code == 404
     deadline = time.monotonic() + within(LEASE_SECONDS + 2)
@@ -181,7 +180,7 @@ def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing
     with redis.Redis.from_url(own_store.url) as client:
         while time.monotonic() < forgetting_until:
             for _ in range(20):
-                client.script_flush()
+                client.function_flush()
             response = service.post("/executions", json=START)
             if response.status_code == 202:
                 ids.append(response.json()["execution_id"])
@@ -299,7 +298,7 @@ def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
     service.run("behaves", {"do": "echo"})
     marks = tmp_path / "marks"
     for _ in range(5):
-        proxy.drop_after = hashlib.sha1(source(script).encode()).hexdigest().encode()
+        proxy.drop_after = library().function(script).encode()
         proxy.mode = "drop_answer"
         body = {**START, "inputs": {"do": "echo", "marks": str(marks)}}
         response = service.post("/executions", json=body)
@@ -330,8 +329,8 @@ def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Pro
     [
         {"status": "exploded"},
         {"data": "not json"},
-        {"timeout_seconds": "soon"},
-        {"created": "nan"},
+        {"timeout": "soon"},
+        {"created_at": "nan"},
         {"expires": "soon"},
         {"attempt": "inf"},
     ],

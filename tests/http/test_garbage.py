@@ -12,9 +12,9 @@ from tests.support.service import Service
 
 GARBAGE = [b"\xff\xfe\x00", b"99999999999999999", b"-1", b"[1]", b'{"a": 1}', b"nan", b""]
 FIELDS = [
-    *("status", "tenant", "type", "target", "created", "origin", "steps", "attempt", "token", "worker", "started"),
-    *("cancel", "lost", "max_attempts", "retried", "expires", "history", "queued", "ended", "due", "timeout_seconds"),
-    *("retries", "retry_of", "progress", "error", "usage", "flow", "definition", "traceparent", "request_id"),
+    *("status", "tenant", "type", "target", "created_at", "origin", "steps", "attempt", "token", "worker_name", "meta"),
+    *("cancel", "lost", "max_attempts", "retried", "expires", "history", "enqueued_at", "ended_at", "timeout"),
+    *("retries", "retry_of", "started_at", "error", "usage", "flow", "definition", "traceparent", "request_id"),
 ]
 STATUSES = {"pending", "running", "completed", "failed", "cancelled"}
 
@@ -124,9 +124,9 @@ def test_the_others_go_on_beside_a_hundred_records_that_make_no_sense(service: S
     done = [service.run("behaves", {"do": "echo"})["execution_id"] for _ in range(3)]
     for number in range(100):
         id = f"exec_garbage{number:08d}"
-        client.hset(f"rq:job:{id}", mapping={"status": "queued", "tenant": "default", "created": "1" * 20})
+        client.hset(f"rq:job:{id}", mapping={"status": "queued", "tenant": "default", "created_at": "1" * 20})
         client.rpush("rq:queue:processes", id)
-        client.zadd("exec:index:default:all:all", {id: 9e15})
+        client.zadd("exec:index:default:pending:agent", {id: 9e15})
         client.zadd("exec:waiting", {id: 1})
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
     assert service.get("/executions?page_size=100").status_code == 200

@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import psutil
 import pytest
 import redis
 import requests
+from rq.utils import utcformat
 
 from app.executions.payload import pack
 from tests.support.pace import within
@@ -29,14 +31,16 @@ OUTPUTS = json.dumps({"output": os.urandom(8 * 1024 * 1024 - 32).hex()}).encode(
 
 VALUES = 99_900
 
+COMPLETED = {"status": "finished", "meta": '{"status":"completed","progress":[1,1,null]}'}
+
 
 def completed(service: Service, outputs: bytes) -> str:
     """An execution that has put these out, as far as the store is concerned."""
     id = service.start("behaves", {"do": "echo"})
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
-        now = int(time.time() * 1_000_000)
+        now = utcformat(datetime.now(UTC))
         client.set(f"rq:job:{id}:outputs", pack(outputs))
-        client.hset(f"rq:job:{id}", mapping={"status": "finished", "started": now, "ended": now})
+        client.hset(f"rq:job:{id}", mapping={**COMPLETED, "started_at": now, "ended_at": now})
     return id
 
 

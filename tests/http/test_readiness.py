@@ -11,6 +11,7 @@ import redis
 import requests
 
 from app.executions.readiness import Readiness
+from app.executions.scripts import library
 from app.executions.store_check import Check
 from app.settings import Settings
 from tests.store.driver import Driver
@@ -146,15 +147,14 @@ def test_what_a_managed_store_does_not_tell_is_unknown_and_no_failure(
         assert {found[name].status for name in ("version", "role", "eviction")} == {"unknown"}
 
 
-def test_scripts_are_loaded_by_the_look_and_their_refusal_is_named(
+def test_functions_are_loaded_by_the_look_and_their_refusal_is_named(
     client: redis.Redis, own_store: EmbeddedStore
 ) -> None:
-    client.script_flush()
+    client.function_flush()
     assert look(client)["scripts"].status == "ok"
-    readiness = Readiness(client, Settings())
-    assert all(client.script_exists(*readiness._scripts))
-    client.script_flush()
-    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-script"])
+    assert client.function_list(library=library().name)
+    client.function_flush()
+    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-function"])
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
         found = look(managed)["scripts"]
     assert found.status == "failed"
@@ -179,6 +179,7 @@ def test_a_store_that_would_refuse_a_start_is_not_ready(
 
 def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(client: redis.Redis) -> None:
     driver = Driver(client)
+    assert look(client)["scripts"].status == "ok"  # a store that is full already can be given no functions
     client.config_set("maxmemory", 1)
     driver.note_worker("threads", "w1", "3/100")
     found = look(client)

@@ -9,19 +9,24 @@ from typing import Any
 
 import redis
 
-from app.executions import scripts
+from app.executions.functions import Functions
 from app.executions.identifiers import new_id
 from app.executions.model import Execution, Include, NewExecution, Status, StepRecord, TargetType
 from app.executions.steps import write_record
-from app.executions.store import ExecutionStore, index_key
+from app.executions.store import ExecutionStore, index_keys
 from app.settings import Settings
 
 LEASE_MICROSECONDS = 12_000_000
-SCRIPTS = (
-    *("submit", "copy", "status", "page", "cancel", "quarantine", "claim", "beat", "checkpoint", "finish", "release"),
-    *("reap", "observe", "count", "fence"),
-)
-FINAL = ("completed", "failed", "cancelled")
+FINAL = {"completed": "finished", "failed": "failed", "cancelled": "canceled"}
+"""The final states, and RQ's names of its registries of them."""
+
+LONG_AGO = 10_000_000_001
+"""A time of long ago, in RQ's registries."""
+
+
+def registry(status: str, queue: str = "processes") -> str:
+    """RQ's registry of what has ended so."""
+    return f"rq:{FINAL[status]}:{queue}"
 
 
 def new_execution(**changes: Any) -> NewExecution:
@@ -44,7 +49,7 @@ class Driver:
     def __init__(self, client: redis.Redis, settings: Settings | None = None):
         self.client = client
         self.store = ExecutionStore(client, settings or Settings())
-        self._scripts = {name: client.register_script(scripts.source(name)) for name in SCRIPTS}
+        self._functions = Functions(client)
         self._numbers: dict[str, int] = {}
 
     def submit(self, **changes: Any) -> str:
@@ -78,7 +83,7 @@ class Driver:
 
     def run(self, name: str, *arguments: Any) -> Any:
         """What one script answers to these arguments."""
-        return self._scripts[name](args=list(arguments))
+        return self._functions(name, list(arguments))
 
     def reap(self, most: int = 10_000) -> float | None:
         """Reaps until nothing more is due at once."""
@@ -92,11 +97,11 @@ class Driver:
         self, worker: str, number: int, count: int = 1, queue: str = "processes"
     ) -> list[tuple[str, str]] | None:
         """The same with a number of one's own choice; None if it is not the next one."""
-        rows = self._scripts["claim"](args=[queue, worker, count, LEASE_MICROSECONDS, number])
+        rows = self._functions("claim", [queue, worker, count, LEASE_MICROSECONDS, number])
         return None if rows == b"late" else [(row[0].decode(), row[1].decode()) for row in rows]
 
     def fence(self, worker: str = "w1", number: int | None = None) -> None:
-        self._scripts["fence"](args=[worker, self._next_number(worker) if number is None else number])
+        self._functions("fence", [worker, self._next_number(worker) if number is None else number])
 
     def _next_number(self, worker: str) -> int:
         """Numbers only grow, so a clock will do: drivers of one test may stand for one worker."""
@@ -106,16 +111,16 @@ class Driver:
 
     def beat(self, id: str, token: str, progress: str = "", number: int | None = None, usage: str = "") -> str:
         number = time.monotonic_ns() if number is None else number
-        return self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", id, token, number, progress, usage])[0].decode()
+        return self._functions("beat", [LEASE_MICROSECONDS, "", "", id, token, number, progress, usage])[0].decode()
 
     def beats(self, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """One beat for several, by id and token."""
         arguments = [part for id, token in attempts for part in (id, token, 1, "", "")]
-        return [word.decode() for word in self._scripts["beat"](args=[LEASE_MICROSECONDS, "", "", *arguments])]
+        return [word.decode() for word in self._functions("beat", [LEASE_MICROSECONDS, "", "", *arguments])]
 
     def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
         """The beat of a worker that runs nothing."""
-        self._scripts["beat"](args=[LEASE_MICROSECONDS, f"{queue}:{name}", slots])
+        self._functions("beat", [LEASE_MICROSECONDS, f"{queue}:{name}", slots])
 
     def checkpoint(
         self,
@@ -135,15 +140,15 @@ class Driver:
         counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
         number = time.monotonic_ns() if number is None else number
         args = [id, token, usage, number, "[1,2,null]", definition, *counts, *rows, *pairs, *outputs, *dropped]
-        return self._scripts["checkpoint"](args=args).decode()
+        return self._functions("checkpoint", args).decode()
 
     def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:
         outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
-        return self._scripts["finish"](args=[id, token, "", status, outputs, error]).decode()
+        return self._functions("finish", [id, token, "", status, outputs, error]).decode()
 
     def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
-        return self._scripts["release"](args=[id, token, "", how, delay, reason]).decode()
+        return self._functions("release", [id, token, "", how, delay, reason]).decode()
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""
@@ -159,8 +164,10 @@ class Driver:
 
     def let_retention_be_over(self) -> None:
         for status in FINAL:
-            for id in self.client.zrange(f"exec:ended:{status}", 0, -1):
-                self.client.zadd(f"exec:ended:{status}", {id: 1})
+            for queue in ("processes", "threads", "unknown"):
+                key = registry(status, queue)
+                for id in self.client.zrange(key, 0, -1):
+                    self.client.zadd(key, {id: LONG_AGO})
         self.reap()
 
     def stored(self, id: str, include: Include = Include.OUTPUTS) -> Execution:
@@ -173,6 +180,6 @@ class Driver:
         return execution.status.value if execution else None
 
     def listed(self, status: Status | None = None) -> set[str]:
-        executions, total = self.store.page("default", [index_key("default", status)], 0, 1000, descending=True)
+        executions, total = self.store.page("default", index_keys("default", status), 0, 1000, descending=True)
         assert total == len(executions)
         return {each.id for each in executions}

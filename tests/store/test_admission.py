@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import pytest
 import redis
+from rq.utils import utcformat
 
 from app.errors import KeyReused, QueueFull, TooManyUnfinished, TooMuchRetried
+from app.executions.job import read_time
 from app.executions.model import Idempotency, StepRecord, StepStatus, TargetType
 from app.settings import Settings
-from tests.store.driver import Driver, new_execution
+from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 
 @pytest.fixture
@@ -87,7 +90,8 @@ def test_a_queue_is_no_longer_than_it_may_be_whoever_fills_it(redis_client: redi
 
 def _make_older(client: redis.Redis, id: str, seconds: float) -> None:
     key = f"rq:job:{id}"
-    client.hset(key, "created", int(client.hget(key, "created") or 0) - int(seconds * 1_000_000))
+    created_at = read_time(client.hget(key, "created_at") or b"") - timedelta(seconds=seconds)
+    client.hset(key, "created_at", utcformat(created_at))
 
 
 def test_nothing_new_is_let_in_while_the_oldest_waits_for_too_long(redis_client: redis.Redis) -> None:
@@ -150,7 +154,7 @@ def test_retries_copy_no_more_than_a_tenant_may_and_make_room_when_they_leave(la
     driver.submit(tenant="another", retry_of=id, take_over=True)
     for id_of_retry, token in driver.claim(count=1):
         driver.finish(id_of_retry, token)
-    driver.client.zadd("exec:ended:completed", {id_of_retry: 1})
+    driver.client.zadd(registry("completed"), {id_of_retry: LONG_AGO})
     driver.store.reap()
     driver.submit(retry_of=id, take_over=True)
     with pytest.raises(TooMuchRetried):

@@ -21,7 +21,7 @@ def test_a_claim_whose_answer_was_lost_is_handed_back_beside_records_that_make_n
     [(_, token)] = driver.claim("w1")
     driver.claim("w1")
     redis_client.set("rq:job:exec_no_hash", "x")
-    redis_client.hset("rq:job:exec_no_token", "worker", "w1")
+    redis_client.hset("rq:job:exec_no_token", "worker_name", "w1")
     redis_client.zadd("exec:leases", {"exec_no_hash": 1, "exec_no_token": 1})
 
     async def hand_back() -> None:

@@ -48,10 +48,10 @@ def still_sound(driver: Driver, *ids: str) -> None:
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_submit(driver: Driver, wrong: str) -> None:
     plain = json.dumps({"tenant": "default", "queue": "processes"})
-    fields = [*RECORD, "timeout_seconds", "60", "max_attempts", "3"]
+    fields = [*RECORD, "timeout", "60", "max_attempts", "3"]
     calls = {
         "exec_expires0000": [wrong, "", "[]", plain, *fields],
-        "exec_timeout0000": ["", "", "[]", plain, *RECORD, "timeout_seconds", wrong],
+        "exec_timeout0000": ["", "", "[]", plain, *RECORD, "timeout", wrong],
         "exec_attempts000": ["", "", "[]", plain, *fields, "max_attempts", wrong],
         "exec_steps000000": ["", "", "[]", plain, *fields, "steps", wrong],
         "exec_retries0000": ["", "", "[]", plain, *fields, "retries", wrong],

@@ -12,9 +12,8 @@ from app.errors import StoreRefused
 from app.executions.counters import Reports
 from app.executions.reaper import Troubles
 from app.executions.statistics import Statistics
-from app.executions.store import index_key
 from app.settings import Settings
-from tests.store.driver import Driver
+from tests.store.driver import FINAL, LONG_AGO, Driver, registry
 
 POISONED = "exec:index:default:running:agent:poisoned"
 
@@ -67,7 +66,7 @@ def test_what_cannot_be_claimed_holds_up_nobody_and_a_lease_holds_it(driver: Dri
 
 
 def test_a_start_that_cannot_be_indexed_stores_nothing(driver: Driver) -> None:
-    driver.client.set(index_key("default").replace("all:all", "pending:agent:poisoned"), "x")
+    driver.client.set("exec:index:default:pending:agent:poisoned", "x")
     with pytest.raises(StoreRefused):
         driver.submit(target_id="poisoned")
     assert not driver.client.keys("rq:job:*")
@@ -78,11 +77,11 @@ def test_a_start_that_cannot_be_indexed_stores_nothing(driver: Driver) -> None:
 def test_an_end_that_is_refused_still_leaves_by_its_retention(driver: Driver) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
-    driver.client.set("exec:index:default:completed:all", "x")
+    driver.client.set("exec:index:default:completed:agent", "x")
     with pytest.raises(redis.ResponseError):
         driver.finish(id, token)
     assert driver.client.zscore("exec:leases", id) is not None
-    driver.client.delete("exec:index:default:completed:all")
+    driver.client.delete("exec:index:default:completed:agent")
     assert driver.finish(id, token) == "completed"
     driver.let_retention_be_over()
     assert not driver.client.keys(f"rq:job:{id}*")
@@ -91,7 +90,7 @@ def test_an_end_that_is_refused_still_leaves_by_its_retention(driver: Driver) ->
 def test_a_requeue_that_is_refused_is_held_by_its_lease_and_counts_nothing(driver: Driver) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
-    driver.client.set("exec:index:default:pending:all", "x")
+    driver.client.set("exec:index:default:pending:agent", "x")
     for _ in range(2):
         with pytest.raises(redis.ResponseError):
             driver.release(id, token, "failed")
@@ -103,7 +102,7 @@ def test_a_requeue_that_is_refused_is_held_by_its_lease_and_counts_nothing(drive
 KEYS = [
     *("exec:leases", "exec:waiting", "exec:delayed", "exec:reaped", "exec:workers", "exec:slots", "exec:metrics"),
     *("exec:grace", "exec:repair", "exec:missing", "exec:troubles", "exec:nothing"),
-    *(f"exec:ended:{status}" for status in ("completed", "failed", "cancelled")),
+    *(registry(status) for status in FINAL),
     *("rq:queue:threads", "rq:workers", "rq:workers:threads", "exec:reported:x"),
 ]
 
@@ -127,13 +126,13 @@ def test_a_reaper_does_the_rest_whatever_is_under_one_of_its_keys(driver: Driver
         driver.client.zadd("exec:leases", {lost: 1}, xx=True)
     if key != "exec:delayed":
         driver.client.zadd("exec:delayed", {due: 1}, xx=True)
-    if key != "exec:ended:failed":
-        driver.client.zadd("exec:ended:failed", {old: 1}, xx=True)
+    if key != registry("failed"):
+        driver.client.zadd(registry("failed"), {old: LONG_AGO}, xx=True)
     driver.store.reap()
     # Where the last reap is not known, the store may have been away: leases are granted once more.
     assert key in ("exec:leases", "exec:waiting", "exec:reaped") or driver.status(lost) == "pending"
     assert key in ("exec:leases", "exec:delayed") or driver.stored(due).phase == "queued"
-    assert key == "exec:ended:failed" or driver.status(old) is None
+    assert key == registry("failed") or driver.status(old) is None
     Statistics(driver.client, Settings()).read()
     driver.note_worker("processes", "w1")
     reports = Reports()
@@ -166,7 +165,7 @@ def test_a_record_that_makes_no_sense_ends_as_failed_whoever_finds_it(
     id, sound = driver.submit(), driver.submit()
     if running:
         driver.claim(count=2)
-    driver.client.hset(f"rq:job:{id}", "created", "yesterday")
+    driver.client.hset(f"rq:job:{id}", "created_at", "yesterday")
     find = {
         "get": lambda: driver.status(id),
         "cancel": lambda: driver.store.cancel(id, "default"),
@@ -179,7 +178,7 @@ def test_a_record_that_makes_no_sense_ends_as_failed_whoever_finds_it(
     assert (failure.type, failure.details) == ("RecordUnreadable", {"agent_id": "echo"})
     assert driver.store.cancel(id, "default") == "failed"
     assert driver.listed() == {id, sound}
-    assert driver.client.zscore("exec:ended:failed", id) is not None
+    assert driver.client.zscore(registry("failed"), id) is not None
     assert [json.loads(each)["id"] for each in driver.store.troubles()] == [id]
     assert driver.client.hget("exec:metrics", "u:unreadable") == b"1"
     driver.let_retention_be_over()

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from app.executions import connection
-from app.executions.together import CONNECTIONS, Script, Together, checked
+from app.executions.together import CONNECTIONS, Function, Together, checked
 from app.settings import Settings
 from tests.support.pace import within
 from tests.support.proxy import Proxy
@@ -67,13 +67,14 @@ def test_an_error_goes_to_its_own_caller_alone(together: Together, redis_client:
     assert answers[10:] == [b"x"] * 40
 
 
-def test_a_script_that_the_store_forgot_is_loaded_again_for_all_who_call_it(
+def test_functions_that_the_store_lost_are_loaded_again_for_all_who_call_them(
     together: Together, redis_client: redis.Redis
 ) -> None:
-    script = Script(together, "return ARGV[1]")
+    cancel, page = Function(together, "cancel"), Function(together, "page")
+    calls: list[Callable[[], Any]] = [lambda: cancel(["exec_1", "default"]), lambda: page([0, 1, "asc", 1, "none"])]
     for _ in range(3):
-        redis_client.script_flush()
-        assert at_once([lambda: script(["one"]), lambda: script(["two"])] * 10) == [b"one", b"two"] * 10
+        redis_client.function_flush()
+        assert at_once(calls * 10) == [None, [0, []]] * 10
 
 
 def test_what_gathers_is_sent_over_two_connections_with_fewer_turns_than_calls(proxy: Proxy) -> None:

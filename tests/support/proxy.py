@@ -39,7 +39,7 @@ class Proxy:
         self._close_all()
         self.mode = "pass"
         self.delay_seconds = 0.2
-        self.drop_after = b"EVALSHA"
+        self.drop_after = b"FCALL"
         self.bytes_per_second: float | None = None
         self.delivered_late = 0
         self._outage_began_at = self._outage_ends_at = self._late_at = 0.0

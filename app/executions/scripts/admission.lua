@@ -12,7 +12,7 @@ local function idempotency_key(asked) return 'exec:idempotency:' .. asked.tenant
 -- What the first start with this key was answered, or that it had another body; nil where there was none.
 local function earlier(asked)
   if not asked.key then return nil end
-  local first = redis.call('HMGET', idempotency_key(asked), 'id', 'created', 'digest')
+  local first = call('HMGET', idempotency_key(asked), 'id', 'created', 'digest')
   if not first[1] or not is_whole(first[2] or '', FOREVER) then return nil end
   if first[3] ~= asked.digest then return {'reused'} end
   return {'replayed', first[1], first[2]}
@@ -21,24 +21,30 @@ end
 -- Kept apart from the execution, which may be gone earlier.
 local function remember(asked, id, created)
   if not asked.key then return end
-  redis.call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest,
+  call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest,
     'type', asked.type, 'retry_of', asked.retry_of)
-  redis.call('PEXPIRE', idempotency_key(asked), whole(asked.ttl))
+  call('PEXPIRE', idempotency_key(asked), whole(asked.ttl))
 end
 
 -- How many executions of the tenant are pending or running; -1 where nobody wants to know.
 local function unfinished(asked)
   if not asked.max_unfinished then return -1 end
-  local prefix = 'exec:index:' .. asked.tenant .. ':'
-  return redis.call('ZCARD', prefix .. 'pending:all') + redis.call('ZCARD', prefix .. 'running:all')
+  local prefix, sum = 'exec:index:' .. asked.tenant .. ':', 0
+  for state in pairs(LIVING) do
+    sum = sum + call('ZCARD', prefix .. state .. ':agent') + call('ZCARD', prefix .. state .. ':pipeline')
+  end
+  return sum
 end
 
 -- When the oldest that was never started was created. Those that go back to a queue's front are older, but
 -- did not wait for all that time; among the first hundred they are passed over.
 local function waits_since(queue)
-  for _, id in ipairs(redis.call('LRANGE', queue_key(queue), 0, 99)) do
-    local record = redis.pcall('HMGET', job_key(id), 'attempt', 'created')
-    if not record.err and not record[1] and is_whole(record[2] or '', FOREVER) then return tonumber(record[2]) end
+  for place = 0, 99 do
+    local id = call('LINDEX', queue_key(queue), place)
+    if not id then return nil end
+    local record = try('HMGET', job_key(id), 'attempt', 'created_at')
+    local created = not record.err and not record[1] and microseconds(record[2])
+    if created then return created end
   end
 end
 
@@ -52,9 +58,9 @@ local function checked(asked)
 end
 
 -- Which limit is reached; nil where none is.
-local function refusal(asked, at)
-  if asked.max_unfinished and unfinished(asked) >= asked.max_unfinished then return {'too_many_unfinished'} end
-  if asked.max_length and redis.call('LLEN', queue_key(asked.queue)) >= asked.max_length then return {'queue_full'} end
+local function refusal(asked, at, unfinished_now)
+  if asked.max_unfinished and unfinished_now >= asked.max_unfinished then return {'too_many_unfinished'} end
+  if asked.max_length and call('LLEN', queue_key(asked.queue)) >= asked.max_length then return {'queue_full'} end
   if asked.max_age and at - (waits_since(asked.queue) or at) > asked.max_age then return {'queue_full'} end
 end
 
@@ -66,7 +72,7 @@ local function copied_key(asked) return 'exec:copied:' .. asked.tenant end
 local function bytes_of(hash)
   if ask(0, 'HLEN', hash) > 2000 then return ask(0, 'MEMORY', 'USAGE', hash) end  -- an estimate by samples: exact ones take long
   local names, bytes = ask({}, 'HKEYS', hash), 0
-  for _, name in ipairs(names) do bytes = bytes + #name + redis.call('HSTRLEN', hash, name) end
+  for _, name in ipairs(names) do bytes = bytes + #name + call('HSTRLEN', hash, name) end
   return bytes
 end
 
@@ -81,26 +87,26 @@ end
 -- Forgets the retries that have left the store.
 local function recount(asked)
   local key, sum = copied_key(asked), 0
-  local copied = redis.call('HGETALL', key)
+  local copied = call('HGETALL', key)
   for i = 1, #copied, 2 do
-    if redis.call('EXISTS', job_key(copied[i])) == 1 then
+    if call('EXISTS', job_key(copied[i])) == 1 then
       sum = sum + copied[i + 1]
     elseif copied[i] ~= '' then
-      redis.call('HDEL', key, copied[i])
+      call('HDEL', key, copied[i])
     end
   end
-  redis.call('HSET', key, '', whole(sum))
+  call('HSET', key, '', whole(sum))
   return sum
 end
 
 local function too_much_copied(asked, bytes)
   if bytes == 0 then return false end
-  local sum = tonumber(redis.call('HGET', copied_key(asked), '') or 0)
+  local sum = tonumber(call('HGET', copied_key(asked), '') or 0)
   return sum + bytes > asked.max_copied and recount(asked) + bytes > asked.max_copied
 end
 
 local function note_copied(asked, id, bytes)
   if bytes == 0 then return end
-  redis.call('HSET', copied_key(asked), id, whole(bytes))
-  redis.call('HINCRBY', copied_key(asked), '', whole(bytes))
+  call('HSET', copied_key(asked), id, whole(bytes))
+  call('HINCRBY', copied_key(asked), '', whole(bytes))
 end

@@ -6,43 +6,44 @@
 -- dropped values there are; then step, record, moment (`started`, `ended` or '') for each record; item, outcome
 -- for each outcome; name, output for each value; the names that are dropped.
 -- Returns `ok`, `cancel` (asked to stop), or `lost` for a stale token: then nothing was stored.
-local id, token, usage, number, progress, definition = unpack(ARGV, 1, 6)
-work_when_full()
-local sizes = {}
-for i = 1, 4 do sizes[i] = bounded(ARGV[6 + i], 0, #ARGV) end
-if 10 + 3 * sizes[1] + 2 * sizes[2] + 2 * sizes[3] + sizes[4] ~= #ARGV then
-  error('ERR These are not as many as is said')
-end
-local record = redis.pcall('HMGET', job_key(id), 'status', 'token', 'cancel', 'saved', 'definition')
-if record.err or record[1] ~= 'started' or record[2] ~= token then return 'lost' end
-local answer = record[3] and 'cancel' or 'ok'
-number = bounded(number, 0, FOREVER)
-if number <= (tonumber(record[4]) or 0) then return answer end
+local function run(ARGV)
+  local id, token, usage, number, progress, definition = unpack(ARGV, 1, 6)
+  local sizes = {}
+  for i = 1, 4 do sizes[i] = bounded(ARGV[6 + i], 0, #ARGV) end
+  if 10 + 3 * sizes[1] + 2 * sizes[2] + 2 * sizes[3] + sizes[4] ~= #ARGV then
+    error('ERR These are not as many as is said')
+  end
+  local record = try('HMGET', job_key(id), 'status', 'token', 'cancel', 'saved', 'definition')
+  if record.err or record[1] ~= 'started' or record[2] ~= token then return 'lost' end
+  local answer = record[3] and 'cancel' or 'ok'
+  number = bounded(number, 0, FOREVER)
+  if number <= (tonumber(record[4]) or 0) then return answer end
 
-if record[5] ~= definition then
-  redis.call('UNLINK', steps_key(id), values_key(id))  -- steps of another definition
+  if record[5] ~= definition then
+    call('UNLINK', steps_key(id), values_key(id))  -- steps of another definition
+  end
+  local at, next = whole(now()), 11
+  call('HSET', job_key(id), 'meta', meta('running', progress), 'definition', definition)
+  if usage ~= '' then call('HSET', job_key(id), 'usage', usage) end
+  for _ = 1, sizes[1] do
+    local step, moment = ARGV[next], ARGV[next + 2]
+    call('HSET', steps_key(id), step, ARGV[next + 1])
+    if moment == 'started' then call('HDEL', steps_key(id), step .. ':ended') end
+    if moment ~= '' then call('HSET', steps_key(id), step .. ':' .. moment, at) end
+    next = next + 3
+  end
+  for _ = 1, sizes[2] do
+    call('HSET', steps_key(id), ARGV[next], ARGV[next + 1])
+    next = next + 2
+  end
+  for _ = 1, sizes[3] do
+    call('HSET', values_key(id), ARGV[next], ARGV[next + 1])
+    next = next + 2
+  end
+  for _ = 1, sizes[4] do
+    call('HDEL', values_key(id), ARGV[next])
+    next = next + 1
+  end
+  call('HSET', job_key(id), 'saved', whole(number))  -- last: a call that failed above may be repeated
+  return answer
 end
-local at, next = whole(now()), 11
-redis.call('HSET', job_key(id), 'progress', progress, 'definition', definition)
-note_usage(id, usage)
-for _ = 1, sizes[1] do
-  local step, moment = ARGV[next], ARGV[next + 2]
-  redis.call('HSET', steps_key(id), step, ARGV[next + 1])
-  if moment == 'started' then redis.call('HDEL', steps_key(id), step .. ':ended') end
-  if moment ~= '' then redis.call('HSET', steps_key(id), step .. ':' .. moment, at) end
-  next = next + 3
-end
-for _ = 1, sizes[2] do
-  redis.call('HSET', steps_key(id), ARGV[next], ARGV[next + 1])
-  next = next + 2
-end
-for _ = 1, sizes[3] do
-  redis.call('HSET', values_key(id), ARGV[next], ARGV[next + 1])
-  next = next + 2
-end
-for _ = 1, sizes[4] do
-  redis.call('HDEL', values_key(id), ARGV[next])
-  next = next + 1
-end
-redis.call('HSET', job_key(id), 'saved', whole(number))  -- last: a call that failed above may be repeated
-return answer

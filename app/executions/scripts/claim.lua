@@ -12,48 +12,76 @@
 -- ARGV: queue, worker, count, lease in microseconds, number.
 -- Returns `late` if the number is not the next one; else a list of {id, token, attempt, retried, timeout,
 -- retries, tenant, request_id, data, usage so far, definition, 1 if there are records of steps, traceparent,
---   deaths}.
-local queue, worker, number = ARGV[1], ARGV[2], ARGV[5]
-local most, lease = bounded(ARGV[3], 0, MAX_COUNT), bounded(ARGV[4], 1, LONGEST)
-work_when_full()
-if tonumber(redis.call('HGET', CLAIMS, worker) or -1) ~= bounded(number, 0, FOREVER) - 1 then return 'late' end
-redis.call('HSET', CLAIMS, worker, number)
+-- deaths}.
+local CLAIMED = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at', 'enqueued_at', 'started_at',
+                 'ended_at', 'timeout', 'worker_name', 'attempt', 'token', 'cancel', 'steps', 'lost', 'retried',
+                 'max_attempts', 'expires', 'retries', 'timeout_seconds', 'deaths',
+                 'request_id', 'usage', 'definition', 'traceparent'}
 
-local at, claimed, waits, bytes, time_left = now(), {}, {}, 0, time_for(0.005)
-for _, key in ipairs({LEASES, WAITING}) do redis.call('ZCARD', key) end  -- refused before anything leaves the queue
+local MOST = 1000
 
-local function take(id)
-  local record = load(id)
-  if record and record.status == 'queued' then
-    record.popped = true
-    local data, steps = ask(false, 'GET', data_key(id)), redis.call('TYPE', steps_key(id)).ok
-    if not data or (steps ~= 'none' and steps ~= 'hash') then
-      quarantine(record, {data and 'steps' or 'data'})
-    elseif tonumber(record.expires or 'inf') <= at then
-      end_as(record, 'failed', at, failure(record, 'Expired', 'It was not started within its expires_in.'))
+-- Starts an attempt of an execution; answers what its worker is told, or nil if there is nothing to start.
+local function start(id, token, worker, at)
+  local record = load(id, CLAIMED)
+  if not record or record.state ~= 'pending' then return nil end
+  record.popped = true
+  local data, steps = ask(false, 'GET', data_key(id)), ask(false, 'HLEN', steps_key(id))
+  if not data or not steps then
+    quarantine(record, {data and 'steps' or 'data'})
+    return nil
+  end
+  if record.expires and tonumber(record.expires) <= at then
+    end_as(record, 'failed', at, failure(record, 'Expired', 'It was not started within its expires_in.'))
+    return nil
+  end
+  local key, attempt = job_key(id), one_more(record.attempt)
+  move_index(record, 'running')
+  call('HSET', key, 'status', 'started', 'meta', meta('running', '[0,' .. (record.steps or 1) .. ',null]'),
+    'attempt', attempt, 'token', token, 'worker_name', worker, 'started_at', iso(at))
+  if record.expires then call('HDEL', key, 'expires') end
+  return {id, token, tostring(attempt), tostring(record.retried), record.timeout_seconds or record.timeout,
+    record.retries or '', record.tenant, record.request_id or '', data, record.usage or '', record.definition or '',
+    steps > 0 and '1' or '0', record.traceparent or '', tostring(record.deaths)}, record
+end
+
+local function run(ARGV)
+  local queue, worker, number = ARGV[1], ARGV[2], ARGV[5]
+  local most, lease = bounded(ARGV[3], 0, MAX_COUNT), bounded(ARGV[4], 1, LONGEST)
+  if tonumber(call('HGET', CLAIMS, worker) or -1) ~= bounded(number, 0, FOREVER) - 1 then return 'late' end
+  call('HSET', CLAIMS, worker, number)
+  if most < 1 then return {} end
+
+  local at, claimed, bytes, time_left = now(), {}, 0, time_for(0.005)
+  call('ZCARD', LEASES)  -- refused before anything leaves the queue
+  call('ZCARD', WAITING)
+  local ids, passed = call('LRANGE', queue_key(queue), 0, math.min(most, MOST) - 1), 0
+  local waiting, leases, started, first_waits = {}, {}, {}, {}
+  for i = 1, #ids do
+    if bytes >= 1024 * 1024 or not time_left() then break end
+    local id, token = ids[i], worker .. ':' .. number .. ':' .. #claimed + 1
+    local done, row, record = dealt_with('claim_refused', id, start, id, token, worker, at)
+    passed = i
+    row = done and row
+    if not done then
+      call('ZADD', LEASES, whole(at + lease), id)  -- it may count as running already
+      try('ZADD', DELAYED, whole(at + lease), id)
     else
-      local token = worker .. ':' .. number .. ':' .. #claimed + 1
-      local attempt = one_more(record.attempt)
-      redis.call('ZADD', LEASES, whole(at + lease), id)
-      set_status(record, 'running')
-      redis.call('HSET', job_key(id), 'attempt', attempt, 'token', token, 'worker', worker,
-        'started', whole(at), 'progress', '[0,' .. (record.steps or 1) .. ',null]')
-      if not record.queued then waits[#waits + 1] = at - record.created end  -- its first start
-      if record.expires then redis.call('HDEL', job_key(id), 'expires') end
-      local more = redis.call('HMGET', job_key(id), 'timeout_seconds', 'retries', 'request_id', 'usage', 'definition', 'traceparent')
-      bytes = bytes + #data
-      claimed[#claimed + 1] = {id, token, tostring(attempt), tostring(record.retried), more[1] or '', more[2] or '',
-        record.tenant, more[3] or '', data, more[4] or '', more[5] or '', steps == 'hash' and '1' or '0', more[6] or '',
-        tostring(record.deaths)}
+      waiting[#waiting + 1] = id
+    end
+    if row then
+      claimed[#claimed + 1], bytes = row, bytes + #row[9]
+      leases[#leases + 1], leases[#leases + 2] = whole(at + lease), id
+      started[#started + 1], started[#started + 2] = rq_score(at), id .. ':' .. row[3]
+      if record.enqueued == record.created then first_waits[#first_waits + 1] = at - record.created end
     end
   end
-  redis.call('ZREM', WAITING, id)  -- last: if a call above fails, the reaper queues the execution again
+  if passed > 0 then call('LPOP', queue_key(queue), passed) end
+  if #waiting > 0 then call('ZREM', WAITING, unpack(waiting)) end
+  if #claimed > 0 then
+    call('ZADD', LEASES, unpack(leases))
+    try('ZADD', STARTED .. queue, unpack(started))
+    if count_for_worker(worker, 'running', #claimed) then try('HSET', 'rq:worker:' .. worker, 'state', 'busy') end
+  end
+  count_durations('w:' .. queue, first_waits)
+  return claimed
 end
-
-while #claimed < most and bytes < 1024 * 1024 and time_left() do
-  local id = redis.call('LPOP', queue_key(queue))
-  if not id then break end
-  if not dealt_with('claim_refused', id, take, id) then redis.pcall('ZADD', DELAYED, whole(at + lease), id) end
-end
-count_durations('w:' .. queue, waits)
-return claimed

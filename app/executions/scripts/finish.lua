@@ -3,15 +3,18 @@
 -- Repeating the call changes nothing and gives the same answer.
 -- ARGV: id, token, usage (JSON, or ''), status, outputs (JSON, packed, or ''), error (JSON, or '').
 -- Answers the final status, or `lost` for a stale token.
-work_when_full()
-if not RQ_WORD[ARGV[4]] or ARGV[4] == 'pending' or ARGV[4] == 'running' then error('ERR Not a final status: ' .. ARGV[4]) end
-local record = load(ARGV[1])
-if not record or record.token ~= ARGV[2] then return 'lost' end
-if record.status ~= 'started' then return API_WORD[record.status] end
+local function run(ARGV)
+  local id, token, usage, status, outputs, error_ = unpack(ARGV, 1, 6)
+  if not REGISTRY[status] then error('ERR Not a final status: ' .. status) end
+  local record = load(id, SHOWN_FIELDS)
+  if not record or record.token ~= token then return 'lost' end
+  if record.state ~= 'running' then return record.state end
 
-local at, status = now(), record.cancel and 'cancelled' or ARGV[4]
-if status == 'completed' then redis.call('SET', outputs_key(record.id), ARGV[5]) end
-redis.call('HDEL', job_key(record.id), 'progress', 'reported', 'saved')
-note_usage(record.id, ARGV[3])
-end_as(record, status, at, status == 'failed' and ARGV[6] or nil)
-return status
+  local fields = {}
+  if record.cancel then status = 'cancelled' end
+  if status == 'completed' then call('SET', outputs_key(id), outputs) end
+  if usage ~= '' then fields[1], fields[2] = 'usage', usage end
+  if status == 'failed' then fields[#fields + 1], fields[#fields + 2] = 'error', error_ end
+  end_as(record, status, now(), fields)
+  return status
+end

@@ -1,8 +1,8 @@
 -- completed -> failed, with `RecordUnreadable`: what it has put out is gone, or is no JSON. That is only seen by whoever
 -- reads it. Nothing else can be shown of it, so this is the one final state that changes.
 -- ARGV: id, tenant.
-work_when_full()
-local record = load(ARGV[1])
-if not record or record.tenant ~= ARGV[2] or record.status ~= 'finished' then return end
-redis.call('ZREM', ENDED .. 'completed', record.id)
-quarantine(record, {'outputs'})
+local function run(ARGV)
+  local record = load(ARGV[1])
+  if not record or record.tenant ~= ARGV[2] or record.state ~= 'completed' then return end
+  quarantine(record, {'outputs'})
+end
