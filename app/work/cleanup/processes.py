@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 HELPER_SECONDS = 1.0
+CHAIN_SECONDS = 3.0
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -87,8 +89,22 @@ def end_processes_of_run() -> None:
     for helper, name, pipe in helpers:
         _end_helper(helper, name, pipe)
     kill_descendants(pid)
+    _end_chain(pid)
     # Its list of children would keep those that were ended here, and wait for them.
     getattr(sys.modules.get("multiprocessing.process"), "_children", set()).clear()
+
+
+def _end_chain(pid: int) -> None:
+    """Ends processes that fork faster than they can be listed with all their descendants: each that loses its parent
+    becomes a child of this one, so only children are looked at, without a pause."""
+    deadline = time.monotonic() + CHAIN_SECONDS
+    while has_children(pid) and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            for path in Path(f"/proc/{pid}/task").glob("*/children"):
+                for child in map(int, path.read_text().split()):
+                    with contextlib.suppress(OSError):
+                        os.kill(child, signal.SIGKILL)
+                        os.waitpid(child, os.WNOHANG)
 
 
 def _end_helper(helper: Any, name: str, pipe: str) -> None:
