@@ -1,8 +1,8 @@
 -- running -> pending, by whoever holds the attempt's token:
 --   `handed_back`: its worker is shut down; to the queue's front, and the attempt does not count. But what a
 --     shutdown ended twenty times counts as lost from then on: it may be what ends its workers
---   `failed`: its flow failed and is tried again on purpose (config.retries), after a delay
 --   `set_apart`: the same, but its process hung, and it may be the one that held it: it is run alone the next time
+--   `failed`: its flow failed and is tried again on purpose (config.retries), after a delay
 --   `lost`: its process died, as its parent saw; to the next attempt or, if none is left, to `failed`
 --   `disturbed`, `suspected`: its process died with others in it (many, or so few that each is run alone the next time)
 -- After a cancel request it becomes `cancelled` instead.
