@@ -158,15 +158,14 @@ def test_a_flow_that_always_kills_its_worker_fails_and_its_neighbours_do_not(
 def test_a_lone_execution_whose_worker_is_killed_has_lost_that_attempt(make: Make) -> None:
     service = make()
     id = service.start("behaves", {"do": "listen", "seconds": 60}, config={"max_attempts": 2})
-    for _ in range(2):
-        service.until(id, "running")
+    deadline = time.monotonic() + 60
+    for number in (1, 2):
+        while (service.status(id)["status"], service.status(id)["attempt"]) != ("running", number):
+            assert time.monotonic() < deadline, service.status(id)
+            time.sleep(0.05)
         service.workers[-1].kill()
         service.workers[-1].wait()
         service.start_worker()
-        deadline = time.monotonic() + 30
-        while service.status(id)["status"] == "running":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
     ended = service.ended(id)
     assert (ended["status"], ended["error"]["type"], ended["attempt"]) == ("failed", "WorkerLost", 2)
 
