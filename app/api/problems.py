@@ -12,6 +12,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.api import quotas
+from app.api.application import Answer
 from app.errors import (
     AlreadyEnded,
     FieldError,
@@ -99,7 +100,7 @@ def problem(
     if errors:
         body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
-    return Response(json.dumps(body), status, headers, content_type="application/problem+json")
+    return Answer(json.dumps(body), status, headers, content_type="application/problem+json")
 
 
 def render_http_error(error: HTTPException) -> Response:
