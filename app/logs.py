@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, MutableMapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -48,6 +49,7 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _of_the_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -72,6 +74,19 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
     )
     sys.excepthook = crashed
     threading.excepthook = lambda died: crashed(died.exc_type, died.exc_value, died.exc_traceback)
+
+
+_request: ContextVar[dict[str, str]] = ContextVar("request_in_logs")
+
+
+def name_request(fields: dict[str, str]) -> None:
+    """Has each line of the present request tell these fields, also those that are put in later. (Of structlog's own
+    context variables there is one for each field, and to clear them takes a walk through all that there are.)"""
+    _request.set(fields)
+
+
+def _of_the_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**_request.get({}), **event}
 
 
 def flush() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 from typing import Any
 
-import structlog
 from flask import Flask, Request, Response
 from werkzeug.exceptions import NotFound
 
-from app import tracing
+from app import logs, tracing
 from app.api import access, docs, executions, limits, operations, problems, quotas, targets, traces
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
@@ -63,13 +62,12 @@ def _begin(request: Request, context: Any) -> None:
     """
     environ = request.environ
     given = environ.get("HTTP_X_REQUEST_ID")
-    context.request_id = given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-    logged = {"request_id": context.request_id}
+    context.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+    context.logged = logged = {"request_id": context.request_id}
     execution_id = request.view_args.get("execution_id") if request.view_args else None
     if execution_id and identifiers.PATTERN.fullmatch(execution_id):
         logged["execution_id"] = execution_id
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**logged)
+    logs.name_request(logged)
     if environ["PATH_INFO"].startswith("//"):
         raise NotFound
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import structlog
 from flask import Request, g
 from werkzeug.routing import RequestRedirect
 
@@ -67,7 +66,9 @@ class Gate:
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
         context.identity = who = self._identify(request.environ) if self._ring.required else ANYONE
-        _name_in_logs(who)
+        context.logged["tenant"] = who.tenant
+        if who.key is not None:
+            context.logged["key_name"] = who.key
         if rule is not None and (scope := scope_of(self._views[rule.endpoint])) not in who.scopes:
             raise _lacks(scope)
 
@@ -94,11 +95,6 @@ class Gate:
 def register(app: Application, ring: KeyRing, metrics_open: bool) -> None:
     """Puts the gate before every view that the application has or will have."""
     app.before.append(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN, app.view_functions).check)
-
-
-def _name_in_logs(who: Identity) -> None:
-    named = {"tenant": who.tenant} if who.key is None else {"tenant": who.tenant, "key_name": who.key}
-    structlog.contextvars.bind_contextvars(**named)
 
 
 def _lacks(scope: Scope) -> Problem:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response
+from flask.globals import app_ctx, request_ctx
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.wsgi import ClosingIterator
+from werkzeug.routing import MapAdapter
+from werkzeug.wsgi import ClosingIterator, get_host
 
 Before = Callable[[Request, Any], object]
 """Gets the request and the request's own `g`. Refuses by raising."""
@@ -25,7 +27,8 @@ class Answer(Response):
         if not complete or environ["REQUEST_METHOD"] == "HEAD" or self.status_code in _WITHOUT_BODY:
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
-        return ClosingIterator(self.response, self.close) if self._on_close else self.response  # type: ignore[arg-type]
+        body: Any = self.response
+        return ClosingIterator(body, self.close) if self._on_close else body
 
 
 class _NoSessions(SessionInterface):
@@ -58,14 +61,23 @@ class Application(Flask):
         """No view and no hook is a coroutine, so none is looked at for it, a dozen times a request."""
         return func
 
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """The API is served under any name, and has no subdomains: Flask would work both out twice a request."""
+        if request is None:
+            return None
+        host, query = get_host(request.environ), request.environ["QUERY_STRING"]
+        return MapAdapter(
+            self.url_map, host, request.root_path, "", request.scheme, request.path, request.method, query
+        )
+
     def preprocess_request(self) -> Any:
-        asked, context = request._get_current_object(), g._get_current_object()
+        asked, context = request_ctx.request, app_ctx.g
         for step in self.before:
             step(asked, context)
         return super().preprocess_request() if self.before_request_funcs else None
 
     def process_response(self, response: Response) -> Response:
-        asked, context, hooks = request._get_current_object(), g._get_current_object(), self.after_request_funcs
+        asked, context, hooks = request_ctx.request, app_ctx.g, self.after_request_funcs
         if None in hooks or asked.blueprint in hooks:
             response = super().process_response(response)
         for step in self.after:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Response, request
+from flask import Response
+from flask.globals import request_ctx
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
@@ -88,7 +89,7 @@ def _checked(view: Callable[..., Response], reads: tuple[Reader, ...]) -> Callab
     takes_query = any(isinstance(reader, Query) for reader in reads)
 
     def checked(**path: str) -> Response:
-        asked = request._get_current_object()
+        asked = request_ctx.request
         if not takes_query:
             refuse_query(asked)
         return view(*[read(asked) for read in reads], **path)

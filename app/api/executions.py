@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
@@ -33,6 +32,7 @@ from app.api.schemas import (
 )
 from app.errors import ServiceError
 from app.executions import identifiers
+from app.executions.large import Held
 from app.executions.model import Include, Started, Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand
 from app.keys.model import Scope
@@ -76,12 +76,13 @@ def earlier_start() -> Response | None:
         "executions.start_execution": _command,
         "executions.retry_execution": _retry_command,
     }
-    if request.endpoint not in commands or IDEMPOTENCY_KEY not in request.headers:
+    command = commands.get(request.endpoint)
+    if command is None or IDEMPOTENCY_KEY not in request.headers:
         return None
-    reads = current_app.view_functions[request.endpoint].reads  # type: ignore[attr-defined]
+    view: Any = current_app.view_functions[str(request.endpoint)]
     try:
-        read = [reader(request) for reader in reads]
-        earlier = _service().recall(commands[request.endpoint](*read, **(request.view_args or {})))
+        read = [reader(request) for reader in view.reads]
+        earlier = _service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None
     return _accepted(earlier) if earlier else None
@@ -148,11 +149,9 @@ def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: 
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
-    with ExitStack() as held:
+    with Held() as held:
         execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        response = _json(bodies.execution(execution, with_steps=include is Include.STEPS))
-        response.call_on_close(held.pop_all().close)
-    return response
+        return _kept(held, _json(bodies.execution(execution, with_steps=include is Include.STEPS)))
 
 
 @blueprint.operation(
@@ -169,11 +168,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     In the order of the pipeline's file. An agent's execution has one step, the agent.
     """
     include = Include(query.get("include", Include.STEPS))
-    with ExitStack() as held:
+    with Held() as held:
         execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        response = _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
-        response.call_on_close(held.pop_all().close)
-    return response
+        return _kept(held, _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS)))
 
 
 @blueprint.operation("GET", "/executions", Success(200, PageSchema, examples.PAGE), reads=(Query(ListQuerySchema()),))
@@ -234,5 +231,14 @@ def _known_form(execution_id: str) -> str:
     return execution_id
 
 
-def _json(text: str | bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Answer(text, status, headers, content_type="application/json")
+def _kept(held: Held, response: Response) -> Response:
+    """What is held is held until the response has been sent."""
+    if held.used:
+        response.call_on_close(held.pop_all().close)
+    return response
+
+
+def _json(body: str | bytes | bodies.Pieces, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    if isinstance(body, bodies.Pieces):
+        headers = {"Content-Length": str(body.size), **(headers or {})}
+    return Answer(body, status, headers, content_type="application/json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from flask import Request, Response
 
 from app import tracing
@@ -30,7 +29,7 @@ def register(app: Application, traces: tracing.Tracing) -> None:
             )
             context.traceparent = context.span.traceparent
         if context.traceparent:
-            structlog.contextvars.bind_contextvars(trace_id=tracing.trace_id(context.traceparent))
+            context.logged["trace_id"] = tracing.trace_id(context.traceparent)
 
     def end(request: Request, context: Any, response: Response) -> None:
         if span := context.get("span"):

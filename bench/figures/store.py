@@ -12,7 +12,7 @@ from bench.baseline import plain_rq_task
 from bench.figures.queue import INPUTS
 from bench.figures.scale import Scale
 from bench.load import get, requests_per_second
-from bench.stack import pss_mb, stack
+from bench.stack import Stack, pss_mb, stack
 from bench.submit import completed, fill, wait_until
 from bench.table import Row, at_most
 
@@ -20,11 +20,33 @@ from bench.table import Row, at_most
 def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
     """300 bytes in, 300 bytes out, index included: what the store's memory grew by, for each."""
     ours, plain = _ours(folder, scale.pick(3000, 20_000)), _plain(folder, scale.pick(100, 500))
-    yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(2000))
+    yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(1600))
+
+
+def cpu_each(folder: Path, scale: Scale) -> Iterator[Row]:
+    """What a small execution costs the store from its submit to its end, on workers that are busy all the time."""
+    found = []
+    for _ in range(scale.pick(1, 3)):
+        count = scale.pick(5000, 20_000)
+        with stack(folder) as running:
+            for _ in range(2):
+                running.worker("--processes", "0")
+            fill(running.client, 1000, "in_thread", "thread", **INPUTS)
+            wait_until(lambda running=running: completed(running.client), 1000)  # type: ignore[misc]
+            before = _cpu_us(running)
+            fill(running.client, count, "in_thread", "thread", **INPUTS)
+            wait_until(lambda running=running: completed(running.client), count + 1000, pause_seconds=0.1)  # type: ignore[misc]
+            found.append((_cpu_us(running) - before) / count)
+    yield Row("store, CPU for each small execution", found, "{:.0f} us", goal=at_most(90))
+
+
+def _cpu_us(running: Stack) -> float:
+    used = running.client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"]) * 1_000_000
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Connections to the store, and memory: of a web process that eight clients keep busy, of an idle worker."""
+    """Connections to the store, and memory: of a web process that sixteen clients keep busy, of an idle worker."""
     with stack(folder) as running:
 
         def count() -> int:
@@ -35,7 +57,7 @@ def connections(folder: Path, scale: Scale) -> Iterator[Row]:
         web, web_mb = count(), pss_mb(running.processes)
         worker = running.worker()
         time.sleep(3.0)
-        yield Row("store connections of a web process with 8 clients", [web])
+        yield Row("store connections of a web process with 16 clients", [web])
         yield Row("... memory with its master (PSS, MB)", [web_mb])
         yield Row("store connections of an idle worker", [count() - web])
         yield Row("... its memory (PSS, MB)", [pss_mb([worker])])
