@@ -79,10 +79,15 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
 _request: ContextVar[dict[str, str]] = ContextVar("request_in_logs")
 
 
-def name_request(fields: dict[str, str]) -> None:
-    """Has each line of the present request tell these fields, also those that are put in later. (Of structlog's own
-    context variables there is one for each field, and to clear them takes a walk through all that there are.)"""
+def begin_request(**fields: str) -> None:
+    """Has each line of the request that begins now tell these fields, and no other's. (Of structlog's own context
+    variables there is one for each field, and to clear them takes a walk through all that there are.)"""
     _request.set(fields)
+
+
+def name_in_request(**fields: str) -> None:
+    """Adds to them."""
+    _request.set({**_request.get({}), **fields})
 
 
 def _of_the_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -63,11 +63,11 @@ def _begin(request: Request, context: Any) -> None:
     environ = request.environ
     given = environ.get("HTTP_X_REQUEST_ID")
     context.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
-    context.logged = logged = {"request_id": context.request_id}
+    logged = {"request_id": context.request_id}
     execution_id = request.view_args.get("execution_id") if request.view_args else None
     if execution_id and identifiers.PATTERN.fullmatch(execution_id):
         logged["execution_id"] = execution_id
-    logs.name_request(logged)
+    logs.begin_request(**logged)
     if environ["PATH_INFO"].startswith("//"):
         raise NotFound
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from flask import Request, g
 from werkzeug.routing import RequestRedirect
 
+from app import logs
 from app.api import credentials
 from app.api.application import Application
 from app.api.problems import Problem
@@ -66,9 +67,7 @@ class Gate:
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
         context.identity = who = self._identify(request.environ) if self._ring.required else ANYONE
-        context.logged["tenant"] = who.tenant
-        if who.key is not None:
-            context.logged["key_name"] = who.key
+        logs.name_in_request(tenant=who.tenant, **({} if who.key is None else {"key_name": who.key}))
         if rule is not None and (scope := scope_of(self._views[rule.endpoint])) not in who.scopes:
             raise _lacks(scope)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Request, Response
 
-from app import tracing
+from app import logs, tracing
 from app.api.application import Application
 
 UNTRACED = frozenset(("/healthz", "/readyz", "/metrics"))
@@ -29,7 +29,7 @@ def register(app: Application, traces: tracing.Tracing) -> None:
             )
             context.traceparent = context.span.traceparent
         if context.traceparent:
-            context.logged["trace_id"] = tracing.trace_id(context.traceparent)
+            logs.name_in_request(trace_id=tracing.trace_id(context.traceparent))
 
     def end(request: Request, context: Any, response: Response) -> None:
         if span := context.get("span"):

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent.socket import cancel_wait_ex
 
 READ_SECONDS = 12.0
 """For a whole request, from its first byte or from the opening of its connection."""
@@ -108,7 +109,7 @@ class Connection:
         small = self._received < SMALL_BYTES
         if not small:
             gevent.sleep(0)
-        data = bytes(self._client.recv(min(size, SMALL_BYTES)))
+        data = self._receive(min(size, SMALL_BYTES))
         self.ended = not data or self._received + len(data) > self._most_bytes
         if self.ended:
             return b""
@@ -160,8 +161,11 @@ class Connection:
             while at < len(rest):
                 self._expect_progress()
                 at += self._client.send(rest[at:])
+        except cancel_wait_ex:  # `end_if_late`
+            raise BrokenPipeError(errno.EPIPE, "The client does not take its answer.") from None
         finally:
             self._budget.give_back(len(rest))
+        self.late_at = math.inf
 
     def _begin_to_send(self, count: int) -> None:
         self._answer_began_at = self._answer_began_at if self._sent else monotonic()
@@ -180,10 +184,16 @@ class Connection:
         with contextlib.suppress(OSError):
             if not self.ended:
                 self._client.shutdown(socket.SHUT_WR)
-                while self._client.recv(_LINGER_PIECE_BYTES):
+                while self._receive(_LINGER_PIECE_BYTES):
                     gevent.sleep(0)
         self.late_at = math.inf
         self._client.close()
+
+    def _receive(self, size: int) -> bytes:
+        try:
+            return bytes(self._client.recv(size))
+        except cancel_wait_ex:  # the wait was ended from here; what came in the same moment is still there
+            return bytes(self._client.recv(size))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
