@@ -106,7 +106,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def init_process(self) -> None:
         # gunicorn finds each of its settings through two functions, twenty times a request; an attribute needs none.
-        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._stopping = Event()
         signal.signal(signal.SIGTERM, self.handle_exit)  # gunicorn does so after the patching, which takes a moment
         super().init_process()
