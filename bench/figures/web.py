@@ -115,7 +115,7 @@ def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
         callers = [opened.enter_context(connect(port)) for _ in ids]
         for caller, id in zip(callers, ids, strict=True):
             caller.sendall(post(f"{OURS}/{id}/cancel"))
-        time.sleep(1)  # the last of them is heard; the first waits for five seconds
+        time.sleep(1.5)  # until the last of them is heard; each waits for five seconds
         memory, took, until = pss_mb([web]), list[float](), time.perf_counter() + 2
         while time.perf_counter() < until:
             with connect(port) as connection:
