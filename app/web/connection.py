@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import math
 import socket
+import struct
+import termios
 from time import monotonic
 from typing import Any
 
@@ -69,7 +72,7 @@ class Connection:
         self.late_at = monotonic() + READ_SECONDS
         self._answer_began_at = 0.0
         self._head: bytes | None = None  # of the present answer, until it is sent; empty from then on
-        self._received = self._held = self._sent = 0
+        self._received = self._held = self._sent = self._queued = 0
         self.idle = True  # nothing of the next request is here
         self.ended = False  # nothing more comes from the client
 
@@ -93,7 +96,7 @@ class Connection:
 
     def end_if_late(self, now: float) -> None:
         """Whoever waits for this client is told that it has gone."""
-        if now > self.late_at:
+        if now > self.late_at and not (self._sent and self._takes_enough(now)):
             self.late_at = math.inf
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_RDWR if self._sent else socket.SHUT_RD)
@@ -172,8 +175,22 @@ class Connection:
         self._sent += count
 
     def _expect_progress(self) -> None:
+        self.late_at = monotonic() + WRITE_SECONDS
+        self._queued = self._in_the_system()
+
+    def _takes_enough(self, now: float) -> bool:
+        """Also of what the system has taken over: it says that there is room again only when a third of that has gone,
+        which may be more than a MiB."""
+        before, self._queued = self._queued, self._in_the_system()
+        self.late_at = now + WRITE_SECONDS
         whole_by = self._answer_began_at + WRITE_SECONDS + self._sent / SLOWEST_BYTES_PER_SECOND
-        self.late_at = min(monotonic() + WRITE_SECONDS, whole_by)
+        return now < whole_by and before - self._queued >= WRITE_SECONDS * SLOWEST_BYTES_PER_SECOND
+
+    def _in_the_system(self) -> int:
+        """How many bytes were sent that the client has not confirmed."""
+        count: int
+        (count,) = struct.unpack("i", fcntl.ioctl(self._client.fileno(), termios.TIOCOUTQ, bytes(4)))
+        return count
 
     def close(self) -> None:
         """Half closes, reads what still comes for a moment, and closes."""

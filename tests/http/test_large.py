@@ -148,6 +148,25 @@ def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at
     assert statistics.median(took) < 1
 
 
+def test_a_reader_of_two_hundred_kilobytes_a_second_is_no_slow_one_however_large_the_buffers(
+    make_service: Make,
+) -> None:
+    """The system's buffers take some MiB, and have room again only when a third of that has gone."""
+    service = make_service(workers=0)
+    id = completed(service, OUTPUTS)
+    whole = requests.get(f"{service.url}/api/v1/executions/{id}", timeout=60).content
+    answer = bytearray()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as reader:
+        reader.sendall(f"GET /api/v1/executions/{id} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            answer += reader.recv(20_000)
+            time.sleep(0.1)
+        while piece := reader.recv(65536):
+            answer += piece
+    assert answer.endswith(whole)
+
+
 @pytest.mark.parametrize(
     "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
 )
