@@ -34,7 +34,7 @@ FIGURES: list[Figure] = [
     *(web.starts_and_statuses, web.lists, queue.drain, queue.latency),
     *(waiting.four_hundred, waiting.model_calls, waiting.default_settings, waiting.a_thousand),
     *(web.waiting_callers, web.many_waiting_callers, queue.chains),
-    *(store.bytes_each, store.cpu_each, store.connections),
+    *(store.bytes_each, store.connections),
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 

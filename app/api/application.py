@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, Request, Response
 from flask.globals import app_ctx, request_ctx
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.exceptions import BadHost
 from werkzeug.routing import MapAdapter
 from werkzeug.wsgi import ClosingIterator, get_host
 
@@ -43,6 +45,15 @@ class _NoSessions(SessionInterface):
         """There is nothing to save."""
 
 
+@functools.lru_cache(256)
+def _host(name: str) -> str:
+    """As it stands in addresses. Refuses what is none."""
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise BadHost from error
+
+
 class Application(Flask):
     """Steps stand in `before` and `after` in the order in which they are taken.
 
@@ -65,7 +76,7 @@ class Application(Flask):
         """The API is served under any name, and has no subdomains: Flask would work both out twice a request."""
         if request is None:
             return None
-        host, query = get_host(request.environ), request.environ["QUERY_STRING"]
+        host, query = _host(get_host(request.environ)), request.environ["QUERY_STRING"]
         return MapAdapter(
             self.url_map, host, request.root_path, "", request.scheme, request.path, request.method, query
         )

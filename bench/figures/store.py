@@ -12,7 +12,7 @@ from bench.baseline import plain_rq_task
 from bench.figures.queue import INPUTS
 from bench.figures.scale import Scale
 from bench.load import get, requests_per_second
-from bench.stack import Stack, pss_mb, stack
+from bench.stack import pss_mb, stack
 from bench.submit import completed, fill, wait_until
 from bench.table import Row, at_most
 
@@ -21,28 +21,6 @@ def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
     """300 bytes in, 300 bytes out, index included: what the store's memory grew by, for each."""
     ours, plain = _ours(folder, scale.pick(3000, 20_000)), _plain(folder, scale.pick(100, 500))
     yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(1600))
-
-
-def cpu_each(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What a small execution costs the store from its submit to its end, on workers that are busy all the time."""
-    found = []
-    for _ in range(scale.pick(1, 3)):
-        count = scale.pick(5000, 20_000)
-        with stack(folder) as running:
-            for _ in range(2):
-                running.worker("--processes", "0")
-            fill(running.client, 1000, "in_thread", "thread", **INPUTS)
-            wait_until(lambda running=running: completed(running.client), 1000)  # type: ignore[misc]
-            before = _cpu_us(running)
-            fill(running.client, count, "in_thread", "thread", **INPUTS)
-            wait_until(lambda running=running: completed(running.client), count + 1000, pause_seconds=0.1)  # type: ignore[misc]
-            found.append((_cpu_us(running) - before) / count)
-    yield Row("store, CPU for each small execution", found, "{:.0f} us", goal=at_most(90))
-
-
-def _cpu_us(running: Stack) -> float:
-    used = running.client.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"]) * 1_000_000
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:
