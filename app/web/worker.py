@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import gevent
+import structlog
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -39,6 +40,8 @@ LOOK_SECONDS = 0.5
 
 USED_UP_SECONDS = 0.1
 """The wait where files are used up: the listener stays ready, and would be asked without a pause."""
+
+log = structlog.get_logger(__name__)
 
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -182,7 +185,8 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         except Exception as error:
             if not reply.headers_sent or isinstance(error, OSError):
                 raise
-            self.log.exception("Error handling request")  # half of an answer is there; a whole one cannot follow it
+            # Half of an answer is there; a whole one cannot follow it.
+            log.error("request_crashed", method=req.method, path=req.path, exc_info=error)
             raise StopIteration from None
         finally:
             if hasattr(body, "close"):
