@@ -32,6 +32,9 @@ limit_request_line = 4094  # the longest address that the API answers is far sho
 limit_request_fields = 64  # proxies add a dozen
 limit_request_field_size = 8190  # a bearer token with room to spare
 forwarder_headers = ""  # no header may say where the application is mounted (SCRIPT_NAME) or who is logged in
+secure_scheme_headers: dict[str, str] = {}  # nor that it came by TLS, which changes no answer
+forwarded_allow_ips = "*"  # so no address is looked up among those that may say it: none may
+sendfile = False  # a file is read piece by piece, like every answer, so that one deadline holds for all
 accesslog = None  # a line a request costs more than the request; refusals are logged by the application
 
 logger_class = lifecycle.logger_class(chosen)

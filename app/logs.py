@@ -22,6 +22,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, MutableMapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -56,6 +57,7 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
     # The order matters: masking comes last, so that it sees what the others have added.
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _of_the_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -80,6 +82,24 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
     )
     sys.excepthook = crashed
     threading.excepthook = lambda died: crashed(died.exc_type, died.exc_value, died.exc_traceback)
+
+
+_request: ContextVar[dict[str, str]] = ContextVar("request_in_logs")
+
+
+def begin_request(**fields: str) -> None:
+    """Has each line of the request that begins now tell these fields, and no other's. (Of structlog's own context
+    variables there is one for each field, and to clear them takes a walk through all that there are.)"""
+    _request.set(fields)
+
+
+def name_in_request(**fields: str) -> None:
+    """Adds to them."""
+    _request.set({**_request.get({}), **fields})
+
+
+def _of_the_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**_request.get({}), **event}
 
 
 def flush() -> None:

@@ -23,6 +23,7 @@ import redis
 from bench import table
 from bench.figures import queue, share, store, waiting, web
 from bench.figures.scale import Scale
+from bench.load import client as client_of_rates
 from bench.stack import CELERY
 from bench.table import Row
 from tools.embedded_store import EmbeddedStore
@@ -32,7 +33,8 @@ Figure = Callable[[Path, Scale], Iterator[Row]]
 FIGURES: list[Figure] = [
     *(web.starts_and_statuses, web.lists, queue.drain, queue.latency),
     *(waiting.four_hundred, waiting.model_calls, waiting.default_settings, waiting.a_thousand),
-    *(web.waiting_callers, queue.chains, store.bytes_each, store.connections, share.store_share),
+    *(web.waiting_callers, web.many_waiting_callers, queue.chains),
+    *(store.bytes_each, store.connections, share.store_share),
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 
@@ -86,7 +88,7 @@ def _where(command: str) -> str:
     return (
         f"`{command}` on {datetime.date.today()}: {os.cpu_count()} cores ({_processor()}), "
         f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, {kind}, {names}, "
-        f"celery {_celery_version()}."
+        f"celery {_celery_version()}. Client of the rates: {client_of_rates()}."
     )
 
 

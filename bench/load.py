@@ -1,23 +1,58 @@
-"""The client of the web figures: keep-alive connections over plain sockets, in one thread.
+"""The client of the web figures: `wrk` where it is installed, else keep-alive connections in one thread of Python.
 
-Client, server and store share the machine's cores, so what the client takes is missing elsewhere. It is as
-cheap as Python allows, and the same for every contender; docs/performance.md says what it takes.
+Client, server and store share the machine's cores, so what the client takes is missing elsewhere. It is the same for
+every contender of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import selectors
+import shutil
 import socket
+import subprocess
+import tempfile
 import time
 from typing import Any
 
-CONNECTIONS = 8
+CONNECTIONS = 16
+WRK = shutil.which("wrk")
+
+_ANSWERED = re.compile(r"(\d+) requests in")
+_RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 
 
-def requests_per_second(port: int, request: bytes, seconds: float) -> float:
-    """Each connection sends the same request again as soon as it is answered."""
+def client() -> str:
+    """What `requests_per_second` sends with."""
+    return f"wrk -t1 -c{CONNECTIONS}" if WRK else f"{CONNECTIONS} connections of bench/load.py (wrk is not installed)"
+
+
+def requests_per_second(port: int, request: bytes, seconds: float) -> tuple[float, int]:
+    """Each connection sends the same request again as soon as it is answered. The rate, and how many were answered."""
+    return _by_wrk(WRK, port, request, max(1, round(seconds))) if WRK else _by_ourselves(port, request, seconds)
+
+
+def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, int]:
+    head, _, body = request.decode().partition("\r\n\r\n")
+    first, *headers = head.split("\r\n")
+    method, path, _ = first.split()
+    pairs = dict(line.split(": ", 1) for line in headers)
+    script = [f"wrk.method = {json.dumps(method)}", f"wrk.body = {json.dumps(body)}" if body else ""]
+    script += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in pairs.items()]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write("\n".join(script))
+        file.flush()
+        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", file.name, f"http://127.0.0.1:{port}{path}"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rate, answered = _RATE.search(said), _ANSWERED.search(said)
+    if "Non-2xx" in said or not rate or not answered:
+        raise RuntimeError(said)
+    return float(rate[1]), int(answered[1])
+
+
+def _by_ourselves(port: int, request: bytes, seconds: float) -> tuple[float, int]:
     answered = 0
     with contextlib.ExitStack() as opened:
         selector = opened.enter_context(selectors.DefaultSelector())
@@ -33,7 +68,7 @@ def requests_per_second(port: int, request: bytes, seconds: float) -> float:
                     key.data.clear()
                     answered += 1
                     key.fileobj.sendall(request)  # type: ignore[union-attr]
-        return answered / (time.perf_counter() - began)
+        return answered / (time.perf_counter() - began), answered
 
 
 def connect(port: int, timeout_seconds: float = 30) -> socket.socket:

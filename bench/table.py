@@ -31,6 +31,10 @@ class Goal:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
+def at_least(limit: float) -> Goal:
+    return Goal(limit, at_least=True)
+
+
 def at_most(limit: float) -> Goal:
     return Goal(limit)
 

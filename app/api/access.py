@@ -6,14 +6,15 @@ one is closed. What is open stands in `OPEN`, and nowhere else. An address that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-import structlog
-from flask import Flask, current_app, g, request
-from werkzeug.routing import RequestRedirect, Rule
+from flask import Request, g
+from werkzeug.routing import RequestRedirect
 
+from app import logs
 from app.api import credentials
+from app.api.application import Application
 from app.api.problems import Problem
 from app.keys.authenticator import Authenticator
 from app.keys.model import ANYONE, Identity, Scope, digest_of
@@ -37,7 +38,7 @@ def needs(scope: Scope) -> Callable[[_View], _View]:
 
 def scope_of(view: object) -> Scope:
     """What a view needs."""
-    return getattr(view, "needs_scope", Scope.ADMIN)
+    return getattr(view, "needs_scope", None) or Scope.ADMIN
 
 
 def identity() -> Identity:
@@ -54,32 +55,32 @@ def tenant() -> str:
 class Gate:
     """Stands before every view, and says who asks: `g.identity`."""
 
-    def __init__(self, ring: Authenticator, open_rules: frozenset[str]):
-        self._ring, self._open_rules, self._wrong = ring, open_rules, InvalidKeyThrottle()
+    def __init__(self, ring: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]):
+        self._ring, self._open_rules, self._views = ring, open_rules, views
+        self._wrong = InvalidKeyThrottle()
 
-    def check(self) -> None:
+    def check(self, request: Request, context: Any) -> None:
         """Raises a `Problem`: 401, 403, 429, or 400 where it is not clear which key is meant."""
         rule = request.url_rule
         if rule is not None and rule.rule in self._open_rules:
             return
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
-        g.identity = self._identify() if self._ring.required else ANYONE
-        _name_in_logs(g.identity)
-        if rule is not None:
-            _check_scope(rule, g.identity)
+        context.identity = who = self._identify(request.environ) if self._ring.required else ANYONE
+        logs.name_in_request(tenant=who.tenant, **({} if who.key is None else {"key_name": who.key}))
+        if rule is not None and (scope := scope_of(self._views[rule.endpoint])) not in who.scopes:
+            raise _lacks(scope)
 
-    def _identify(self) -> Identity:
-        digest = digest_of(credentials.presented(request.environ))
-        return self._ring.known(digest) or self._look_up(digest)
+    def _identify(self, environ: dict[str, Any]) -> Identity:
+        digest = digest_of(credentials.presented(environ))
+        return self._ring.known(digest) or self._look_up(digest, environ.get("REMOTE_ADDR", ""))
 
-    def _look_up(self, digest: str) -> Identity:
+    def _look_up(self, digest: str, peer: str) -> Identity:
         """Asks the store, unless too many wrong keys came from this peer.
 
         A key that was right before is asked for all the same: whoever shares an address (a proxy's, say) with
         one who tries out keys is not locked out.
         """
-        peer = request.environ.get("REMOTE_ADDR", "")
         wait_seconds = self._wrong.wait_seconds(peer)
         if wait_seconds and not self._ring.has_seen(digest):
             raise credentials.too_many_wrong_keys(wait_seconds)
@@ -90,20 +91,12 @@ class Gate:
         return found
 
 
-def register(app: Flask, ring: Authenticator, metrics_open: bool) -> None:
+def register(app: Application, ring: Authenticator, metrics_open: bool) -> None:
     """Puts the gate before every view that the application has or will have."""
-    app.before_request(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN).check)
+    app.before.append(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN, app.view_functions).check)
 
 
-def _name_in_logs(who: Identity) -> None:
-    structlog.contextvars.bind_contextvars(tenant=who.tenant)
-    if who.key is not None:
-        structlog.contextvars.bind_contextvars(key_name=who.key)
-
-
-def _check_scope(rule: Rule, who: Identity) -> None:
-    scope = scope_of(current_app.view_functions[rule.endpoint])
-    if scope not in who.scopes:
-        challenge = f'Bearer realm="executions", error="insufficient_scope", scope="{scope}"'
-        detail = f"This key has not the scope {scope.value!r}, which is needed here."
-        raise Problem(403, "forbidden", detail, headers={"WWW-Authenticate": challenge})
+def _lacks(scope: Scope) -> Problem:
+    challenge = f'Bearer realm="executions", error="insufficient_scope", scope="{scope}"'
+    detail = f"This API key does not have the required scope {scope.value!r}."
+    return Problem(403, "forbidden", detail, headers={"WWW-Authenticate": challenge})

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from app.executions.model import Attempt, Execution, Failure, ModelUsage, Page, Progress, Started, Status, StepRecord
+from app.executions.model import (
+    Attempt,
+    Execution,
+    Failure,
+    LargeText,
+    ModelUsage,
+    Page,
+    Progress,
+    Started,
+    Status,
+    StepRecord,
+)
 
 _ENDED_AT = {Status.COMPLETED: "completed_at", Status.FAILED: "failed_at", Status.CANCELLED: "cancelled_at"}
 
@@ -29,7 +40,20 @@ def status_url(execution_id: str) -> str:
     return f"/api/v1/executions/{execution_id}"
 
 
-def execution(each: Execution, *, with_steps: bool = False) -> bytes:
+class Pieces:
+    """JSON whose last field is a text that is not held in one piece."""
+
+    def __init__(self, head: bytes, text: LargeText):
+        self._head, self._text = head, text
+        self.size = len(head) + text.size + 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        yield from self._text.pieces()
+        yield b"}"
+
+
+def execution(each: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     """A status, as JSON. Fields of another state are left out, not null."""
     body = summary(each)
     if each.definition:
@@ -48,7 +72,10 @@ def execution(each: Execution, *, with_steps: bool = False) -> bytes:
         body["steps"] = [_step(step) for step in each.steps]
     text = json.dumps(body).encode()
     if each.status is Status.COMPLETED:
-        return _with(text, "outputs", each.outputs or b"{}")
+        outputs = each.outputs or b"{}"
+        return (
+            _with(text, "outputs", outputs) if isinstance(outputs, bytes) else Pieces(_open(text, "outputs"), outputs)
+        )
     return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
 
 
@@ -61,7 +88,12 @@ def steps(each: Execution, *, with_outputs: bool = False) -> bytes:
 
 def _with(text: bytes, name: str, value: bytes) -> bytes:
     """A JSON object with one more field, whose value is JSON already, and may be large: it is copied once."""
-    return b"".join([text[:-1], b', "', name.encode(), b'": ', value, b"}"])
+    return b"".join([_open(text, name), value, b"}"])
+
+
+def _open(text: bytes, name: str) -> bytes:
+    """The same up to the value."""
+    return text[:-1] + b', "' + name.encode() + b'": '
 
 
 def _object(values: Mapping[str, bytes]) -> bytes:
@@ -112,7 +144,7 @@ def cancelled(each: Execution) -> dict[str, Any]:
 
 def time(moment: datetime) -> str:
     """RFC 3339 in UTC, with milliseconds and `Z`."""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"  # without its `+00:00`
 
 
 def _progress(progress: Progress) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
-from marshmallow import Schema
 from werkzeug.exceptions import HTTPException
 
 from app.api import bodies, examples, idempotency, quotas
 from app.api.access import needs, tenant
-from app.api.blueprint import ApiBlueprint
-from app.api.parsing import StrictParser
+from app.api.application import Answer
+from app.api.blueprint import ApiBlueprint, Success
+from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
@@ -33,14 +32,14 @@ from app.api.schemas import (
 )
 from app.errors import ServiceError
 from app.executions import identifiers
+from app.executions.large import Held
 from app.executions.model import Include, Started, Status, TargetType
 from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand
 from app.keys.model import Scope
 
 blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 
-_start, _start_headers, _retry, _cancel = StartSchema(), StartHeadersSchema(), RetrySchema(), CancelSchema()
-_list, _status, _steps = ListQuerySchema(), StatusQuerySchema(), StepsQuerySchema()
+_start_headers = Headers(StartHeadersSchema())
 
 _STARTED_HEADERS = {
     "Location": {"description": "The `status_url`.", "required": True, "schema": {"type": "string"}},
@@ -50,19 +49,16 @@ _STARTED_HEADERS = {
     },
 }
 
-_documented = blueprint.documented
+_BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
+_START_PROBLEMS = (*_BODY_PROBLEMS, "idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full")
 
 
-@blueprint.route("/executions", methods=["POST"])
-@blueprint.arguments(_start, examples=examples.STARTS)
-@blueprint.arguments(_start_headers, location="headers")
-@_documented(
-    *("invalid_json", "not_found", "body_too_large", "unsupported_media_type"),
-    *("idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full"),
-    status_code=202,
-    schema=StartedSchema,
-    example=examples.STARTED,
-    headers=_STARTED_HEADERS,
+@blueprint.operation(
+    "POST",
+    "/executions",
+    Success(202, StartedSchema, examples.STARTED, headers=_STARTED_HEADERS),
+    reads=(Body(StartSchema(), examples=examples.STARTS), _start_headers),
+    problems=_START_PROBLEMS,
 )
 @needs(Scope.START)
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
@@ -76,17 +72,17 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
 
 def earlier_start() -> Response | None:
     """The answer to a start or retry that is repeated with its idempotency key; None for any other request."""
-    asked: dict[str | None, tuple[Schema, Callable[..., StartCommand | RetryCommand]]] = {
-        "executions.start_execution": (_start, _command),
-        "executions.retry_execution": (_retry, _retry_command),
+    commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
+        "executions.start_execution": _command,
+        "executions.retry_execution": _retry_command,
     }
-    if request.endpoint not in asked or IDEMPOTENCY_KEY not in request.headers:
+    command = commands.get(request.endpoint)
+    if command is None or IDEMPOTENCY_KEY not in request.headers:
         return None
-    schema, command = asked[request.endpoint]
+    view: Any = current_app.view_functions[str(request.endpoint)]
     try:
-        body = StrictParser().parse(schema, location="json")
-        headers = StrictParser().parse(_start_headers, location="headers")
-        earlier = _service().recall(command(body, headers, **(request.view_args or {})))
+        read = [reader(request) for reader in view.reads]
+        earlier = _service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None
     return _accepted(earlier) if earlier else None
@@ -113,17 +109,12 @@ def _body_bytes() -> int:
     return int(current_app.config["MAX_CONTENT_LENGTH"]) if length is None else length
 
 
-@blueprint.route("/executions/<execution_id>/retry", methods=["POST"])
-@blueprint.arguments(_retry, required=False, examples=examples.RETRIES)
-@blueprint.arguments(_start_headers, location="headers")
-@_documented(
-    *("invalid_json", "not_retryable", "not_found", "body_too_large", "unsupported_media_type"),
-    "idempotency_key_reused",
-    *("too_many_unfinished", "too_much_retried", "store_full", "queue_full"),
-    status_code=202,
-    schema=StartedSchema,
-    example=examples.RETRIED,
-    headers=_STARTED_HEADERS,
+@blueprint.operation(
+    "POST",
+    "/executions/<execution_id>/retry",
+    Success(202, StartedSchema, examples.RETRIED, headers=_STARTED_HEADERS),
+    reads=(Body(RetrySchema(), optional=True, examples=examples.RETRIES), _start_headers),
+    problems=(*_START_PROBLEMS, "not_retryable", "too_much_retried"),
 )
 @needs(Scope.START)
 def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
@@ -147,23 +138,29 @@ def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: 
     )
 
 
-@blueprint.route("/executions/<execution_id>", methods=["GET"])
-@blueprint.arguments(_status, location="query")
-@_documented("not_found", "too_many_large", status_code=200, schema=ExecutionSchema, examples=examples.EXECUTIONS)
+@blueprint.operation(
+    "GET",
+    "/executions/<execution_id>",
+    Success(200, ExecutionSchema, examples=examples.EXECUTIONS),
+    reads=(Query(StatusQuerySchema()),),
+    problems=("not_found", "too_many_large"),
+)
 @needs(Scope.READ)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
-    with ExitStack() as held:
+    with Held() as held:
         execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        response = _json(bodies.execution(execution, with_steps=include is Include.STEPS))
-        response.call_on_close(held.pop_all().close)
-    return response
+        return _kept(held, _json(bodies.execution(execution, with_steps=include is Include.STEPS)))
 
 
-@blueprint.route("/executions/<execution_id>/steps", methods=["GET"])
-@blueprint.arguments(_steps, location="query")
-@_documented("not_found", "too_many_large", status_code=200, schema=StepsSchema, example=examples.STEPS)
+@blueprint.operation(
+    "GET",
+    "/executions/<execution_id>/steps",
+    Success(200, StepsSchema, examples.STEPS),
+    reads=(Query(StepsQuerySchema()),),
+    problems=("not_found", "too_many_large"),
+)
 @needs(Scope.READ)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """Get what became of each step
@@ -171,16 +168,12 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     In the order of the pipeline's file. An agent's execution has one step, the agent.
     """
     include = Include(query.get("include", Include.STEPS))
-    with ExitStack() as held:
+    with Held() as held:
         execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        response = _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS))
-        response.call_on_close(held.pop_all().close)
-    return response
+        return _kept(held, _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS)))
 
 
-@blueprint.route("/executions", methods=["GET"])
-@blueprint.arguments(_list, location="query")
-@_documented(status_code=200, schema=PageSchema, example=examples.PAGE)
+@blueprint.operation("GET", "/executions", Success(200, PageSchema, examples.PAGE), reads=(Query(ListQuerySchema()),))
 @needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
@@ -201,15 +194,14 @@ def list_executions(query: dict[str, Any]) -> Response:
     return _json(json.dumps(bodies.page(found)))
 
 
-@blueprint.route("/executions/<execution_id>/cancel", methods=["POST"])
-@blueprint.arguments(_cancel, required=False, examples=examples.CANCELS)
-@_documented(
-    *("invalid_json", "already_ended", "not_found", "body_too_large", "unsupported_media_type"),
-    status_code=200,
-    schema=CancelledSchema,
-    example=examples.CANCELLED,
+@blueprint.operation(
+    "POST",
+    "/executions/<execution_id>/cancel",
+    Success(200, CancelledSchema, examples.CANCELLED),
+    Success(202, CancelledSchema, examples.CANCELLING),
+    reads=(Body(CancelSchema(), optional=True, examples=examples.CANCELS),),
+    problems=(*_BODY_PROBLEMS, "already_ended"),
 )
-@blueprint.alt_response(202, schema=CancelledSchema, example=examples.CANCELLING)
 @needs(Scope.CANCEL)
 def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     """Cancel an execution
@@ -239,5 +231,14 @@ def _known_form(execution_id: str) -> str:
     return execution_id
 
 
-def _json(text: str | bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, headers, content_type="application/json")
+def _kept(held: Held, response: Response) -> Response:
+    """What is held is held until the response has been sent."""
+    if held.used:
+        response.call_on_close(held.pop_all().close)
+    return response
+
+
+def _json(body: str | bytes | bodies.Pieces, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    if isinstance(body, bodies.Pieces):
+        headers = {"Content-Length": str(body.size), **(headers or {})}
+    return Answer(body, status, headers, content_type="application/json")

@@ -28,7 +28,6 @@ def register(
     app: Flask, settings: Settings, service: ExecutionService, earlier_answer: Callable[[], Response | None]
 ) -> None:
     """Limits requests, and tells of every quota. `earlier_answer` is given instead of a 429 where there is one."""
-    app.after_request(quotas.tell)
     if not (settings.rate_limit_start or settings.rate_limit_cancel or settings.rate_limit_read):
         return
     limiter = Limiter(

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from flask import Flask, Response, g, request
+from flask import Request, Response, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from app.api.application import Application
 from app.api.metrics import StoreCollector
 from app.api.problems import problem
 from app.catalog.model import Catalog
@@ -78,14 +79,14 @@ class Operations:
         except StoreUnavailable:
             return
 
-    def begin(self) -> None:
-        g.began = time.perf_counter()
+    def begin(self, _: Request, context: Any) -> None:
+        context.began = time.perf_counter()
 
-    def count(self, response: Response) -> Response:
+    def count(self, request: Request, context: Any, response: Response) -> None:
         """By the route's template, not the path: what no route takes is counted under an empty one."""
         route = request.url_rule.rule if request.url_rule else ""
         method = request.method if request.method in _METHODS else "other"
-        seconds = time.perf_counter() - g.began
+        seconds = time.perf_counter() - context.began
         self._requests.add(
             {
                 f"h:{method}:{response.status_code}:{route}": 1,
@@ -93,7 +94,6 @@ class Operations:
                 f"d:{method}:sum:{route}": int(seconds * 1_000_000),
             }
         )
-        return response
 
     def _read(self) -> Snapshot:
         self._statistics.add(self._requests)
@@ -112,12 +112,12 @@ class Operations:
             raise StoreUnavailable("The store does not answer in time.") from None
 
 
-def register(app: Flask, settings: Settings, catalog: Catalog) -> None:
+def register(app: Application, settings: Settings, catalog: Catalog) -> None:
     """Adds the views. Who may see them is decided where keys are checked."""
     operations = Operations(settings, catalog)
     app.extensions["operations"] = operations
-    app.before_request(operations.begin)
-    app.after_request(operations.count)
+    app.before.append(operations.begin)
+    app.after.append(operations.count)
     app.add_url_rule("/readyz", view_func=operations.readyz)
     app.add_url_rule("/metrics", view_func=operations.metrics)
 

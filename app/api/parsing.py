@@ -1,95 +1,104 @@
-"""Bodies and query strings through marshmallow, with our rules: strict JSON, 400, every unknown name refused."""
+"""What a view reads of its request, through marshmallow and by our rules: strict JSON, 400, unknown names refused.
+
+Each reader also describes what it reads, for OpenAPI.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from flask import Request
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
-from webargs.flaskparser import FlaskParser
 
 from app.api.json_body import MAX_SHOWN_NAME, read_json_object
 from app.errors import FieldError, InvalidRequest
 
-_CODES = (
-    ("Missing data", "required"),
-    ("Field may not be null", "invalid_type"),
-    ("Not a valid", "invalid_type"),
-    ("Invalid input", "invalid_type"),
-    ("Must be one of", "invalid_choice"),
-    ("Must be plain text", "invalid_text"),
-    ("Must be in Unicode", "invalid_text"),
-    ("Shorter than", "out_of_range"),
-    ("Longer than", "out_of_range"),
-    ("Length must be", "out_of_range"),
-    ("Must be", "out_of_range"),
-    ("This field is set by the service", "read_only"),
-)
-"""What marshmallow's messages begin with, and what they are called here."""
 
-_UNKNOWN = "Unknown field"
+class Reader(Protocol):
+    """Reads a part of a request. Raises `InvalidRequest`, and a `Problem` where it is no question of fields."""
+
+    def __call__(self, request: Request) -> dict[str, Any]: ...
+
+    def describe(self, operation: dict[str, Any]) -> None:
+        """Adds what it reads to an operation of OpenAPI's."""
 
 
-class StrictParser(FlaskParser):
-    """For `Blueprint.ARGUMENTS_PARSER`. Schemas are given to it as instances."""
+class Body:
+    """The JSON object of a body, which may be left out where it is `optional`."""
 
-    DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "headers": EXCLUDE}  # noqa: RUF012  webargs' own
+    def __init__(self, schema: Schema, *, optional: bool = False, examples: dict[str, Any] | None = None):
+        self._schema, self._optional, self._examples = schema, optional, examples
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._of_nothing: dict[Schema, dict[str, Any]] = {}
+    def __call__(self, request: Request) -> dict[str, Any]:
+        if self._optional and not request.content_length and not request.get_data(cache=True):
+            return _loaded(self._schema, {}, RAISE)
+        return _loaded(self._schema, read_json_object(request), RAISE)
 
-    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **options: Any) -> Any:
-        """Where nothing was sent, as with most requests, what a schema makes of nothing is not made again."""
-        request = req or self.get_default_request()
-        if location not in ("query", "headers") or _is_sent(request, argmap, location):
-            return super().parse(argmap, req, location=location, **options)
-        if argmap not in self._of_nothing:
-            self._of_nothing[argmap] = super().parse(argmap, req, location=location, **options)
-        return dict(self._of_nothing[argmap])
+    def describe(self, operation: dict[str, Any]) -> None:
+        content = {"schema": self._schema, **({"examples": self._examples} if self._examples else {})}
+        operation["requestBody"] = {"required": not self._optional, "content": {"application/json": content}}
 
-    def load_json(self, req: Request, schema: Schema) -> Any:
-        """The body's object; `{}` where there is none, and the schema's `body_optional` allows that."""
-        if getattr(schema, "body_optional", False) and not req.content_length and not req.get_data(cache=True):
-            return {}
-        return read_json_object(req)
 
-    def load_querystring(self, req: Request, schema: Schema) -> Any:
-        twice = [name for name, values in req.args.lists() if len(values) > 1]
+class Headers:
+    """Headers by their names in the schema; all others are let through."""
+
+    def __init__(self, schema: Schema):
+        self._schema = schema
+        self._names = [field.data_key or name for name, field in schema.fields.items()]
+        self._keys = [f"HTTP_{name.upper().replace('-', '_')}" for name in self._names]
+        self._of_none = _loaded(schema, {}, EXCLUDE)
+
+    def __call__(self, request: Request) -> dict[str, Any]:
+        environ = request.environ
+        sent = {name: environ[key] for name, key in zip(self._names, self._keys, strict=True) if key in environ}
+        return _loaded(self._schema, sent, EXCLUDE) if sent else dict(self._of_none)
+
+    def describe(self, operation: dict[str, Any]) -> None:
+        operation.setdefault("parameters", []).append({"in": "headers", "schema": self._schema})
+
+
+class Query:
+    """The parameters behind the `?`."""
+
+    def __init__(self, schema: Schema):
+        self._schema, self._of_none = schema, _loaded(schema, {}, RAISE)
+
+    def __call__(self, request: Request) -> dict[str, Any]:
+        if not request.query_string:
+            return dict(self._of_none)
+        twice = [name for name, values in request.args.lists() if len(values) > 1]
         if twice:
             raise InvalidRequest([FieldError(name, "This parameter stands twice.", "repeated") for name in twice])
-        return req.args.to_dict()
+        return _loaded(self._schema, request.args.to_dict(), RAISE)
 
-    def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> NoReturn:
-        messages: Any = error.messages
-        [(location, content)] = messages.items()
-        kind = "parameter" if location == "query" else "field"
-        raise InvalidRequest(list(_flat(content, (), kind)))
+    def describe(self, operation: dict[str, Any]) -> None:
+        operation.setdefault("parameters", []).append({"in": "query", "schema": self._schema})
 
 
-def _is_sent(request: Request, schema: Schema, location: str) -> bool:
-    if location == "query":
-        return bool(request.query_string)
-    return any((field.data_key or name) in request.headers for name, field in schema.fields.items())
+def refuse_query(request: Request) -> None:
+    """For a view that takes no parameters."""
+    if request.query_string and request.args:
+        message = "Unknown parameter. This endpoint takes none."
+        raise InvalidRequest([FieldError(name, message, "unknown_parameter") for name in request.args])
 
 
-def _flat(messages: Any, place: tuple[str, ...], kind: str) -> Iterator[FieldError]:
-    """One error for each `field` or `parameter`, in dotted form; the first thing that is wrong with it."""
+def _loaded(schema: Schema, data: Mapping[str, Any], unknown: Any) -> dict[str, Any]:
+    try:
+        return dict(schema.load(data, unknown=unknown))
+    except ValidationError as error:
+        raise InvalidRequest(list(_flat(error.messages, ()))) from None
+
+
+def _flat(messages: Any, place: tuple[str, ...]) -> Iterator[FieldError]:
+    """One error for each field, in dotted form; the first thing that is wrong with it."""
     if isinstance(messages, dict):
         for name, content in messages.items():
-            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))), kind)
-    elif messages[0].startswith(_UNKNOWN):
-        yield FieldError(".".join(place), messages[0].replace("field", kind, 1), f"unknown_{kind}")
+            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))))
     else:
-        yield FieldError(".".join(place), messages[0], _code(messages[0]))
+        yield FieldError(".".join(place), str(messages[0]), getattr(messages[0], "code", "invalid"))
 
 
 def shown(name: str) -> str:
     """A name from a request, as it may stand in an answer: not without end."""
     return name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."
-
-
-def _code(message: str) -> str:
-    return next((code for beginning, code in _CODES if message.startswith(beginning)), "invalid")

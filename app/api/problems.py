@@ -12,6 +12,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import BadHost, HTTPException, SecurityError, default_exceptions
 
 from app.api import quotas
+from app.api.application import Answer
 from app.errors import (
     AlreadyEnded,
     FieldError,
@@ -46,7 +47,7 @@ _CODES = {
 
 _DETAILS = {
     404: "There is nothing at this address.",
-    412: "If-Match or If-Unmodified-Since names another version.",
+    412: "The version differs from the one in If-Match or If-Unmodified-Since.",
     413: "A body may have {MAX_CONTENT_LENGTH} bytes at most.",
     429: "Too many requests: RateLimit-Policy says how many are allowed.",
     500: "Something went wrong on our side. The request_id finds it in the log.",
@@ -103,7 +104,7 @@ def problem(
     if errors:
         body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
-    return Response(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
+    return Answer(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
 
 
 def render_http_error(error: HTTPException) -> Response:

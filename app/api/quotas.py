@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from flask import Response, g
+from flask import Request, Response, g
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,9 @@ def note_unfinished(allowed: int, unfinished: int | None) -> None:
         note(Quota("unfinished", allowed, max(0, allowed - unfinished)))
 
 
-def tell(response: Response) -> Response:
+def tell(_: Request, context: Any, response: Response) -> None:
     """Writes what was noted into the answer's headers."""
-    noted: list[Quota] = g.get("quotas", [])
+    noted: list[Quota] = context.get("quotas", [])
     if noted:
         response.headers["RateLimit-Policy"] = ", ".join(each.policy for each in noted)
         response.headers["RateLimit"] = ", ".join(each.state for each in noted)
-    return response

@@ -7,12 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields
-from marshmallow.validate import Length, OneOf, Range, Regexp
+from marshmallow.validate import Regexp
 
+from app.api.coded import (
+    INVALID_TEXT,
+    INVALID_TYPE,
+    OUT_OF_RANGE,
+    READ_ONLY,
+    UNKNOWN_FIELD,
+    UNKNOWN_PARAMETER,
+    Coded,
+    Length,
+    OneOf,
+    Range,
+    give_codes,
+)
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
 from app.executions.model import Phase, Status, StepStatus, TargetType
 
-NAME = Regexp(r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z", error="Must be plain text.")
+NAME = Regexp(
+    r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",
+    error=Coded("Must be plain text.", INVALID_TEXT),
+)
 """No control, zero-width or direction-changing characters: a name must look like what it is."""
 
 MAX_INPUTS = 256
@@ -31,7 +47,7 @@ SERVER_OWNED = frozenset(
 def composed(text: str) -> None:
     """Two names that look the same must be the same: they are accepted in one of Unicode's forms, and never changed."""
     if not unicodedata.is_normalized("NFC", text):
-        raise ValidationError("Must be in Unicode's composed form (NFC).")
+        raise ValidationError(Coded("Must be in Unicode's composed form (NFC).", INVALID_TEXT))
 
 
 def _name(longest: int = 128) -> list[Any]:
@@ -40,11 +56,23 @@ def _name(longest: int = 128) -> list[Any]:
 
 
 class _RequestSchema(StrictSchema):
+    """Every sentence of it has its code."""
+
+    error_messages = {"type": Coded("Invalid input type.", INVALID_TYPE)}  # noqa: RUF012  marshmallow's own
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        give_codes(field_obj)
+
     def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
         super().handle_error(error, data, many=many, **kwargs)
         if isinstance(error.messages, dict) and isinstance(data, Mapping):
-            for name in error.messages.keys() & SERVER_OWNED & data.keys() - self.fields.keys():
-                error.messages[name] = ["This field is set by the service."]
+            for name in error.messages.keys() & data.keys() - self.names:
+                error.messages[name] = [self._unknown(name, error.messages[name][0])]
+
+    def _unknown(self, name: str, sentence: str) -> Coded:
+        if name in SERVER_OWNED:
+            return Coded("This field is set by the service.", READ_ONLY)
+        return Coded(sentence, UNKNOWN_FIELD)
 
 
 class ShortList(fields.List[Any]):
@@ -94,7 +122,7 @@ class Inputs(Table):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(value, dict) and len(value) > MAX_INPUTS:
-            raise ValidationError(f"Must be at most {MAX_INPUTS} inputs.")
+            raise ValidationError(Coded(f"Must be at most {MAX_INPUTS} inputs.", OUT_OF_RANGE))
         return super()._deserialize(value, *args, **kwargs)
 
 
@@ -112,7 +140,10 @@ class StartHeadersSchema(Schema):
     idempotency_key = fields.String(
         attribute=IDEMPOTENCY_KEY,
         data_key=IDEMPOTENCY_KEY,
-        validate=Regexp(r"[!-~]{1,255}\Z", error="Must be 1 to 255 visible ASCII characters, in one header."),
+        validate=Regexp(
+            r"[!-~]{1,255}\Z",
+            error=Coded("Must be 1 to 255 visible ASCII characters, in one header.", OUT_OF_RANGE),
+        ),
         metadata={
             "description": "Makes the start safe to repeat: with the same key and the same body it is answered as the "
             "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day, "
@@ -122,16 +153,10 @@ class StartHeadersSchema(Schema):
 
 
 class CancelSchema(_RequestSchema):
-    """There is nothing to say; the body may be left out."""
-
-    body_optional = True
+    """There is nothing to say."""
 
 
 class RetrySchema(_RequestSchema):
-    """The body may be left out."""
-
-    body_optional = True
-
     from_ = fields.String(
         data_key="from",
         load_default="failure",
@@ -153,8 +178,8 @@ class _DigitsField(fields.Integer):
 
 
 class _QuerySchema(_RequestSchema):
-    def handle_error(self, error: ValidationError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        StrictSchema.handle_error(self, error, data, many=many, **kwargs)
+    def _unknown(self, name: str, sentence: str) -> Coded:
+        return Coded(sentence.replace("field", "parameter", 1), UNKNOWN_PARAMETER)
 
 
 class StatusQuerySchema(_QuerySchema):

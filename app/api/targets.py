@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from typing import Any
 
 from flask import Flask, Response, current_app, request
+from marshmallow import Schema
 
 from app.api import examples
 from app.api.access import needs
-from app.api.blueprint import ApiBlueprint
+from app.api.blueprint import ApiBlueprint, Success
 from app.api.target_schemas import AgentSchema, AgentsSchema, IndexSchema, PipelineSchema, PipelinesSchema
 from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
@@ -29,48 +29,46 @@ _IF_NONE_MATCH = {
     "description": "The ETag of what is known already: then 304, unless it changed.",
     "schema": {"type": "string"},
 }
-_documented = partial(
-    blueprint.documented,
-    etag=True,
-    status_code=200,
-    headers={"ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}},
-)
+_ETAG = {"ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}}
 
 
-@blueprint.route("", methods=["GET"], parameters=[_IF_NONE_MATCH])
-@_documented(schema=IndexSchema, example=examples.INDEX)
+def _operation(path: str, schema: type[Schema], example: Any, *problems: str) -> Any:
+    """One that answers with an ETag."""
+    found = Success(200, schema, example, headers=_ETAG)
+    same = Success(304, description="It has not changed.")
+    codes = (*problems, "precondition_failed")
+    return blueprint.operation("GET", path, found, same, problems=codes, parameters=[_IF_NONE_MATCH])
+
+
+@_operation("", IndexSchema, examples.INDEX)
 @needs(Scope.READ)
 def list_endpoints() -> Response:
     """List the endpoints"""
     return _answer("", "")
 
 
-@blueprint.route("/agents", methods=["GET"], parameters=[_IF_NONE_MATCH])
-@_documented(schema=AgentsSchema, example={"agents": [examples.AGENT]})
+@_operation("/agents", AgentsSchema, {"agents": [examples.AGENT]})
 @needs(Scope.READ)
 def list_agents() -> Response:
     """List the agents"""
     return _answer("agents", "")
 
 
-@blueprint.route("/agents/<agent_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
-@_documented("not_found", schema=AgentSchema, example=examples.AGENT)
+@_operation("/agents/<agent_id>", AgentSchema, examples.AGENT, "not_found")
 @needs(Scope.READ)
 def get_agent(agent_id: str) -> Response:
     """Get an agent's inputs and flows"""
     return _answer("agent", agent_id)
 
 
-@blueprint.route("/pipelines", methods=["GET"], parameters=[_IF_NONE_MATCH])
-@_documented(schema=PipelinesSchema, example={"pipelines": [examples.PIPELINE]})
+@_operation("/pipelines", PipelinesSchema, {"pipelines": [examples.PIPELINE]})
 @needs(Scope.READ)
 def list_pipelines() -> Response:
     """List the pipelines"""
     return _answer("pipelines", "")
 
 
-@blueprint.route("/pipelines/<pipeline_id>", methods=["GET"], parameters=[_IF_NONE_MATCH])
-@_documented("not_found", schema=PipelineSchema, example=examples.PIPELINE)
+@_operation("/pipelines/<pipeline_id>", PipelineSchema, examples.PIPELINE, "not_found")
 @needs(Scope.READ)
 def get_pipeline(pipeline_id: str) -> Response:
     """Get a pipeline's inputs, steps and outputs"""

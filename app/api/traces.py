@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import structlog
-from flask import Flask, Response, g, request
+from typing import Any
 
-from app import tracing
+from flask import Request, Response
+
+from app import logs, tracing
+from app.api.application import Application
 
 UNTRACED = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
-def register(app: Flask, traces: tracing.Tracing) -> None:
+def register(app: Application, traces: tracing.Tracing) -> None:
     """Views find the traceparent to hand on in `g.traceparent`; None where there is none."""
 
-    def begin() -> None:
-        g.traceparent = tracing.accepted(request.headers.get("traceparent"))
+    def begin(request: Request, context: Any) -> None:
+        context.traceparent = tracing.accepted(request.environ.get("HTTP_TRACEPARENT"))
         if traces.enabled and request.url_rule and request.url_rule.rule not in UNTRACED:
             route = request.url_rule.rule
-            g.span = traces.start(
+            context.span = traces.start(
                 f"{request.method} {route}",
                 "server",
-                g.traceparent,
+                context.traceparent,
                 http__request__method=request.method,
                 http__route=route,
                 url__path=request.path,
             )
-            g.traceparent = g.span.traceparent
-        if g.traceparent:
-            structlog.contextvars.bind_contextvars(trace_id=tracing.trace_id(g.traceparent))
+            context.traceparent = context.span.traceparent
+        if context.traceparent:
+            logs.name_in_request(trace_id=tracing.trace_id(context.traceparent))
 
-    def end(response: Response) -> Response:
-        if span := g.get("span"):
+    def end(request: Request, context: Any, response: Response) -> None:
+        if span := context.get("span"):
             span.set(http__response__status_code=response.status_code)
             span.end(str(response.status_code) if response.status_code >= 500 else None)
-        return response
 
     app.extensions["tracing"] = traces
-    app.before_request(begin)
-    app.after_request(end)
+    app.before.append(begin)
+    if traces.enabled:
+        app.after.insert(0, end)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,28 +72,43 @@ def _options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class _Translated:
+    """Of no state, so that one serves all calls. (A class, as a generator takes three times as long.)"""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and (meant := _meaning(error)):
+            raise meant from error
+
+
+_translated = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
     """Turns whatever the store says or does not say into `StoreUnavailable`, `StoreFull` and `StoreRefused`.
 
     Only the last may be about the one call alone; with the others no call is better off.
     """
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError) as error:
-        raise StoreUnavailable from error
-    except redis.ResponseError as error:
-        text = f"{type(error).__name__}: {error}"
-        if any(word in text for word in _FULL):
-            raise StoreFull from error
-        if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):
-            raise StoreUnavailable from error
-        if any(word in text for word in _FORBIDDEN):
-            raise StoreUnavailable("The store forbids what this service must do: look at its user's ACL.") from error
-        raise StoreRefused from error
+    return _translated
 
 
-class Breaker:
+def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefused | None:
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)):
+        return StoreUnavailable()
+    if not isinstance(error, redis.ResponseError):
+        return None
+    text = f"{type(error).__name__}: {error}"
+    if any(word in text for word in _FULL):
+        return StoreFull()
+    if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):
+        return StoreUnavailable()
+    if any(word in text for word in _FORBIDDEN):
+        return StoreUnavailable("The store forbids what this service must do: look at its user's ACL.")
+    return StoreRefused()
+
+
+class Breaker(AbstractContextManager[None]):
     """After a call that found no store, calls fail at once for a second, so that no pile of threads waits for
     one that does not answer. A store that answers, if only with a refusal, is asked again.
     """
@@ -102,15 +116,18 @@ class Breaker:
     def __init__(self) -> None:
         self._broken_until = 0.0
 
-    @contextmanager
-    def calling(self) -> Iterator[None]:
+    def calling(self) -> AbstractContextManager[None]:
         """Around a call: raises what `translated` raises."""
+        return self
+
+    def __enter__(self) -> None:
         if time.monotonic() < self._broken_until:
             raise StoreUnavailable
-        try:
-            with translated():
-                yield
-        except StoreUnavailable as error:
-            if isinstance(error.__cause__, (OSError, redis.ConnectionError, redis.TimeoutError)):
-                self._broken_until = time.monotonic() + BREAK_SECONDS
-            raise
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, (OSError, redis.ConnectionError, redis.TimeoutError)):
+            self._broken_until = time.monotonic() + BREAK_SECONDS
+        if meant := _meaning(error):
+            raise meant from error

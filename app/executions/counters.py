@@ -24,6 +24,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 
+from app.aside import short_lock
+
 BOUNDS_MS = (10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 7_200_000)
 """The same as in prelude.lua."""
 
@@ -38,7 +40,7 @@ class Counts:
     """What was counted since it was last taken. Every method may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = short_lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, counts: Mapping[str, int]) -> None:

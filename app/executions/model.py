@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 
 class Status(StrEnum):
@@ -201,6 +201,14 @@ class Include(StrEnum):
     OUTPUTS = "outputs"
 
 
+class LargeText(Protocol):
+    """A text that is not held in one piece."""
+
+    size: int
+
+    def pieces(self) -> Iterator[bytes]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
@@ -220,7 +228,7 @@ class Execution:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     progress: Progress | None = None
-    outputs: bytes | None = None
+    outputs: bytes | LargeText | None = None
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
     traceparent: str | None = None

@@ -11,6 +11,8 @@ FUNCTION = "app.executions.payload.execution"
 
 COMPRESS_FROM_BYTES = 1024
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 MOST_PACKED = 1032
 """Times shorter that zlib makes a text at the most."""
 
@@ -22,7 +24,7 @@ def execution(**_: Any) -> None:
 
 def write_call(**call: Any) -> bytes:
     """What was asked, as JSON."""
-    return pack(json.dumps(call, separators=(",", ":"), ensure_ascii=False).encode())
+    return pack(_ENCODER.encode(call).encode())
 
 
 def read_call(data: bytes) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class ExecutionService:
         held: ExitStack | None = None,
     ) -> Execution:
         """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may be large, and as
-        many of those as may be are on their way to clients. It counts as one until `held` is closed."""
+        many of those as may be are on their way to clients. What is large of it is there until `held` is closed."""
         execution = self._stored(execution_id, tenant, include, held)
         if include is Include.STATUS or execution.steps:
             return execution
@@ -293,5 +293,7 @@ def _agent_step(execution: Execution) -> StepRecord:
 
 def _agent_outputs(execution: Execution) -> dict[str, bytes]:
     """What that step has put out, by its output key; nothing where it did not complete."""
-    outputs = execution.outputs
-    return {"output": json.dumps(json.loads(outputs).get("output"), ensure_ascii=False).encode()} if outputs else {}
+    outputs = execution.outputs  # a large text is read for a status alone, which has no steps
+    if not isinstance(outputs, bytes):
+        return {}
+    return {"output": json.dumps(json.loads(outputs).get("output"), ensure_ascii=False).encode()}

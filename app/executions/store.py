@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
@@ -18,7 +17,6 @@ from app.errors import (
     NotFound,
     QueueFull,
     StoreUnavailable,
-    TooManyLarge,
     TooManyUnfinished,
     TooMuchRetried,
 )
@@ -36,6 +34,7 @@ from app.executions.job import (
     read_record,
     read_time,
 )
+from app.executions.large import LargeTexts
 from app.executions.model import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
 from app.executions.payload import read_call, unpacks_beyond
 from app.executions.steps import read_moment, to_datetime, with_steps
@@ -56,10 +55,8 @@ SMALL_TEXT_BYTES = 1024 * 1024
 """Outputs that are longer than this as text are large, however small they are packed."""
 
 MOST_LARGE = 8
-"""Executions that may be large, read at once by one process: with the default of 16 MiB, 256 MiB hold them all."""
-
-LARGE_WAIT_SECONDS = 5.0
-"""For others of them to reach their clients."""
+"""Executions that may be large, held at once by one process, each for all its readers: with the default of 16 MiB,
+128 MiB hold them all (256 MiB where all are those of steps, which are not shared)."""
 
 Record = dict[str, bytes | None]
 
@@ -82,7 +79,7 @@ class ExecutionStore:
         self._shared = {name: Function(self._together, name) for name in ("submit", "cancel", "page")}
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
-        self._large_reads = threading.BoundedSemaphore(MOST_LARGE)
+        self._large = LargeTexts(MOST_LARGE)
         self.watching = Ends(client).watching
 
     @classmethod
@@ -168,11 +165,20 @@ class ExecutionStore:
                     return read_record(execution_id, _present({**record, "outputs": outputs}))
                 return self._mended(execution_id, tenant, include)
         with ExitStack() as until_read:
-            self._take_room(held or until_read)
             if record and not _broke_off(record):
-                packed = self._whole(outputs_key(execution_id))
-                return aside(len(packed or b""), _read, execution_id, tenant, {**record, "outputs": packed})
+                return self._with_large_outputs(execution_id, tenant, record, held or until_read)
+            self._large.take_place(held or until_read)
             return self._with_steps(execution_id, tenant, include)
+
+    def _with_large_outputs(self, execution_id: str, tenant: str, record: Record, held: ExitStack) -> Execution | None:
+        key = outputs_key(execution_id)
+        text = self._large.get(key, lambda start, end: self._range(key, start, end), held)
+        if text:
+            execution = _read(execution_id, tenant, {**record, "outputs": b"{}"})
+            return execution and replace(execution, outputs=text)
+        self._large.take_place(held)
+        packed = self._whole(key)
+        return aside(len(packed or b""), _read, execution_id, tenant, {**record, "outputs": packed})
 
     def _look(self, execution_id: str) -> tuple[Record, bytes]:
         """The record, and the beginning of its outputs, without a script: these are there before it says that it
@@ -214,12 +220,6 @@ class ExecutionStore:
         if not execution or not steps:
             return execution
         return with_steps(execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values"))
-
-    def _take_room(self, held: ExitStack) -> None:
-        """Until `held` is closed."""
-        if not self._large_reads.acquire(timeout=LARGE_WAIT_SECONDS):
-            raise TooManyLarge
-        held.callback(self._large_reads.release)
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone.
@@ -276,6 +276,16 @@ class ExecutionStore:
             cursor = b"0"
             while (cursor := self._functions("copy", [source, to, part, cursor])) != b"0":
                 pass
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
+        """A piece of a text; empty past its end, and where somebody else wrote something else there."""
+        with self._calling():
+            try:
+                return cast(bytes, self._client.getrange(key, start, end))
+            except redis.ResponseError as error:
+                if "WRONGTYPE" in str(error):
+                    return b""
+                raise
 
     def _whole(self, key: str) -> bytes | None:
         """A text; None where there is none, and empty where somebody else wrote something else there."""

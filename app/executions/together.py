@@ -20,6 +20,7 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.aside import short_lock
 from app.executions import functions
 from app.executions.connection import CALL_TIMEOUT_SECONDS
 from app.executions.scripts import library
@@ -39,10 +40,11 @@ Command = tuple[Any, ...]
 class _Call:
     """Commands that are sent one behind the other, and their answers."""
 
-    __slots__ = ("answers", "commands", "error", "line", "woken")
+    __slots__ = ("answers", "commands", "error", "line", "until", "woken")
 
     def __init__(self, commands: Sequence[Command]):
         self.commands = commands
+        self.until = monotonic() + WAIT_SECONDS
         self.answers: list[Any] = []  # errors of single commands among them
         self.error: Exception | None = None  # of the connection
         self.line: _Line | None = None  # handed over: the caller is to send what waits
@@ -53,7 +55,7 @@ class Together:
     """Safe to use from many threads or greenlets; not across a fork."""
 
     def __init__(self, pool: Any):
-        self._lock = threading.Lock()
+        self._lock = short_lock()
         self._waiting: deque[_Call] = deque()
         self._free = [_Line(pool) for _ in range(CONNECTIONS)]
 
@@ -67,8 +69,8 @@ class Together:
             else:
                 call.woken = threading.Lock()
                 call.woken.acquire()
-        if call.woken and not call.woken.acquire(timeout=WAIT_SECONDS):
-            self._give_up(call)
+        if call.woken:
+            call.woken.acquire()  # without a limit of its own: whoever sends it, or fails, is held to `until`
         if call.line:
             self._serve(call.line)
         if call.error:
@@ -107,13 +109,6 @@ class Together:
             else:
                 self._free.append(line)
 
-    def _give_up(self, call: _Call) -> None:
-        with self._lock:
-            if call.line is None:
-                if call in self._waiting:
-                    self._waiting.remove(call)
-                call.error = call.error or redis.TimeoutError("No answer in time.")
-
 
 class _Line:
     """One connection, in the hands of one caller at a time."""
@@ -138,7 +133,7 @@ class _Line:
             connection = self._connection = self._connection or self._connected()
             packed = b"".join(pack_command(command) for call in calls for command in call.commands)
             connection.send_packed_command([packed], check_health=False)
-            until = monotonic() + CALL_TIMEOUT_SECONDS
+            until = min(monotonic() + CALL_TIMEOUT_SECONDS, calls[0].until)  # the first has waited for longest
             for call in calls:
                 answers = [_answer(connection, until) for _ in call.commands]
                 call.answers = answers  # all of them, or none

@@ -83,11 +83,13 @@ def pre_request(worker: Any, request: Any) -> None:
     gunicorn joins the values with a comma alone, which may as well be part of one; with a space in between,
     which is just as right, the result is no valid value.
     """
+    names = [name for name, _ in request.headers]
     for name in ONCE:
+        if names.count(name) < 2:
+            continue
         values = [value for given, value in request.headers if given == name]
-        if len(values) > 1:
-            others = [header for header in request.headers if header[0] != name]
-            request.headers[:] = [*others, (name, ", ".join(values))]
+        others = [header for header in request.headers if header[0] != name]
+        request.headers[:] = [*others, (name, ", ".join(values))]
 
 
 def post_worker_init(worker: Any) -> None:

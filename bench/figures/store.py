@@ -24,7 +24,7 @@ def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Connections to the store, and memory: of a web process that eight clients keep busy, of an idle worker."""
+    """Connections to the store, and memory: of a web process that sixteen clients keep busy, of an idle worker."""
     with stack(folder) as running:
 
         def count() -> int:
@@ -35,7 +35,7 @@ def connections(folder: Path, scale: Scale) -> Iterator[Row]:
         web, web_mb = count(), pss_mb(running.processes)
         worker = running.worker()
         time.sleep(3.0)
-        yield Row("store connections of a web process with 8 clients", [web])
+        yield Row("store connections of a web process with 16 clients", [web])
         yield Row("... memory with its master (PSS, MB)", [web_mb])
         yield Row("store connections of an idle worker", [count() - web])
         yield Row("... its memory (PSS, MB)", [pss_mb([worker])])

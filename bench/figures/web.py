@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
+import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from app import files
 from bench.figures.scale import Scale
 from bench.load import connect, exchange_json, get, post, requests_per_second, took_ms
-from bench.stack import Stack, cpu_seconds, stack
+from bench.stack import Stack, cpu_seconds, pss_mb, stack
 from bench.submit import fill, wait_until
-from bench.table import Row, Values, at_most, ratio_at_least, ratio_at_most
+from bench.table import Row, Values, at_least, at_most, ratio_at_least, ratio_at_most
 
 TEXT = "x" * 280
 START = {"type": "agent", "target_id": "in_process", "inputs": {"text": TEXT}}
@@ -29,18 +32,19 @@ SERVERS = {
     **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
 }
 WAITING_CALLERS = 50
+MANY_CALLERS = 2000
 
 
 def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
-    """One web process each, on the same settings, in turn; and the CPU time of that process for a request."""
+    """Two web processes each, on the same settings, in turn; and the CPU time of these processes for a request."""
     rates: dict[tuple[str, str], list[float]] = {}
     cpu_ms: dict[tuple[str, str], list[float]] = {}
-    with stack(folder) as running:
+    with stack(folder, WEB_CONCURRENCY=2) as running:
         contenders = {name: _Contender(running, *each) for name, each in CONTENDERS.items()}
         for kind in ("start", "status"):
             for round in range(scale.rounds + 1):
                 for name, each in contenders.items():
-                    rate, cpu = each.measure(kind, scale.pick(1, 4) if round else 0.5)
+                    rate, cpu = each.measure(kind, scale.pick(2, 4) if round else 1)
                     if round:  # the first finds everything cold
                         rates.setdefault((kind, name), []).append(rate)
                         cpu_ms.setdefault((kind, name), []).append(cpu)
@@ -50,7 +54,7 @@ def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
             reached = ratio_at_least(goal) if goal else None
             yield Row(f"{kind}, requests/s", ours, "{:.0f}", name, rates[kind, name], reached)
         for name in ("plain Flask + RQ", "bare Flask"):
-            label = f"... CPU of the web process a {kind}"
+            label = f"... CPU of the web processes for a {kind}"
             yield Row(label, cpu_ms[kind, "ours"], "{:.2f} ms", name, cpu_ms[kind, name])
 
 
@@ -67,8 +71,8 @@ class _Contender:
     def measure(self, kind: str, seconds: float) -> tuple[float, float]:
         """Requests a second, and CPU milliseconds of the server for each."""
         before = cpu_seconds([self._server])
-        rate = requests_per_second(self._port, self._requests[kind], seconds)
-        return rate, (cpu_seconds([self._server]) - before) * 1000 / (rate * seconds)
+        rate, answered = requests_per_second(self._port, self._requests[kind], seconds)
+        return rate, (cpu_seconds([self._server]) - before) * 1000 / answered
 
 
 def lists(folder: Path, scale: Scale) -> Iterator[Row]:
@@ -98,6 +102,34 @@ def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
     yield Row(f"status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
 
 
+def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
+    """What 2,000 callers that wait for the end of a cancel hold in one web process, and a status beside them."""
+    files.allow(2 * MANY_CALLERS)
+    with stack(folder, CANCEL_GRACE=30) as running, contextlib.ExitStack() as opened:
+        port, web = running.web(), running.processes[-1]
+        for _ in range(2):
+            running.worker("--threads", str(MANY_CALLERS // 2), "--processes", "0")
+        ids = fill(running.client, MANY_CALLERS, "in_thread", "thread", seconds=30)
+        wait_until(lambda: int(running.client.zcard("exec:leases")), MANY_CALLERS)
+        time.sleep(2)  # until their threads have come to rest
+        callers = [opened.enter_context(connect(port)) for _ in ids]
+        for caller, id in zip(callers, ids, strict=True):
+            caller.sendall(post(f"{OURS}/{id}/cancel"))
+        time.sleep(1.5)  # until the last of them is heard; each waits for five seconds
+        memory, took, until = pss_mb([web]), list[float](), time.perf_counter() + 2
+        while time.perf_counter() < until:
+            with connect(port) as connection:
+                took.append(took_ms(connection, get(f"{OURS}/{ids[0]}")))
+            time.sleep(0.01)
+        waiting = MANY_CALLERS - len(_answered(callers))
+        for worker in running.processes[1:]:
+            worker.kill()
+    yield Row("callers that wait for a cancel's end, one web process", [waiting], "{:.0f}", goal=at_least(MANY_CALLERS))
+    yield Row("... its memory, with its master (PSS)", [memory], "{:.0f} MB", goal=at_most(300))
+    yield Row("... status beside them, p50", [statistics.median(took)], "{:.1f} ms")
+    yield Row("... status beside them, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
+
+
 def servers(folder: Path, scale: Scale) -> Iterator[Row]:
     """gunicorn's worker classes: what `gunicorn.conf.py` was chosen from."""
     rates: dict[tuple[str, str], list[float]] = {}
@@ -106,13 +138,21 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
         for kind in ("start", "status"):
             for _ in range(scale.rounds):
                 for name, each in contenders.items():
-                    rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(0.5, 2))[0])
+                    rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(1, 2))[0])
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
             chosen = rates[kind, "gevent"]
             yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "gevent", chosen)
         took = _while_callers_wait(folder, options)
         yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
+
+
+def _answered(callers: Sequence[socket.socket]) -> list[selectors.SelectorKey]:
+    """Those whose answer is there."""
+    with selectors.DefaultSelector() as selector:
+        for caller in callers:
+            selector.register(caller, selectors.EVENT_READ)
+        return [key for key, _ in selector.select(0)]
 
 
 def p99(values: Values) -> float:

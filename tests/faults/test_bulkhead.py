@@ -129,7 +129,7 @@ def test_a_flow_that_ends_its_process_costs_no_neighbour_an_attempt(
         return  # in a process of its own it could still answer
     assert (ended["status"], ended["error"]["type"]) == ("failed", "WorkerLost")
     assert ended["attempt"] == (3 if flow == "process" else 4)
-    assert ("run alone" in ended["error"]["message"]) == (flow == "thread")
+    assert ("ran alone" in ended["error"]["message"]) == (flow == "thread")
 
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
@@ -152,7 +152,7 @@ def test_a_flow_that_always_kills_its_worker_fails_and_its_neighbours_do_not(
     unharmed(service, neighbours, attempts=5)
     ended = service.status(poison)
     assert (ended["status"], ended["error"]["type"]) == ("failed", "WorkerLost")
-    assert "run alone" in ended["error"]["message"]
+    assert "ran alone" in ended["error"]["message"]
 
 
 def test_a_lone_execution_whose_worker_is_killed_has_lost_that_attempt(make: Make) -> None:

@@ -67,7 +67,10 @@ def test_a_web_server_that_is_stopped_under_load_fails_no_request_it_took(make_s
     """Fault 30: whoever was connected is answered; whoever comes later is refused at once."""
     service = make_service(workers=0, WEB_CONCURRENCY=2)
     load = Load(service, retries=False)
-    time.sleep(1.5)
+    deadline = time.monotonic() + 30
+    while len(load.accepted) <= 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert service.web is not None
     began = time.monotonic()
     service.web.send_signal(signal.SIGTERM)

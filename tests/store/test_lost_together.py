@@ -40,7 +40,7 @@ def test_a_worker_that_dies_costs_those_that_ran_in_it_together_no_attempt(drive
     failure = driver.stored(ids[0]).failure
     assert failure is not None
     assert failure.type == "WorkerLost"
-    assert "It was run alone" in failure.message
+    assert "It ran alone" in failure.message
     assert outcomes(driver, ids[0]) == ["lost"] * 4
 
 

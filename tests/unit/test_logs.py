@@ -204,3 +204,26 @@ def test_an_exception_in_a_greenlet_is_one_line() -> None:
     [line] = map(json.loads, done.stdout.splitlines())
     assert (line["event"], line["errors"][0]["type"]) == ("crashed", "ZeroDivisionError")
     assert done.stderr == ""
+
+
+LOGS_TWO_REQUESTS = """
+import structlog
+from app import logs
+logs.configure("INFO")
+log = structlog.get_logger("x")
+logs.begin_request(request_id="one")
+logs.name_in_request(tenant="acme")
+log.info("first")
+logs.begin_request(request_id="two")
+log.info("second", request_id="its own")
+"""
+
+
+def test_a_line_tells_what_is_known_of_its_own_request_and_nothing_of_the_one_before() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOGS_TWO_REQUESTS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["request_id"], first["tenant"]) == ("one", "acme")
+    assert second["request_id"] == "its own"
+    assert "tenant" not in second

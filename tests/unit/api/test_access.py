@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import redis
-from flask import Flask
 from flask.testing import FlaskClient
 
 from app import api
 from app.api import access, problems
+from app.api.application import Application
 from app.catalog.model import Catalog
 from app.executions.service import ExecutionService
 from app.executions.store import ExecutionStore
@@ -28,7 +28,7 @@ def client(redis_client: redis.Redis) -> Client:
     """A client with a key of these scopes, or with none."""
 
     def make(*scopes: Scope, auth: str | None = "keys", metrics_open: bool = False) -> FlaskClient:
-        app = Flask(__name__)
+        app = Application(__name__)
         problems.register(app)
         store = KeyStore(redis_client)
         access.register(app, Authenticator(Settings(auth=auth), store), metrics_open)
