@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from app import binding, file_limit, settings
-from app.errors import ConfigurationError
-from app.web import lifecycle
+from app import settings
+from app.domain.errors import ConfigurationError
+from app.process import file_limit
+from app.web import binding, lifecycle
 
 try:
     chosen = settings.load()

@@ -7,7 +7,7 @@ agents and pipelines again, for executions that start from then on. The exit cod
 normal shutdown, 1 after an error, and 2 for wrong arguments.
 """
 
-from app.work.main import main
+from app.worker.main import main
 
 if __name__ == "__main__":
     main()

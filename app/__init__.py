@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.executions.service import ExecutionService
+    from app.services.executions import ExecutionService
     from app.settings import Settings
 
 
@@ -17,13 +17,14 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     It does not need the store to be there: requests are answered with 503 until it is.
     """
     # Imported here because workers import this package too, and should not load a web framework.
-    from app import api, catalog, logs
-    from app.executions.service import ExecutionService
-    from app.executions.store import ExecutionStore
-    from app.keys import commands
-    from app.keys.authenticator import Authenticator
-    from app.keys.store import KeyStore
+    from app import api, catalog
+    from app.api import key_commands as commands
+    from app.services.authentication import Authenticator
+    from app.services.executions import ExecutionService
     from app.settings import load
+    from app.store.executions import ExecutionStore
+    from app.store.keys import KeyStore
+    from app.telemetry import logs
 
     settings = settings or load()
     logs.configure(settings.log_level, settings.secrets)

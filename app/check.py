@@ -13,9 +13,9 @@ import time
 from typing import Any
 
 from app import catalog, settings
-from app.errors import ConfigurationError, StoreUnavailable
-from app.executions import connection
-from app.executions.store_check import look, worker_beats
+from app.domain.errors import ConfigurationError, StoreUnavailable
+from app.store import connection
+from app.store.store_check import look, worker_beats
 
 STORE_SECONDS = 10.0
 """How long to wait for the store, which may be restarting during a deployment."""

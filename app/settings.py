@@ -20,8 +20,8 @@ from typing import Any, cast
 import environs
 from marshmallow import ValidationError
 
-from app.errors import ConfigurationError
-from app.keys.model import chosen_keys, parse_environment
+from app.domain.errors import ConfigurationError
+from app.domain.key import chosen_keys, parse_environment
 from app.setting_checks import (
     Setting,
     checks_of,

@@ -8,12 +8,12 @@ from typing import Any
 
 import redis
 
-from app.executions import scripts
-from app.executions.functions import Functions, command
-from app.executions.identifiers import new_id
-from app.executions.model import NewExecution, TargetType
-from app.executions.store import QUEUES, submit_arguments
+from app.domain.execution import NewExecution, TargetType
+from app.domain.identifiers import new_id
 from app.settings import Settings
+from app.store import scripts
+from app.store.executions import QUEUES, submit_arguments
+from app.store.functions import Functions, command
 
 PER_ROUND_TRIP = 1000
 

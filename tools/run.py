@@ -22,7 +22,7 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from app.sink import Sink
+from app.telemetry.sink import Sink
 from tools.embedded_store import EmbeddedStore, StoreError, end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent

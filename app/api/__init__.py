@@ -10,16 +10,16 @@ from typing import Any
 from flask import Flask, Request, Response
 from werkzeug.exceptions import NotFound
 
-from app import logs, tracing
 from app.api import access, docs, executions, limits, operations, problems, quotas, targets, traces
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
 from app.api.schemas import ProblemSchema
 from app.api.security import SecurityPlugin
-from app.executions import identifiers
-from app.executions.service import ExecutionService
-from app.keys.authenticator import Authenticator
+from app.domain import identifiers
+from app.services.authentication import Authenticator
+from app.services.executions import ExecutionService
 from app.settings import Settings
+from app.telemetry import logs, tracing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 

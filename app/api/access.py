@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from flask import Request, g
 from werkzeug.routing import RequestRedirect
 
-from app import logs
 from app.api import credentials
 from app.api.application import Application
 from app.api.problems import Problem
-from app.keys.authenticator import Authenticator
-from app.keys.model import ANYONE, Identity, Scope, digest_of
-from app.keys.throttle import InvalidKeyThrottle
+from app.domain.key import ANYONE, Identity, Scope, digest_of
+from app.services.authentication import Authenticator
+from app.services.invalid_keys import InvalidKeyThrottle
+from app.telemetry import logs
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/<path:path>"})
 METRICS = "/metrics"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from app.executions.model import (
+from app.domain.execution import (
     Attempt,
     Execution,
     Failure,

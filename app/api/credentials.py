@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.api.problems import Problem
-from app.keys.model import PREFIX
+from app.domain.key import PREFIX
 
 _IN_QUERY = re.compile(rf"(?:^|&)(?:x[-_])?(?:api[-_]?key|access_token)=|{PREFIX}", re.IGNORECASE)
 

@@ -30,12 +30,12 @@ from app.api.schemas import (
     StepsQuerySchema,
     StepsSchema,
 )
-from app.errors import ServiceError
-from app.executions import identifiers
-from app.executions.large import Held
-from app.executions.model import Include, Started, Status, TargetType
-from app.executions.service import ExecutionService, ListQuery, RetryCommand, StartCommand
-from app.keys.model import Scope
+from app.domain import identifiers
+from app.domain.errors import ServiceError
+from app.domain.execution import Include, Started, Status, TargetType
+from app.domain.key import Scope
+from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
+from app.store.large_texts import Held
 
 blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
 

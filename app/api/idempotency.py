@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from app.api.schemas import IDEMPOTENCY_KEY
-from app.aside import aside
-from app.executions.model import Idempotency
+from app.domain.execution import Idempotency
+from app.process.aside import aside
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 

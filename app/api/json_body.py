@@ -12,8 +12,8 @@ from flask import Request, current_app
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.api.problems import Problem
-from app.aside import aside
-from app.errors import FieldError, InvalidRequest
+from app.domain.errors import FieldError, InvalidRequest
+from app.process.aside import aside
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000

@@ -16,10 +16,10 @@ from limits.storage import RedisStorage
 
 from app.api import quotas
 from app.api.access import identity
-from app.errors import StoreFull, StoreUnavailable
-from app.executions.service import ExecutionService
-from app.executions.store import ExecutionStore
+from app.domain.errors import StoreFull, StoreUnavailable
+from app.services.executions import ExecutionService
 from app.settings import Settings
+from app.store.executions import ExecutionStore
 
 LIMITED_BLUEPRINTS = ("executions", "targets")
 

@@ -15,9 +15,9 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from app.errors import StoreUnavailable
-from app.executions.counters import BOUNDS_MS
-from app.executions.statistics import Snapshot
+from app.domain.errors import StoreUnavailable
+from app.store.counters import BOUNDS_MS
+from app.store.statistics import Snapshot
 
 Labels = tuple[str, ...]
 

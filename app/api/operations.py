@@ -22,13 +22,13 @@ from app.api.metrics import StoreCollector
 from app.api.problems import problem
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
-from app.errors import StoreUnavailable
-from app.executions import counters
-from app.executions.readiness import Readiness
-from app.executions.statistics import Snapshot, Statistics
-from app.executions.store import QUEUES
-from app.executions.store_check import Check
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
+from app.store import counters
+from app.store.executions import QUEUES
+from app.store.readiness import Readiness
+from app.store.statistics import Snapshot, Statistics
+from app.store.store_check import Check
 
 LOOK_SECONDS = 1.8
 """What a look at the store may take, so that the answer is there within two seconds. One that drips its

@@ -12,7 +12,7 @@ from flask import Request
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError
 
 from app.api.json_body import MAX_SHOWN_NAME, read_json_object
-from app.errors import FieldError, InvalidRequest
+from app.domain.errors import FieldError, InvalidRequest
 
 
 class Reader(Protocol):

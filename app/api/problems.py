@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadHost, HTTPException, SecurityError, default_e
 
 from app.api import quotas
 from app.api.application import Answer
-from app.errors import (
+from app.domain.errors import (
     AlreadyEnded,
     FieldError,
     InvalidRequest,

@@ -23,7 +23,7 @@ from app.api.coded import (
     give_codes,
 )
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
-from app.executions.model import Phase, Status, StepStatus, TargetType
+from app.domain.execution import Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(
     r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",

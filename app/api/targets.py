@@ -18,8 +18,8 @@ from app.api.blueprint import ApiBlueprint, Success
 from app.api.target_schemas import AgentSchema, AgentsSchema, IndexSchema, PipelineSchema, PipelinesSchema
 from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
-from app.errors import NotFound
-from app.keys.model import Scope
+from app.domain.errors import NotFound
+from app.domain.key import Scope
 
 blueprint = ApiBlueprint("targets", __name__, url_prefix="/api/v1", description="What can be run.")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Request, Response
 
-from app import logs, tracing
 from app.api.application import Application
+from app.telemetry import logs, tracing
 
 UNTRACED = frozenset(("/healthz", "/readyz", "/metrics"))
 

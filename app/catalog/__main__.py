@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from app.catalog.loader import load
 from app.catalog.model import Catalog, Pipeline, Step
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from app.settings import load as load_settings
 
 

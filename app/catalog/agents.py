@@ -19,7 +19,7 @@ from app.catalog.prompts.compiler import problems as template_problems
 from app.catalog.prompts.scanner import is_formatted
 from app.catalog.schemas import AgentSchema, PromptSchema
 from app.catalog.targets import described, hash_of_folder, id_problems, input_fields
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 DeclaredInputs = Sequence[Mapping[str, Any]] | None
 """The list `inputs` of an agent's file; None if it has none, so that any input is accepted."""

@@ -17,7 +17,7 @@ from marshmallow import Schema, ValidationError
 from app.catalog import nodes, yaml_spelling
 from app.catalog.files import read_text
 from app.catalog.nodes import Marks, Place, Problem
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 # Messages can quote the file, whose keys and values can be long. An error stays readable, and a
 # file cannot flood the log.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.catalog.files import read_bytes
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 # Generated code can be large, but a syntax tree takes many times the size of its source in memory.
 MAX_CODE_BYTES = 4 * 1024 * 1024

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 # Real prompts have tens of KiB, and a parsed YAML file takes many times its size in memory.
 MAX_FILE_BYTES = 1024 * 1024

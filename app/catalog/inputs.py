@@ -10,7 +10,7 @@ from typing import Any
 
 from app.catalog.fields import unknown_names
 from app.catalog.model import MISSING, InputField
-from app.errors import FieldError
+from app.domain.errors import FieldError
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),

@@ -13,7 +13,7 @@ from typing import TypeVar
 from app.catalog.agents import read_agent
 from app.catalog.model import Agent, Catalog, Pipeline
 from app.catalog.pipelines import read_pipeline
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 T = TypeVar("T", Agent, Pipeline)
 

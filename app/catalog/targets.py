@@ -16,7 +16,7 @@ from marshmallow import ValidationError
 from app.catalog.documents import Problem
 from app.catalog.model import MISSING, InputField
 from app.catalog.schemas import IDENTIFIER
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 
 # Larger files (model weights, say) would make every start slow. Only their sizes are hashed.
 LARGE_FILE_BYTES = 1024 * 1024

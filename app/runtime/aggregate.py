@@ -17,8 +17,8 @@ from typing import Any
 import jmespath
 
 from app.catalog.conditions import modern
-from app.masking import mask
 from app.runtime.errors import FlowError
+from app.telemetry.masking import mask
 
 MAX_REASON_CHARACTERS = 300
 """Of an evaluation's error in a warning: jmespath's messages quote the value, of any size."""

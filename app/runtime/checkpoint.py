@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from app.executions.model import Failure, Progress, StepRecord
-from app.executions.payload import unpack
+from app.domain.execution import Failure, Progress, StepRecord
+from app.domain.payload import unpack
 from app.runtime.errors import InvalidOutput
 
 ITEMS_AT_ONCE = 1000
@@ -54,7 +54,7 @@ it waits.
 class SavedState:
     """What earlier attempts stored, or the execution that a retry goes on from.
 
-    `values` are outputs as packed JSON (`app.executions.payload`).
+    `values` are outputs as packed JSON (`app.domain.payload`).
     """
 
     records: Mapping[str, StepRecord] = field(default_factory=dict)

@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from app.executions.model import Progress
-from app.log_fields import renamed
-from app.models.base import Completion, ModelProvider, ModelRejected
-from app.models.token_counts import estimated_tokens
+from app.domain.execution import Progress
+from app.providers.base import Completion, ModelProvider, ModelRejected
+from app.providers.token_counts import estimated_tokens
 from app.runtime.messages import as_messages, texts_of
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, BudgetExceeded, Usage
+from app.telemetry.log_fields import renamed
 
 MAX_PROGRESS_STEPS = 1_000_000_000
 """Far more than any flow has: a larger number is a mistake."""

@@ -10,11 +10,11 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from app.executions.model import Failure
-from app.masking import READ_FACTOR, mask
-from app.models.base import ModelError, Stopped
-from app.models.waits import bounded
+from app.domain.execution import Failure
+from app.providers.base import ModelError, Stopped
+from app.providers.waits import bounded
 from app.runtime.usage import BudgetExceeded
+from app.telemetry.masking import READ_FACTOR, mask
 
 MAX_MESSAGE_BYTES = 4096
 """Of `error.message`, which every status view of the execution returns."""

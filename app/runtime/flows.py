@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.catalog.model import Agent, Flow, PromptFlow
-from app.executions.model import ModelUsage
-from app.models.base import Completion
-from app.models.token_counts import MAX_TOKENS
+from app.domain.execution import ModelUsage
+from app.providers.base import Completion
+from app.providers.token_counts import MAX_TOKENS
 from app.runtime.context import Context
 from app.runtime.errors import InvalidOutput
 from app.runtime.prompt_flow import run_prompt

@@ -1,6 +1,6 @@
 """Runs all asynchronous flows of a child process in one event loop, in a thread of its own.
 
-`python_flow.py` runs flows in `the_loop`; `app/work/child.py` puts a `scope_of_run` around each
+`python_flow.py` runs flows in `the_loop`; `app/worker/child.py` puts a `scope_of_run` around each
 run, and calls `end_of_run` or `end_tasks` after it.
 
 The loop lives as long as the process, so that a client which a flow's module makes once works in
@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from app.models.base import Stopped
+from app.providers.base import Stopped
 from app.runtime.stop import StopSignal
 
 TASK_GRACE_SECONDS = 0.5
@@ -95,7 +95,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 owners: weakref.WeakKeyDictionary[asyncio.Task[Any], RunScope] = weakref.WeakKeyDictionary()
-"""The run of each task. `app/work/loop_watch.py` names the run that blocks the loop with it."""
+"""The run of each task. `app/worker/loop_watch.py` names the run that blocks the loop with it."""
 
 
 class FlowLoop:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.models.base import ModelRejected
+from app.providers.base import ModelRejected
 
 
 def as_messages(given: Any) -> list[dict[str, Any]]:

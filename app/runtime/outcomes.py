@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.executions.model import StepStatus
-from app.models.base import Stopped
+from app.domain.execution import StepStatus
+from app.providers.base import Stopped
 from app.runtime.calls import Call
 from app.runtime.checkpoint import Journal, Save, SavedState
 from app.runtime.errors import InvalidOutput, RunFailed

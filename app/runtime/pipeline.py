@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any
 
 from app.catalog.model import Pipeline
-from app.executions.model import StepStatus
-from app.models.base import Stopped
+from app.domain.execution import StepStatus
+from app.providers.base import Stopped
 from app.runtime.aggregate import holds
 from app.runtime.batch import Batch
 from app.runtime.calls import CallThreads, wait_for_first

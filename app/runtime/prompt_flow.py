@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.catalog.model import PromptFlow
-from app.models.base import Completion
+from app.providers.base import Completion
 from app.runtime.context import Context
 from app.runtime.errors import InvalidOutput
 from app.runtime.parsers import parse

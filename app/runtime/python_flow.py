@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from app.catalog.model import PythonFlow
-from app.models.base import Stopped
+from app.providers.base import Stopped
 from app.runtime import flow_files
 from app.runtime.context import Context, FlowContext
 from app.runtime.errors import FlowError, reason_and_others

@@ -1,6 +1,6 @@
 """The entrance to the runtime: runs an agent or a pipeline and returns its outputs as JSON.
 
-A worker's child process calls `execute` in a thread for each attempt (`app/work/child_run.py`), or
+A worker's child process calls `execute` in a thread for each attempt (`app/worker/child_run.py`), or
 `execute_as_task` in the event loop for flows that do nothing but wait.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from app.catalog.inputs import with_defaults
 from app.catalog.model import Agent, Catalog, Flow, PythonFlow
-from app.executions.model import ModelUsage, Progress, TargetType
-from app.models.base import ModelProvider, Stopped
+from app.domain.execution import ModelUsage, Progress, TargetType
+from app.providers.base import ModelProvider, Stopped
 from app.runtime.checkpoint import Save, SavedState
 from app.runtime.context import Context
 from app.runtime.errors import FlowError, RunFailed

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from operator import attrgetter
 
-from app.executions.model import Progress
+from app.domain.execution import Progress
 from app.runtime.steps import StepState
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.catalog.inputs import fits, type_of
 from app.catalog.model import Agent, Flow, Pipeline, Step
-from app.executions.model import Failure, StepRecord, StepStatus
+from app.domain.execution import Failure, StepRecord, StepStatus
 from app.runtime.aggregate import Aggregated, aggregate
 from app.runtime.batch import Batch
 from app.runtime.calls import Call, CallResult, call_name

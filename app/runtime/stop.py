@@ -1,6 +1,6 @@
 """The stop signal of a run. A cancel or a timeout sets it; flows, model calls and steps look at it.
 
-A child process makes one `StopSignal` for each attempt (`app/work/child_run.py`).
+A child process makes one `StopSignal` for each attempt (`app/worker/child_run.py`).
 """
 
 from __future__ import annotations

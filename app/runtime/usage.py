@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
-from app.executions.model import ModelUsage
-from app.models.base import Completion
+from app.domain.execution import ModelUsage
+from app.providers.base import Completion
 
 UNKNOWN_MODEL = "unknown"
 """The name for tokens that a flow reports in its `metadata` without naming a model."""

@@ -16,15 +16,18 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger
 
-from app import binding, gc_tuning, logs, settings, tracing
+from app import settings
+from app.process import gc_tuning
 from app.settings import Settings
+from app.telemetry import logs, tracing
+from app.web import binding
 from app.web.loop_monitor import LoopMonitor
 
 ONCE = ("IDEMPOTENCY-KEY",)
 """Headers that are refused where they come twice."""
 
 SWITCH_SECONDS = 0.001
-"""How long the thread beside the loop (`app.aside`) keeps the interpreter when the loop asks for it."""
+"""How long the thread beside the loop (`app.process.aside`) keeps the interpreter when the loop asks for it."""
 
 _SHOWN_OF_A_REASON = 4096
 
@@ -74,7 +77,7 @@ def when_ready(chosen: Settings, server: Any) -> None:
     if reason := binding.refusal(chosen, hosts, on_heroku="DYNO" in os.environ):
         sys.exit(reason)
     if remark := binding.remark(chosen):
-        structlog.get_logger("app.binding").warning("no_keys_asked_for", remark=remark)
+        structlog.get_logger("app.web.binding").warning("no_keys_asked_for", remark=remark)
 
 
 def pre_request(worker: Any, request: Any) -> None:
@@ -94,7 +97,7 @@ def pre_request(worker: Any, request: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Every web process also runs the reaper, so that lost executions are recovered even if no worker is running."""
-    from app.executions.reaper import start_reaper  # after the fork, like everything that knows the store
+    from app.store.reaper import start_reaper  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length

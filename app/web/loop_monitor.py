@@ -15,7 +15,7 @@ import gevent
 import structlog
 from gevent import monkey
 
-from app.loop_watch import Hold, LoopWatch
+from app.process.loop_watch import Hold, LoopWatch
 
 HELD_SECONDS = 0.1
 

@@ -26,8 +26,8 @@ from gunicorn.http import wsgi
 from gunicorn.http.errors import NoMoreData, UnsupportedTransferCoding
 from gunicorn.workers.ggevent import GeventWorker
 
-from app import logs
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
+from app.telemetry import logs
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024

@@ -12,8 +12,8 @@ from typing import Any
 
 from rq import Queue
 
-from app.executions.job import read_time
-from app.executions.model import TargetType
+from app.domain.execution import TargetType
+from app.store.job import read_time
 from bench.agents import CHAIN_STEPS
 from bench.baseline import plain_rq_task
 from bench.figures.scale import Scale

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.executions.functions import Functions, command
-from app.executions.identifiers import new_id
-from app.executions.model import NewExecution, TargetType
-from app.executions.payload import pack
-from app.executions.scripts import library
-from app.executions.store import submit_arguments
+from app.domain.execution import NewExecution, TargetType
+from app.domain.identifiers import new_id
+from app.domain.payload import pack
 from app.settings import Settings
+from app.store.executions import submit_arguments
+from app.store.functions import Functions, command
+from app.store.scripts import library
 from bench.figures.scale import Scale
 from bench.figures.web import TEXT
 from bench.stack import Stack, stack

@@ -15,11 +15,11 @@ import redis
 
 from app.catalog.model import Catalog
 from app.settings import Settings
-from app.work.child import ChildConfig
-from app.work.forkserver import Forkserver
-from app.work.pool import Pool
-from app.work.pulse import Pulse
-from app.work.strays import Strays
+from app.worker.child import ChildConfig
+from app.worker.forkserver import Forkserver
+from app.worker.pool import Pool
+from app.worker.pulse import Pulse
+from app.worker.strays import Strays
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
 from tools.embedded_store import EmbeddedStore, end_with_parent

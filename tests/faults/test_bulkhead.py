@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.work.bulkhead import PLACES
-from app.work.claim import ALONE, SOLE
+from app.worker.bulkhead import PLACES
+from app.worker.claim import ALONE, SOLE
 from tests.faults.conftest import LEASE_SECONDS
 from tests.support.service import Service
 

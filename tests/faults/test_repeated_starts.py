@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import requests
 
-from app.executions.scripts import library
+from app.store.scripts import library
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 

@@ -18,7 +18,7 @@ import redis
 import requests
 import trustme
 
-from app.executions.scripts import library
+from app.store.scripts import library
 from tests.conftest import SERVER
 from tests.faults.conftest import LEASE_SECONDS, ticks
 from tests.support.pace import within

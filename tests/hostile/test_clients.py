@@ -17,7 +17,7 @@ import pytest
 import redis
 import requests
 
-from app.executions.payload import pack
+from app.domain.payload import pack
 from tests.hostile.conftest import MAX_RETRIED_BYTES, STRANGER, Town
 from tests.hostile.neighbours import unharmed
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import binding
 from app.settings import Settings
+from app.web import binding
 from tests.support.service import BIN, ROOT, Service, free_port
 from tools.embedded_store import end_with_parent
 

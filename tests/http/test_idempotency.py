@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from app.executions.identifiers import new_id
+from app.domain.identifiers import new_id
 from tests.http.test_refusals import refusal
 from tests.support.service import Service
 

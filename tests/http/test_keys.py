@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 
-from app.keys.throttle import INVALID_KEYS_PER_MINUTE
+from app.services.invalid_keys import INVALID_KEYS_PER_MINUTE
 from tests.http.test_refusals import GOOD, refusal
 from tests.support.pace import within
 from tests.support.service import Service

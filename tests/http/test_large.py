@@ -21,7 +21,7 @@ import redis
 import requests
 from rq.utils import utcformat
 
-from app.executions.payload import pack
+from app.domain.payload import pack
 from tests.support.pace import within
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore

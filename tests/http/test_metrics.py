@@ -15,13 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rq.utils import utcformat
 
 from app.api.metrics import StoreCollector
-from app.errors import StoreUnavailable
-from app.executions import scripts
-from app.executions.counters import BOUNDS_MS, Reports, bucket
-from app.executions.functions import Functions
-from app.executions.job import read_time
-from app.executions.statistics import Statistics
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
+from app.store import scripts
+from app.store.counters import BOUNDS_MS, Reports, bucket
+from app.store.functions import Functions
+from app.store.job import read_time
+from app.store.statistics import Statistics
 from tests.store.driver import Driver
 from tests.support.model_server import Answer, ModelServer
 from tests.support.pace import within

@@ -10,10 +10,10 @@ import pytest
 import redis
 import requests
 
-from app.executions.readiness import Readiness
-from app.executions.scripts import library
-from app.executions.store_check import Check
 from app.settings import Settings
+from app.store.readiness import Readiness
+from app.store.scripts import library
+from app.store.store_check import Check
 from tests.store.driver import Driver
 from tests.support.pace import within
 from tests.support.proxy import Proxy

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.keys.model import new_key
+from app.domain.key import new_key
 from tests.http.test_refusals import GOOD
 from tests.support.service import Service
 

@@ -18,7 +18,7 @@ import redis
 import requests
 
 from app.api.access import OPEN
-from app.executions.identifiers import new_id
+from app.domain.identifiers import new_id
 from tests.http.test_refusals import GOOD, refusal
 from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from app.catalog.model import Output, Pipeline, Step
-from app.executions.model import StepStatus
+from app.domain.execution import StepStatus
 
 MAX_STEPS = 8
 INPUTS = {"items": ["i", "j", "k"], "nothing": [], "yes": True, "no": False}

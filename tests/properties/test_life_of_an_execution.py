@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from app.errors import KeyReused
-from app.executions.model import Idempotency, Status
-from app.work.claim import SOLE
+from app.domain.errors import KeyReused
+from app.domain.execution import Idempotency, Status
+from app.worker.claim import SOLE
 from tests.store.driver import FINAL, Driver, new_execution
 
 MAX_ATTEMPTS = 2

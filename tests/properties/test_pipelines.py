@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.catalog.model import Agent, Catalog, PythonFlow, Step
-from app.executions.model import StepStatus
-from app.models.base import Stopped
+from app.domain.execution import StepStatus
+from app.providers.base import Stopped
 from app.runtime import checkpoint as checkpoints
 from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE
 from app.runtime.checkpoint import Checkpoint

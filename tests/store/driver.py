@@ -9,12 +9,12 @@ from typing import Any
 
 import redis
 
-from app.executions.functions import Functions
-from app.executions.identifiers import new_id
-from app.executions.model import Execution, Include, NewExecution, Status, StepRecord, TargetType
-from app.executions.steps import write_record
-from app.executions.store import ExecutionStore, index_keys
+from app.domain.execution import Execution, Include, NewExecution, Status, StepRecord, TargetType
+from app.domain.identifiers import new_id
 from app.settings import Settings
+from app.store.executions import ExecutionStore, index_keys
+from app.store.functions import Functions
+from app.store.steps import write_record
 
 LEASE_MICROSECONDS = 12_000_000
 FINAL = {"completed": "finished", "failed": "failed", "cancelled": "canceled"}

@@ -9,10 +9,10 @@ import pytest
 import redis
 from rq.utils import utcformat
 
-from app.errors import KeyReused, QueueFull, TooManyUnfinished, TooMuchRetried
-from app.executions.job import read_time
-from app.executions.model import Idempotency, StepRecord, StepStatus, TargetType
+from app.domain.errors import KeyReused, QueueFull, TooManyUnfinished, TooMuchRetried
+from app.domain.execution import Idempotency, StepRecord, StepStatus, TargetType
 from app.settings import Settings
+from app.store.job import read_time
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.executions.model import Include, Status, TargetType
-from app.executions.store import index_keys
+from app.domain.execution import Include, Status, TargetType
 from app.settings import Settings
+from app.store.executions import index_keys
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 from tools.embedded_store import EmbeddedStore
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from app.executions import scripts
-from app.executions.scripts import Library
+from app.store import scripts
+from app.store.scripts import Library
 from tests.store.driver import LONG_AGO, Driver, registry
 
 HOUR = 3600 * 1_000_000
@@ -24,8 +24,8 @@ def set_clock(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Set
     assert time in scripts.text()
     shifted = f"{time.strip()} + (call('GET', 'test:clock') or 0)\n"
     library = Library.of(scripts.text().replace(time, shifted))
-    monkeypatch.setattr("app.executions.functions.library", lambda: library)
-    monkeypatch.setattr("app.executions.together.library", lambda: library)
+    monkeypatch.setattr("app.store.functions.library", lambda: library)
+    monkeypatch.setattr("app.store.together.library", lambda: library)
     return lambda microseconds: redis_client.set("test:clock", microseconds)
 
 

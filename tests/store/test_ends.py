@@ -7,7 +7,7 @@ import time
 
 import redis
 
-from app.executions.ends import CHANNEL, LOOK_SECONDS, Ends
+from app.store.ends import CHANNEL, LOOK_SECONDS, Ends
 from tests.store.driver import Driver
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.executions.model import Include, StepRecord, StepStatus
+from app.domain.execution import Include, StepRecord, StepStatus
 from tests.store.driver import Driver
 from tools.embedded_store import EmbeddedStore
 

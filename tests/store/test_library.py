@@ -8,12 +8,12 @@ import time
 import pytest
 import redis
 
-from app.errors import StoreUnavailable
-from app.executions import connection, scripts, store_check
-from app.executions.functions import USES, Functions
-from app.executions.scripts import Library
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
-from app.work.attempt_store import AttemptStore
+from app.store import connection, scripts, store_check
+from app.store.functions import USES, Functions
+from app.store.scripts import Library
+from app.worker.attempt_store import AttemptStore
 from tests.store.driver import Driver, new_execution
 from tools.embedded_store import EmbeddedStore
 
@@ -61,8 +61,8 @@ def test_a_store_keeps_the_functions_when_it_starts_again(client: redis.Redis, o
 
 def test_two_versions_work_beside_each_other(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = Driver(client), other_version()
-    monkeypatch.setattr("app.executions.functions.library", lambda: other)
-    monkeypatch.setattr("app.executions.together.library", lambda: other)
+    monkeypatch.setattr("app.store.functions.library", lambda: other)
+    monkeypatch.setattr("app.store.together.library", lambda: other)
     theirs = Driver(client)
     id = ours.submit()
     [(_, token)] = theirs.claim()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from app.work.claim import ALONE, SOLE, Claim
+from app.worker.claim import ALONE, SOLE, Claim
 from tests.store.driver import Driver
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 import redis
 
-from app.executions.model import Include, Retries, TargetType
+from app.domain.execution import Include, Retries, TargetType
 from tests.store.driver import Driver
 
 WRONG = ["inf", "-inf", "nan", "1e300", "-1e300", "-1", "", "many", "9" * 40, "-" + "9" * 40, "0x10", "1.5"]

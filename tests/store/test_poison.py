@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from app.errors import StoreRefused
-from app.executions.counters import Reports
-from app.executions.reaper import Troubles
-from app.executions.statistics import Statistics
+from app.domain.errors import StoreRefused
 from app.settings import Settings
+from app.store.counters import Reports
+from app.store.reaper import Troubles
+from app.store.statistics import Statistics
 from tests.store.driver import FINAL, LONG_AGO, Driver, registry
 
 POISONED = "exec:index:default:running:agent:poisoned"
@@ -188,7 +188,7 @@ def test_a_record_that_makes_no_sense_ends_as_failed_whoever_finds_it(
 def test_the_same_trouble_is_logged_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "app.executions.reaper.log.error",
+        "app.store.reaper.log.error",
         lambda _, **fields: logged.append((fields["what"], fields["id"])),
         raising=False,
     )

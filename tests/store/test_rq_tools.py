@@ -29,7 +29,7 @@ from rq.registry import (
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from app.executions.payload import FUNCTION
+from app.domain.payload import FUNCTION
 from tests.store.driver import Driver
 from tests.support.service import Service
 

@@ -6,7 +6,7 @@ import json
 
 import redis
 
-from app.executions.payload import pack
+from app.domain.payload import pack
 from tests.store.driver import Driver
 
 COUNT = 1000

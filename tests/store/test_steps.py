@@ -6,11 +6,11 @@ import pytest
 import redis
 
 from app.catalog.model import Catalog, Pipeline, Step
-from app.errors import InvalidRequest, NotFound
-from app.executions.model import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
-from app.executions.service import ExecutionService, RetryCommand, StartCommand
-from app.executions.steps import read_usage, write_usage
+from app.domain.errors import InvalidRequest, NotFound
+from app.domain.execution import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
+from app.services.executions import ExecutionService, RetryCommand, StartCommand
 from app.settings import Settings
+from app.store.steps import read_usage, write_usage
 from tests.store.driver import Driver, new_execution
 
 COMPLETED = StepRecord(

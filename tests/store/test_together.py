@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from app.executions import connection
-from app.executions.together import CONNECTIONS, Function, Together, checked
 from app.settings import Settings
+from app.store import connection
+from app.store.together import CONNECTIONS, Function, Together, checked
 from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tools.embedded_store import EmbeddedStore

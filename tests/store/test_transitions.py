@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from app.errors import StoreFull, StoreRefused
-from app.executions.job import STATUS_OF_RQ, ExecutionJob
-from app.executions.model import Phase, Progress, Retries, Status
-from app.executions.store import ExecutionStore, index_keys
+from app.domain.errors import StoreFull, StoreRefused
+from app.domain.execution import Phase, Progress, Retries, Status
 from app.settings import Settings
+from app.store.executions import ExecutionStore, index_keys
+from app.store.job import STATUS_OF_RQ, ExecutionJob
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 
@@ -493,7 +493,7 @@ def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver)
 
 
 def test_the_store_is_left_alone_for_a_second_after_it_failed(tmp_path: object) -> None:
-    from app.errors import StoreUnavailable
+    from app.domain.errors import StoreUnavailable
 
     store = ExecutionStore.connect(Settings(redis_url="redis://127.0.0.1:1/0"))
     with pytest.raises(StoreUnavailable):

@@ -11,9 +11,9 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from app.executions.identifiers import new_id
-from app.executions.model import Phase, Progress, Status, TargetType
-from app.executions.store import index_keys
+from app.domain.execution import Phase, Progress, Status, TargetType
+from app.domain.identifiers import new_id
+from app.store.executions import index_keys
 from tests.store.driver import Driver, registry
 from tests.support.service import Service
 

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.executions.payload import unpack, write_call
-from app.work import protocol
+from app.domain.payload import unpack, write_call
+from app.worker import protocol
 from tests.support.service import ROOT
 
 _PROGRAM = """
@@ -22,7 +22,7 @@ import os, socket, sys
 from pathlib import Path
 from app import catalog
 from app.settings import Settings
-from app.work import child
+from app.worker import child
 end = socket.socket(fileno=int(sys.argv[1]))
 known = catalog.load([Path(sys.argv[2])], [Path(sys.argv[3])])
 config = child.ChildConfig(Settings(), known, int(sys.argv[4]), 60.0)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.catalog.model import Catalog
-from app.executions.model import Progress, StepRecord
-from app.executions.payload import pack
-from app.models.base import ModelProvider
+from app.domain.execution import Progress, StepRecord
+from app.domain.payload import pack
+from app.providers.base import ModelProvider
 from app.runtime.checkpoint import Checkpoint, SavedState
 from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal

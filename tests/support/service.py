@@ -14,9 +14,9 @@ from typing import Any
 
 import requests
 
-from app.keys.model import Identity, parse_scopes
-from app.keys.store import KeyStore
+from app.domain.key import Identity, parse_scopes
 from app.settings import Settings
+from app.store.keys import KeyStore
 from tools.embedded_store import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent

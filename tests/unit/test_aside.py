@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from app.aside import SMALL_BYTES, aside
+from app.process.aside import SMALL_BYTES, aside
 from tests.support.service import ROOT
 
 FAILS_ON_A_LOOP = """
 from gevent import monkey; monkey.patch_all()
 import json
-from app.aside import SMALL_BYTES, aside
+from app.process.aside import SMALL_BYTES, aside
 
 try:
     aside(SMALL_BYTES + 1, json.loads, "{")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from app.settings import Settings
-from app.work.worker import HAND_BACK_SECONDS
+from app.worker.worker import HAND_BACK_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from app.executions.payload import write_call
-from app.work.claim import Claim
-from app.work.ending import Finish, Outcome, Release, Stopping, decide
+from app.domain.payload import write_call
+from app.worker.claim import Claim
+from app.worker.ending import Finish, Outcome, Release, Stopping, decide
 
 DATA = write_call(type="agent", target_id="greeter", inputs={}, config={})
 ERROR = {"type": "ValueError", "message": "no", "details": {}}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app.api import coded, examples, problems
-from app.models import base
+from app.providers import base
 from app.runtime import errors, usage
 
 ROOT = Path(__file__).resolve().parent.parent.parent

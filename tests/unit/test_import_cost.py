@@ -24,10 +24,10 @@ SERVES_HTTP = (
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        pytest.param("worker, app.work.child", (*VENDORS, *SERVES_HTTP), id="worker"),
-        pytest.param("app.work.child", ("redis", "rq", *VENDORS, *SERVES_HTTP), id="child"),
+        pytest.param("worker, app.worker.child", (*VENDORS, *SERVES_HTTP), id="worker"),
+        pytest.param("app.worker.child", ("redis", "rq", *VENDORS, *SERVES_HTTP), id="child"),
         pytest.param(
-            "wsgi", ("gevent", *VENDORS, "app.runtime", "app.work", "app.models"), id="web"
+            "wsgi", ("gevent", *VENDORS, "app.runtime", "app.worker", "app.providers"), id="web"
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`app.logs` and `app.log_fields`: exceptions without their messages, fields cut and masked."""
+"""`app.telemetry.logs` and `app.telemetry.log_fields`: exceptions without their messages, fields cut and masked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import redis
 import structlog
 
-from app.log_fields import renamed
-from app.logs import describe_exception, fitting, masking
-from app.sink import MAX_LINE_BYTES
+from app.telemetry.log_fields import renamed
+from app.telemetry.logs import describe_exception, fitting, masking
+from app.telemetry.sink import MAX_LINE_BYTES
 from tests.support.service import ROOT
 
 

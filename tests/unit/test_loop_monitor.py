@@ -14,7 +14,7 @@ import types
 import gevent
 from app import logs
 from app.web.loop_monitor import LoopMonitor
-from app.executions import payload
+from app.domain import payload
 
 logs.configure("INFO")
 LoopMonitor().start()
@@ -37,5 +37,5 @@ def test_a_request_that_holds_the_loop_is_logged_with_its_place() -> None:
     slow = [line for line in told if (line["method"], line["path"]) == ("POST", "/slow")]
     assert slow
     assert sum(line["seconds"] for line in slow) >= 0.1
-    assert any("app/executions/payload.py" in place for line in slow for place in line["where"])
+    assert any("app/domain/payload.py" in place for line in slow for place in line["where"])
     assert done.stderr == ""

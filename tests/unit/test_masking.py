@@ -1,4 +1,4 @@
-"""`app.masking`: what looks like a secret is masked, other text is not, in linear time."""
+"""`app.telemetry.masking`: what looks like a secret is masked, other text is not, in linear time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.masking import Mask, is_secret_name, mask
+from app.telemetry.masking import Mask, is_secret_name, mask
 
 SECRET = "s3cr3tvalue0123456789"
 

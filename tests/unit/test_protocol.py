@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.work.protocol import ChildSocket, Head, Messages, encode, join, split
+from app.worker.protocol import ChildSocket, Head, Messages, encode, join, split
 
 heads = st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4)
 messages = st.lists(st.tuples(heads, st.binary(max_size=300)), max_size=8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from app.work.bulkhead import PLACES, Bulkhead
-from app.work.pulse import LEAST_SHARE, Pulse
-from app.work.threads_of import Facts, Threads, busiest, hindrance
+from app.worker.bulkhead import PLACES, Bulkhead
+from app.worker.pulse import LEAST_SHARE, Pulse
+from app.worker.threads_of import Facts, Threads, busiest, hindrance
 
 
 def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Threads:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from app.setting_checks import Setting, http_url, rate, settings_of, store_url
 from app.setting_texts import allowed, listing, tables
 from app.settings import Settings, load, warnings

@@ -1,4 +1,4 @@
-"""`app.sink`: a write returns at once, even if nobody reads it, and lines stay whole."""
+"""`app.telemetry.sink`: a write returns at once, even if nobody reads it, and lines stay whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sink import MAX_LINE_BYTES, MAX_WAITING, PrintStream, Sink, write_now
+from app.telemetry.sink import MAX_LINE_BYTES, MAX_WAITING, PrintStream, Sink, write_now
 
 SECONDS = 20.0  # a write that blocks would last for ever
 

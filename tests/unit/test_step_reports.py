@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from app.executions.model import Progress
-from app.models.base import Stopped
+from app.domain.execution import Progress
+from app.providers.base import Stopped
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
-from app.work.protocol import ChildSocket
-from app.work.reports import StepReports
+from app.worker.protocol import ChildSocket
+from app.worker.reports import StepReports
 
 NOTHING = Checkpoint(Progress(0, 1))
 

@@ -1,10 +1,10 @@
-"""`app.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace Context."""
+"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace Context."""
 
 from __future__ import annotations
 
 import pytest
 
-from app.tracing import accepted
+from app.telemetry.tracing import accepted
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{PARENT}-01"

@@ -180,7 +180,7 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     assert named["message"] == "named"
     assert (named["level"], named["logger"], named["execution_id"]) == (
         "info",
-        "app.work.child_run",
+        "app.worker.child_run",
         ended["execution_id"],
     )
     assert named["tenant"] == "default"

@@ -12,19 +12,19 @@ import pytest
 import structlog
 
 from app.catalog.model import Catalog
-from app.executions.payload import write_call
+from app.domain.payload import write_call
 from app.settings import Settings
-from app.tracing import Tracing
-from app.work.attempt import Attempt
-from app.work.child import ChildConfig
-from app.work.claim import Claim
-from app.work.ending import Stopping
-from app.work.forkserver import Forkserver
-from app.work.pool import Pool
-from app.work.protocol import Messages, encode
-from app.work.strays import Strays
-from app.work.worker import ExecutionWorker
-from app.work.write import Write
+from app.telemetry.tracing import Tracing
+from app.worker.attempt import Attempt
+from app.worker.child import ChildConfig
+from app.worker.claim import Claim
+from app.worker.ending import Stopping
+from app.worker.forkserver import Forkserver
+from app.worker.pool import Pool
+from app.worker.protocol import Messages, encode
+from app.worker.strays import Strays
+from app.worker.worker import ExecutionWorker
+from app.worker.write import Write
 
 CLAIM = Claim(
     "exec_1", "w:1:1", 1, data=write_call(type="agent", target_id="a", inputs={}, config={}), timeout_seconds=5

@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from app.work.watchdog import HELD_SECONDS, Watchdog
+from app.worker.watchdog import HELD_SECONDS, Watchdog
 
 
 def events_while(held_seconds: float) -> list[dict[str, object]]:

@@ -9,13 +9,13 @@ import pytest
 import redis
 import structlog
 
-from app.errors import StoreUnavailable
-from app.work import writer as writer_module
-from app.work.attempt_store import LARGE_BYTES
-from app.work.claim import Claim
-from app.work.outage import OutageLog
-from app.work.write import Write
-from app.work.writer import PAUSES_SECONDS, Writer, WriteRefused
+from app.domain.errors import StoreUnavailable
+from app.worker import writer as writer_module
+from app.worker.attempt_store import LARGE_BYTES
+from app.worker.claim import Claim
+from app.worker.outage import OutageLog
+from app.worker.write import Write
+from app.worker.writer import PAUSES_SECONDS, Writer, WriteRefused
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from app import api
 from app.api import access, problems
 from app.api.application import Application
 from app.catalog.model import Catalog
-from app.executions.service import ExecutionService
-from app.executions.store import ExecutionStore
-from app.keys.authenticator import Authenticator
-from app.keys.model import Identity, Scope
-from app.keys.store import KeyStore
+from app.domain.key import Identity, Scope
+from app.services.authentication import Authenticator
+from app.services.executions import ExecutionService
 from app.settings import Settings
+from app.store.executions import ExecutionStore
+from app.store.keys import KeyStore
 from tools.embedded_store import EmbeddedStore
 
 Client = Callable[..., FlaskClient]
@@ -85,7 +85,7 @@ def test_without_keys_everything_is_served_as_the_default_tenant(client: Client)
 def test_a_key_that_was_right_is_asked_for_even_where_its_peer_has_tried_too_many(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.keys.authenticator.CACHE_SECONDS", 0.0)
+    monkeypatch.setattr("app.services.authentication.CACHE_SECONDS", 0.0)
     reader = client(Scope.READ)
     assert reader.get("/reads").status_code == 200
     statuses = [reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code for number in range(110)]

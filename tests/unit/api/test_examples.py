@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app import errors
 from app.api import examples
+from app.domain import errors
 
 _ID = "exec_0mwunom46t1oafptp2rj"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.catalog.model import MISSING, InputField, OutputParser, PromptFlow, PythonFlow
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
 PROMPT_LAB_AGENT = """

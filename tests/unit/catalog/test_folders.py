@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.catalog import load
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
 ONE_STEP = "steps:\n- {id: s, agent: a}\n"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.catalog.model import PromptFlow
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
 FLOWS = "flows:\n- {name: default, file: x.yaml}\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.catalog.inputs import check_inputs, inputs_schema, with_defaults
 from app.catalog.model import MISSING, InputField
-from app.errors import FieldError
+from app.domain.errors import FieldError
 
 DECLARED = (
     InputField("text", "string", required=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.catalog.model import Output, Step
-from app.errors import ConfigurationError
+from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
 AGENT_INPUTS = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.logs import masking
+from app.telemetry.logs import masking
 
 
 @pytest.mark.parametrize(

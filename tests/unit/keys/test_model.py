@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from app.errors import ConfigurationError
-from app.keys.model import USUAL, Scope, digest_of, new_key, parse_environment, parse_scopes
+from app.domain.errors import ConfigurationError
+from app.domain.key import USUAL, Scope, digest_of, new_key, parse_environment, parse_scopes
 from app.settings import Settings, load
 
 GOOD = "0123456789abcdef"

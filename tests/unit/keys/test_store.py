@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from app.keys import store as keys
-from app.keys.authenticator import Authenticator
-from app.keys.model import Identity, Scope, digest_id, digest_of
-from app.keys.store import KeyStore, NameTaken
+from app.domain.key import Identity, Scope, digest_id, digest_of
+from app.services.authentication import Authenticator
 from app.settings import Settings
+from app.store import keys
+from app.store.keys import KeyStore, NameTaken
 
 SHOP = Identity("acme", "shop", frozenset({Scope.READ}))
 

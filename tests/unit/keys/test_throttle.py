@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.keys import throttle
-from app.keys.throttle import INVALID_KEYS_PER_MINUTE, MAX_CLIENTS, InvalidKeyThrottle
+from app.services import invalid_keys as throttle
+from app.services.invalid_keys import INVALID_KEYS_PER_MINUTE, MAX_CLIENTS, InvalidKeyThrottle
 
 
 def exhaust(counts: InvalidKeyThrottle, address: str) -> InvalidKeyThrottle:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.models.answers import read_answer
-from app.models.base import (
+from app.providers.answers import read_answer
+from app.providers.base import (
     Completion,
     ModelAnswerInvalid,
     ModelAuthenticationError,
@@ -17,8 +17,8 @@ from app.models.base import (
     ModelRejected,
     ModelUnavailable,
 )
-from app.models.faults import BY_STATUS, refused
-from app.models.reply import Reply
+from app.providers.faults import BY_STATUS, refused
+from app.providers.reply import Reply
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}}
 

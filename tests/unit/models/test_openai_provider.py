@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app.models.base import (
+from app.providers.base import (
     ModelAnswerInvalid,
     ModelAuthenticationError,
     ModelError,
@@ -21,7 +21,7 @@ from app.models.base import (
     ModelUnavailable,
     Stopped,
 )
-from app.models.openai_provider import OpenAIProvider
+from app.providers.openai_provider import OpenAIProvider
 from app.runtime.stop import StopSignal
 from app.settings import Settings
 from tests.support.model_server import Answer, ModelServer

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from app.models.reasons import MAX_CHARACTERS, reason_in
+from app.providers.reasons import MAX_CHARACTERS, reason_in
 
 REASONS = {
     '{"error": "model \'x\' not found"}': "model 'x' not found",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.models.token_counts import MAX_TOKENS, estimated_tokens, token_counts
+from app.providers.token_counts import MAX_TOKENS, estimated_tokens, token_counts
 
 USAGES: list[tuple[Any, tuple[int | None, int | None, int | None]]] = [
     ({"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}, (11, 5, 16)),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.models.base import ModelError, ModelRateLimited
-from app.models.waits import bounded, named_wait
+from app.providers.base import ModelError, ModelRateLimited
+from app.providers.waits import bounded, named_wait
 from app.runtime.errors import RunFailed
 
 NOW = 784_111_777.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.executions.model import Progress
-from app.models.base import Completion, ModelProvider
+from app.domain.execution import Progress
+from app.providers.base import Completion, ModelProvider
 from app.runtime.context import Context
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, Usage

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import catalog
-from app.models.base import Completion, ModelProvider
+from app.providers.base import Completion, ModelProvider
 from tests.support.runtime import Recorder
 
 

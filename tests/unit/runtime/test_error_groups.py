@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.models.base import ModelRateLimited, ModelRejected, Stopped
+from app.providers.base import ModelRateLimited, ModelRejected, Stopped
 from app.runtime.errors import InvalidOutput, RunFailed, reason_and_others
 from app.runtime.stop import StopSignal
 from app.runtime.usage import BudgetExceeded
@@ -15,7 +15,7 @@ TARGETS = pytest.mark.parametrize("target", ["coded", "line"])
 
 GROUP = """
 import asyncio
-from app.models.base import ModelRateLimited, ModelRejected
+from app.providers.base import ModelRateLimited, ModelRejected
 from app.runtime.usage import BudgetExceeded
 
 async def run(inputs, context):
@@ -72,7 +72,7 @@ def test_a_spent_budget_goes_before_the_other_errors_of_its_group(
 def test_a_stop_inside_a_group_is_a_stop(run_code: Callable) -> None:
     stop = StopSignal()
     source = """
-    from app.models.base import Stopped
+    from app.providers.base import Stopped
     def run(inputs, context):
         import time
         while not context.cancelled:

@@ -10,7 +10,7 @@ import pytest
 
 from app import catalog
 from app.catalog.model import Catalog
-from app.models.base import Completion, ModelRejected
+from app.providers.base import Completion, ModelRejected
 from app.runtime.errors import RunFailed
 from app.runtime.messages import as_messages, texts_of
 from tests.support.runtime import Recorder

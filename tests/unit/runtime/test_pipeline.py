@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app import catalog
-from app.errors import ConfigurationError
-from app.executions.model import Progress, StepStatus
-from app.models.base import Stopped
+from app.domain.errors import ConfigurationError
+from app.domain.execution import Progress, StepStatus
+from app.providers.base import Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
 from tests.support.runtime import Recorder

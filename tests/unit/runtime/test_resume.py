@@ -14,8 +14,8 @@ import pytest
 
 from app import catalog
 from app.catalog.model import Catalog
-from app.executions.model import ModelUsage, Progress, StepStatus
-from app.models.base import Completion, ModelRateLimited, Stopped
+from app.domain.execution import ModelUsage, Progress, StepStatus
+from app.providers.base import Completion, ModelRateLimited, Stopped
 from app.runtime import checkpoint
 from app.runtime.errors import RunFailed
 from app.runtime.steps import StepState

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.models.base import ModelProvider, Stopped
+from app.providers.base import ModelProvider, Stopped
 from app.runtime.context import FlowContext
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
@@ -16,13 +16,13 @@ from app.runtime.stop import StopSignal
 TARGETS = pytest.mark.parametrize("target", ["coded", "line"])
 
 RAISES = """
-from app.models.base import Stopped
+from app.providers.base import Stopped
 def run(inputs, context):
     raise Stopped
 """
 
 RAISES_IN_A_COROUTINE = """
-from app.models.base import Stopped
+from app.providers.base import Stopped
 async def run(inputs, context):
     raise Stopped
 """
@@ -111,7 +111,7 @@ def test_a_flow_cannot_change_what_the_service_acts_on(run_code: Callable) -> No
 
     class Model(ModelProvider):
         def complete(self, *args: Any, **options: Any) -> Any:
-            from app.models.base import Completion
+            from app.providers.base import Completion
 
             return Completion("hi", "m")
 

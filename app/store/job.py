@@ -1,0 +1,259 @@
+"""An execution as an RQ job: which fields its record has, and how they are written and read.
+
+The record lives in the job's own hash and nowhere else, in RQ's fields where RQ has one: so RQ's own classes and
+tools read it. `meta` holds the status, in the words of the API, and the progress. RQ's results, dependencies,
+callbacks, retries and webhooks are not used. Nothing here changes a state: only the scripts do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import datetime
+from typing import Any
+
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from app.domain.execution import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
+from app.domain.payload import FUNCTION, readable, write_call
+from app.store.steps import UNREADABLE, read_failure, read_usage, to_datetime
+
+STATUS_OF_RQ = {
+    "created": Status.PENDING,
+    "queued": Status.PENDING,
+    "deferred": Status.PENDING,
+    "scheduled": Status.PENDING,
+    "rate_limited": Status.PENDING,
+    "ready_to_enqueue": Status.PENDING,
+    "started": Status.RUNNING,
+    "finished": Status.COMPLETED,
+    "failed": Status.FAILED,
+    "stopped": Status.CANCELLED,
+    "canceled": Status.CANCELLED,
+}
+"""What each of RQ's eleven job states means here. The scripts write six of them."""
+
+SUMMARY_FIELDS = (
+    "status",
+    "tenant",
+    "type",
+    "target",
+    "meta",
+    "created_at",
+    "attempt",
+    "started_at",
+    "ended_at",
+    "cancel",
+    "retry_of",
+)
+"""What a list shows. The scripts count on the first three."""
+
+RECORD_FIELDS = (
+    *SUMMARY_FIELDS,
+    *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
+)
+"""What a status shows."""
+
+
+MAX_COUNT, FOREVER = 999_999_999, 2**53 - 1
+"""The same as in prelude.lua."""
+
+
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+class ExecutionJob(Job):
+    """An RQ job that accepts no other function than `FUNCTION`, and no other serializer than JSON.
+
+    Whoever can write to the store could otherwise have any importable function run.
+    """
+
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
+        super().__init__(id, connection=connection, serializer=JSONSerializer)
+
+    def restore(self, raw_data: Any) -> Any:
+        super().restore(raw_data)
+        if self.func_name != FUNCTION:
+            raise ValueError(f"Job {self.id} names another function than {FUNCTION}.")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("An execution's record is written by the scripts alone.")
+
+    save_meta = save
+    set_status = save
+
+
+def job_key(execution_id: str) -> str:
+    """The record."""
+    return f"rq:job:{execution_id}"
+
+
+def outputs_key(execution_id: str) -> str:
+    """Where the outputs of a completed execution are kept."""
+    return f"rq:job:{execution_id}:outputs"
+
+
+def data_key(execution_id: str) -> str:
+    """Where what was asked is kept: beside the record, as RQ's `data`."""
+    return f"rq:job:{execution_id}:data"
+
+
+def new_data(new: NewExecution) -> bytes:
+    """What a new execution is asked to do: RQ's `data`."""
+    return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)
+
+
+def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
+    """The record of a new execution as `field, value, ...`. The script adds its status and its times."""
+    fields: list[str | bytes | int | float] = [
+        "origin", new.queue,
+        "tenant", new.tenant,
+        "type", new.type,
+        "target", new.target_id,
+        "timeout", math.ceil(new.timeout_seconds),
+        "max_attempts", new.max_attempts,
+    ]  # fmt: skip
+    if new.timeout_seconds != math.ceil(new.timeout_seconds):
+        fields += ["timeout_seconds", new.timeout_seconds]  # RQ has whole seconds only
+    if new.total_steps > 1:
+        fields += ["steps", new.total_steps]
+    if new.retries.max:
+        fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
+    optional = ("request_id", "flow", "definition", "retry_of", "traceparent")
+    for name in optional:
+        if value := getattr(new, name):
+            fields += [name, value]
+    return fields
+
+
+def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
+    """Translates an RQ job's hash into an execution.
+
+    Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look at makes no
+    sense. What only people look at is left out then.
+    """
+    status, progress = _read_meta(record)
+    _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
+    return Execution(
+        id=execution_id,
+        type=TargetType(_decoded(record["type"])),
+        target_id=_decoded(record["target"]),
+        status=status,
+        phase=_phase(status, record),
+        created_at=read_time(record["created_at"]),
+        attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
+        started_at=read_time(record["started_at"]) if "started_at" in record or status is Status.RUNNING else None,
+        ended_at=read_time(record["ended_at"]) if status.ended else None,
+        progress=progress if status is Status.RUNNING or "outputs" in record else None,
+        outputs=_outputs(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
+        failure=_failure(record, status),
+        attempts=_attempts(record, status) if "worker_name" in record or "history" in record else (),
+        traceparent=_text(record, "traceparent"),
+        flow=_text(record, "flow"),
+        definition=_text(record, "definition") or "",
+        retry_of=_text(record, "retry_of"),
+        usage=read_usage(record["usage"]) if "usage" in record else {},
+    )
+
+
+def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
+    """The status that `meta` tells, which is RQ's in other words, and the progress."""
+    status = STATUS_OF_RQ[_decoded(record["status"])]
+    try:
+        meta = json.loads(record["meta"])
+        told, progress = meta["status"], meta["progress"]
+    except (TypeError, RecursionError) as error:
+        raise ValueError("`meta` makes no sense.") from error
+    if told != status:
+        raise ValueError(f"`meta` has the status {told!r}, the job {status}.")
+    return status, _read_progress(progress)
+
+
+def _read_progress(progress: Any) -> Progress | None:
+    if not isinstance(progress, list) or len(progress) != 3:
+        return None
+    finished, total, name = progress
+    numbers = type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
+    return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
+
+
+def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
+    if status is Status.PENDING:
+        return Phase.RETRY_WAIT if record["status"] == b"scheduled" else Phase.QUEUED
+    if status is Status.RUNNING:
+        return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
+    return None
+
+
+def _outputs(packed: bytes) -> bytes | None:
+    """The JSON of an object; None where somebody else wrote there."""
+    text = readable(packed)
+    return text if text and text[:1] == b"{" and text[-1:] == b"}" else None
+
+
+def _failure(record: dict[str, bytes], status: Status) -> Failure | None:
+    """Every failed execution has one."""
+    if status is not Status.FAILED:
+        return None
+    return read_failure(record["error"]) if "error" in record else UNREADABLE
+
+
+def _decoded(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _text(record: dict[str, bytes], field: str) -> str | None:
+    return _decoded(record[field]) if field in record else None
+
+
+def read_time(text: bytes) -> datetime:
+    """A time as RQ writes it. Raises `ValueError`."""
+    if not _TIME.fullmatch(text):
+        raise ValueError(f"{text!r} is not a time of this record's.")
+    return datetime.fromisoformat(text.decode())
+
+
+def _whole(value: bytes, most: int = FOREVER) -> int:
+    """A number as the scripts write it, by the rule that they check it with (`is_whole` in prelude.lua)."""
+    if not value.isdigit() or len(value) > 16 or int(value) > most:
+        raise ValueError(f"{value!r} is not a number of this record's.")
+    return int(value)
+
+
+def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
+    """The earlier attempts, which the scripts noted as they ended, and the current or last one."""
+    attempts = _earlier(record.get("history", b""))
+    if "started_at" in record and "worker_name" in record:
+        started_at = read_time(record["started_at"])
+        error = read_failure(record["error"]).type if "error" in record else None
+        ended_at = read_time(record["ended_at"]) if "ended_at" in record else None
+        outcome = "lost" if error == "WorkerLost" else status
+        number = _whole(record.get("attempt", b"0"), MAX_COUNT)
+        attempts.append(Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error))
+    return tuple(attempts)
+
+
+def _earlier(history: bytes) -> list[Attempt]:
+    """Those of the history; none where somebody else wrote there."""
+    try:
+        past = json.loads(b"[" + history.removesuffix(b",") + b"]")
+        attempts = [
+            Attempt(
+                each["number"],
+                each["worker"],
+                to_datetime(each["started"]),
+                to_datetime(each["ended"]),
+                each["outcome"],
+                each["error"],
+            )
+            for each in past
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return []
+    sound = all(
+        type(each.number) is int and all(isinstance(text, str) for text in (each.worker, each.outcome, each.error))
+        for each in attempts
+    )
+    return attempts if sound else []

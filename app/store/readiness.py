@@ -1,0 +1,84 @@
+"""Whether the store is there and set up as this service needs it. Looks, and changes no execution.
+
+One round trip, and a second one where the library must be loaded. It has a client of its own, so that a look
+does not wait behind requests, and is not spared by their break after a failed call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import redis
+
+from app.domain.errors import StoreUnavailable
+from app.settings import Settings
+from app.store import connection, store_check
+from app.store.functions import Functions
+from app.store.store_check import Check
+
+
+class Readiness:
+    """Safe to use from many threads."""
+
+    def __init__(self, client: redis.Redis, settings: Settings):
+        self._client, self._lease_seconds = client, settings.lease
+        self._functions = Functions(client)
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Readiness:
+        """Opens no connection yet: the first look does."""
+        return cls(connection.connect(settings), settings)
+
+    def look(self, queues: Collection[str]) -> list[Check]:
+        """Every check, the store first; it alone where the store does not answer. `queues` need a worker each."""
+        try:
+            with connection.translated():
+                asked = self._ask()
+                return [Check("store", "ok", "The store answers."), *self._checks(asked, queues)]
+        except StoreUnavailable as error:
+            return [Check("store", "failed", str(error), "REDIS_URL")]
+
+    def _ask(self) -> dict[str, Any]:
+        """The answers; an error where the store refuses that one command."""
+        commands: dict[str, tuple[Any, ...]] = {
+            "time": ("TIME",),
+            "functions": self._functions.probe(),
+            "workers": ("ZRANGE", "exec:workers", 0, -1, "WITHSCORES"),
+            "slots": ("HGETALL", "exec:slots"),
+            **store_check.COMMANDS,
+        }
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands.values():
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
+            answers = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
+        if isinstance(answers["time"], redis.RedisError):
+            raise answers["time"]  # it answers, but serves nobody: it is loading, say
+        return answers
+
+    def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        yield store_check.check_functions(self._functions, asked["functions"])
+        yield from store_check.checks(asked["info"], asked["save"], asked["write"])
+        yield from self._check_workers(asked, queues)
+
+    def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        """A worker counts if it was heard of within a lease, and has a process that can be given work."""
+        time = asked["time"]
+        oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
+        rows, slots = (
+            [] if isinstance(asked[name], redis.ResponseError) else asked[name] for name in ("workers", "slots")
+        )
+        slots_of = dict(zip(slots[::2], slots[1::2], strict=True)) if isinstance(slots, list) else dict(slots)
+        alive = [worker for worker, at in rows if float(at) > oldest]
+        for queue in sorted(queues):
+            workers = [worker for worker in alive if worker.decode(errors="replace").partition(":")[0] == queue]
+            ready = [worker for worker in workers if not slots_of.get(worker, b"").endswith(b"/0")]
+            if ready:
+                yield Check(f"workers_{queue}", "ok", f"{len(ready)} at work.")
+            elif workers:
+                detail = f"No worker of the queue {queue!r} can start a process just now; its log says why."
+                yield Check(f"workers_{queue}", "failed", detail, "the limits of processes and memory of the workers")
+            else:
+                detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
+                setting = f"python worker.py, with WORKER_{queue.upper()} over 0"
+                yield Check(f"workers_{queue}", "failed", detail, setting)

@@ -1,0 +1,320 @@
+"""A child process: runs flows for its worker, one at a time in its main thread, or many beside each other.
+
+It is forked warm and reused for one execution after the other. It never talks to the store: what it is
+to do, and what became of it, goes over the socket to the worker, which holds the leases. A child ends
+itself when its worker is gone or has been silent for too long, because then somebody else may be given
+what it runs.
+
+With many slots, an asynchronous flow is a task in the process's one event loop; whatever else blocks has a
+thread for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import ctypes
+import faulthandler
+import os
+import queue
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+
+from app.catalog.model import Catalog
+from app.catalog.names import models_of
+from app.providers.base import ModelProvider
+from app.providers.openai_provider import OpenAIProvider
+from app.runtime import flow_files
+from app.runtime.errors import failure_from
+from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
+from app.settings import Settings
+from app.store.counters import Counts
+from app.store.steps import write_usage
+from app.telemetry import logs, tracing
+from app.worker.child_run import ChildRun, Services
+from app.worker.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
+from app.worker.loop_watch import FlowLoopWatch
+from app.worker.model_calls import WatchedModels, traced
+from app.worker.protocol import ChildSocket, Head
+from app.worker.reports import ProgressReports
+from app.worker.threads import Threads
+from app.worker.threads_of import STACK_SIGNAL, name_thread, thread_name
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+NO_FRESH_PROCESS = "fresh"
+"""The reason of an `unstarted`: the flow asks for a process that has run nothing before."""
+
+_ENDERS = 2
+"""Threads that make the outputs of asynchronous flows JSON and send them."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """What a child is born with. `silence_seconds`: how long it goes on without a word from its worker."""
+
+    settings: Settings
+    catalog: Catalog
+    slots: int
+    silence_seconds: float
+
+
+def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
+    """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
+    _become_a_child(parent, alone=config.slots == 1)
+    streams = Streams()
+    logs.configure(config.settings.log_level, config.settings.secrets, streams.log_descriptor)
+    streams.put_back()
+    forks_are_plain(end)
+    flow_files.forget_main()
+    Child(ChildSocket(end), config, OpenAIProvider(config.settings), streams).run()
+
+
+def _become_a_child(parent: int, alone: bool) -> None:
+    """Dies with its parent, is the first that a full machine kills.
+
+    A process that runs one flow at a time adopts what the flow leaves behind, to end it after the run; of
+    many flows nobody knows whose it would be, so there the worker adopts it.
+
+    A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
+    caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
+    """
+    die_with_parent(parent)
+    if alone:
+        adopt_orphans()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+class Child:
+    """The attempts that run in this process, by token, and the two sides of its socket."""
+
+    def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams):
+        self._worker, self._alone = worker, config.slots == 1
+        self._thread_loops = ThreadLoops()
+        if not self._alone:
+            asyncio.set_event_loop_policy(self._thread_loops)
+        self._counts = Counts()
+        settings = config.settings
+        watched = WatchedModels(models, settings.openai_model_name, models_of(config.catalog), self._counts.add)
+        spans = tracing.connect(settings)
+        self._progress = ProgressReports(worker)
+        self._services = Services(
+            worker,
+            settings,
+            config.catalog,
+            self._progress,
+            lambda parent: traced(watched, spans, parent, settings.openai_model_name),
+        )
+        self._starts: queue.SimpleQueue[ChildRun] = queue.SimpleQueue()
+        self._runs: dict[str, ChildRun] = {}
+        self._lock = threading.Lock()
+        self._loading: dict[Hashable, list[ChildRun]] = {}
+        self._threads = Threads(self._for_life)
+        self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
+        self._cleanup = Cleanup(streams, alone=self._alone)
+        self._served = 0
+        self._silence_seconds = config.silence_seconds
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+
+    def run(self) -> None:
+        """Listens in a thread of its own; the main thread runs flows, or hands each to where it runs."""
+        for _ in range(_ENDERS if not self._alone else 0):
+            self._enders.submit(int)  # their threads exist from now on: a full machine cannot refuse them
+        if not self._alone:
+            FlowLoopWatch(the_loop).start()
+        threading.Thread(target=self._for_life, args=(self._listen,), name="listen", daemon=True).start()
+        self._cleanup.begin()
+        self._worker.send({"kind": "ready", "pid": os.getpid(), "stacks": self._offer_stacks()})
+        self._for_life(self._run_alone if self._alone else self._hand_on)
+
+    def _offer_stacks(self) -> int:
+        """A file in which a thread that gets `STACK_SIGNAL` writes where it is, also if it may not run Python."""
+        self._stacks = os.memfd_create("stacks")
+        faulthandler.register(STACK_SIGNAL, file=self._stacks, all_threads=False)
+        return self._stacks
+
+    def _for_life(self, act: Callable[[], None]) -> NoReturn:
+        """A child that does not listen, or does not run what it was given, must not go on."""
+        try:
+            while True:
+                act()
+        except (EOFError, OSError):
+            pass  # the worker is gone: nobody may see what happens from here on
+        except BaseException:
+            log.exception("child_crashed")
+        finally:
+            os._exit(1)
+
+    # What the worker says.
+
+    def _listen(self) -> None:
+        head, body = self._worker.receive(self._silence_seconds)
+        run = self._runs.get(head.get("token", ""))
+        if head["kind"] == "start":
+            self._runs[head["token"]] = run = ChildRun(head, body, self._services)
+            self._starts.put(run)
+        elif head["kind"] == "alive":
+            self._say({"kind": "alive", "token": "", "number": head.get("number", 0)})
+        elif head["kind"] == "stop" and run:
+            run.stop.request()
+        elif head["kind"] == "stored" and run and run.steps:
+            run.steps.stored(head["number"])
+        self._progress.send_late()
+        if counts := self._counts.take():  # at least once a second, as the worker speaks that often
+            self._say({"kind": "counted", "counts": counts})
+        logs.flush()
+
+    def _say(self, head: Head, body: bytes = b"") -> None:
+        with contextlib.suppress(OSError):  # the listener notices, and ends this process
+            self._worker.send(head, body)
+
+    # One at a time, in the main thread.
+
+    def _run_alone(self) -> None:
+        run = self._starts.get()
+        fresh = run.is_fresh()
+        if fresh and self._served:
+            self._refuse(run, NO_FRESH_PROCESS, unfit=NO_FRESH_PROCESS)
+            return
+        self._served += 1
+        with self._cleanup.around(run) as found:
+            ended, outputs = contextvars.copy_context().run(self._blocking, run)
+        self._end(run, ended, outputs, NO_FRESH_PROCESS if fresh else found.unfit)
+
+    def _blocking(self, run: ChildRun) -> tuple[Head, bytes]:
+        """Also what libraries log carries the names of the run."""
+        with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
+            outcome = run.blocking()
+            run.leave_behind(the_loop.end_of_run(scope))
+            return outcome
+
+    # Many at once.
+
+    def _hand_on(self) -> None:
+        """What is known to only wait becomes a task; everything else needs a thread, if only to be loaded."""
+        run = self._starts.get()
+        try:
+            if run.is_loaded() and run.only_waits():
+                self._start_task(run)
+            elif not self._wait_for_the_load(run):
+                self._threads.start(lambda: self._run_in_thread(run))
+        except (RuntimeError, MemoryError) as error:
+            self._refuse(run, f"No thread could be started: {error}")
+            self._end_wait(run)
+
+    def _wait_for_the_load(self, run: ChildRun) -> bool:
+        """Whether another run loads the same code just now: a thousand of them need one thread for that."""
+        key = run.code()
+        if key is None or run.is_loaded() or run.has_waited:
+            return False
+        with self._lock:
+            if key in self._loading:
+                self._loading[key].append(run)
+                return True
+            self._loading[key] = []
+            return False
+
+    def _end_wait(self, run: ChildRun) -> None:
+        """Hands on what waited for the code of this run, which is loaded, or failed to be."""
+        with self._lock:
+            waiting = self._loading.pop(run.code(), [])
+        for other in waiting:
+            other.has_waited = True
+            self._starts.put(other)
+
+    def _run_in_thread(self, run: ChildRun) -> None:
+        name_thread(thread_name(str(run.names.get("execution_id", ""))))
+        try:
+            self._run_named(run)
+        finally:
+            name_thread("flow")
+
+    def _run_named(self, run: ChildRun) -> None:
+        only_waits = run.only_waits()
+        self._end_wait(run)
+        if only_waits:
+            try:
+                self._start_task(run)
+            except (RuntimeError, MemoryError) as error:
+                self._refuse(run, f"No thread could be started: {error}")
+            return
+        ended, outputs = contextvars.copy_context().run(self._blocking, run)
+        self._thread_loops.end_run()
+        self._end(run, ended, outputs, self._cleanup.beside_others())
+
+    def _start_task(self, run: ChildRun) -> None:
+        task = asyncio.run_coroutine_threadsafe(self._as_task(run), the_loop.started())
+        task.add_done_callback(partial(self._end_what_broke, run))
+
+    def _end_what_broke(self, run: ChildRun, task: Future[None]) -> None:
+        """A flow may cancel all tasks of the loop, that which was to tell of its end among them."""
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and run.token in self._runs:
+            failed = {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": False}
+            self._end(run, failed, b"", "")
+
+    async def _as_task(self, run: ChildRun) -> None:
+        """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at any time."""
+        with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
+            flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(run.as_task())
+            owners[flow] = scope
+            await asyncio.wait({flow})
+            run.leave_behind(await end_tasks(scope) + len(scope.helping))
+        await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
+
+    def _end_task(self, run: ChildRun, flow: asyncio.Task[Callable[[], tuple[Head, bytes]]]) -> None:
+        with structlog.contextvars.bound_contextvars(**run.names):
+            ended, outputs = flow.result()()
+        self._end(run, ended, outputs, self._cleanup.beside_others())
+
+    # What the worker is told.
+
+    def _end(self, run: ChildRun, ended: Head, outputs: bytes, unfit: str) -> None:
+        self._forget(run)
+        facts: dict[str, Any] = {
+            "usage": write_usage(run.usage.models),
+            "left_behind": run.left_behind,
+            "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
+            "counts": self._counts.take(),
+        }
+        if unfit:
+            facts["unfit"] = unfit
+        self._say({"kind": "ended", "token": run.token, **ended, **facts}, outputs)
+
+    def _refuse(self, run: ChildRun, reason: str, **more: str) -> None:
+        """Nothing of it has run: the worker finds it another place."""
+        self._forget(run)
+        log.warning("run_unstarted", **run.names, reason=reason)
+        self._say({"kind": "unstarted", "token": run.token, "reason": reason, **more})
+
+    def _forget(self, run: ChildRun) -> None:
+        self._runs.pop(run.token, None)
+        self._progress.forget(run.token)
+
+
+def die_with_parent(parent: int) -> None:
+    """From now on the kernel kills this process when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it was too late for the kernel
+
+
+def adopt_orphans() -> None:
+    """From now on, what a descendant leaves behind becomes this process's child, also if it detached itself."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

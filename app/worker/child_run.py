@@ -1,0 +1,207 @@
+"""One attempt inside a child process: what was asked for, what its run may use, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import structlog
+
+from app.catalog.model import Catalog, PythonFlow
+from app.domain.execution import Progress
+from app.domain.payload import pack, read_call
+from app.providers.base import ModelProvider, Stopped
+from app.runtime.checkpoint import SavedState
+from app.runtime.errors import RunFailed, failure_from
+from app.runtime.python_flow import entry_point, is_loaded
+from app.runtime.run import (
+    Ports,
+    Run,
+    execute,
+    execute_as_task,
+    flow_that_only_waits,
+    python_flows,
+    usage_before,
+)
+from app.runtime.stop import StopSignal
+from app.runtime.usage import Usage
+from app.settings import Settings
+from app.store.steps import read_records, read_usage, write_usage
+from app.worker.protocol import ChildSocket, Head, split
+from app.worker.reports import ProgressReports, StepReports
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all runs of a process share. `models_for` gives the provider for a run's traceparent."""
+
+    worker: ChildSocket
+    settings: Settings
+    catalog: Catalog
+    progress: ProgressReports
+    models_for: Callable[[str | None], ModelProvider]
+
+
+class ChildRun:
+    """Made when the attempt arrives; `blocking` or `as_task` runs it. Neither raises."""
+
+    def __init__(self, start: Head, body: bytes, services: Services):
+        self.token: str = start["token"]
+        self.names: Head = start["names"]
+        self.stop = StopSignal()
+        self.steps: StepReports | None = None
+        self.usage = Usage()
+        self.left_behind = 0
+        self.has_waited = False
+        """Whether it has waited until another run had loaded its code."""
+        self._start, self._body, self._services = start, body, services
+        self._read_run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """What was asked for. Raises `ValueError` where that cannot be read."""
+        if self._read_run is None:
+            self._read_run = self._read()
+            self._body = b""
+        return self._read_run
+
+    def parts(self) -> list[tuple[Hashable, Callable[[], bool]]]:
+        """The Python flows it may run, each with what loads its code and says whether that worked."""
+        with contextlib.suppress(Exception):  # what cannot be read fails when it is run
+            run, catalog = self.run, self._services.catalog
+            flows = python_flows(catalog, run.target_id, run.config)
+            return [((flow.entrypoint, flow.folder), partial(_loads, flow)) for flow in flows]
+        return []
+
+    def is_fresh(self) -> bool:
+        """Whether it must have a process that has run nothing before."""
+        with contextlib.suppress(Exception):  # what cannot be read fails when it is run
+            return self._services.catalog.is_fresh(self.run.target_id, self.run.config.get("flow_id"))
+        return False
+
+    def code(self) -> Hashable | None:
+        """What has to be loaded for an agent's Python flow; None for anything else."""
+        with contextlib.suppress(Exception):
+            if self.run.target_id in self._services.catalog.agents:
+                return next((key for key, _ in self.parts()), None)
+        return None
+
+    def is_loaded(self) -> bool:
+        """Whether its flow's code is loaded, so that looking at it takes no time."""
+        with contextlib.suppress(Exception):
+            agent = self._services.catalog.agents.get(self.run.target_id)
+            flow = agent.flow(self.run.config.get("flow_id")) if agent else None
+            return isinstance(flow, PythonFlow) and is_loaded(flow)
+        return False
+
+    def only_waits(self) -> bool:
+        """Whether it may run as a task. Loads the flow's code."""
+        with contextlib.suppress(Exception):
+            return flow_that_only_waits(self.run, self._services.catalog) is not None
+        return False
+
+    def blocking(self) -> tuple[Head, bytes]:
+        """Runs it in this thread. Returns how it ended, and its outputs."""
+        limit_bytes = self._services.settings.max_result_bytes
+        return self._outcome(lambda: execute(self.run, self._ports(), limit_bytes))
+
+    async def as_task(self) -> Callable[[], tuple[Head, bytes]]:
+        """Runs it in the event loop. Returns what makes the same of it, which may take long."""
+        limit_bytes = self._services.settings.max_result_bytes
+        try:
+            encoded = await execute_as_task(self.run, self._ports(), limit_bytes)
+        except BaseException as error:
+            ended = _ended_by(error)
+            return lambda: (ended, b"")
+        return lambda: self._outcome(encoded)
+
+    def leave_behind(self, count: int) -> None:
+        """Notes how many threads or tasks of the run go on after it."""
+        self.left_behind = max(self.left_behind, count)
+
+    def _outcome(self, act: Callable[[], bytes]) -> tuple[Head, bytes]:
+        """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
+        try:
+            return {"outcome": "completed"}, pack(act())
+        except BaseException as error:
+            return _ended_by(error), b""
+
+    def _read(self) -> Run:
+        start = self._start
+        data, *stored = split(start["lengths"], self._body) if "lengths" in start else [self._body]
+        call = read_call(data)
+        found = _found(start, stored)
+        if found.records and self._definition(call["target_id"]) != start["definition"]:
+            # What another definition's steps did does not fit this one.
+            log.bind(**self.names).warning("definition_changed", target=call["target_id"])
+            found = SavedState()
+        return Run(
+            execution_id=start["id"],
+            attempt=start["attempt"],
+            target_type=call["type"],
+            target_id=call["target_id"],
+            inputs=call["inputs"],
+            config=call["config"],
+            traceparent=start["traceparent"],
+            saved=found,
+        )
+
+    def _definition(self, target_id: str) -> str:
+        pipeline = self._services.catalog.pipelines.get(target_id)
+        return pipeline.definition if pipeline else ""
+
+    def _ports(self) -> Ports:
+        services, run = self._services, self.run
+        self.usage = usage_before(read_usage(self._start.get("usage", "")), run.saved)
+        self.usage.on_change = self._say_used
+        definition = self._definition(run.target_id)
+        self.steps = StepReports(services.worker, self.token, definition, self.stop, self.usage)
+        return Ports(
+            catalog=services.catalog,
+            models=services.models_for(run.traceparent),
+            stop=self.stop,
+            usage=self.usage,
+            report=self._report,
+            save=self.steps.save,
+            leaked_threads=self.leave_behind,
+            log=log.bind(**self.names).info,
+        )
+
+    def _report(self, progress: Progress) -> None:
+        self._services.progress.report(self.token, progress)
+
+    def _say_used(self, usage: Usage) -> None:
+        """After each model call, so that what was spent is known even of a run that is ended by force."""
+        if usage.total.calls:
+            with contextlib.suppress(OSError):
+                self._services.worker.send({"kind": "used", "token": self.token, "usage": write_usage(usage.models)})
+
+
+def _loads(flow: PythonFlow) -> bool:
+    """What is wrong with its code is found again, and told, when it is run."""
+    with contextlib.suppress(BaseException):
+        entry_point(flow)
+        return True
+    return False
+
+
+def _ended_by(error: BaseException) -> Head:
+    if isinstance(error, Stopped):
+        return {"outcome": "stopped"}
+    if isinstance(error, RunFailed):
+        retry = {"retryable": error.retryable, "retry_after_seconds": error.retry_after_seconds}
+        return {"outcome": "failed", "error": asdict(error.failure), **retry}
+    log.error("run_crashed", exc_info=error)
+    return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}
+
+
+def _found(start: Head, stored: list[bytes]) -> SavedState:
+    """What earlier attempts have stored of their steps."""
+    names = start.get("steps", [])
+    fields = dict(zip(names, stored, strict=False))
+    values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))
+    return SavedState({record.id: record for record in read_records(fields)}, values)

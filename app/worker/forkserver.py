@@ -1,0 +1,214 @@
+"""Where child processes come from: a process that has imported everything, and does nothing but fork.
+
+It is forked from the worker before that has connections or an event loop, which must not cross a fork, and so
+shares its memory, as each child does. A child is forked twice, and thereby becomes the worker's own: the
+worker sees how it ends, and when the worker dies, the kernel ends it, frozen or not. (The standard library's
+forkserver gives neither: its children belong to the server.)
+
+A child is two processes. The one that runs flows has a parent of its own, the keeper, which does nothing but wait for
+its end: a flow that kills or stops its parent harms no worker, and so nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import time
+from typing import NoReturn
+
+from app.worker import child as child_module
+from app.worker.child import ChildConfig, die_with_parent
+
+FORK_SECONDS = 10.0
+"""A forkserver that has not answered by then is replaced."""
+
+ADOPTION_SECONDS = 5.0
+
+_PR_SET_NAME = 15
+_LENGTH, _ANSWER = struct.Struct("!I"), struct.Struct("!i")
+
+
+class CannotFork(Exception):
+    """No child could be started just now: a limit of processes or memory is reached. Try again later."""
+
+
+class Forkserver:
+    """One for all pools of a worker's process. `children` are the pids of those that live, as far as it was told."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.children: set[int] = set()
+        self._control: socket.socket | None = None
+        self._asking = asyncio.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """A child may just be coming into being whose pid is not known yet."""
+        return self._asking.locked()
+
+    def start(self) -> None:
+        """Forks it. Called before anything is opened; again only if it has died. Raises `OSError`."""
+        self._stop()
+        ours, theirs = socket.socketpair()
+        worker = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if not pid:
+            _serve(theirs, worker)
+        theirs.close()
+        ours.setblocking(False)
+        self.pid, self._control = pid, ours
+
+    async def fork(self, end: socket.socket, config: ChildConfig) -> int:
+        """The pid of a new child, which talks to its worker by the other end of `end`. Raises `CannotFork`."""
+        async with self._asking:
+            try:
+                if self._control is None:
+                    self.start()
+                async with asyncio.timeout(FORK_SECONDS):
+                    pid = await self._ask(end, config)
+            except (OSError, EOFError) as error:  # a time that is over is an OSError, too
+                self._stop()  # whatever it still answers must not be taken for the answer to another request
+                raise CannotFork(f"The forkserver does not answer: {error!r}") from error
+            if pid < 0:
+                raise CannotFork(os.strerror(-pid))
+            self.children.add(pid)
+            return pid
+
+    async def _ask(self, end: socket.socket, config: ChildConfig) -> int:
+        assert self._control is not None
+        loop, message = asyncio.get_running_loop(), pickle.dumps(config)
+        socket.send_fds(self._control, [_LENGTH.pack(len(message))], [end.fileno()])
+        await loop.sock_sendall(self._control, message)
+        answer = b""
+        while len(answer) < _ANSWER.size:
+            part = await loop.sock_recv(self._control, _ANSWER.size - len(answer))
+            if not part:
+                raise EOFError
+            answer += part
+        return int(_ANSWER.unpack(answer)[0])
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.pid = 0  # it is a stray from now on: see `strays`
+
+
+def _serve(control: socket.socket, worker: int) -> NoReturn:
+    """The forkserver's life: never returns, and so never touches what it has inherited."""
+    asyncio._set_running_loop(None)  # if it is forked again, the worker's loop is running
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are the worker's business
+    _close_all_but(control.fileno())
+    die_with_parent(worker)
+    name_process("exec-forkserver")
+    try:
+        while True:
+            head, [end], _, _ = socket.recv_fds(control, _LENGTH.size, 1)
+            config: ChildConfig = pickle.loads(_exactly(control, _LENGTH.unpack(head)[0]))  # noqa: S301  our worker's
+            _fork_twice(control, socket.socket(fileno=end), config, worker)
+    finally:
+        os._exit(0)
+
+
+def _fork_twice(control: socket.socket, end: socket.socket, config: ChildConfig, worker: int) -> None:
+    """Answers with the child's pid or, if a fork fails, with the error's number below zero."""
+    between = _fork(control)
+    if between:
+        end.close()
+        if between > 0:
+            os.waitpid(between, 0)
+        return
+    child = _fork(control)
+    if child:
+        if child > 0:
+            control.sendall(_ANSWER.pack(child))
+        os._exit(0)
+    name_process("exec-keeper")
+    control.close()
+    try:
+        _wait_for_adoption(worker)
+        _keep(end, config, worker)
+    finally:
+        os._exit(1)
+
+
+def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
+    """Forks the process that runs flows, waits for its end, and ends as it did.
+
+    It leads their session and process group, so that a signal to the group reaches both, and nobody else:
+    `kill 0` in a flow's script ends what the script has started, not the worker.
+    """
+    die_with_parent(worker)
+    os.setsid()
+    keeper = os.getpid()
+    flows = os.fork()
+    if not flows:
+        name_process("exec-flows")
+        child_module.main(end, config, keeper)
+    end.close()
+    _, status = os.waitpid(flows, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one of them is enough
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(keeper, -code)
+    os._exit(max(code, 1) if code < 0 else code)
+
+
+def _fork(control: socket.socket) -> int:
+    """As `os.fork`; if that fails, says so to the worker and returns a number below zero."""
+    try:
+        return os.fork()
+    except OSError as error:
+        number = error.errno or errno.EAGAIN
+        control.sendall(_ANSWER.pack(-number))
+        return -number
+
+
+def _wait_for_adoption(worker: int) -> None:
+    deadline = time.monotonic() + ADOPTION_SECONDS
+    while os.getppid() != worker:
+        if time.monotonic() > deadline:
+            os._exit(1)  # the worker is gone
+        time.sleep(0.0002)
+
+
+def _close_all_but(number: int) -> None:
+    """Connections of the worker must not stay open here when it has gone."""
+    os.closerange(3, number)
+    os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(nothing := os.open(os.devnull, os.O_RDONLY), 0)  # no flow reads what is typed at the worker
+    os.close(nothing)
+
+
+def name_process(name: str) -> None:
+    """As `ps` and `top` show it; 15 bytes at most."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _exactly(source: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = source.recv(count - len(parts))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)

@@ -1,0 +1,92 @@
+"""Watches the event loop that many flows share, and names in the log whoever does not let go of
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from app.process.loop_watch import Hold, LoopWatch
+from app.runtime.loop import FlowLoop, owners
+from app.worker.threads_of import LOOP_NAME, name_thread
+
+PAUSE_SECONDS = 0.2
+
+BLOCKED_SECONDS = 0.5
+"""A loop that answers nothing for so long is blocked: a flow computes, or waits without `await`."""
+
+PLACES = 20
+
+log = structlog.get_logger(__name__)
+
+
+class FlowLoopWatch:
+    """Costs nothing where no loop runs."""
+
+    def __init__(self, flow_loop: FlowLoop):
+        self._flow_loop = flow_loop
+        self._watch = LoopWatch(BLOCKED_SECONDS, PAUSE_SECONDS, self._tell)
+        self._is_named = False
+        self._told = 0.0
+
+    def start(self) -> None:
+        """Watches until the process ends."""
+        threading.Thread(
+            target=self._watch.run, args=(self._thread_id, self._pause), name="loop-watch", daemon=True
+        ).start()
+
+    def _thread_id(self) -> int | None:
+        thread = self._flow_loop.thread
+        return thread.ident if thread else None
+
+    def _pause(self, seconds: float) -> None:
+        """Between two looks, the loop is asked for an answer."""
+        loop = self._flow_loop.running
+        if loop is None:
+            self._watch.turned()
+        else:
+            with contextlib.suppress(RuntimeError):  # a flow may have closed it
+                loop.call_soon_threadsafe(self._turned)
+        time.sleep(seconds)
+
+    def _turned(self) -> None:
+        self._watch.turned()
+        if not self._is_named:
+            self._is_named = True
+            name_thread(LOOP_NAME)
+
+    def _tell(self, hold: Hold) -> None:
+        """Once for each time."""
+        loop = self._flow_loop.running
+        if loop is None or hold.since == self._told:
+            return
+        self._told = hold.since
+        task = asyncio.current_task(loop)
+        scope = owners.get(task) if task else None
+        names = dict(scope.names) if scope else {}
+        log.warning("loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places()))
+
+
+_NOT_THE_FLOWS = (
+    asyncio.__file__.removesuffix("__init__.py"),
+    threading.__file__,
+    f"{Path(__file__).parent.parent}/",
+    f"{Path(__file__).parent.parent.parent}/worker.py",
+    "<frozen importlib",
+)
+"""The files of asyncio, of threads, of this service and of imports."""
+
+
+def flows_places(stack: Sequence[tuple[str, str]]) -> list[str]:
+    """Of places, each after its file, those of the flow and its libraries: the first few and the
+    last ones.
+    """
+    places = [place for file, place in stack if not file.startswith(_NOT_THE_FLOWS)]
+    return places if len(places) <= PLACES else places[: PLACES // 2] + places[-PLACES // 2 :]

@@ -1,0 +1,55 @@
+"""Says when the worker's event loop was held: by a callback that computes or blocks, no lease is
+extended meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import structlog
+
+from app.process.loop_watch import Hold, LoopWatch
+
+HELD_SECONDS = 0.2
+
+LOOK_SECONDS = 0.05
+
+_AT_REST = ("selectors.py", "base_events.py")
+"""Where a loop stands that has nothing to do, or was not given the processor: nobody holds it."""
+
+log = structlog.get_logger(__name__)
+
+
+class Watchdog:
+    """Watches the loop that runs when it is made."""
+
+    def __init__(self) -> None:
+        self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
+        self._watch = LoopWatch(HELD_SECONDS, LOOK_SECONDS, self._tell, tells_freezes=False)
+        self._told = 0.0
+
+    def start(self) -> None:
+        """Watches until `close`. Without a thread to be had, it does not watch."""
+        self._turn()
+        try:
+            threading.Thread(
+                target=self._watch.run, args=(lambda: self._thread_id,), name="watchdog", daemon=True
+            ).start()
+        except RuntimeError as error:
+            log.warning("watchdog_not_started", reason=str(error))
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def _turn(self) -> None:
+        self._watch.turned()
+        if not self._watch.is_over:
+            self._loop.call_later(LOOK_SECONDS, self._turn)
+
+    def _tell(self, hold: Hold) -> None:
+        """One line for each time that the loop is held."""
+        places = hold.places()
+        if hold.since != self._told and not places[-1][0].endswith(_AT_REST):
+            self._told = hold.since
+            log.warning("event_loop_held", seconds=round(hold.seconds, 2), at=[place for _, place in places[-4:]])
