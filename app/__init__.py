@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings | None = None, service: ExecutionService | None = None) -> Flask:
-    """The application. Raises `ConfigurationError` where a setting, an agent or a pipeline is wrong.
+    """The application. Raises `ConfigurationError` where a setting, an agent or a pipeline is
+    wrong.
 
     It does not need the store to be there: requests are answered with 503 until it is.
     """

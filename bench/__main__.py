@@ -1,6 +1,8 @@
-"""`make bench` (two to three minutes) and `make bench-full`: every figure, and its ratio to a baseline of the same run.
+"""`make bench` (two to three minutes) and `make bench-full`: every figure, and its ratio to a
+baseline of the same run.
 
-The full run writes its table into docs/performance.md. A figure that fails is said so, and the others go on.
+The full run writes its table into docs/performance.md. A figure that fails is said so, and the
+others go on.
 """
 
 from __future__ import annotations
@@ -41,11 +43,19 @@ FULL_ONLY: list[Figure] = [web.servers]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the service against its baselines.")
-    parser.add_argument("--full", action="store_true", help="longer, with a million executions; writes the docs")
-    parser.add_argument("--only", default="", help="only figures whose name contains this: " + ", ".join(_names()))
+    parser.add_argument(
+        "--full", action="store_true", help="longer, with a million executions; writes the docs"
+    )
+    parser.add_argument(
+        "--only", default="", help="only figures whose name contains this: " + ", ".join(_names())
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so ends what it has started
-    chosen = [each for each in _figures(options.full or bool(options.only)) if options.only in each.__name__]
+    chosen = [
+        each
+        for each in _figures(options.full or bool(options.only))
+        if options.only in each.__name__
+    ]
     lines = [_where("make bench-full" if options.full else "make bench"), "", *table.HEAD]
     print("\n".join(lines), flush=True)
     for figure in chosen:
@@ -83,8 +93,14 @@ def _where(command: str) -> str:
         with redis.Redis.from_url(server.url) as client:
             info = client.info("server")
         server.stop()
-    names = ", ".join(f"{name} {version(name)}" for name in ("flask", "rq", "redis", "gunicorn", "openai"))
-    kind = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+    names = ", ".join(
+        f"{name} {version(name)}" for name in ("flask", "rq", "redis", "gunicorn", "openai")
+    )
+    kind = (
+        f"Valkey {info['valkey_version']}"
+        if "valkey_version" in info
+        else f"Redis {info['redis_version']}"
+    )
     return (
         f"`{command}` on {datetime.date.today()}: {os.cpu_count()} cores ({_processor()}), "
         f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, {kind}, {names}, "
@@ -103,7 +119,10 @@ def _celery_version() -> str:
     if not (CELERY / "python").exists():
         return "missing"
     command = [str(CELERY / "python"), "-c", "import celery; print(celery.__version__)"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "missing"
+    return (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        or "missing"
+    )
 
 
 if __name__ == "__main__":

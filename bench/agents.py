@@ -1,4 +1,6 @@
-"""Writes the agents and pipelines that the benchmarks run: empty ones, ones that wait, ones that ask a model."""
+"""Writes the agents and pipelines that the benchmarks run: empty ones, ones that wait, ones that
+ask a model.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def run(inputs):
 """
 
 CHAIN_STEPS = (1, 101)
-"""The lengths of the chains of empty steps; the difference between two runs is that of a hundred steps."""
+"""The lengths of the chains of empty steps; the difference between two runs is that of a hundred
+steps.
+"""
 
 
 def write(folder: Path) -> Path:
@@ -39,7 +43,9 @@ def write_pipelines(folder: Path) -> Path:
     for isolation in ("process", "thread"):
         for count in CHAIN_STEPS:
             steps = "\n".join(_step(number, isolation) for number in range(count))
-            (folder / f"chain_{isolation}_{count}.yaml").write_text(f"inputs: [{{name: text}}]\nsteps:\n{steps}\n")
+            (folder / f"chain_{isolation}_{count}.yaml").write_text(
+                f"inputs: [{{name: text}}]\nsteps:\n{steps}\n"
+            )
     return folder
 
 

@@ -1,7 +1,8 @@
-"""The client of the web figures: `wrk` where it is installed, else keep-alive connections in one thread of Python.
+"""The client of the web figures: `wrk` where it is installed, else keep-alive connections in one
+thread of Python.
 
-Client, server and store share the machine's cores, so what the client takes is missing elsewhere. It is the same for
-every contender of a run.
+Client, server and store share the machine's cores, so what the client takes is missing elsewhere.
+It is the same for every contender of a run.
 """
 
 from __future__ import annotations
@@ -26,12 +27,22 @@ _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 
 def client() -> str:
     """What `requests_per_second` sends with."""
-    return f"wrk -t1 -c{CONNECTIONS}" if WRK else f"{CONNECTIONS} connections of bench/load.py (wrk is not installed)"
+    return (
+        f"wrk -t1 -c{CONNECTIONS}"
+        if WRK
+        else f"{CONNECTIONS} connections of bench/load.py (wrk is not installed)"
+    )
 
 
 def requests_per_second(port: int, request: bytes, seconds: float) -> tuple[float, int]:
-    """Each connection sends the same request again as soon as it is answered. The rate, and how many were answered."""
-    return _by_wrk(WRK, port, request, max(1, round(seconds))) if WRK else _by_ourselves(port, request, seconds)
+    """Each connection sends the same request again as soon as it is answered. The rate, and how
+    many were answered.
+    """
+    return (
+        _by_wrk(WRK, port, request, max(1, round(seconds)))
+        if WRK
+        else _by_ourselves(port, request, seconds)
+    )
 
 
 def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, int]:
@@ -39,12 +50,25 @@ def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, i
     first, *headers = head.split("\r\n")
     method, path, _ = first.split()
     pairs = dict(line.split(": ", 1) for line in headers)
-    script = [f"wrk.method = {json.dumps(method)}", f"wrk.body = {json.dumps(body)}" if body else ""]
-    script += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in pairs.items()]
+    script = [
+        f"wrk.method = {json.dumps(method)}",
+        f"wrk.body = {json.dumps(body)}" if body else "",
+    ]
+    script += [
+        f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in pairs.items()
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write("\n".join(script))
         file.flush()
-        command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", file.name, f"http://127.0.0.1:{port}{path}"]
+        command = [
+            wrk,
+            "-t1",
+            f"-c{CONNECTIONS}",
+            f"-d{seconds}s",
+            "-s",
+            file.name,
+            f"http://127.0.0.1:{port}{path}",
+        ]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate, answered = _RATE.search(said), _ANSWERED.search(said)
     if "Non-2xx" in said or not rate or not answered:
@@ -98,7 +122,9 @@ def took_ms(connection: socket.socket, request: bytes) -> float:
 
 
 def body_of(answer: bytearray) -> bytes | None:
-    """The body of a whole answer; None while a part is missing. Raises `RuntimeError` unless it is a success."""
+    """The body of a whole answer; None while a part is missing. Raises `RuntimeError` unless it is
+    a success.
+    """
     head_bytes = answer.find(b"\r\n\r\n") + 4
     if head_bytes < 4:
         return None
@@ -116,4 +142,7 @@ def get(path: str) -> bytes:
 def post(path: str, body: Any = None) -> bytes:
     text = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
-    return f"POST {path} HTTP/1.1\r\nHost: bench\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode() + text
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode()
+        + text
+    )

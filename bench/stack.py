@@ -46,7 +46,9 @@ class Stack:
         self.processes: list[Process] = []
 
     def web(self, app: str = "wsgi:app", *options: str) -> int:
-        """Serves `module:app` with the service's gunicorn settings, but for these options; the port."""
+        """Serves `module:app` with the service's gunicorn settings, but for these options; the
+        port.
+        """
         port = free_port()
         config = "gunicorn.conf.py" if app == "wsgi:app" else "bench/baseline/server.py"
         process = self.run(str(BIN / "gunicorn"), "-c", config, *options, app, PORT=str(port))
@@ -61,15 +63,33 @@ class Stack:
         return self.run(sys.executable, "worker.py", *options)
 
     def rq_worker(self) -> Process:
-        return self.run(str(BIN / "rq"), "worker", "bench", "--url", self.store.url, "--logging_level", "WARNING")
+        return self.run(
+            str(BIN / "rq"),
+            "worker",
+            "bench",
+            "--url",
+            self.store.url,
+            "--logging_level",
+            "WARNING",
+        )
 
     def celery_worker(self, processes: int) -> Process:
-        command = ["-A", "bench.baseline.celery_app", "worker", "--concurrency", str(processes), "--loglevel", "ERROR"]
+        command = [
+            "-A",
+            "bench.baseline.celery_app",
+            "worker",
+            "--concurrency",
+            str(processes),
+            "--loglevel",
+            "ERROR",
+        ]
         return self.run(str(CELERY / "celery"), *command)
 
     def run(self, *command: str, **env: str) -> Process:
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env={**self.env, **env}, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env={**self.env, **env}, stdout=log, stderr=log
+            )
         self.processes.append(process)
         return process
 
@@ -120,7 +140,9 @@ def free_port() -> int:
 def family(processes: Sequence[Process]) -> list[psutil.Process]:
     """These processes and all that they started."""
     return [
-        each for p in processes for each in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
+        each
+        for p in processes
+        for each in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
     ]
 
 

@@ -1,4 +1,6 @@
-"""Submits many executions past the web process, for figures that need them in the store or in a queue."""
+"""Submits many executions past the web process, for figures that need them in the store or in a
+queue.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def completed(client: redis.Redis) -> int:
     return sum(int(client.zcard(f"rq:finished:{queue}")) for queue in QUEUES.values())
 
 
-def wait_until(count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002) -> float:
+def wait_until(
+    count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002
+) -> float:
     """When, on `perf_counter`, so many were counted. Raises `TimeoutError` after so many seconds."""
     deadline = time.perf_counter() + seconds
     while count() < wanted:

@@ -1,4 +1,6 @@
-"""The table: a row is a figure with its spread, its ratio to a baseline of the same run, and its goal."""
+"""The table: a row is a figure with its spread, its ratio to a baseline of the same run, and its
+goal.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def ratio_at_most(limit: float) -> Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`values` has one value a round, `against` those of `baseline` in the same rounds. `form` shows a value."""
+    """`values` has one value a round, `against` those of `baseline` in the same rounds. `form`
+    shows a value.
+    """
 
     figure: str
     values: Values
@@ -62,7 +66,14 @@ class Row:
         ends = [self._show(end(self.values)).split()[0] for end in (min, max)]
         spread = " to ".join(ends) if len(self.values) > 1 else ""
         ratio = f"{_short(self.ratio)} x {self.baseline}" if self.ratio is not None else ""
-        cells = (self.figure, self._show(statistics.median(self.values)), spread, ratio, self._aim(), self._reached())
+        cells = (
+            self.figure,
+            self._show(statistics.median(self.values)),
+            spread,
+            ratio,
+            self._aim(),
+            self._reached(),
+        )
         return f"| {' | '.join(cells)} |"
 
     @property
@@ -70,7 +81,9 @@ class Row:
         """The median of each round's ratio: what disturbs a round disturbs both."""
         if not self.against:
             return None
-        return statistics.median(mine / other for mine, other in zip(self.values, self.against, strict=True))
+        return statistics.median(
+            mine / other for mine, other in zip(self.values, self.against, strict=True)
+        )
 
     def _show(self, value: float) -> str:
         return self.form.format(value)
@@ -78,7 +91,9 @@ class Row:
     def _aim(self) -> str:
         if self.goal is None:
             return ""
-        limit = f"{_short(self.goal.limit)} x" if self.goal.of_ratio else self._show(self.goal.limit)
+        limit = (
+            f"{_short(self.goal.limit)} x" if self.goal.of_ratio else self._show(self.goal.limit)
+        )
         return f"{'at least' if self.goal.at_least else 'at most'} {limit}"
 
     def _reached(self) -> str:

@@ -1,4 +1,5 @@
-"""Real parts for every test: an embedded store for each test process, gunicorn and workers where asked for.
+"""Real parts for every test: an embedded store for each test process, gunicorn and workers where
+asked for.
 
 `TEST_REDIS_SERVER` names another server binary than the embedded Valkey.
 """
@@ -23,8 +24,9 @@ from tools.embedded_store import EmbeddedStore
 SERVER = os.environ.get("TEST_REDIS_SERVER") or None
 SHARED, KEPT = pytest.StashKey[Service](), pytest.StashKey[KeptServices]()
 
-# Hundreds of processes read the same modules, so these are compiled once and kept, whatever the environment says.
-# The services themselves write none, as in the image: a flow that a test rewrites is compiled again.
+# Hundreds of processes read the same modules, so these are compiled once and kept, whatever the
+# environment says. The services themselves write none, as in the image: a flow that a test rewrites
+# is compiled again.
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
@@ -35,7 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    sys.dont_write_bytecode = True  # what a test writes and runs in this process is compiled each time
+    sys.dont_write_bytecode = (
+        True  # what a test writes and runs in this process is compiled each time
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,9 +81,13 @@ def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 
 @pytest.fixture(scope="session")
 def service(
-    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    store_server: EmbeddedStore,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """A whole service with the shipped targets and the tests' own (`tests/agents`), shared by many tests."""
+    """A whole service with the shipped targets and the tests' own (`tests/agents`), shared by many
+    tests.
+    """
     with Service(store_server.url, tmp_path_factory.mktemp("service")) as running:
         request.config.stash[SHARED] = running
         yield running
@@ -94,7 +102,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def kept_services(
-    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    store_server: EmbeddedStore,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[KeptServices]:
     with KeptServices(store_server, tmp_path_factory) as kept:
         request.config.stash[KEPT] = kept
@@ -102,7 +112,9 @@ def kept_services(
 
 
 @pytest.fixture
-def shared_service(kept_services: KeptServices, request: pytest.FixtureRequest) -> Iterator[Callable[..., Service]]:
+def shared_service(
+    kept_services: KeptServices, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Service]]:
     """`shared_service(workers=0, ...)`: a service with an empty store, which later tests use, too.
 
     For tests that neither break it nor end it nor look at all that it has ever logged or counted.

@@ -36,8 +36,8 @@ class EmbeddedStore:
     """One server with its data in `folder`, which only one server may use at a time.
 
     It listens on a unix socket, or on 127.0.0.1 if a `port` is given. It ends with the thread that
-    started it, by `end_signal`, even if that is killed. `binary` is another Redis or Valkey server to start, `args`
-    are further options for it. Without `durable`, nothing is kept on disk.
+    started it, by `end_signal`, even if that is killed. `binary` is another Redis or Valkey server
+    to start, `args` are further options for it. Without `durable`, nothing is kept on disk.
     """
 
     def __init__(

@@ -54,7 +54,9 @@ def figures(paths: list[Path]) -> Iterator[str]:
     comments = sum(map(_comment_count, texts))
     code = sum(1 for line in lines if line.strip() and not line.strip().startswith("#"))
     long = sum(len(line) > WIDTH for line in lines)
-    modules = sorted((len(text.splitlines()), path) for path, text in zip(paths, texts, strict=True))
+    modules = sorted(
+        (len(text.splitlines()), path) for path, text in zip(paths, texts, strict=True)
+    )
     functions = sorted(
         (node.end_lineno or 0) - node.lineno + 1
         for text in texts
@@ -66,7 +68,11 @@ def figures(paths: list[Path]) -> Iterator[str]:
     yield f"functions, median / p90 / max lines: {_spread(functions)}"
     yield f"comment lines for each code line: {comments / code:.3f}"
     yield f"lines over {WIDTH} columns: {long} ({long / len(lines):.1%})"
-    yield from (f"over 250 lines: {path.relative_to(ROOT)} ({count})" for count, path in modules if count > 250)
+    yield from (
+        f"over 250 lines: {path.relative_to(ROOT)} ({count})"
+        for count, path in modules
+        if count > 250
+    )
 
 
 def _files() -> list[Path]:
@@ -80,7 +86,9 @@ def _files() -> list[Path]:
 
 def _comment_count(text: str) -> int:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return sum(token.type == tokenize.COMMENT and not _NO_REASON.match(token.string) for token in tokens)
+    return sum(
+        token.type == tokenize.COMMENT and not _NO_REASON.match(token.string) for token in tokens
+    )
 
 
 def _spread(sizes: list[int]) -> str:

@@ -1,4 +1,6 @@
-"""Finds what a pattern can recognize in a text: e-mail addresses, dates, amounts, order and phone numbers."""
+"""Finds what a pattern can recognize in a text: e-mail addresses, dates, amounts, order and phone
+numbers.
+"""
 
 import re
 

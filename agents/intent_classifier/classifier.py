@@ -12,5 +12,9 @@ _WEIGHING = Weighing(**_SAID)
 def run(inputs):
     """Returns the intent, or `other`. `metadata` has its probability and the second best intent."""
     (intent, sure), (second, less_sure), *_ = _WEIGHING.rank(inputs["query"])
-    metadata = {"confidence": round(sure, 3), "second": second, "second_confidence": round(less_sure, 3)}
+    metadata = {
+        "confidence": round(sure, 3),
+        "second": second,
+        "second_confidence": round(less_sure, 3),
+    }
     return {"output": intent, "metadata": metadata}

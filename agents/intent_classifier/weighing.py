@@ -61,7 +61,16 @@ _SHORT_FORMS = {
     "'ve": " have",
     "colour": "color",
 }
-_ENDINGS = {"ations": "", "ation": "", "ies": "y", "ing": "", "ed": "", "es": "e", "s": "", "ly": ""}
+_ENDINGS = {
+    "ations": "",
+    "ation": "",
+    "ies": "y",
+    "ing": "",
+    "ed": "",
+    "es": "e",
+    "s": "",
+    "ly": "",
+}
 _CHINESE = re.compile("[\u3400-\u9fff]+")
 
 
@@ -69,7 +78,9 @@ class Weighing:
     """Learns from `topics` (example lines by topic, with `OTHER`) and `same` (synonyms by meaning)."""
 
     def __init__(self, topics, same):
-        self._meaning = {stems_of(word): name for name, words in same.items() for word in [name, *words]}
+        self._meaning = {
+            stems_of(word): name for name, words in same.items() for word in [name, *words]
+        }
         self._longest = max(map(len, self._meaning), default=1)
         self._said = {topic: Counter() for topic in topics}
         self._lines = Counter()
@@ -78,7 +89,9 @@ class Weighing:
                 self._learn(topic, line)
         self._everywhere = sum(self._said.values(), Counter())
         single = {stem for stems in self._meaning for stem in stems} | self._everywhere.keys()
-        self._words = sorted(word for word in single if word.isascii() and word.isalpha() and len(word) > 3)
+        self._words = sorted(
+            word for word in single if word.isascii() and word.isalpha() and len(word) > 3
+        )
         self._spelt = functools.lru_cache(10_000)(self._nearest_known)
 
     def rank(self, text):
@@ -89,16 +102,23 @@ class Weighing:
         best = max(scores.values())
         shares = {topic: math.exp(_SHARPNESS * (score - best)) for topic, score in scores.items()}
         together = sum(shares.values())
-        return sorted(((topic, share / together) for topic, share in shares.items()), key=lambda pair: -pair[1])
+        return sorted(
+            ((topic, share / together) for topic, share in shares.items()),
+            key=lambda pair: -pair[1],
+        )
 
     def _learn(self, topic, line):
         stems = stems_of(line)
         worth = _NAME_WORTH if len(stems) <= _NAME_WORDS else 1
-        self._said[topic].update(dict.fromkeys(self._features(((stem, 1) for stem in stems), line), worth))
+        self._said[topic].update(
+            dict.fromkeys(self._features(((stem, 1) for stem in stems), line), worth)
+        )
         self._lines[topic] += worth
 
     def _score(self, topic, features):
-        said, own, others = self._said[topic], self._lines[topic], self._lines.total() - self._lines[topic]
+        said = self._said[topic]
+        own = self._lines[topic]
+        others = self._lines.total() - self._lines[topic]
         score = 0
         for feature, counts in features.items():
             if everywhere := self._everywhere[feature]:
@@ -110,7 +130,9 @@ class Weighing:
     def _features(self, stems, text):
         """Returns the features of a text with their weights. `stems` are pairs of stem and weight."""
         words = self._meanings(list(stems))
-        features = {word: worth * (_COMMON if word in _COMMON_STEMS else 1) for word, worth in words}
+        features = {
+            word: worth * (_COMMON if word in _COMMON_STEMS else 1) for word, worth in words
+        }
         names = [word for word, _ in words]
         for distance in range(1, _PAIR_DISTANCE + 1):
             for one, other in zip(names, names[distance:], strict=False):
@@ -121,14 +143,21 @@ class Weighing:
         return features
 
     def _meanings(self, stems):
-        """Returns the words in order, with synonyms (also of several words) replaced by their meaning."""
+        """Returns the words in order, with synonyms (also of several words) replaced by their
+        meaning.
+        """
         words, at = [], 0
         while at < len(stems):
             for size in range(min(self._longest, len(stems) - at), 0, -1):
                 several = stems[at : at + size]
                 meaning = self._meaning.get(tuple(stem for stem, _ in several))
                 if meaning or size == 1:
-                    words.append((f"={meaning}" if meaning else several[0][0], min(worth for _, worth in several)))
+                    words.append(
+                        (
+                            f"={meaning}" if meaning else several[0][0],
+                            min(worth for _, worth in several),
+                        )
+                    )
                     at += size
                     break
         return words

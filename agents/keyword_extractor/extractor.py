@@ -34,9 +34,16 @@ def run(inputs):
 def _chinese_terms(text):
     """Counts repeated runs of 2 to 4 characters that overlap no better run: Chinese has no spaces."""
     runs = _CHINESE.findall(_PARTICLES.sub(" ", text))
-    counts = Counter(run[at : at + size] for run in runs for size in (4, 3, 2) for at in range(len(run) - size + 1))
+    counts = Counter(
+        run[at : at + size]
+        for run in runs
+        for size in (4, 3, 2)
+        for at in range(len(run) - size + 1)
+    )
     terms, taken = Counter(), set()
-    for term, count in sorted(counts.most_common(_CANDIDATES), key=lambda pair: (-pair[1], -len(pair[0]))):
+    for term, count in sorted(
+        counts.most_common(_CANDIDATES), key=lambda pair: (-pair[1], -len(pair[0]))
+    ):
         pairs = {term[at : at + 2] for at in range(len(term) - 1)}
         if count > 1 and not pairs & taken:
             terms[term] = count

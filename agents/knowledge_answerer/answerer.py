@@ -1,4 +1,6 @@
-"""Answers a customer's query from `knowledge.toml`. Classifies the query first if no intent is given."""
+"""Answers a customer's query from `knowledge.toml`. Classifies the query first if no intent is
+given.
+"""
 
 import functools
 import re
@@ -34,7 +36,10 @@ def run(inputs):
     if not intent:
         intent, sure = _weighing().rank(query)[0]
         metadata = {"confidence": round(sure, 3)}
-    return {"output": _answer(query, intent, inputs.get("entities")), "metadata": {"intent": intent, **metadata}}
+    return {
+        "output": _answer(query, intent, inputs.get("entities")),
+        "metadata": {"intent": intent, **metadata},
+    }
 
 
 def _answer(query, intent, entities):

@@ -13,8 +13,8 @@ from collections import Counter
 MAX_SIMILARITY = 0.6
 """Sentences with a higher cosine similarity (0 to 1) count as repetitions."""
 
-# A sentence ends after 。！？ anywhere, after . ! ? before white space, and before a blank line, a list
-# item or another speaker's turn. So neither `3.14` nor a wrapped line ends a sentence.
+# A sentence ends after 。！？ anywhere, after . ! ? before white space, and before a blank line, a
+# list item or another speaker's turn. So neither `3.14` nor a wrapped line ends a sentence.
 _END = re.compile(
     r"(?<=[。！？])(?![。！？”’」』）])"
     r"|(?<=[。！？][”’」』）])"
@@ -29,7 +29,9 @@ _WORD = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
 
 
 def run(inputs):
-    """Returns a summary of `text` with at most `max_sentences`. A shorter text is returned as it is."""
+    """Returns a summary of `text` with at most `max_sentences`. A shorter text is returned as it
+    is.
+    """
     text, limit = inputs["text"].strip(), inputs["max_sentences"]
     if limit < 1:
         raise ValueError("max_sentences must be at least 1.")
@@ -55,7 +57,9 @@ def _best(sentences, limit):
     for candidate in ranked:
         if len(chosen) == limit:
             break
-        if all(_similarity(vectors[candidate], vectors[other]) < MAX_SIMILARITY for other in chosen):
+        if all(
+            _similarity(vectors[candidate], vectors[other]) < MAX_SIMILARITY for other in chosen
+        ):
             chosen.append(candidate)
     return [sentences[index] for index in sorted(chosen)]
 
@@ -65,7 +69,9 @@ def _vectors(sentences):
     counts = [Counter(_words(sentence)) for sentence in sentences]
     found_in = Counter(word for count in counts for word in count)
     return [
-        _scaled({word: n * math.log(1 + len(sentences) / found_in[word]) for word, n in count.items()})
+        _scaled(
+            {word: n * math.log(1 + len(sentences) / found_in[word]) for word, n in count.items()}
+        )
         for count in counts
     ]
 

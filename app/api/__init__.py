@@ -45,7 +45,9 @@ def build(settings: Settings, service: ExecutionService, ring: Authenticator) ->
     limits.register(app, settings, service, executions.earlier_start)
     app.after[:0] = [quotas.tell, _give_request_id]  # the others measure, up to the last
     problems.register(app)
-    described = ApiDescription(app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]})
+    described = ApiDescription(
+        app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]}
+    )
     described.spec.components.schema("Problem", schema=ProblemSchema())
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(targets.blueprint)
@@ -56,7 +58,8 @@ def build(settings: Settings, service: ExecutionService, ring: Authenticator) ->
 
 
 def _begin(request: Request, context: Any) -> None:
-    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line carries it.
+    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line
+    carries it.
 
     `//api/...` is not this API; Werkzeug has made one slash of it by the time it looks for a route.
     """

@@ -1,7 +1,8 @@
 """Who may call which view: every request is asked for its key, every view for what it needs.
 
-A view says what it needs with `@needs(Scope.READ)`. One that says nothing needs `admin`, so that a forgotten
-one is closed. What is open stands in `OPEN`, and nowhere else. An address that does not exist needs a key too.
+A view says what it needs with `@needs(Scope.READ)`. One that says nothing needs `admin`, so that a
+forgotten one is closed. What is open stands in `OPEN`, and nowhere else. An address that does not
+exist needs a key too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def tenant() -> str:
 class Gate:
     """Stands before every view, and says who asks: `g.identity`."""
 
-    def __init__(self, ring: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]):
+    def __init__(
+        self, ring: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]
+    ):
         self._ring, self._open_rules, self._views = ring, open_rules, views
         self._wrong = InvalidKeyThrottle()
 
@@ -67,7 +70,9 @@ class Gate:
         if isinstance(request.routing_exception, RequestRedirect):
             return  # it leads to where the key is asked for
         context.identity = who = self._identify(request.environ) if self._ring.required else ANYONE
-        logs.name_in_request(tenant=who.tenant, **({} if who.key is None else {"key_name": who.key}))
+        logs.name_in_request(
+            tenant=who.tenant, **({} if who.key is None else {"key_name": who.key})
+        )
         if rule is not None and (scope := scope_of(self._views[rule.endpoint])) not in who.scopes:
             raise _lacks(scope)
 
@@ -78,8 +83,8 @@ class Gate:
     def _look_up(self, digest: str, peer: str) -> Identity:
         """Asks the store, unless too many wrong keys came from this peer.
 
-        A key that was right before is asked for all the same: whoever shares an address (a proxy's, say) with
-        one who tries out keys is not locked out.
+        A key that was right before is asked for all the same: whoever shares an address (a proxy's,
+        say) with one who tries out keys is not locked out.
         """
         wait_seconds = self._wrong.wait_seconds(peer)
         if wait_seconds and not self._ring.has_seen(digest):
@@ -93,7 +98,9 @@ class Gate:
 
 def register(app: Application, ring: Authenticator, metrics_open: bool) -> None:
     """Puts the gate before every view that the application has or will have."""
-    app.before.append(Gate(ring, OPEN | {METRICS} if metrics_open else OPEN, app.view_functions).check)
+    app.before.append(
+        Gate(ring, OPEN | {METRICS} if metrics_open else OPEN, app.view_functions).check
+    )
 
 
 def _lacks(scope: Scope) -> Problem:

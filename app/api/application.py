@@ -1,4 +1,6 @@
-"""Flask, with one row of steps that every request passes before and after its view, in place of a dozen hooks."""
+"""Flask, with one row of steps that every request passes before and after its view, in place of a
+dozen hooks.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _WITHOUT_BODY = (204, 304)
 
 
 class Answer(Response):
-    """An answer that is complete as it is made, so Werkzeug does not go through its headers once more."""
+    """An answer that is complete as it is made, so Werkzeug does not go through its headers once
+    more.
+    """
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         complete = isinstance(self.response, list) and "Content-Length" in self.headers
@@ -57,7 +61,8 @@ def _host(name: str) -> str:
 class Application(Flask):
     """Steps stand in `before` and `after` in the order in which they are taken.
 
-    Hooks of libraries work as they do elsewhere, but within ours: where there are none, nothing looks for them.
+    Hooks of libraries work as they do elsewhere, but within ours: where there are none, nothing
+    looks for them.
     """
 
     response_class = Answer
@@ -73,12 +78,21 @@ class Application(Flask):
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """The API is served under any name, and has no subdomains: Flask would work both out twice a request."""
+        """The API is served under any name, and has no subdomains: Flask would work both out twice
+        a request.
+        """
         if request is None:
             return None
         host, query = _host(get_host(request.environ)), request.environ["QUERY_STRING"]
         return MapAdapter(
-            self.url_map, host, request.root_path, "", request.scheme, request.path, request.method, query
+            self.url_map,
+            host,
+            request.root_path,
+            "",
+            request.scheme,
+            request.path,
+            request.method,
+            query,
         )
 
     def preprocess_request(self) -> Any:

@@ -1,7 +1,8 @@
-"""An operation of the API: what its view reads, which is checked before it is called, and how it is described.
+"""An operation of the API: what its view reads, which is checked before it is called, and how it is
+described.
 
-Both come from one declaration beside the view. The description is OpenAPI's own, and nothing of it is looked at again
-when a request comes.
+Both come from one declaration beside the view. The description is OpenAPI's own, and nothing of it
+is looked at again when a request comes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from app.api.parsing import Query, Reader, refuse_query
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
-_RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+_RETRY_AFTER = {
+    "description": "Seconds to wait.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
 _LIMITS = {
     "RateLimit-Policy": {"description": "What the caller may have.", "schema": {"type": "string"}},
     "RateLimit": {"description": "What is left of it.", "schema": {"type": "string"}},
@@ -30,7 +35,13 @@ _HEADERS: dict[int, dict[str, Any]] = {
     429: {"Retry-After": _RETRY_AFTER, **_LIMITS},
     503: {"Retry-After": _RETRY_AFTER},
 }
-_ANYWHERE = ("invalid_request", "rate_limited", "too_many_wrong_keys", "internal_error", "store_unavailable")
+_ANYWHERE = (
+    "invalid_request",
+    "rate_limited",
+    "too_many_wrong_keys",
+    "internal_error",
+    "store_unavailable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,9 @@ class Success:
     description: str = ""
 
     def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"description": self.description or http.HTTPStatus(self.status).phrase}
+        described: dict[str, Any] = {
+            "description": self.description or http.HTTPStatus(self.status).phrase
+        }
         if self.headers:
             described["headers"] = self.headers
         if self.schema:
@@ -66,26 +79,33 @@ class ApiBlueprint(Blueprint):
         problems: Sequence[str] = (),
         parameters: Sequence[dict[str, Any]] = (),
     ) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-        """Adds a view, which is called with what it `reads`, in this order, and the parts of its path by name.
+        """Adds a view, which is called with what it `reads`, in this order, and the parts of its
+        path by name.
 
         `problems` are the codes of those that it may answer with, beside those that any view may.
         """
 
         def add(view: Callable[..., Response]) -> Callable[..., Response]:
-            answers = {success.status: success.describe() for success in successes} | _described(problems)
+            answers = {success.status: success.describe() for success in successes} | _described(
+                problems
+            )
             operation: dict[str, Any] = {"operationId": view.__name__, "responses": answers}
             for reader in reads:
                 reader.describe(operation)
             checked = _checked(view, tuple(reads))
             checked._apidoc = {"manual_doc": operation}  # type: ignore[attr-defined]  # where flask-smorest looks for it
-            self.add_url_rule(path, view.__name__, checked, methods=[method], parameters=list(parameters))
+            self.add_url_rule(
+                path, view.__name__, checked, methods=[method], parameters=list(parameters)
+            )
             return view
 
         return add
 
 
 def _checked(view: Callable[..., Response], reads: tuple[Reader, ...]) -> Callable[..., Response]:
-    """The view as it is called for a request. `reads` is there for whoever needs the same before the view."""
+    """The view as it is called for a request. `reads` is there for whoever needs the same before
+    the view.
+    """
     takes_query = any(isinstance(reader, Query) for reader in reads)
 
     def checked(**path: str) -> Response:

@@ -21,7 +21,11 @@ from app.domain.execution import (
     StepRecord,
 )
 
-_ENDED_AT = {Status.COMPLETED: "completed_at", Status.FAILED: "failed_at", Status.CANCELLED: "cancelled_at"}
+_ENDED_AT = {
+    Status.COMPLETED: "completed_at",
+    Status.FAILED: "failed_at",
+    Status.CANCELLED: "cancelled_at",
+}
 
 
 def started(receipt: Started) -> dict[str, Any]:
@@ -74,20 +78,30 @@ def execution(each: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     if each.status is Status.COMPLETED:
         outputs = each.outputs or b"{}"
         return (
-            _with(text, "outputs", outputs) if isinstance(outputs, bytes) else Pieces(_open(text, "outputs"), outputs)
+            _with(text, "outputs", outputs)
+            if isinstance(outputs, bytes)
+            else Pieces(_open(text, "outputs"), outputs)
         )
     return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
 
 
 def steps(each: Execution, *, with_outputs: bool = False) -> bytes:
-    """The steps of an execution, as JSON; where asked for, with what the finished ones have put out."""
-    body = {"execution_id": each.id, "status": each.status, "steps": [_step(step) for step in each.steps]}
+    """The steps of an execution, as JSON; where asked for, with what the finished ones have put
+    out.
+    """
+    body = {
+        "execution_id": each.id,
+        "status": each.status,
+        "steps": [_step(step) for step in each.steps],
+    }
     text = json.dumps(body).encode()
     return _with(text, "outputs", _object(each.step_outputs)) if with_outputs else text
 
 
 def _with(text: bytes, name: str, value: bytes) -> bytes:
-    """A JSON object with one more field, whose value is JSON already, and may be large: it is copied once."""
+    """A JSON object with one more field, whose value is JSON already, and may be large: it is
+    copied once.
+    """
     return b"".join([_open(text, name), value, b"}"])
 
 
@@ -97,7 +111,11 @@ def _open(text: bytes, name: str) -> bytes:
 
 
 def _object(values: Mapping[str, bytes]) -> bytes:
-    return b"{" + b", ".join(json.dumps(name).encode() + b": " + value for name, value in values.items()) + b"}"
+    return (
+        b"{"
+        + b", ".join(json.dumps(name).encode() + b": " + value for name, value in values.items())
+        + b"}"
+    )
 
 
 def summary(each: Execution) -> dict[str, Any]:
@@ -138,7 +156,10 @@ def page(found: Page) -> dict[str, Any]:
 def cancelled(each: Execution) -> dict[str, Any]:
     data: dict[str, Any] = {"execution_id": each.id, "status": each.status}
     if each.status is Status.CANCELLED and each.ended_at:
-        return {"message": "Execution cancelled", "data": {**data, "cancelled_at": time(each.ended_at)}}
+        return {
+            "message": "Execution cancelled",
+            "data": {**data, "cancelled_at": time(each.ended_at)},
+        }
     return {"message": "Execution is being cancelled", "data": {**data, "phase": each.phase}}
 
 
@@ -157,7 +178,11 @@ def _progress(progress: Progress) -> dict[str, Any]:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    body: dict[str, Any] = {"number": attempt.number, "worker": attempt.worker, "started_at": time(attempt.started_at)}
+    body: dict[str, Any] = {
+        "number": attempt.number,
+        "worker": attempt.worker,
+        "started_at": time(attempt.started_at),
+    }
     if attempt.ended_at:
         body["ended_at"] = time(attempt.ended_at)
     body["outcome"] = attempt.outcome
@@ -177,7 +202,11 @@ def _usage(usage: Mapping[str, ModelUsage]) -> dict[str, Any]:
 
 def _model_usage(used: ModelUsage) -> dict[str, Any]:
     body = asdict(used)
-    return body if used.estimated_tokens else {name: body[name] for name in body if name != "estimated_tokens"}
+    return (
+        body
+        if used.estimated_tokens
+        else {name: body[name] for name in body if name != "estimated_tokens"}
+    )
 
 
 def _reported(counts: Iterable[int | None]) -> int | None:

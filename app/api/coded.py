@@ -51,7 +51,9 @@ class OneOf(validate.OneOf):
 
 
 def give_codes(field: fields.Field[Any]) -> None:
-    """To what a field says itself, and the fields inside of it: that it is missing, or of another type."""
+    """To what a field says itself, and the fields inside of it: that it is missing, or of another
+    type.
+    """
     field.error_messages = {
         key: Coded(str(text), REQUIRED if key == "required" else INVALID_TYPE)
         for key, text in field.error_messages.items()

@@ -1,4 +1,6 @@
-"""The key that a request presents: where it may stand, and how it is refused. Nothing here knows a right one."""
+"""The key that a request presents: where it may stand, and how it is refused. Nothing here knows a
+right one.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ _IN_QUERY = re.compile(rf"(?:^|&)(?:x[-_])?(?:api[-_]?key|access_token)=|{PREFIX
 def presented(environ: Mapping[str, Any]) -> bytes:
     """The key of `Authorization: Bearer` or `X-API-Key`, as the bytes that came.
 
-    Raises a `Problem`: 401 where there is none, where the scheme is another or where it stands in the address;
-    400 where more than one is sent. (The web server joins headers that are sent twice with a comma, which is
-    in no key.)
+    Raises a `Problem`: 401 where there is none, where the scheme is another or where it stands in
+    the address; 400 where more than one is sent. (The web server joins headers that are sent twice
+    with a comma, which is in no key.)
     """
     if environ["QUERY_STRING"] and _IN_QUERY.search(environ["QUERY_STRING"]):
-        raise unauthorized("A key must not stand in an address, as addresses are logged. Send it in a header.")
+        raise unauthorized(
+            "A key must not stand in an address, as addresses are logged. Send it in a header."
+        )
     bearer, api_key = environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY")
     if bearer is None and api_key is None:
         raise unauthorized("A key is needed: Authorization: Bearer KEY, or X-API-Key: KEY.")

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-_WRITTEN: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8"))
+_WRITTEN: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8")
+)
 
 STARTS, RETRIES, CANCELS = _WRITTEN["starts"], _WRITTEN["retries"], _WRITTEN["cancels"]
 STARTED, RETRIED = _WRITTEN["started"], _WRITTEN["retried"]

@@ -37,12 +37,18 @@ from app.domain.key import Scope
 from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
 from app.store.large_texts import Held
 
-blueprint = ApiBlueprint("executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel.")
+blueprint = ApiBlueprint(
+    "executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel."
+)
 
 _start_headers = Headers(StartHeadersSchema())
 
 _STARTED_HEADERS = {
-    "Location": {"description": "The `status_url`.", "required": True, "schema": {"type": "string"}},
+    "Location": {
+        "description": "The `status_url`.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "Idempotency-Replayed": {
         "description": "There where this is the answer of an earlier start with the same `Idempotency-Key`.",
         "schema": {"type": "string", "enum": ["true"]},
@@ -50,7 +56,13 @@ _STARTED_HEADERS = {
 }
 
 _BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
-_START_PROBLEMS = (*_BODY_PROBLEMS, "idempotency_key_reused", "too_many_unfinished", "store_full", "queue_full")
+_START_PROBLEMS = (
+    *_BODY_PROBLEMS,
+    "idempotency_key_reused",
+    "too_many_unfinished",
+    "store_full",
+    "queue_full",
+)
 
 
 @blueprint.operation(
@@ -64,14 +76,16 @@ _START_PROBLEMS = (*_BODY_PROBLEMS, "idempotency_key_reused", "too_many_unfinish
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
-    It is stored and queued when the answer is 202; follow it at `status_url`. With an `Idempotency-Key` it may
-    be repeated: that starts nothing, and is answered as the first time.
+    It is stored and queued when the answer is 202; follow it at `status_url`. With an
+    `Idempotency-Key` it may be repeated: that starts nothing, and is answered as the first time.
     """
     return _accepted(_service().start(_command(body, headers)))
 
 
 def earlier_start() -> Response | None:
-    """The answer to a start or retry that is repeated with its idempotency key; None for any other request."""
+    """The answer to a start or retry that is repeated with its idempotency key; None for any other
+    request.
+    """
     commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
         "executions.start_execution": _command,
         "executions.retry_execution": _retry_command,
@@ -120,13 +134,16 @@ def _body_bytes() -> int:
 def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
     """Start a failed or cancelled execution again
 
-    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for from the
-    `start`. What is in `config` replaces what was asked for then. An `Idempotency-Key` makes it safe to repeat.
+    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for
+    from the `start`. What is in `config` replaces what was asked for then. An `Idempotency-Key`
+    makes it safe to repeat.
     """
     return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
 
 
-def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> RetryCommand:
+def _retry_command(
+    body: dict[str, Any], headers: dict[str, str], execution_id: str
+) -> RetryCommand:
     return RetryCommand(
         execution_id=_known_form(execution_id),
         from_start=body["from_"] == "start",
@@ -134,7 +151,9 @@ def _retry_command(body: dict[str, Any], headers: dict[str, str], execution_id: 
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
-        idempotency=idempotency.of_request({"retry_of": execution_id, **body}, headers, _body_bytes()),
+        idempotency=idempotency.of_request(
+            {"retry_of": execution_id, **body}, headers, _body_bytes()
+        ),
     )
 
 
@@ -173,7 +192,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
         return _kept(held, _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS)))
 
 
-@blueprint.operation("GET", "/executions", Success(200, PageSchema, examples.PAGE), reads=(Query(ListQuerySchema()),))
+@blueprint.operation(
+    "GET", "/executions", Success(200, PageSchema, examples.PAGE), reads=(Query(ListQuerySchema()),)
+)
 @needs(Scope.READ)
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
@@ -206,7 +227,8 @@ def list_executions(query: dict[str, Any]) -> Response:
 def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     """Cancel an execution
 
-    200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then ask again.
+    200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then
+    ask again.
     """
     execution = _service().cancel(_known_form(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
@@ -238,7 +260,9 @@ def _kept(held: Held, response: Response) -> Response:
     return response
 
 
-def _json(body: str | bytes | bodies.Pieces, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(
+    body: str | bytes | bodies.Pieces, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     if isinstance(body, bodies.Pieces):
         headers = {"Content-Length": str(body.size), **(headers or {})}
     return Answer(body, status, headers, content_type="application/json")

@@ -1,4 +1,6 @@
-"""Reads a request's body as strict JSON: what could be read in two ways is refused, with its reason."""
+"""Reads a request's body as strict JSON: what could be read in two ways is refused, with its
+reason.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ from app.process.aside import aside
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_FIELDS = 100
-"""Of the body and of its `config`: each unknown one costs a look for its like. `inputs` has a limit of its own."""
+"""Of the body and of its `config`: each unknown one costs a look for its like. `inputs` has a limit
+of its own.
+"""
 
 MAX_SHOWN_NAME = 256
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""One that is never closed ends with the body, also behind a lone backslash: else each quote in it would be tried
-as a beginning, and a body of a MiB would take hours."""
+"""One that is never closed ends with the body, also behind a lone backslash: else each quote in it
+would be tried as a beginning, and a body of a MiB would take hours.
+"""
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
@@ -34,7 +39,9 @@ class _Refused(ValueError):
 
 
 def read_json_object(request: Request) -> dict[str, Any]:
-    """The body's object. Raises a `Problem`: 415 for another media type, 413, or 400 with what is wrong."""
+    """The body's object. Raises a `Problem`: 415 for another media type, 413, or 400 with what is
+    wrong.
+    """
     _check_headers(request)
     body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= (request.max_content_length or 0):
@@ -44,7 +51,9 @@ def read_json_object(request: Request) -> dict[str, Any]:
 
 def _parsed(body: bytes, longest: int) -> dict[str, Any]:
     if body.startswith(b"\xef\xbb\xbf"):
-        raise Problem.of_body("invalid_encoding", "The body must be UTF-8 without a byte order mark.")
+        raise Problem.of_body(
+            "invalid_encoding", "The body must be UTF-8 without a byte order mark."
+        )
     _check_size(body)
     try:
         value = _DECODER.decode(body.decode())
@@ -65,15 +74,22 @@ def _parsed(body: bytes, longest: int) -> dict[str, Any]:
         raise Problem.of_body("invalid_json", "The body holds a number that is too long.") from None
     if not isinstance(value, dict):
         raise Problem.of_body("invalid_type", "The body must be an object.")
-    if any(len(each) > MAX_FIELDS for each in (value, value.get("config")) if isinstance(each, dict)):
-        raise Problem.of_body("too_many_values", f"There are more than {MAX_FIELDS} fields; no request has so many.")
+    if any(
+        len(each) > MAX_FIELDS for each in (value, value.get("config")) if isinstance(each, dict)
+    ):
+        raise Problem.of_body(
+            "too_many_values", f"There are more than {MAX_FIELDS} fields; no request has so many."
+        )
     if _may_hold_a_text_over(longest, body):
         _check_texts(value, longest)
     return value
 
 
 def _check_headers(request: Request) -> None:
-    if request.environ.get("CONTENT_TYPE") == "application/json" and "HTTP_CONTENT_ENCODING" not in request.environ:
+    if (
+        request.environ.get("CONTENT_TYPE") == "application/json"
+        and "HTTP_CONTENT_ENCODING" not in request.environ
+    ):
         return  # as nearly every request has it
     if request.mimetype != "application/json":
         raise Problem(415, "unsupported_media_type", "The body must be application/json.")
@@ -84,7 +100,9 @@ def _check_headers(request: Request) -> None:
 
 
 def _check_size(body: bytes) -> None:
-    """Depth and number of values, before the parser is let at them. Small bodies pass by counting alone."""
+    """Depth and number of values, before the parser is let at them. Small bodies pass by counting
+    alone.
+    """
     opened = body.count(b"{") + body.count(b"[")
     if opened <= MAX_DEPTH and body.count(b",") < MAX_VALUES:
         return
@@ -99,13 +117,17 @@ def _check_size(body: bytes) -> None:
 
 
 def _may_hold_a_text_over(longest: int, body: bytes) -> bool:
-    """A look at how far its quotes are apart, which spares most large bodies a walk through all their values."""
+    """A look at how far its quotes are apart, which spares most large bodies a walk through all
+    their values.
+    """
     return len(body) > longest and (b"\\" in body or max(map(len, body.split(b'"'))) > longest)
 
 
 def _check_texts(value: dict[str, Any], longest: int) -> None:
     message = f"Must be at most {longest} characters."
-    errors = [FieldError(".".join(place), message, "too_long") for place in _too_long(value, longest, ())]
+    errors = [
+        FieldError(".".join(place), message, "too_long") for place in _too_long(value, longest, ())
+    ]
     if errors:
         raise InvalidRequest(errors)
 

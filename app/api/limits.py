@@ -1,7 +1,8 @@
 """How much a caller may ask for: Flask-Limiter counts requests, the store counts executions.
 
-Requests are limited only where RATE_LIMIT_... says so; otherwise nothing here costs a request anything. The
-limits on executions are checked by the store itself, in the step that would store them (`admission.lua`).
+Requests are limited only where RATE_LIMIT_... says so; otherwise nothing here costs a request
+anything. The limits on executions are checked by the store itself, in the step that would store
+them (`admission.lua`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ LIMITED_BLUEPRINTS = ("executions", "targets")
 
 
 def register(
-    app: Flask, settings: Settings, service: ExecutionService, earlier_answer: Callable[[], Response | None]
+    app: Flask,
+    settings: Settings,
+    service: ExecutionService,
+    earlier_answer: Callable[[], Response | None],
 ) -> None:
-    """Limits requests, and tells of every quota. `earlier_answer` is given instead of a 429 where there is one."""
+    """Limits requests, and tells of every quota. `earlier_answer` is given instead of a 429 where
+    there is one.
+    """
     if not (settings.rate_limit_start or settings.rate_limit_cancel or settings.rate_limit_read):
         return
     limiter = Limiter(
@@ -43,10 +49,12 @@ def register(
 
 
 class _Counters(RedisStorage):
-    """Counters in the executions' store, reached like everything there: 503 within 2 s where it is away.
+    """Counters in the executions' store, reached like everything there: 503 within 2 s where it is
+    away.
 
-    The windows are the store's: they begin with a caller's first request and end by its clock. Where the
-    store is full nothing can be counted; then nothing is limited, so that reads and cancels go on.
+    The windows are the store's: they begin with a caller's first request and end by its clock.
+    Where the store is full nothing can be counted; then nothing is limited, so that reads and
+    cancels go on.
     """
 
     STORAGE_SCHEME = ["executions"]  # noqa: RUF012  limits' own
@@ -74,7 +82,9 @@ class _Counters(RedisStorage):
 def _caller() -> str:
     """Whom a request counts for: its key; without keys, the peer's address."""
     who = identity()
-    return f"key:{who.tenant}:{who.key}" if who.key is not None else f"address:{request.remote_addr}"
+    return (
+        f"key:{who.tenant}:{who.key}" if who.key is not None else f"address:{request.remote_addr}"
+    )
 
 
 def _limit(settings: Settings) -> str:
@@ -96,7 +106,8 @@ def _note_requests(limiter: Limiter, response: Response) -> Response:
             if each.breached and response.status_code == 429:
                 response.headers["Retry-After"] = str(quota.reset_seconds)
     except StoreUnavailable:
-        pass  # it went away after the request was counted; the answer is right without these headers
+        # it went away after the request was counted; the answer is right without these headers
+        pass
     return response
 
 
@@ -104,4 +115,6 @@ def _quota(limit: RequestLimit) -> quotas.Quota:
     reset, remaining = limit.window
     seconds = max(1, math.ceil(reset - time.time()))
     kind, per = (request.endpoint or "").partition(".")[2], limit.limit.GRANULARITY.name
-    return quotas.Quota(f"{kind}-per-{per}", limit.limit.amount, remaining, limit.limit.get_expiry(), seconds)
+    return quotas.Quota(
+        f"{kind}-per-{per}", limit.limit.amount, remaining, limit.limit.get_expiry(), seconds
+    )

@@ -1,8 +1,9 @@
-"""The metrics as Prometheus reads them: names, labels and meanings, made from a snapshot of the store.
+"""The metrics as Prometheus reads them: names, labels and meanings, made from a snapshot of the
+store.
 
-The counters stand in the store, so that any web process answers for all of them, and for the workers.
-The number of series is bounded: targets and models are labelled where the catalog knows them, else they
-are added up under an empty label. Tenants, executions and workers are no labels.
+The counters stand in the store, so that any web process answers for all of them, and for the
+workers. The number of series is bounded: targets and models are labelled where the catalog knows
+them, else they are added up under an empty label. Tenants, executions and workers are no labels.
 """
 
 from __future__ import annotations
@@ -34,9 +35,13 @@ _QUEUE_GAUGES = (
 
 
 class StoreCollector(Collector):
-    """Reads the store at each scrape; where it does not answer, `execution_store_up` 0 is all there is."""
+    """Reads the store at each scrape; where it does not answer, `execution_store_up` 0 is all there
+    is.
+    """
 
-    def __init__(self, read: Callable[[], Snapshot], targets: Collection[str], models: Collection[str]):
+    def __init__(
+        self, read: Callable[[], Snapshot], targets: Collection[str], models: Collection[str]
+    ):
         self._read, self._targets, self._models = read, frozenset(targets), frozenset(models)
 
     def collect(self) -> Iterator[Metric]:
@@ -45,7 +50,9 @@ class StoreCollector(Collector):
         except StoreUnavailable:
             snapshot = None
         up = int(snapshot is not None)
-        yield GaugeMetricFamily("execution_store_up", "Whether the store answered this scrape.", value=up)
+        yield GaugeMetricFamily(
+            "execution_store_up", "Whether the store answered this scrape.", value=up
+        )
         if snapshot:
             yield from _gauges(snapshot)
             yield from self._executions(_by_kind(snapshot.counts))
@@ -54,33 +61,65 @@ class StoreCollector(Collector):
 
     def _executions(self, counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
         created = ((self._target(rest), amount) for rest, amount in counts["c"])
-        yield _counter("executions_created", "Executions that were accepted.", ("type", "target"), created)
+        yield _counter(
+            "executions_created", "Executions that were accepted.", ("type", "target"), created
+        )
         waited = [((queue,), bucket, amount) for queue, bucket, amount in _split(counts["w"])]
-        yield _histogram("execution_wait_seconds", "From the start request to the first start.", ("queue",), waited)
+        yield _histogram(
+            "execution_wait_seconds",
+            "From the start request to the first start.",
+            ("queue",),
+            waited,
+        )
         ran = [(self._target(rest), bucket, amount) for rest, bucket, amount in _split(counts["r"])]
         labels = ("type", "target", "status")
-        yield _histogram("execution_run_seconds", "From the start of the last attempt to the end.", labels, ran)
+        yield _histogram(
+            "execution_run_seconds", "From the start of the last attempt to the end.", labels, ran
+        )
         ended = [(target, amount) for target, bucket, amount in ran if bucket != "sum"]
         ended += [(self._target(rest), amount) for rest, amount in counts["x"]]
-        yield _counter("executions_ended", "Executions that reached their final status.", labels, ended)
-        how = [((outcome,), amount) for outcome, amount in [*counts["a"], *((each, 0) for each in _OUTCOMES)]]
+        yield _counter(
+            "executions_ended", "Executions that reached their final status.", labels, ended
+        )
+        how = [
+            ((outcome,), amount)
+            for outcome, amount in [*counts["a"], *((each, 0) for each in _OUTCOMES)]
+        ]
         text = "Attempts that were lost with their process, failed and are tried again, or were handed back."
         yield _counter("execution_attempts", text, ("outcome",), how)
-        unreadable: list[tuple[Labels, int]] = [((), amount) for _, amount in [*counts["u"], ("", 0)]]
-        yield _counter("executions_unreadable", "Records that made no sense, and ended as failed.", (), unreadable)
+        unreadable: list[tuple[Labels, int]] = [
+            ((), amount) for _, amount in [*counts["u"], ("", 0)]
+        ]
+        yield _counter(
+            "executions_unreadable",
+            "Records that made no sense, and ended as failed.",
+            (),
+            unreadable,
+        )
 
     def _model_calls(self, counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
         def labelled(kind: str) -> Iterable[tuple[Labels, int]]:
             return (((self._model(model),), amount) for model, amount in counts[kind])
 
-        yield _counter("model_calls", "Calls of a model, whatever became of them.", ("model",), labelled("mc"))
-        yield _counter("model_retries", "Repeats of calls that met 429 or 5xx.", ("model",), labelled("mr"))
+        yield _counter(
+            "model_calls", "Calls of a model, whatever became of them.", ("model",), labelled("mc")
+        )
+        yield _counter(
+            "model_retries", "Repeats of calls that met 429 or 5xx.", ("model",), labelled("mr")
+        )
         tokens = [((model[0], "input"), amount) for model, amount in labelled("mi")]
         tokens += [((model[0], "output"), amount) for model, amount in labelled("mo")]
-        yield _counter("model_tokens", "Tokens that the models' servers reported.", ("model", "direction"), tokens)
+        yield _counter(
+            "model_tokens",
+            "Tokens that the models' servers reported.",
+            ("model", "direction"),
+            tokens,
+        )
         errors = [(each.partition(":"), amount) for each, amount in counts["mx"]]
         failed = (((self._model(model), error), amount) for (error, _, model), amount in errors)
-        yield _counter("model_errors", "Calls that failed, by the error's name.", ("model", "type"), failed)
+        yield _counter(
+            "model_errors", "Calls that failed, by the error's name.", ("model", "type"), failed
+        )
 
     def _target(self, rest: str) -> Labels:
         type, target, *status = rest.split(":")
@@ -91,8 +130,12 @@ class StoreCollector(Collector):
 
 
 def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
-    yield GaugeMetricFamily("executions_running", "Executions that run now.", value=snapshot.running)
-    yield GaugeMetricFamily("executions_delayed", "Executions that wait for their retry.", value=snapshot.delayed)
+    yield GaugeMetricFamily(
+        "executions_running", "Executions that run now.", value=snapshot.running
+    )
+    yield GaugeMetricFamily(
+        "executions_delayed", "Executions that wait for their retry.", value=snapshot.delayed
+    )
     for name, text, attribute in _QUEUE_GAUGES:
         family = GaugeMetricFamily(name, text, labels=("queue",))
         for queue, state in snapshot.queues.items():
@@ -103,7 +146,9 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
 def _http(counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
     requests = [(each.split(":", 2), amount) for each, amount in counts["h"]]
     answered = (((route, method, status), amount) for (method, status, route), amount in requests)
-    yield _counter("http_requests", "Requests that were answered.", ("route", "method", "status"), answered)
+    yield _counter(
+        "http_requests", "Requests that were answered.", ("route", "method", "status"), answered
+    )
     durations = [(each.split(":", 2), amount) for each, amount in counts["d"]]
     took = [((route, method), bucket, amount) for (method, bucket, route), amount in durations]
     text = "From a request's arrival in the application to its answer."
@@ -133,7 +178,9 @@ def _counter(name: str, text: str, labels: Labels, amounts: Iterable[tuple[Label
     return family
 
 
-def _histogram(name: str, text: str, labels: Labels, amounts: Iterable[tuple[Labels, str, int]]) -> Metric:
+def _histogram(
+    name: str, text: str, labels: Labels, amounts: Iterable[tuple[Labels, str, int]]
+) -> Metric:
     """From how many fell into each bucket: Prometheus wants how many fell into it or a lower one."""
     family = HistogramMetricFamily(name, text, labels=labels)
     series: dict[Labels, dict[str, int]] = defaultdict(lambda: defaultdict(int))

@@ -1,4 +1,6 @@
-"""How the description at /openapi.json is made from the schemas that validate, beyond what the libraries do."""
+"""How the description at /openapi.json is made from the schemas that validate, beyond what the
+libraries do.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from app.api.schemas import MAX_INPUTS, Inputs
 
 
 class ApiDescription(Api):
-    """flask-smorest with our problems instead of its own error bodies, and the headers it would drop.
+    """flask-smorest with our problems instead of its own error bodies, and the headers it would
+    drop.
 
     An answer that is not described is not given: there is no `default` one.
     """
@@ -46,7 +49,9 @@ def _pattern(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> d
 
 
 def _exclusive(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """A number that must be more than the least, which apispec takes for one that may be equal to it."""
+    """A number that must be more than the least, which apispec takes for one that may be equal to
+    it.
+    """
     if any(isinstance(each, Range) and not each.min_inclusive for each in field.validators):
         return {"exclusiveMinimum": ret.pop("minimum")}
     return {}
@@ -59,4 +64,8 @@ def _inputs(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> di
     name = converter.field2property(field.key_field)
     longest = f"{{{name['minLength']},{name['maxLength']}}}$"
     pattern = name["pattern"].removesuffix("+$") + longest
-    return {"maxProperties": MAX_INPUTS, "patternProperties": {pattern: {}}, "additionalProperties": False}
+    return {
+        "maxProperties": MAX_INPUTS,
+        "patternProperties": {pattern: {}},
+        "additionalProperties": False,
+    }

@@ -1,7 +1,8 @@
 """What operators ask: is it ready, and how is it doing? Not part of the documented API.
 
-Each web process counts its requests in memory and tells the store every few seconds, with its reaper's
-beat, and before it answers `/metrics`: what other processes counted may be missing for that long.
+Each web process counts its requests in memory and tells the store every few seconds, with its
+reaper's beat, and before it answers `/metrics`: what other processes counted may be missing for
+that long.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from app.store.statistics import Snapshot, Statistics
 from app.store.store_check import Check
 
 LOOK_SECONDS = 1.8
-"""What a look at the store may take, so that the answer is there within two seconds. One that drips its
-answers byte by byte is not waited for.
+"""What a look at the store may take, so that the answer is there within two seconds. One that drips
+its answers byte by byte is not waited for.
 """
 
 SILENT_SECONDS = 1.0
@@ -46,7 +47,8 @@ class Operations:
     """The two views, and the counting of requests. `flush` may be called from any thread."""
 
     def __init__(self, settings: Settings, catalog: Catalog):
-        self._readiness, self._statistics = Readiness.connect(settings), Statistics.connect(settings)
+        self._readiness = Readiness.connect(settings)
+        self._statistics = Statistics.connect(settings)
         self._queues = queues_needed(catalog)
         self._looking = ThreadPoolExecutor(4, thread_name_prefix="look")
         self._silent_until = 0.0
@@ -100,8 +102,8 @@ class Operations:
         return self._statistics.read()
 
     def _in_time(self, look: Callable[[], Found]) -> Found:
-        """Raises `StoreUnavailable` after `LOOK_SECONDS`, and for a second after that at once: those who wait for a
-        thread of the process meanwhile do not wait as long again.
+        """Raises `StoreUnavailable` after `LOOK_SECONDS`, and for a second after that at once:
+        those who wait for a thread of the process meanwhile do not wait as long again.
         """
         if time.monotonic() < self._silent_until:
             raise StoreUnavailable("The store does not answer in time.")
@@ -132,6 +134,8 @@ def _readiness(checks: list[Check]) -> Response:
     body = [{name: value for name, value in asdict(each).items() if value} for each in checks]
     failed = [each for each in checks if each.status == "failed"]
     if not failed:
-        return Response(json.dumps({"status": "ready", "checks": body}), content_type="application/json")
+        return Response(
+            json.dumps({"status": "ready", "checks": body}), content_type="application/json"
+        )
     detail = " ".join(each.detail for each in failed)
     return problem(503, "not_ready", detail, headers={"Retry-After": "2"}, more={"checks": body})

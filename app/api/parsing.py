@@ -1,4 +1,5 @@
-"""What a view reads of its request, through marshmallow and by our rules: strict JSON, 400, unknown names refused.
+"""What a view reads of its request, through marshmallow and by our rules: strict JSON, 400, unknown
+names refused.
 
 Each reader also describes what it reads, for OpenAPI.
 """
@@ -16,7 +17,9 @@ from app.domain.errors import FieldError, InvalidRequest
 
 
 class Reader(Protocol):
-    """Reads a part of a request. Raises `InvalidRequest`, and a `Problem` where it is no question of fields."""
+    """Reads a part of a request. Raises `InvalidRequest`, and a `Problem` where it is no question
+    of fields.
+    """
 
     def __call__(self, request: Request) -> dict[str, Any]: ...
 
@@ -27,7 +30,9 @@ class Reader(Protocol):
 class Body:
     """The JSON object of a body, which may be left out where it is `optional`."""
 
-    def __init__(self, schema: Schema, *, optional: bool = False, examples: dict[str, Any] | None = None):
+    def __init__(
+        self, schema: Schema, *, optional: bool = False, examples: dict[str, Any] | None = None
+    ):
         self._schema, self._optional, self._examples = schema, optional, examples
 
     def __call__(self, request: Request) -> dict[str, Any]:
@@ -36,8 +41,14 @@ class Body:
         return _loaded(self._schema, read_json_object(request), RAISE)
 
     def describe(self, operation: dict[str, Any]) -> None:
-        content = {"schema": self._schema, **({"examples": self._examples} if self._examples else {})}
-        operation["requestBody"] = {"required": not self._optional, "content": {"application/json": content}}
+        content = {
+            "schema": self._schema,
+            **({"examples": self._examples} if self._examples else {}),
+        }
+        operation["requestBody"] = {
+            "required": not self._optional,
+            "content": {"application/json": content},
+        }
 
 
 class Headers:
@@ -51,7 +62,11 @@ class Headers:
 
     def __call__(self, request: Request) -> dict[str, Any]:
         environ = request.environ
-        sent = {name: environ[key] for name, key in zip(self._names, self._keys, strict=True) if key in environ}
+        sent = {
+            name: environ[key]
+            for name, key in zip(self._names, self._keys, strict=True)
+            if key in environ
+        }
         return _loaded(self._schema, sent, EXCLUDE) if sent else dict(self._of_none)
 
     def describe(self, operation: dict[str, Any]) -> None:
@@ -69,7 +84,9 @@ class Query:
             return dict(self._of_none)
         twice = [name for name, values in request.args.lists() if len(values) > 1]
         if twice:
-            raise InvalidRequest([FieldError(name, "This parameter stands twice.", "repeated") for name in twice])
+            raise InvalidRequest(
+                [FieldError(name, "This parameter stands twice.", "repeated") for name in twice]
+            )
         return _loaded(self._schema, request.args.to_dict(), RAISE)
 
     def describe(self, operation: dict[str, Any]) -> None:
@@ -80,7 +97,9 @@ def refuse_query(request: Request) -> None:
     """For a view that takes no parameters."""
     if request.query_string and request.args:
         message = "Unknown parameter. This endpoint takes none."
-        raise InvalidRequest([FieldError(name, message, "unknown_parameter") for name in request.args])
+        raise InvalidRequest(
+            [FieldError(name, message, "unknown_parameter") for name in request.args]
+        )
 
 
 def _loaded(schema: Schema, data: Mapping[str, Any], unknown: Any) -> dict[str, Any]:

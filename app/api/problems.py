@@ -66,7 +66,11 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
     ):
         super().__init__(detail)
-        self.status, self.code, self.detail, self.errors, self.headers = status, code, detail, tuple(errors), headers
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = headers
 
     @classmethod
     def of_body(cls, code: str, detail: str) -> Problem:
@@ -90,7 +94,9 @@ def problem(
     headers: dict[str, str] | None = None,
     more: dict[str, Any] | None = None,
 ) -> Response:
-    """The one form of a refusal; `more` are members of its own. It is logged, without what was sent."""
+    """The one form of a refusal; `more` are members of its own. It is logged, without what was
+    sent.
+    """
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",
         "title": http.HTTPStatus(status).phrase,
@@ -102,7 +108,9 @@ def problem(
         **(more or {}),
     }
     if errors:
-        body["errors"] = [{"field": each.field, "message": each.message, "code": each.code} for each in errors]
+        body["errors"] = [
+            {"field": each.field, "message": each.message, "code": each.code} for each in errors
+        ]
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
     return Answer(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
 
@@ -114,7 +122,9 @@ def render_http_error(error: HTTPException) -> Response:
     if isinstance(error, (BadHost, SecurityError)):
         return problem(400, "invalid_host", "The Host header does not name a host.")
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
-    code = _CODES.get(error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", ""))
+    code = _CODES.get(
+        error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", "")
+    )
     known = _DETAILS.get(error.code, "").format_map(current_app.config)
     return problem(error.code, code, known or error.description or error.name, headers=headers)
 
@@ -143,19 +153,32 @@ def _render_service_error(error: ServiceError) -> Response:
         return problem(400, "already_ended", detail)
     if isinstance(error, TooManyUnfinished):
         quotas.note_unfinished(error.allowed, error.allowed)
-        return problem(429, "too_many_unfinished", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+        return problem(
+            429,
+            "too_many_unfinished",
+            detail,
+            headers={"Retry-After": str(error.retry_after_seconds)},
+        )
     if isinstance(error, TooMuchRetried):
-        return problem(429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+        return problem(
+            429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)}
+        )
     if isinstance(error, QueueFull):
-        return problem(503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+        return problem(
+            503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)}
+        )
     if isinstance(error, TooManyLarge):
-        return problem(503, "too_many_large", detail, headers={"Retry-After": str(error.retry_after_seconds)})
+        return problem(
+            503, "too_many_large", detail, headers={"Retry-After": str(error.retry_after_seconds)}
+        )
     if isinstance(error, NotRetryable):
         return problem(400, "not_retryable", detail)
     if isinstance(error, StoreRefused):
         log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, StoreUnavailable):
-        return problem(503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)})
+        return problem(
+            503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)}
+        )
     return _render_bug(error)
 
 

@@ -1,4 +1,6 @@
-"""What is left to a caller of what he may have, and the headers that say so. Nothing is counted here."""
+"""What is left to a caller of what he may have, and the headers that say so. Nothing is counted
+here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from flask import Request, Response, g
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left to a caller of what he may have, as draft-ietf-httpapi-ratelimit-headers says it.
+    """What is left to a caller of what he may have, as draft-ietf-httpapi-ratelimit-headers says
+    it.
 
     `window_seconds` is None for what is not counted over time: executions that are there at once.
     """
@@ -23,7 +26,11 @@ class Quota:
 
     @property
     def policy(self) -> str:
-        unit = ';qu="concurrent-requests"' if self.window_seconds is None else f";w={self.window_seconds}"
+        unit = (
+            ';qu="concurrent-requests"'
+            if self.window_seconds is None
+            else f";w={self.window_seconds}"
+        )
         return f'"{self.name}";q={self.allowed}{unit}'
 
     @property

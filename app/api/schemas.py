@@ -38,14 +38,36 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 SERVER_OWNED = frozenset(
     (
-        *("id", "execution_id", "status", "phase", "owner", "tenant", "created_at", "started_at", "completed_at"),
-        *("attempt", "attempts", "progress", "outputs", "error", "result_ttl", "func", "queue", "retry_of"),
+        *(
+            "id",
+            "execution_id",
+            "status",
+            "phase",
+            "owner",
+            "tenant",
+            "created_at",
+            "started_at",
+            "completed_at",
+        ),
+        *(
+            "attempt",
+            "attempts",
+            "progress",
+            "outputs",
+            "error",
+            "result_ttl",
+            "func",
+            "queue",
+            "retry_of",
+        ),
     )
 )
 
 
 def composed(text: str) -> None:
-    """Two names that look the same must be the same: they are accepted in one of Unicode's forms, and never changed."""
+    """Two names that look the same must be the same: they are accepted in one of Unicode's forms,
+    and never changed.
+    """
     if not unicodedata.is_normalized("NFC", text):
         raise ValidationError(Coded("Must be in Unicode's composed form (NFC).", INVALID_TEXT))
 
@@ -85,7 +107,11 @@ class ShortList(fields.List[Any]):
 
 
 class RetriesSchema(_RequestSchema):
-    max = ExactInteger(required=True, validate=Range(0, 10), metadata={"description": "How often it is started again."})
+    max = ExactInteger(
+        required=True,
+        validate=Range(0, 10),
+        metadata={"description": "How often it is started again."},
+    )
     backoff_seconds = ShortList(
         ExactNumber(validate=Range(0, 86_400)),
         validate=Length(0, 10),
@@ -94,24 +120,41 @@ class RetriesSchema(_RequestSchema):
 
 
 class BudgetSchema(_RequestSchema):
-    max_tokens = ExactInteger(validate=Range(1), metadata={"description": "Tokens of all model calls together."})
+    max_tokens = ExactInteger(
+        validate=Range(1), metadata={"description": "Tokens of all model calls together."}
+    )
     max_steps = ExactInteger(
         validate=Range(1), metadata={"description": "Steps of a pipeline; model calls of an agent."}
     )
     max_seconds = ExactNumber(
-        validate=Range(0, min_inclusive=False), metadata={"description": "Seconds of an attempt, between calls."}
+        validate=Range(0, min_inclusive=False),
+        metadata={"description": "Seconds of an attempt, between calls."},
     )
 
 
 class ConfigSchema(_RequestSchema):
     flow_id = fields.String(validate=_name(), metadata={"description": "Which flow of an agent."})
-    max_workers = ExactInteger(validate=Range(1, 64), metadata={"description": "Steps of a pipeline side by side."})
-    timeout = ExactNumber(validate=Range(1, 86_400), metadata={"description": "Seconds that one attempt may take."})
-    model_override = fields.String(validate=_name(256), metadata={"description": "The model for this run."})
-    max_attempts = ExactInteger(validate=Range(1, 10), metadata={"description": "Runs that may lose their process."})
-    retries = fields.Nested(RetriesSchema, metadata={"description": "Starting again after a failure."})
-    variant = fields.String(validate=_name(), metadata={"description": "Which variant of a pipeline."})
-    budget = fields.Nested(BudgetSchema, metadata={"description": "What a run may spend, looked at before each call."})
+    max_workers = ExactInteger(
+        validate=Range(1, 64), metadata={"description": "Steps of a pipeline side by side."}
+    )
+    timeout = ExactNumber(
+        validate=Range(1, 86_400), metadata={"description": "Seconds that one attempt may take."}
+    )
+    model_override = fields.String(
+        validate=_name(256), metadata={"description": "The model for this run."}
+    )
+    max_attempts = ExactInteger(
+        validate=Range(1, 10), metadata={"description": "Runs that may lose their process."}
+    )
+    retries = fields.Nested(
+        RetriesSchema, metadata={"description": "Starting again after a failure."}
+    )
+    variant = fields.String(
+        validate=_name(), metadata={"description": "Which variant of a pipeline."}
+    )
+    budget = fields.Nested(
+        BudgetSchema, metadata={"description": "What a run may spend, looked at before each call."}
+    )
 
 
 class Inputs(Table):
@@ -129,10 +172,13 @@ class Inputs(Table):
 class StartSchema(_RequestSchema):
     type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
     target_id = fields.String(required=True, validate=_name())
-    inputs = Inputs(required=True, metadata={"description": "By name; see the target's own list of inputs."})
+    inputs = Inputs(
+        required=True, metadata={"description": "By name; see the target's own list of inputs."}
+    )
     config = fields.Nested(ConfigSchema, load_default=dict)
     expires_in = ExactInteger(
-        validate=Range(1, 604_800), metadata={"description": "Seconds in which it must start, or it fails as Expired."}
+        validate=Range(1, 604_800),
+        metadata={"description": "Seconds in which it must start, or it fails as Expired."},
     )
 
 
@@ -161,10 +207,14 @@ class RetrySchema(_RequestSchema):
         data_key="from",
         load_default="failure",
         validate=OneOf(["failure", "start"]),
-        metadata={"description": "`failure` takes over the finished steps of a pipeline, `start` does all again."},
+        metadata={
+            "description": "`failure` takes over the finished steps of a pipeline, `start` does all again."
+        },
     )
     config = fields.Nested(
-        ConfigSchema, load_default=dict, metadata={"description": "What is to be changed; the rest stays as it was."}
+        ConfigSchema,
+        load_default=dict,
+        metadata={"description": "What is to be changed; the rest stays as it was."},
     )
 
 
@@ -172,7 +222,12 @@ class _DigitsField(fields.Integer):
     """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
 
     def _validated(self, value: Any) -> int:
-        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_PAGE))):
+        if not (
+            isinstance(value, str)
+            and value.isascii()
+            and value.isdigit()
+            and len(value) <= len(str(MAX_PAGE))
+        ):
             raise self.make_error("invalid")
         return int(value)
 
@@ -183,12 +238,15 @@ class _QuerySchema(_RequestSchema):
 
 
 class StatusQuerySchema(_QuerySchema):
-    include = fields.String(validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps."})
+    include = fields.String(
+        validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps."}
+    )
 
 
 class StepsQuerySchema(_QuerySchema):
     include = fields.String(
-        validate=OneOf(["outputs"]), metadata={"description": "`outputs` adds what the finished steps have put out."}
+        validate=OneOf(["outputs"]),
+        metadata={"description": "`outputs` adds what the finished steps have put out."},
     )
 
 
@@ -202,7 +260,8 @@ class ListQuerySchema(_QuerySchema):
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
 
 
-# Answers. They are written by `app.api.bodies`, without a pass through marshmallow; these describe them.
+# Answers. They are written by `app.api.bodies`, without a pass through marshmallow; these describe
+# them.
 
 
 def _time(description: str, **options: Any) -> fields.String:
@@ -219,7 +278,9 @@ class StartedSchema(Schema):
 
 
 class ProgressSchema(Schema):
-    current_step = fields.Integer(required=True, metadata={"description": "How many steps are done."})
+    current_step = fields.Integer(
+        required=True, metadata={"description": "How many steps are done."}
+    )
     total_steps = fields.Integer(required=True)
     percentage = fields.Float(required=True)
     current_step_name = fields.String(required=True, allow_none=True)
@@ -237,7 +298,8 @@ class AttemptSchema(Schema):
     started_at = _time("When this attempt began.", required=True)
     ended_at = _time("When it ended; left out while it runs.")
     outcome = fields.String(
-        required=True, metadata={"description": "`running`, a final status, or `lost` with its process."}
+        required=True,
+        metadata={"description": "`running`, a final status, or `lost` with its process."},
     )
     error = fields.String(metadata={"description": "The type of the error it ended with."})
 
@@ -259,7 +321,9 @@ class SummarySchema(Schema):
 
 def _reported() -> fields.Integer:
     return fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Null where the model's server reported none."}
+        required=True,
+        allow_none=True,
+        metadata={"description": "Null where the model's server reported none."},
     )
 
 
@@ -269,13 +333,17 @@ class ModelUsageSchema(Schema):
     output_tokens = _reported()
     total_tokens = _reported()
     estimated_tokens = fields.Integer(
-        metadata={"description": "Beside the reported ones: of calls whose server reported none, by their texts."}
+        metadata={
+            "description": "Beside the reported ones: of calls whose server reported none, by their texts."
+        }
     )
 
 
 class UsageSchema(Schema):
     tokens_used = _reported()
-    models = fields.Dict(keys=fields.String(), values=fields.Nested(ModelUsageSchema), required=True)
+    models = fields.Dict(
+        keys=fields.String(), values=fields.Nested(ModelUsageSchema), required=True
+    )
 
 
 class TokensSchema(Schema):
@@ -285,7 +353,9 @@ class TokensSchema(Schema):
 
 
 class ItemSchema(Schema):
-    item = fields.Integer(required=True, metadata={"description": "Its position in the list, from 0."})
+    item = fields.Integer(
+        required=True, metadata={"description": "Its position in the list, from 0."}
+    )
     status = fields.String(required=True, validate=OneOf(["completed", "failed"]))
     error = fields.Nested(FailureSchema)
 
@@ -305,9 +375,13 @@ class StepSchema(Schema):
     error = fields.Nested(FailureSchema)
     warnings = fields.List(
         fields.String(),
-        metadata={"description": "What was passed over: conditions that could not be evaluated, odd items."},
+        metadata={
+            "description": "What was passed over: conditions that could not be evaluated, odd items."
+        },
     )
-    items = fields.List(fields.Nested(ItemSchema), metadata={"description": "Of a batch: the items that ended."})
+    items = fields.List(
+        fields.Nested(ItemSchema), metadata={"description": "Of a batch: the items that ended."}
+    )
 
 
 class StepsSchema(Schema):
@@ -319,7 +393,9 @@ class StepsSchema(Schema):
 
 class ExecutionSchema(SummarySchema):
     definition = fields.String(
-        metadata={"description": "The version of the target: of a pipeline's steps, or of an agent's folder."}
+        metadata={
+            "description": "The version of the target: of a pipeline's steps, or of an agent's folder."
+        }
     )
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict(
@@ -330,13 +406,19 @@ class ExecutionSchema(SummarySchema):
         }
     )
     outputs_partial = fields.Dict(
-        metadata={"description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."}
+        metadata={
+            "description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."
+        }
     )
-    usage = fields.Nested(UsageSchema, metadata={"description": "What its model calls have used, over all attempts."})
+    usage = fields.Nested(
+        UsageSchema, metadata={"description": "What its model calls have used, over all attempts."}
+    )
     steps = fields.List(fields.Nested(StepSchema))
     error = fields.Nested(FailureSchema)
     attempts = fields.List(fields.Nested(AttemptSchema))
-    traceparent = fields.String(metadata={"description": "As it came with the start (W3C Trace Context)."})
+    traceparent = fields.String(
+        metadata={"description": "As it came with the start (W3C Trace Context)."}
+    )
 
 
 class PaginationSchema(Schema):
@@ -366,7 +448,9 @@ class CancelledSchema(Schema):
 
 
 class FieldErrorSchema(Schema):
-    field = fields.String(required=True, metadata={"description": "In dotted form; empty for the body as a whole."})
+    field = fields.String(
+        required=True, metadata={"description": "In dotted form; empty for the body as a whole."}
+    )
     message = fields.String(required=True)
     code = fields.String(required=True)
 
@@ -376,7 +460,13 @@ class ProblemSchema(Schema):
     title = fields.String(required=True)
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
-    instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
-    request_id = fields.String(required=True, metadata={"description": "It is in `X-Request-ID` and in the log, too."})
-    code = fields.String(required=True, metadata={"description": "What is wrong, as a stable word."})
+    instance = fields.String(
+        required=True, metadata={"description": "The path that was asked for."}
+    )
+    request_id = fields.String(
+        required=True, metadata={"description": "It is in `X-Request-ID` and in the log, too."}
+    )
+    code = fields.String(
+        required=True, metadata={"description": "What is wrong, as a stable word."}
+    )
     errors = fields.List(fields.Nested(FieldErrorSchema))

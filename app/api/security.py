@@ -1,4 +1,6 @@
-"""The part of the API's description that says which key is needed where. It is made from what the views declare."""
+"""The part of the API's description that says which key is needed where. It is made from what the
+views declare.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,18 @@ _SCHEMES = {
 }
 
 _REFUSALS = {
-    401: ("No key, or one that is not valid.", "unauthorized", "WWW-Authenticate", {"type": "string"}),
-    403: ("The key has not the scope that is needed.", "forbidden", "WWW-Authenticate", {"type": "string"}),
+    401: (
+        "No key, or one that is not valid.",
+        "unauthorized",
+        "WWW-Authenticate",
+        {"type": "string"},
+    ),
+    403: (
+        "The key has not the scope that is needed.",
+        "forbidden",
+        "WWW-Authenticate",
+        {"type": "string"},
+    ),
     429: (
         "Too many wrong keys came from this address.",
         "too_many_wrong_keys",
@@ -29,7 +41,8 @@ _REFUSALS = {
 
 
 class SecurityPlugin(BasePlugin):
-    """Adds the schemes, and to every operation that is not open its need of a key and how it is refused.
+    """Adds the schemes, and to every operation that is not open its need of a key and how it is
+    refused.
 
     Where the service wants no keys (`required` is false), a key is described as optional.
     """
@@ -41,20 +54,29 @@ class SecurityPlugin(BasePlugin):
         for name, scheme in _SCHEMES.items():
             spec.components.security_scheme(name, scheme)
 
-    def operation_helper(self, path: str | None = None, operations: dict[str, Any] | None = None, **more: Any) -> None:
+    def operation_helper(
+        self, path: str | None = None, operations: dict[str, Any] | None = None, **more: Any
+    ) -> None:
         rule: Rule = more["rule"]
         if rule.rule in OPEN or operations is None:
             return
         scope = scope_of(self._app.view_functions[rule.endpoint])
         for operation in operations.values():
-            operation["security"] = [*([] if self._required else [{}]), *({name: []} for name in _SCHEMES)]
-            operation["description"] = f"{operation.get('description', '')}\n\nScope: `{scope}`.".strip()
+            operation["security"] = [
+                *([] if self._required else [{}]),
+                *({name: []} for name in _SCHEMES),
+            ]
+            operation["description"] = (
+                f"{operation.get('description', '')}\n\nScope: `{scope}`.".strip()
+            )
             for status, refusal in _REFUSALS.items():
                 if not {status, str(status)} & operation["responses"].keys():
                     operation["responses"][str(status)] = _response(status, *refusal)
 
 
-def _response(status: int, description: str, code: str, header: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _response(
+    status: int, description: str, code: str, header: str, schema: dict[str, Any]
+) -> dict[str, Any]:
     example = examples.problem(code)
     content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
     return {

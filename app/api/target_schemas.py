@@ -24,14 +24,18 @@ class TargetSchema(Schema):
     name = fields.String(required=True)
     description = fields.String(required=True)
     version = fields.String(required=True)
-    inputs = fields.Dict(required=True, metadata={"description": "What a start's `inputs` must be: a JSON Schema."})
+    inputs = fields.Dict(
+        required=True, metadata={"description": "What a start's `inputs` must be: a JSON Schema."}
+    )
 
 
 class FlowSchema(Schema):
     name = fields.String(required=True, metadata={"description": "A start's `config.flow_id`."})
     kind = fields.String(required=True, validate=OneOf(["prompt", "python"]))
     isolation = fields.String(required=True, validate=OneOf(["thread", "process"]))
-    default = fields.Boolean(required=True, metadata={"description": "Whether it is run where no flow is named."})
+    default = fields.Boolean(
+        required=True, metadata={"description": "Whether it is run where no flow is named."}
+    )
 
 
 class AgentSchema(TargetSchema):
@@ -50,7 +54,9 @@ class PipelineStepSchema(Schema):
     agent = fields.String()
     flow = fields.String()
     depends_on = fields.List(fields.String(), required=True)
-    required = fields.Boolean(required=True, metadata={"description": "If not, the pipeline goes on without it."})
+    required = fields.Boolean(
+        required=True, metadata={"description": "If not, the pipeline goes on without it."}
+    )
     output_key = fields.String(required=True)
 
 
@@ -63,7 +69,9 @@ class PipelineSchema(TargetSchema):
     type = fields.String(required=True, validate=OneOf(["pipeline"]))
     steps = fields.List(fields.Nested(PipelineStepSchema), required=True)
     outputs = fields.List(fields.Nested(OutputSchema), required=True)
-    variants = fields.List(fields.String(), required=True, metadata={"description": "A start's `config.variant`."})
+    variants = fields.List(
+        fields.String(), required=True, metadata={"description": "A start's `config.variant`."}
+    )
 
 
 class PipelinesSchema(Schema):

@@ -1,6 +1,8 @@
-"""What can be run: agents and pipelines, and the list of the endpoints. Nothing of how they are made is shown.
+"""What can be run: agents and pipelines, and the list of the endpoints. Nothing of how they are
+made is shown.
 
-The answers are written once, at the start; a request reads them and may ask whether they changed (ETag).
+The answers are written once, at the start; a request reads them and may ask whether they changed
+(ETag).
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from marshmallow import Schema
 from app.api import examples
 from app.api.access import needs
 from app.api.blueprint import ApiBlueprint, Success
-from app.api.target_schemas import AgentSchema, AgentsSchema, IndexSchema, PipelineSchema, PipelinesSchema
+from app.api.target_schemas import (
+    AgentSchema,
+    AgentsSchema,
+    IndexSchema,
+    PipelineSchema,
+    PipelinesSchema,
+)
 from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
 from app.domain.errors import NotFound
@@ -29,7 +37,9 @@ _IF_NONE_MATCH = {
     "description": "The ETag of what is known already: then 304, unless it changed.",
     "schema": {"type": "string"},
 }
-_ETAG = {"ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}}
+_ETAG = {
+    "ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}
+}
 
 
 def _operation(path: str, schema: type[Schema], example: Any, *problems: str) -> Any:
@@ -37,7 +47,9 @@ def _operation(path: str, schema: type[Schema], example: Any, *problems: str) ->
     found = Success(200, schema, example, headers=_ETAG)
     same = Success(304, description="It has not changed.")
     codes = (*problems, "precondition_failed")
-    return blueprint.operation("GET", path, found, same, problems=codes, parameters=[_IF_NONE_MATCH])
+    return blueprint.operation(
+        "GET", path, found, same, problems=codes, parameters=[_IF_NONE_MATCH]
+    )
 
 
 @_operation("", IndexSchema, examples.INDEX)
@@ -86,7 +98,9 @@ def register(app: Flask, catalog: Catalog) -> None:
         **{("agent", id): body for id, body in agents.items()},
         **{("pipeline", id): body for id, body in pipelines.items()},
     }
-    app.extensions["targets"] = {name: json.dumps(body, default=str).encode() for name, body in answers.items()}
+    app.extensions["targets"] = {
+        name: json.dumps(body, default=str).encode() for name, body in answers.items()
+    }
 
 
 def _answer(kind: str, id: str) -> Response:
@@ -132,7 +146,10 @@ def _described(target: Target, type: str) -> dict[str, Any]:
 
 def _agent(agent: Agent) -> dict[str, Any]:
     default = agent.flow()
-    return {**_described(agent, "agent"), "flows": [_flow(each, each is default) for each in agent.flows.values()]}
+    return {
+        **_described(agent, "agent"),
+        "flows": [_flow(each, each is default) for each in agent.flows.values()],
+    }
 
 
 def _flow(flow: Flow, default: bool) -> dict[str, Any]:
@@ -154,4 +171,9 @@ def _step(step: Step, catalog: Catalog) -> dict[str, Any]:
     if step.agent is not None:
         flow = catalog.agents[step.agent].flow(step.flow)
         body |= {"agent": step.agent, "flow": flow.name if flow else step.flow}
-    return {**body, "depends_on": sorted(step.depends_on), "required": step.required, "output_key": step.output_key}
+    return {
+        **body,
+        "depends_on": sorted(step.depends_on),
+        "required": step.required,
+        "output_key": step.output_key,
+    }

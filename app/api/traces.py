@@ -1,4 +1,6 @@
-"""The trace that a request belongs to: its `traceparent` is read, bound into log lines, and becomes a span."""
+"""The trace that a request belongs to: its `traceparent` is read, bound into log lines, and becomes
+a span.
+"""
 
 from __future__ import annotations
 

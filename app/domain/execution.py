@@ -53,7 +53,9 @@ class StepStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: `finished` of `total` steps; `step_name` is the running step that started first."""
+    """How far a run is: `finished` of `total` steps; `step_name` is the running step that started
+    first.
+    """
 
     finished: int
     total: int
@@ -93,9 +95,9 @@ class ModelUsage:
 class StepRecord:
     """One step of an execution, as the store has it. An agent's execution has one step, the agent.
 
-    `attempt` counts how often the step was started, `done` is whether the pipeline goes on from it (a step
-    that may fail is done when it failed), `items` has an outcome for each item of a batch that ended.
-    `warnings` are sentences about what was passed over.
+    `attempt` counts how often the step was started, `done` is whether the pipeline goes on from it
+    (a step that may fail is done when it failed), `items` has an outcome for each item of a batch
+    that ended. `warnings` are sentences about what was passed over.
     """
 
     id: str
@@ -116,7 +118,9 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """`config.retries`: how often a flow that failed is started again, and how long to wait before each."""
+    """`config.retries`: how often a flow that failed is started again, and how long to wait before
+    each.
+    """
 
     max: int = 0
     backoff_seconds: tuple[float, ...] = ()
@@ -124,7 +128,9 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """What makes a start one that may be repeated: the caller's key, and a digest of what was asked with it."""
+    """What makes a start one that may be repeated: the caller's key, and a digest of what was asked
+    with it.
+    """
 
     key: str
     digest: str
@@ -134,10 +140,10 @@ class Idempotency:
 class NewExecution:
     """An accepted request to start, on its way to the store.
 
-    `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was sent;
-    what the service itself acts on stands beside it. `flow` is an agent's, by its own name; `definition`
-    is the version of the target's files. `retry_of` is the execution that this one repeats, and whose
-    finished steps it has where `take_over` says so.
+    `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was
+    sent; what the service itself acts on stands beside it. `flow` is an agent's, by its own name;
+    `definition` is the version of the target's files. `retry_of` is the execution that this one
+    repeats, and whose finished steps it has where `take_over` says so.
     """
 
     id: str
@@ -164,7 +170,8 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The receipt for an accepted start or retry; `replayed`: for an earlier one with the same idempotency key.
+    """The receipt for an accepted start or retry; `replayed`: for an earlier one with the same
+    idempotency key.
 
     `unfinished` is how many executions the tenant has now, where their number is limited.
     """
@@ -181,8 +188,8 @@ class Started:
 class Attempt:
     """One run of an execution by one worker.
 
-    `outcome` is `running`, a final status, `failed` also where it was tried again, or `lost` where its process
-    was; `error` is the type of what it failed with.
+    `outcome` is `running`, a final status, `failed` also where it was tried again, or `lost` where
+    its process was; `error` is the type of what it failed with.
     """
 
     number: int
@@ -194,7 +201,9 @@ class Attempt:
 
 
 class Include(StrEnum):
-    """What is read of an execution beside its status. Of a pipeline that broke off, everything always is."""
+    """What is read of an execution beside its status. Of a pipeline that broke off, everything
+    always is.
+    """
 
     STATUS = "status"
     STEPS = "steps"
@@ -213,9 +222,9 @@ class LargeText(Protocol):
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
-    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on unparsed, and so
-    is what finished steps have put out, by output key. Which of `steps` and `step_outputs` are there is said
-    by `Include`.
+    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on
+    unparsed, and so is what finished steps have put out, by output key. Which of `steps` and
+    `step_outputs` are there is said by `Include`.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Execution ids: `exec_` and 20 characters of 0-9a-z.
 
-The first nine are the milliseconds since 1970, so that ids sort by time of creation; the other eleven
-are random (56 bits from the system's source), so that they can not be guessed.
+The first nine are the milliseconds since 1970, so that ids sort by time of creation; the other
+eleven are random (56 bits from the system's source), so that they can not be guessed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What an execution was asked to do, as bytes in its job. Knows no RQ, so that child processes need not either."""
+"""What an execution was asked to do, as bytes in its job. Knows no RQ, so that child processes need
+not either.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ def write_call(**call: Any) -> bytes:
 
 
 def read_call(data: bytes) -> dict[str, Any]:
-    """What was asked: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` if it makes no sense.
+    """What was asked: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` if it makes no
+    sense.
 
-    Older versions wrote a list, as RQ does for a function: its name, an instance, arguments, keyword arguments.
+    Older versions wrote a list, as RQ does for a function: its name, an instance, arguments,
+    keyword arguments.
     """
     call = json.loads(unpack(data))
     if isinstance(call, list) and len(call) == 4 and call[0] == _OLDER_FUNCTION:
@@ -44,7 +48,9 @@ def read_call(data: bytes) -> dict[str, Any]:
 
 
 def pack(text: bytes) -> bytes:
-    """Compresses JSON that is long enough for that to pay. JSON never begins like a zlib stream (`x`)."""
+    """Compresses JSON that is long enough for that to pay. JSON never begins like a zlib stream
+    (`x`).
+    """
     return zlib.compress(text) if len(text) >= COMPRESS_FROM_BYTES else text
 
 
@@ -68,7 +74,8 @@ def unpacks_beyond(packed: bytes, limit_bytes: int) -> bool:
 def readable(packed: bytes) -> bytes | None:
     """The JSON text of what was packed; None where it is none, because somebody else wrote there.
 
-    Long texts stand compressed, with a checksum, and are not parsed again: that would cost more than all the rest.
+    Long texts stand compressed, with a checksum, and are not parsed again: that would cost more
+    than all the rest.
     """
     try:
         text = unpack(packed)

@@ -30,8 +30,12 @@ def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result
     return cast(Result, result)
 
 
-def _outcome(function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Result | None, Exception | None]:
-    """Raises nothing: gevent prints whatever a function of its threads raises, though the caller gets it too."""
+def _outcome(
+    function: Callable[..., Result], arguments: tuple[Any, ...]
+) -> tuple[Result | None, Exception | None]:
+    """Raises nothing: gevent prints whatever a function of its threads raises, though the caller
+    gets it too.
+    """
     try:
         return function(*arguments), None
     except Exception as error:
@@ -44,9 +48,11 @@ def _on_a_loop() -> bool:
 
 
 def short_lock() -> Any:
-    """A lock for a few instructions in which nothing waits: the system's own, also on an event loop.
+    """A lock for a few instructions in which nothing waits: the system's own, also on an event
+    loop.
 
-    gevent's costs fifty times as much, since it lets others go on meanwhile, which is not needed for those.
+    gevent's costs fifty times as much, since it lets others go on meanwhile, which is not needed
+    for those.
     """
     if _on_a_loop():
         return sys.modules["gevent.monkey"].get_original("threading", "Lock")()

@@ -28,7 +28,9 @@ class Hold:
         words.
         """
         stack = traceback.extract_stack(self.frame)
-        return [(place.filename, f"{place.filename}:{place.lineno} {place.name}") for place in stack]
+        return [
+            (place.filename, f"{place.filename}:{place.lineno} {place.name}") for place in stack
+        ]
 
 
 class LoopWatch:
@@ -42,7 +44,11 @@ class LoopWatch:
     """
 
     def __init__(
-        self, held_seconds: float, look_seconds: float, on_held: Callable[[Hold], None], tells_freezes: bool = True
+        self,
+        held_seconds: float,
+        look_seconds: float,
+        on_held: Callable[[Hold], None],
+        tells_freezes: bool = True,
     ):
         self._held_seconds, self._look_seconds, self._on_held = held_seconds, look_seconds, on_held
         self._tells_freezes = tells_freezes
@@ -59,7 +65,9 @@ class LoopWatch:
     def is_over(self) -> bool:
         return self._is_over
 
-    def run(self, thread_id: Callable[[], int | None], sleep: Callable[[float], None] = time.sleep) -> None:
+    def run(
+        self, thread_id: Callable[[], int | None], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         """Looks until `close`, in a thread of its own; sleeps between two looks."""
         looked_at = monotonic()
         while not self._is_over:

@@ -1,7 +1,7 @@
 """The entrance to the runtime: runs an agent or a pipeline and returns its outputs as JSON.
 
-A worker's child process calls `execute` in a thread for each attempt (`app/worker/child_run.py`), or
-`execute_as_task` in the event loop for flows that do nothing but wait.
+A worker's child process calls `execute` in a thread for each attempt (`app/worker/child_run.py`),
+or `execute_as_task` in the event loop for flows that do nothing but wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The use cases: start, get, list, cancel, retry. Knows the catalog and the store; knows neither HTTP nor RQ."""
+"""The use cases: start, get, list, cancel, retry. Knows the catalog and the store; knows neither
+HTTP nor RQ.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ CANCEL_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """A start as it was asked for, its shape already checked. `config` has only keys of the contract."""
+    """A start as it was asked for, its shape already checked. `config` has only keys of the
+    contract.
+    """
 
     type: TargetType
     target_id: str
@@ -86,23 +90,31 @@ class ExecutionService:
         self.store, self.catalog, self.settings = store, catalog, settings
 
     def start(self, command: StartCommand) -> Started:
-        """Stores and queues an execution in one step, or finds the one that its idempotency key started.
+        """Stores and queues an execution in one step, or finds the one that its idempotency key
+        started.
 
-        Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or `QueueFull`
-        where a limit is reached: nothing is stored then, and a repeated start is not refused.
+        Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or
+        `QueueFull` where a limit is reached: nothing is stored then, and a repeated start is not
+        refused.
         """
         return self._submit_or_recall(command, lambda: self._checked(command))
 
     def recall(self, command: StartCommand | RetryCommand) -> Started | None:
-        """The receipt of an earlier start or retry with the same idempotency key and body, if there was one."""
-        return self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
+        """The receipt of an earlier start or retry with the same idempotency key and body, if there
+        was one.
+        """
+        return (
+            self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
+        )
 
     def retry(self, command: RetryCommand) -> Started:
-        """Starts a failed or cancelled execution again, as a new one that takes over its finished steps.
+        """Starts a failed or cancelled execution again, as a new one that takes over its finished
+        steps.
 
-        Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest` where the
-        pipeline's definition or its variant is another one than that of the finished steps, unless it is
-        asked for from the start. Repeated with its idempotency key it finds the execution that it started.
+        Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest`
+        where the pipeline's definition or its variant is another one than that of the finished
+        steps, unless it is asked for from the start. Repeated with its idempotency key it finds the
+        execution that it started.
         """
         old = self.store.get(command.execution_id, command.tenant)
         if old is None:  # now; it may have been there when it was first asked
@@ -126,7 +138,9 @@ class ExecutionService:
             new = replace(self._checked(same), retry_of=old.id)
             if old.type is TargetType.AGENT or command.from_start:
                 return new
-            if new.definition != old.definition or config.get("variant") != call["config"].get("variant"):
+            if new.definition != old.definition or config.get("variant") != call["config"].get(
+                "variant"
+            ):
                 raise InvalidRequest([_changed(old)])
             return replace(new, take_over=True)
 
@@ -139,8 +153,10 @@ class ExecutionService:
         include: Include = Include.STATUS,
         held: ExitStack | None = None,
     ) -> Execution:
-        """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may be large, and as
-        many of those as may be are on their way to clients. What is large of it is there until `held` is closed."""
+        """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may
+        be large, and as many of those as may be are on their way to clients. What is large of it is
+        there until `held` is closed.
+        """
         execution = self._stored(execution_id, tenant, include, held)
         if include is Include.STATUS or execution.steps:
             return execution
@@ -153,7 +169,9 @@ class ExecutionService:
         """One page, in one round trip; its cost does not grow with the number of executions stored."""
         keys = index_keys(query.tenant, query.status, query.type, query.target_id)
         offset = (query.page - 1) * query.page_size
-        found, total = self.store.page(query.tenant, keys, offset, query.page_size, query.descending)
+        found, total = self.store.page(
+            query.tenant, keys, offset, query.page_size, query.descending
+        )
         return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
@@ -163,7 +181,11 @@ class ExecutionService:
         Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
         """
         status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
-        execution = self._stored(execution_id, tenant) if status.ended else self._at_end(execution_id, tenant)
+        execution = (
+            self._stored(execution_id, tenant)
+            if status.ended
+            else self._at_end(execution_id, tenant)
+        )
         if execution.status in (Status.COMPLETED, Status.FAILED):
             raise AlreadyEnded(execution_id, execution.status)
         return execution
@@ -207,8 +229,12 @@ class ExecutionService:
             body_bytes=command.body_bytes,
         )
 
-    def _submit_or_recall(self, command: StartCommand, checked: Callable[[], NewExecution]) -> Started:
-        """Submits what is `checked`. What is refused now may have been right when it was first asked."""
+    def _submit_or_recall(
+        self, command: StartCommand, checked: Callable[[], NewExecution]
+    ) -> Started:
+        """Submits what is `checked`. What is refused now may have been right when it was first
+        asked.
+        """
         try:
             new = checked()
         except (NotFound, InvalidRequest):
@@ -218,10 +244,14 @@ class ExecutionService:
         return self.store.submit(new)
 
     def _call(self, execution_id: str) -> dict[str, Any]:
-        """What was asked of it. Raises `NotFound`, and `InvalidRequest` where that cannot be read any more."""
+        """What was asked of it. Raises `NotFound`, and `InvalidRequest` where that cannot be read
+        any more.
+        """
         try:
             call = self.store.call(execution_id)
-            if call is None or (isinstance(call["inputs"], dict) and isinstance(call["config"], dict)):
+            if call is None or (
+                isinstance(call["inputs"], dict) and isinstance(call["config"], dict)
+            ):
                 return call or self._unknown(execution_id)
         except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
             pass
@@ -229,7 +259,11 @@ class ExecutionService:
         raise InvalidRequest([FieldError("", message, "record_unreadable")])
 
     def _stored(
-        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+        self,
+        execution_id: str,
+        tenant: str,
+        include: Include = Include.STATUS,
+        held: ExitStack | None = None,
     ) -> Execution:
         return self.store.get(execution_id, tenant, include, held) or self._unknown(execution_id)
 
@@ -237,7 +271,10 @@ class ExecutionService:
         """Those of a pipeline's execution that has stored none, as the catalog knows them."""
         pipeline = self.catalog.pipelines.get(execution.target_id)
         return tuple(
-            as_seen(StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent), execution.status)
+            as_seen(
+                StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent),
+                execution.status,
+            )
             for place, each in enumerate(pipeline.steps if pipeline else ())
         )
 
@@ -248,15 +285,21 @@ class ExecutionService:
         return known[target_id]
 
     def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, str | None, int]:
-        """Where it runs, by which flow, in how many steps. Raises `InvalidRequest` for an unknown flow or variant."""
+        """Where it runs, by which flow, in how many steps. Raises `InvalidRequest` for an unknown
+        flow or variant.
+        """
         if isinstance(target, Pipeline):
             variant = config.get("variant")
             if variant is not None and variant not in target.variants:
-                raise InvalidRequest([_unknown_name("variant", variant, target.id, target.variants)])
+                raise InvalidRequest(
+                    [_unknown_name("variant", variant, target.id, target.variants)]
+                )
             return target.isolation, None, len(target.steps)
         flow = target.flow(config.get("flow_id"))
         if flow is None:
-            raise InvalidRequest([_unknown_name("flow_id", config["flow_id"], target.id, target.flows)])
+            raise InvalidRequest(
+                [_unknown_name("flow_id", config["flow_id"], target.id, target.flows)]
+            )
         return flow.isolation, flow.name, 1
 
     def _unknown(self, execution_id: str) -> NoReturn:
@@ -265,7 +308,9 @@ class ExecutionService:
 
 def _unknown_name(field: str, name: str, target_id: str, known: Iterable[str]) -> FieldError:
     choices = ", ".join(sorted(known)) or "none"
-    return FieldError(f"config.{field}", f"{target_id} has no {name!r}; it has: {choices}.", f"unknown_{field}")
+    return FieldError(
+        f"config.{field}", f"{target_id} has no {name!r}; it has: {choices}.", f"unknown_{field}"
+    )
 
 
 def _changed(old: Execution) -> FieldError:

@@ -1,4 +1,6 @@
-"""How the store is reached, and what its errors mean here. One client a process; none crosses a fork."""
+"""How the store is reached, and what its errors mean here. One client a process; none crosses a
+fork.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from app.store import sentinel
 from app.store.scripts import NOT_FOUND
 
 CALL_TIMEOUT_SECONDS = 0.8
-"""For each try of a call; with one repeat, a request is answered within 2 s whatever the store does."""
+"""For each try of a call; with one repeat, a request is answered within 2 s whatever the store
+does.
+"""
 
 BREAK_SECONDS = 1.0
 
@@ -50,7 +54,9 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
 
 
 def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
-    """The same for an event loop, without a repeat: its callers are loops, which repeat by themselves."""
+    """The same for an event loop, without a repeat: its callers are loops, which repeat by
+    themselves.
+    """
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     options = {"retry": retry, **_options(settings), **options}
     if _by_sentinel(settings):
@@ -73,7 +79,9 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 class _Translated:
-    """Of no state, so that one serves all calls. (A class, as a generator takes three times as long.)"""
+    """Of no state, so that one serves all calls. (A class, as a generator takes three times as
+    long.)
+    """
 
     def __enter__(self) -> None: ...
 
@@ -86,7 +94,8 @@ _translated = _Translated()
 
 
 def translated() -> AbstractContextManager[None]:
-    """Turns whatever the store says or does not say into `StoreUnavailable`, `StoreFull` and `StoreRefused`.
+    """Turns whatever the store says or does not say into `StoreUnavailable`, `StoreFull` and
+    `StoreRefused`.
 
     Only the last may be about the one call alone; with the others no call is better off.
     """
@@ -94,7 +103,9 @@ def translated() -> AbstractContextManager[None]:
 
 
 def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefused | None:
-    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)):
+    if isinstance(
+        error, (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
+    ):
         return StoreUnavailable()
     if not isinstance(error, redis.ResponseError):
         return None
@@ -104,13 +115,16 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
     if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):
         return StoreUnavailable()
     if any(word in text for word in _FORBIDDEN):
-        return StoreUnavailable("The store forbids what this service must do: look at its user's ACL.")
+        return StoreUnavailable(
+            "The store forbids what this service must do: look at its user's ACL."
+        )
     return StoreRefused()
 
 
 class Breaker(AbstractContextManager[None]):
-    """After a call that found no store, calls fail at once for a second, so that no pile of threads waits for
-    one that does not answer. A store that answers, if only with a refusal, is asked again.
+    """After a call that found no store, calls fail at once for a second, so that no pile of threads
+    waits for one that does not answer. A store that answers, if only with a refusal, is asked
+    again.
     """
 
     def __init__(self) -> None:

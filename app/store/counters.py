@@ -1,7 +1,7 @@
 """The counters in the store: how their fields are named, and how a process adds to them.
 
-The scripts count what they do, in the same step. What happens outside of the store (HTTP requests, model
-calls) a process counts by itself, and reports from time to time.
+The scripts count what they do, in the same step. What happens outside of the store (HTTP requests,
+model calls) a process counts by itself, and reports from time to time.
 
     c:<type>:<target>                       created
     w:<queue>:<bucket>                      created to first start
@@ -13,7 +13,8 @@ calls) a process counts by itself, and reports from time to time.
     h:<method>:<status>:<route>             HTTP requests
     d:<method>:<bucket>:<route>             their durations
 
-A bucket is its upper bound in milliseconds or `inf`; beside the buckets stands `sum`, in microseconds.
+A bucket is its upper bound in milliseconds or `inf`; beside the buckets stands `sum`, in
+microseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,22 @@ from collections.abc import Mapping
 
 from app.process.aside import short_lock
 
-BOUNDS_MS = (10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 7_200_000)
+BOUNDS_MS = (
+    10,
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10_000,
+    30_000,
+    60_000,
+    300_000,
+    1_800_000,
+    7_200_000,
+)
 """The same as in prelude.lua."""
 
 
@@ -65,7 +81,8 @@ class Reports(Counts):
         self._number, self._open = 0, {}  # type: tuple[int, dict[str, int]]
 
     def next(self) -> tuple[int, list[str | int]]:
-        """The number of a report and the arguments of `count.lua`; none where there is nothing to tell.
+        """The number of a report and the arguments of `count.lua`; none where there is nothing to
+        tell.
 
         The same report comes again until it is `told`.
         """

@@ -1,7 +1,8 @@
 """Wakes those who wait for an execution's end: one subscription in each process, for all of them.
 
-The scripts publish every end on a channel of that execution, which costs next to nothing while nobody listens. A
-message may be lost with its connection, so whoever waits looks now and then all the same.
+The scripts publish every end on a channel of that execution, which costs next to nothing while
+nobody listens. A message may be lost with its connection, so whoever waits looks now and then all
+the same.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ CHANNEL = "exec:ended:"
 """Before the execution's id; see `end_as` in `scripts/prelude.lua`."""
 
 LOOK_SECONDS = 2.5
-"""How long a wait lasts at most before its caller looks for itself. A connection that broke is noticed earlier."""
+"""How long a wait lasts at most before its caller looks for itself. A connection that broke is
+noticed earlier.
+"""
 
 _READ_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 0.5
@@ -28,7 +31,9 @@ Wait = Callable[[float], None]
 
 
 class Ends:
-    """Safe to use from many threads or greenlets, thousands of which may wait. Nothing is opened before the first."""
+    """Safe to use from many threads or greenlets, thousands of which may wait. Nothing is opened
+    before the first.
+    """
 
     def __init__(self, client: redis.Redis):
         self._client = client
@@ -39,8 +44,9 @@ class Ends:
 
     @contextlib.contextmanager
     def watching(self, execution_id: str) -> Iterator[Wait]:
-        """Gives a function that waits so many seconds at most. It returns early when the caller should look: as soon
-        as nothing can be missed any more, and at the end."""
+        """Gives a function that waits so many seconds at most. It returns early when the caller
+        should look: as soon as nothing can be missed any more, and at the end.
+        """
         woken, channel = threading.Event(), CHANNEL + execution_id
         with self._changing:
             with self._lock:

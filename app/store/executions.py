@@ -1,4 +1,6 @@
-"""The executions in the store, as the web side sees them: calls the scripts, reads records and pages."""
+"""The executions in the store, as the web side sees them: calls the scripts, reads records and
+pages.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,24 @@ from typing import Any, cast
 
 import redis
 
-from app.domain.errors import KeyReused, NotFound, QueueFull, StoreUnavailable, TooManyUnfinished, TooMuchRetried
-from app.domain.execution import Execution, Failure, Idempotency, Include, NewExecution, Started, Status, TargetType
+from app.domain.errors import (
+    KeyReused,
+    NotFound,
+    QueueFull,
+    StoreUnavailable,
+    TooManyUnfinished,
+    TooMuchRetried,
+)
+from app.domain.execution import (
+    Execution,
+    Failure,
+    Idempotency,
+    Include,
+    NewExecution,
+    Started,
+    Status,
+    TargetType,
+)
 from app.domain.payload import read_call, unpacks_beyond
 from app.process.aside import aside
 from app.settings import Settings
@@ -48,8 +66,10 @@ SMALL_TEXT_BYTES = 1024 * 1024
 """Outputs that are longer than this as text are large, however small they are packed."""
 
 MOST_LARGE = 8
-"""Executions that may be large, held at once by one process, each for all its readers: with the default of 16 MiB,
-128 MiB hold them all (256 MiB where all are those of steps, which are not shared)."""
+"""Executions that may be large, held at once by one process, each for all its readers: with the
+default of 16 MiB, 128 MiB hold them all (256 MiB where all are those of steps, which are not
+shared).
+"""
 
 Record = dict[str, bytes | None]
 
@@ -58,18 +78,20 @@ UNREADABLE_ERRORS = (KeyError, ValueError, OverflowError)
 
 
 class ExecutionStore:
-    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`. (A page that
-    finds records gone is two, and so is what is large; what is so large that one call for it would hold up others is
-    read and copied in pieces.)
+    """Safe to use from many threads. Every method is one round trip, and raises `StoreUnavailable`.
+    (A page that finds records gone is two, and so is what is large; what is so large that one call
+    for it would hold up others is read and copied in pieces.)
 
-    Calls that are small and quick are sent together with those of other requests (`together.py`). After a call
-    that found no store, calls fail at once for a second (see `Breaker`).
+    Calls that are small and quick are sent together with those of other requests (`together.py`).
+    After a call that found no store, calls fail at once for a second (see `Breaker`).
     """
 
     def __init__(self, client: redis.Redis, settings: Settings):
         self._client, self._settings = client, settings
         self._together = Together(client.connection_pool)
-        self._shared = {name: Function(self._together, name) for name in ("submit", "cancel", "page")}
+        self._shared = {
+            name: Function(self._together, name) for name in ("submit", "cancel", "page")
+        }
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
         self._large = LargeTexts(MOST_LARGE)
@@ -90,11 +112,12 @@ class ExecutionStore:
         return self._calling()
 
     def submit(self, new: NewExecution) -> Started:
-        """Stores and queues an execution in one step, or finds the one that this idempotency key started.
+        """Stores and queues an execution in one step, or finds the one that this idempotency key
+        started.
 
-        Raises `KeyReused` where that was started with another body, `TooManyUnfinished`, `TooMuchRetried` and
-        `QueueFull` where a limit is reached, `NotFound` where what a retry is to take over has left; then nothing
-        is stored.
+        Raises `KeyReused` where that was started with another body, `TooManyUnfinished`,
+        `TooMuchRetried` and `QueueFull` where a limit is reached, `NotFound` where what a retry is
+        to take over has left; then nothing is stored.
         """
         arguments = aside(new.body_bytes, submit_arguments, new, self._settings)
         large = len(arguments[3]) > SMALL_BYTES  # type: ignore[arg-type]
@@ -116,38 +139,56 @@ class ExecutionStore:
             raise NotFound.of_execution(str(new.retry_of))
         id, created, *unfinished = receipt
         count = unfinished[0] if unfinished and unfinished[0] >= 0 else None
-        return Started(id.decode(), new.type, to_datetime(created), new.retry_of, word == b"replayed", count)
+        return Started(
+            id.decode(), new.type, to_datetime(created), new.retry_of, word == b"replayed", count
+        )
 
     def recall(self, tenant: str, idempotency: Idempotency) -> Started | None:
         """The receipt of an earlier start or retry with this key and body, if there was one."""
         names = ("id", "type", "created", "retry_of", "digest")
         with self._calling():
             [kept] = map(
-                checked, self._together.execute(("HMGET", f"exec:idempotency:{tenant}:{idempotency.key}", *names))
+                checked,
+                self._together.execute(
+                    ("HMGET", f"exec:idempotency:{tenant}:{idempotency.key}", *names)
+                ),
             )
         created = kept.pop(2)
-        id, type, retry_of, digest = (value.decode(errors="replace") if value else None for value in kept)
+        id, type, retry_of, digest = (
+            value.decode(errors="replace") if value else None for value in kept
+        )
         created_at = read_moment(created)
         if not id or type not in set(TargetType) or not created_at or digest != idempotency.digest:
             return None
         return Started(id, TargetType(type), created_at, retry_of or None, replayed=True)
 
     def get(
-        self, execution_id: str, tenant: str, include: Include = Include.STATUS, held: ExitStack | None = None
+        self,
+        execution_id: str,
+        tenant: str,
+        include: Include = Include.STATUS,
+        held: ExitStack | None = None,
     ) -> Execution | None:
-        """The execution with its outputs, and what `include` says; None if the tenant has none of that id.
+        """The execution with its outputs, and what `include` says; None if the tenant has none of
+        that id.
 
         Raises `TooManyLarge`, as the service's `get` does.
         """
         execution = self._get(execution_id, tenant, include, held)
-        if execution is None or execution.status is not Status.COMPLETED or execution.outputs is not None:
+        if (
+            execution is None
+            or execution.status is not Status.COMPLETED
+            or execution.outputs is not None
+        ):
             return execution
         with suppress(StoreUnavailable), self._calling():
             self._functions("quarantine", [execution_id, tenant])
             execution = self._with_steps(execution_id, tenant, include) or execution
         return execution if execution.status.ended and execution.failure else _unreadable(execution)
 
-    def _get(self, execution_id: str, tenant: str, include: Include, held: ExitStack | None = None) -> Execution | None:
+    def _get(
+        self, execution_id: str, tenant: str, include: Include, held: ExitStack | None = None
+    ) -> Execution | None:
         record: Record = {}
         if include is Include.STATUS:
             record, outputs = self._look(execution_id)
@@ -163,7 +204,9 @@ class ExecutionStore:
             self._large.take_place(held or until_read)
             return self._with_steps(execution_id, tenant, include)
 
-    def _with_large_outputs(self, execution_id: str, tenant: str, record: Record, held: ExitStack) -> Execution | None:
+    def _with_large_outputs(
+        self, execution_id: str, tenant: str, record: Record, held: ExitStack
+    ) -> Execution | None:
         key = outputs_key(execution_id)
         text = self._large.get(key, lambda start, end: self._range(key, start, end), held)
         if text:
@@ -174,8 +217,9 @@ class ExecutionStore:
         return aside(len(packed or b""), _read, execution_id, tenant, {**record, "outputs": packed})
 
     def _look(self, execution_id: str) -> tuple[Record, bytes]:
-        """The record, and the beginning of its outputs, without a script: these are there before it says that it
-        completed, and stay as they are."""
+        """The record, and the beginning of its outputs, without a script: these are there before it
+        says that it completed, and stay as they are.
+        """
         with self._calling():
             values, outputs = self._together.execute(
                 ("HMGET", job_key(execution_id), *RECORD_FIELDS),
@@ -184,11 +228,15 @@ class ExecutionStore:
             if isinstance(values, redis.ResponseError):
                 return {}, b""  # what is no hash (anybody may have written there) holds nothing
             record = dict(zip(RECORD_FIELDS, values, strict=True))
-            readable = record["status"] == b"finished" and isinstance(outputs, bytes)  # not somebody else's data
+            readable = record["status"] == b"finished" and isinstance(
+                outputs, bytes
+            )  # not somebody else's data
             return record, outputs if readable else b""
 
     def _mended(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
-        """One whose record could not be read: the store ends what makes no sense, unless it takes no writes."""
+        """One whose record could not be read: the store ends what makes no sense, unless it takes
+        no writes.
+        """
         with suppress(StoreUnavailable), self._calling():
             self._functions("mend", [execution_id])
         return self._with_steps(execution_id, tenant, include, mended=True)
@@ -203,7 +251,9 @@ class ExecutionStore:
         values, outputs, steps, step_outputs = found
         record = dict(zip(RECORD_FIELDS, values, strict=True))
         key = job_key(execution_id)
-        record["outputs"] = outputs = self._whole(outputs_key(execution_id)) if outputs == IN_PIECES else outputs
+        record["outputs"] = outputs = (
+            self._whole(outputs_key(execution_id)) if outputs == IN_PIECES else outputs
+        )
         try:
             execution = aside(len(outputs or b""), _read, execution_id, tenant, record)
         except UNREADABLE_ERRORS:
@@ -212,10 +262,13 @@ class ExecutionStore:
             return _unreadable(_outline(execution_id, _present(record)))
         if not execution or not steps:
             return execution
-        return with_steps(execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values"))
+        return with_steps(
+            execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values")
+        )
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
-        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is gone.
+        """What was asked of an execution: `type`, `target_id`, `inputs`, `config`; None where it is
+        gone.
 
         Raises `ValueError` where it makes no sense.
         """
@@ -239,7 +292,9 @@ class ExecutionStore:
         gone = [id for id, execution in found.items() if execution is None]
         if gone:
             self._heal(tenant, keys, gone)
-        return [execution for execution in found.values() if execution is not None], total - len(gone)
+        return [execution for execution in found.values() if execution is not None], total - len(
+            gone
+        )
 
     def cancel(self, execution_id: str, tenant: str) -> Status | None:
         """Asks for the end; the status right after, None where the tenant has no such execution."""
@@ -248,13 +303,17 @@ class ExecutionStore:
         return Status(status.decode()) if status else None
 
     def reap(self) -> float | None:
-        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
+        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is
+        known.
+        """
         with self._calling():
             next_due = self._functions("reap", reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     def troubles(self) -> list[str]:
-        """What the scripts could not do, and whose records make no sense, as JSON: each once, for the log."""
+        """What the scripts could not do, and whose records make no sense, as JSON: each once, for
+        the log.
+        """
         with self._calling():
             found: Any = self._client.rpop("exec:troubles", 100)
         return [each.decode(errors="replace") for each in found or ()]
@@ -271,7 +330,9 @@ class ExecutionStore:
                 pass
 
     def _range(self, key: str, start: int, end: int) -> bytes:
-        """A piece of a text; empty past its end, and where somebody else wrote something else there."""
+        """A piece of a text; empty past its end, and where somebody else wrote something else
+        there.
+        """
         with self._calling():
             try:
                 return cast(bytes, self._client.getrange(key, start, end))
@@ -281,7 +342,9 @@ class ExecutionStore:
                 raise
 
     def _whole(self, key: str) -> bytes | None:
-        """A text; None where there is none, and empty where somebody else wrote something else there."""
+        """A text; None where there is none, and empty where somebody else wrote something else
+        there.
+        """
         with self._calling():
             try:
                 return cast("bytes | None", self._client.get(key))
@@ -291,7 +354,9 @@ class ExecutionStore:
                 raise
 
     def _hash(self, found: list[bytes] | int, key: str) -> dict[str, bytes]:
-        """What a script has read of a hash, as `name, value, ...`; or all of a large one, in pieces."""
+        """What a script has read of a hash, as `name, value, ...`; or all of a large one, in
+        pieces.
+        """
         if found == IN_PIECES:
             with self._calling():
                 pairs = dict(self._client.hscan_iter(key, count=500))
@@ -300,7 +365,9 @@ class ExecutionStore:
         return {name.decode(errors="replace"): value for name, value in pairs.items()}
 
     def _heal(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
-        """Takes ids whose record has vanished (deleted by hand) out of the lists they were found in."""
+        """Takes ids whose record has vanished (deleted by hand) out of the lists they were found
+        in.
+        """
         with self._calling(), self._client.pipeline(transaction=False) as pipe:
             for key in {*keys, *index_keys(tenant)}:
                 pipe.zrem(key, *gone)
@@ -308,9 +375,14 @@ class ExecutionStore:
 
 
 def _rows(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Record]]:
-    """The rows of a page by id. There are no values where the key holds something else than a record."""
+    """The rows of a page by id. There are no values where the key holds something else than a
+    record.
+    """
     for id, *values in rows:
-        yield id.decode(errors="surrogateescape"), dict(zip(SUMMARY_FIELDS, values, strict=bool(values)))
+        yield (
+            id.decode(errors="surrogateescape"),
+            dict(zip(SUMMARY_FIELDS, values, strict=bool(values))),
+        )
 
 
 def _read(execution_id: str, tenant: str, fields: Record) -> Execution | None:
@@ -336,7 +408,9 @@ def _read_anyway(execution_id: str, tenant: str, fields: Record) -> Execution | 
 
 
 def _unreadable(execution: Execution) -> Execution:
-    """A record that makes no sense, and that the store did not let the scripts quarantine (it is read-only, say)."""
+    """A record that makes no sense, and that the store did not let the scripts quarantine (it is
+    read-only, say).
+    """
     details = {f"{execution.type}_id": execution.target_id}
     failure = Failure("RecordUnreadable", "Its record in the store makes no sense.", details)
     return replace(execution, status=Status.FAILED, phase=None, failure=failure)
@@ -349,7 +423,9 @@ def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
         created_at = read_time(record["created_at"])
     return Execution(
         id=execution_id,
-        type=TargetType.PIPELINE if record.get("type") == TargetType.PIPELINE.encode() else TargetType.AGENT,
+        type=TargetType.PIPELINE
+        if record.get("type") == TargetType.PIPELINE.encode()
+        else TargetType.AGENT,
         target_id=record.get("target", b"unknown").decode(errors="replace"),
         status=Status.FAILED,
         phase=None,
@@ -358,7 +434,9 @@ def _outline(execution_id: str, record: dict[str, bytes]) -> Execution:
 
 
 def _broke_off(record: dict[str, bytes | None]) -> bool:
-    """A pipeline that did not complete shows what its finished steps have put out, which may be large."""
+    """A pipeline that did not complete shows what its finished steps have put out, which may be
+    large.
+    """
     return record.get("type") == b"pipeline" and record.get("status") in (b"failed", b"canceled")
 
 
@@ -373,15 +451,22 @@ def _present(fields: Record) -> dict[str, bytes]:
 
 
 def index_keys(
-    tenant: str, status: Status | None = None, type: TargetType | None = None, target_id: str | None = None
+    tenant: str,
+    status: Status | None = None,
+    type: TargetType | None = None,
+    target_id: str | None = None,
 ) -> list[str]:
     """The sorted sets that hold the ids of exactly these executions: one for each status and type."""
     scope = "" if target_id is None else f":{target_id}"
     statuses, types = [status] if status else list(Status), [type] if type else list(TargetType)
-    return [f"exec:index:{tenant}:{one.value}:{kind.value}{scope}" for one in statuses for kind in types]
+    return [
+        f"exec:index:{tenant}:{one.value}:{kind.value}{scope}" for one in statuses for kind in types
+    ]
 
 
-def submit_arguments(new: NewExecution, settings: Settings, *, copied: bool = False) -> list[str | bytes | int | float]:
+def submit_arguments(
+    new: NewExecution, settings: Settings, *, copied: bool = False
+) -> list[str | bytes | int | float]:
     """The arguments of `submit.lua`."""
     expires = "" if new.expires_in_seconds is None else int(new.expires_in_seconds * 1_000_000)
     limits = {
@@ -403,5 +488,8 @@ def submit_arguments(new: NewExecution, settings: Settings, *, copied: bool = Fa
 
 def reap_arguments(settings: Settings) -> list[str | int]:
     """The arguments of `reap.lua`."""
-    retention = [int(settings.retention_for(status) * 1_000_000) for status in ("completed", "failed", "cancelled")]
+    retention = [
+        int(settings.retention_for(status) * 1_000_000)
+        for status in ("completed", "failed", "cancelled")
+    ]
     return [int(settings.lease * 1_000_000), *retention, *QUEUES.values()]

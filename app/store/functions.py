@@ -1,7 +1,8 @@
 """Calls the store's functions, and gives the library to a store that does not have it.
 
-A store keeps the library over a restart, and sends it to its replicas. It is without it when it is new, was replaced,
-or lost its last writes: whoever meets that gives it the library, and calls again.
+A store keeps the library over a restart, and sends it to its replicas. It is without it when it is
+new, was replaced, or lost its last writes: whoever meets that gives it the library, and calls
+again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import redis
 from app.store.scripts import NOT_FOUND, PREFIX, Library, library
 
 UNUSED_SECONDS = 86_400
-"""A library of another version that was not used for so long is removed. One that is missed is given again."""
+"""A library of another version that was not used for so long is removed. One that is missed is
+given again.
+"""
 
 USES = "exec:libraries"
-"""A hash, by name of a library: when it was last used, in seconds of the store's clock. `reap` writes it."""
+"""A hash, by name of a library: when it was last used, in seconds of the store's clock. `reap`
+writes it.
+"""
 
 
 def command(functions: Library, name: str, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -53,11 +58,15 @@ class Functions:
         self._execute(*loading(self._library))
 
     def probe(self) -> tuple[Any, ...]:
-        """A call that does nothing, and whose answer tells whether the store has the library (see `is_missing`)."""
+        """A call that does nothing, and whose answer tells whether the store has the library (see
+        `is_missing`).
+        """
         return command(self._library, "status", ["", "", "status", "status", "tenant", "type"])
 
     def remove_unused(self) -> None:
-        """Removes the libraries of versions that nobody runs any more. One of which nothing is known gets a day."""
+        """Removes the libraries of versions that nobody runs any more. One of which nothing is
+        known gets a day.
+        """
         now, _ = self._client.time()
         for found in self._client.function_list(library=f"{PREFIX}*"):
             name = _name_of(found)
@@ -81,10 +90,11 @@ async def call(
     calls: Sequence[tuple[str, Sequence[Any]]],
     also: Callable[[Any], None] | None = None,
 ) -> list[Any]:
-    """Calls several in one round trip; the answers, errors among them. `also` joins it, and may fail by itself.
+    """Calls several in one round trip; the answers, errors among them. `also` joins it, and may
+    fail by itself.
 
-    A store that does not have the library is given it, and all are called again, which harms nothing. One that loses
-    it once more meanwhile leaves its errors among the answers.
+    A store that does not have the library is given it, and all are called again, which harms
+    nothing. One that loses it once more meanwhile leaves its errors among the answers.
     """
     answers: list[Any] = []
     for _ in range(2):

@@ -1,8 +1,9 @@
 """An execution as an RQ job: which fields its record has, and how they are written and read.
 
-The record lives in the job's own hash and nowhere else, in RQ's fields where RQ has one: so RQ's own classes and
-tools read it. `meta` holds the status, in the words of the API, and the progress. RQ's results, dependencies,
-callbacks, retries and webhooks are not used. Nothing here changes a state: only the scripts do.
+The record lives in the job's own hash and nowhere else, in RQ's fields where RQ has one: so RQ's
+own classes and tools read it. `meta` holds the status, in the words of the API, and the progress.
+RQ's results, dependencies, callbacks, retries and webhooks are not used. Nothing here changes a
+state: only the scripts do.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import Any
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from app.domain.execution import Attempt, Execution, Failure, NewExecution, Phase, Progress, Status, TargetType
+from app.domain.execution import (
+    Attempt,
+    Execution,
+    Failure,
+    NewExecution,
+    Phase,
+    Progress,
+    Status,
+    TargetType,
+)
 from app.domain.payload import FUNCTION, readable, write_call
 from app.store.steps import UNREADABLE, read_failure, read_usage, to_datetime
 
@@ -106,7 +116,9 @@ def new_data(new: NewExecution) -> bytes:
 
 
 def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
-    """The record of a new execution as `field, value, ...`. The script adds its status and its times."""
+    """The record of a new execution as `field, value, ...`. The script adds its status and its
+    times.
+    """
     fields: list[str | bytes | int | float] = [
         "origin", new.queue,
         "tenant", new.tenant,
@@ -131,8 +143,8 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
 def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     """Translates an RQ job's hash into an execution.
 
-    Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look at makes no
-    sense. What only people look at is left out then.
+    Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look
+    at makes no sense. What only people look at is left out then.
     """
     status, progress = _read_meta(record)
     _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
@@ -144,12 +156,18 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
         attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
-        started_at=read_time(record["started_at"]) if "started_at" in record or status is Status.RUNNING else None,
+        started_at=read_time(record["started_at"])
+        if "started_at" in record or status is Status.RUNNING
+        else None,
         ended_at=read_time(record["ended_at"]) if status.ended else None,
         progress=progress if status is Status.RUNNING or "outputs" in record else None,
-        outputs=_outputs(record["outputs"]) if "outputs" in record and status is Status.COMPLETED else None,
+        outputs=_outputs(record["outputs"])
+        if "outputs" in record and status is Status.COMPLETED
+        else None,
         failure=_failure(record, status),
-        attempts=_attempts(record, status) if "worker_name" in record or "history" in record else (),
+        attempts=_attempts(record, status)
+        if "worker_name" in record or "history" in record
+        else (),
         traceparent=_text(record, "traceparent"),
         flow=_text(record, "flow"),
         definition=_text(record, "definition") or "",
@@ -175,7 +193,9 @@ def _read_progress(progress: Any) -> Progress | None:
     if not isinstance(progress, list) or len(progress) != 3:
         return None
     finished, total, name = progress
-    numbers = type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
+    numbers = (
+        type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
+    )
     return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
 
 
@@ -216,7 +236,9 @@ def read_time(text: bytes) -> datetime:
 
 
 def _whole(value: bytes, most: int = FOREVER) -> int:
-    """A number as the scripts write it, by the rule that they check it with (`is_whole` in prelude.lua)."""
+    """A number as the scripts write it, by the rule that they check it with (`is_whole` in
+    prelude.lua).
+    """
     if not value.isdigit() or len(value) > 16 or int(value) > most:
         raise ValueError(f"{value!r} is not a number of this record's.")
     return int(value)
@@ -231,7 +253,9 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
         ended_at = read_time(record["ended_at"]) if "ended_at" in record else None
         outcome = "lost" if error == "WorkerLost" else status
         number = _whole(record.get("attempt", b"0"), MAX_COUNT)
-        attempts.append(Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error))
+        attempts.append(
+            Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error)
+        )
     return tuple(attempts)
 
 
@@ -253,7 +277,8 @@ def _earlier(history: bytes) -> list[Attempt]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
     sound = all(
-        type(each.number) is int and all(isinstance(text, str) for text in (each.worker, each.outcome, each.error))
+        type(each.number) is int
+        and all(isinstance(text, str) for text in (each.worker, each.outcome, each.error))
         for each in attempts
     )
     return attempts if sound else []

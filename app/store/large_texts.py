@@ -1,7 +1,8 @@
 """Large outputs: read from the store in pieces, once for all who want them at the same time.
 
-The text stands outside of Python's memory, in a file without a name that is no file on a disk either, and each reader
-takes one small piece of it after the other. So what a slow reader costs does not depend on how large the text is.
+The text stands outside of Python's memory, in a file without a name that is no file on a disk
+either, and each reader takes one small piece of it after the other. So what a slow reader costs
+does not depend on how large the text is.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class LargeText:
 
 
 class LargeTexts:
-    """Those of one process, `most` at a time, each under its key. Safe to use from many threads or greenlets."""
+    """Those of one process, `most` at a time, each under its key. Safe to use from many threads or
+    greenlets.
+    """
 
     def __init__(self, most: int):
         self.places = threading.BoundedSemaphore(most)

@@ -1,7 +1,7 @@
 """Whether the store is there and set up as this service needs it. Looks, and changes no execution.
 
-One round trip, and a second one where the library must be loaded. It has a client of its own, so that a look
-does not wait behind requests, and is not spared by their break after a failed call.
+One round trip, and a second one where the library must be loaded. It has a client of its own, so
+that a look does not wait behind requests, and is not spared by their break after a failed call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Readiness:
         return cls(connection.connect(settings), settings)
 
     def look(self, queues: Collection[str]) -> list[Check]:
-        """Every check, the store first; it alone where the store does not answer. `queues` need a worker each."""
+        """Every check, the store first; it alone where the store does not answer. `queues` need a
+        worker each.
+        """
         try:
             with connection.translated():
                 asked = self._ask()
@@ -62,23 +64,41 @@ class Readiness:
         yield from self._check_workers(asked, queues)
 
     def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        """A worker counts if it was heard of within a lease, and has a process that can be given work."""
+        """A worker counts if it was heard of within a lease, and has a process that can be given
+        work.
+        """
         time = asked["time"]
         oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
         rows, slots = (
-            [] if isinstance(asked[name], redis.ResponseError) else asked[name] for name in ("workers", "slots")
+            [] if isinstance(asked[name], redis.ResponseError) else asked[name]
+            for name in ("workers", "slots")
         )
-        slots_of = dict(zip(slots[::2], slots[1::2], strict=True)) if isinstance(slots, list) else dict(slots)
+        slots_of = (
+            dict(zip(slots[::2], slots[1::2], strict=True))
+            if isinstance(slots, list)
+            else dict(slots)
+        )
         alive = [worker for worker, at in rows if float(at) > oldest]
         for queue in sorted(queues):
-            workers = [worker for worker in alive if worker.decode(errors="replace").partition(":")[0] == queue]
+            workers = [
+                worker
+                for worker in alive
+                if worker.decode(errors="replace").partition(":")[0] == queue
+            ]
             ready = [worker for worker in workers if not slots_of.get(worker, b"").endswith(b"/0")]
             if ready:
                 yield Check(f"workers_{queue}", "ok", f"{len(ready)} at work.")
             elif workers:
                 detail = f"No worker of the queue {queue!r} can start a process just now; its log says why."
-                yield Check(f"workers_{queue}", "failed", detail, "the limits of processes and memory of the workers")
+                yield Check(
+                    f"workers_{queue}",
+                    "failed",
+                    detail,
+                    "the limits of processes and memory of the workers",
+                )
             else:
-                detail = f"No worker takes from the queue {queue!r}, which targets of this service need."
+                detail = (
+                    f"No worker takes from the queue {queue!r}, which targets of this service need."
+                )
                 setting = f"python worker.py, with WORKER_{queue.upper()} over 0"
                 yield Check(f"workers_{queue}", "failed", detail, setting)

@@ -1,4 +1,5 @@
-"""The reaper's beat on the web side: calls `reap` six times a lease for as long as the process lives.
+"""The reaper's beat on the web side: calls `reap` six times a lease for as long as the process
+lives.
 
 Workers reap too. Any number may: what one has done, the next finds done.
 """
@@ -21,7 +22,9 @@ from app.telemetry import logs
 log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
-"""Every two seconds for a lease of twelve. `reap.lua` takes half a lease without a reap for an outage."""
+"""Every two seconds for a lease of twelve. `reap.lua` takes half a lease without a reap for an
+outage.
+"""
 
 
 TROUBLE_SECONDS = 60.0
@@ -46,7 +49,9 @@ class Troubles:
 
     def log(self, reports: Sequence[str]) -> None:
         at = time.monotonic()
-        self._logged_at = {key: then for key, then in self._logged_at.items() if at - then < TROUBLE_SECONDS}
+        self._logged_at = {
+            key: then for key, then in self._logged_at.items() if at - then < TROUBLE_SECONDS
+        }
         for report in reports:
             what, id, reason = _read_report(report)
             if (what, id) not in self._logged_at:
@@ -69,7 +74,9 @@ def start_reaper(
     stop: threading.Event | None = None,
     also: Callable[[], None] = lambda: None,
 ) -> threading.Thread:
-    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called after each reap."""
+    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called
+    after each reap.
+    """
     stopped = stop or threading.Event()
     troubles, tidied_at = Troubles(), -math.inf
 

@@ -1,7 +1,8 @@
-"""Finding the store by asking Sentinels: `sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+"""Finding the store by asking Sentinels:
+`sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
 
-redis-py asks them at every new connection, so a client moves to the new primary with its next one. User and
-password are the store's; the Sentinels themselves are asked without one, and without TLS.
+redis-py asks them at every new connection, so a client moves to the new primary with its next one.
+User and password are the store's; the Sentinels themselves are asked without one, and without TLS.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
 
 
 _TIMEOUTS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
-"""Sentinels answer at once, or the next one is asked: a request waits for all of them and for the store."""
+"""Sentinels answer at once, or the next one is asked: a request waits for all of them and for the
+store.
+"""
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -51,5 +54,8 @@ def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     named: dict[str, Any] = {"db": int(parse_qs(split.query).get("db", ["0"])[0])}
     named |= {"username": unquote(username)} if username else {}
     named |= {"password": unquote(password)} if password else {}
-    pairs = [each.rpartition(":") if ":" in each else (each, ":", str(_PORT)) for each in hosts.split(",")]
+    pairs = [
+        each.rpartition(":") if ":" in each else (each, ":", str(_PORT))
+        for each in hosts.split(",")
+    ]
     return [(host, int(port)) for host, _, port in pairs], split.path.strip("/"), named

@@ -1,4 +1,6 @@
-"""The store's counters and gauges, as the web side reads them, and the way in for what it counts itself."""
+"""The store's counters and gauges, as the web side reads them, and the way in for what it counts
+itself.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Statistics:
         return cls(connection.connect(settings), settings)
 
     def add(self, reports: Reports) -> None:
-        """Tells the store what this process has counted; first what it could not tell before, if any."""
+        """Tells the store what this process has counted; first what it could not tell before, if
+        any.
+        """
         for _ in range(2):
             number, arguments = reports.next()
             if not arguments:
@@ -61,7 +65,9 @@ class Statistics:
             reports.told(number)
 
     def read(self) -> Snapshot:
-        """Everything, in one round trip. What is no number, anybody may have written there, is passed over."""
+        """Everything, in one round trip. What is no number, anybody may have written there, is
+        passed over.
+        """
         with connection.translated():
             answer: Any = self._functions("observe", [self._lease, *QUEUES.values()])
         counts, running, delayed, queues, workers = answer
@@ -71,7 +77,9 @@ class Statistics:
             name: _queue_state(name, length, age, found)
             for name, (length, age) in zip(QUEUES.values(), queues, strict=True)
         }
-        known = {field.decode(errors="replace"): int(value) for field, value in pairs if _is_count(value)}
+        known = {
+            field.decode(errors="replace"): int(value) for field, value in pairs if _is_count(value)
+        }
         return Snapshot(known, running, delayed, states)
 
 
@@ -79,8 +87,14 @@ def _is_count(value: bytes) -> bool:
     return value.isdigit() and len(value) < 20  # as long as what the store adds up
 
 
-def _queue_state(queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]) -> QueueState:
-    own = (_SLOTS.fullmatch(slots) for worker, slots in workers if worker.partition(b":")[0] == queue.encode())
+def _queue_state(
+    queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]
+) -> QueueState:
+    own = (
+        _SLOTS.fullmatch(slots)
+        for worker, slots in workers
+        if worker.partition(b":")[0] == queue.encode()
+    )
     slots = [tuple(map(int, each.groups())) for each in own if each]
     used, every = (sum(each) for each in zip(*slots, strict=True)) if slots else (0, 0)
     return QueueState(length, int(age) / 1_000_000, len(slots), used, every)

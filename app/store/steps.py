@@ -1,9 +1,10 @@
-"""The steps of an execution in the store: the form of their records, written by the runtime, read by the web side.
+"""The steps of an execution in the store: the form of their records, written by the runtime, read
+by the web side.
 
-Two hashes stand beside the job. In `rq:job:<id>:steps` the field `<step>` is a record (JSON), `<step>:started`
-and `<step>:ended` are its times, and `<step>:<n>` is the outcome of item n of a batch. In `rq:job:<id>:values`
-the field `<step>` is the step's output, and `<step>:<n>` that of an item, as packed JSON. (A step's id has
-no colon.) Knows no Redis.
+Two hashes stand beside the job. In `rq:job:<id>:steps` the field `<step>` is a record (JSON),
+`<step>:started` and `<step>:ended` are its times, and `<step>:<n>` is the outcome of item n of a
+batch. In `rq:job:<id>:values` the field `<step>` is the step's output, and `<step>:<n>` that of an
+item, as packed JSON. (A step's id has no colon.) Knows no Redis.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ UNREADABLE = Failure("RecordUnreadable", "What the store holds of this makes no 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP = 10_000
-"""A batch has as many items as outcomes, but for those that still run. A number far beyond is somebody else's."""
+"""A batch has as many items as outcomes, but for those that still run. A number far beyond is
+somebody else's.
+"""
 
 
 def to_datetime(microseconds: bytes | str | float) -> datetime:
@@ -43,7 +46,10 @@ def write_usage(usage: Mapping[str, ModelUsage]) -> str:
 
     Without an estimate the list ends before it, as earlier versions wrote and read it.
     """
-    numbers = {model: astuple(used) if used.estimated_tokens else astuple(used)[:4] for model, used in usage.items()}
+    numbers = {
+        model: astuple(used) if used.estimated_tokens else astuple(used)[:4]
+        for model, used in usage.items()
+    }
     return json.dumps(numbers) if numbers else ""
 
 
@@ -71,7 +77,11 @@ def _failure(fields: Any) -> Failure:
         failure = Failure(**fields)
     except TypeError:
         return UNREADABLE
-    sound = isinstance(failure.type, str) and isinstance(failure.message, str) and isinstance(failure.details, dict)
+    sound = (
+        isinstance(failure.type, str)
+        and isinstance(failure.message, str)
+        and isinstance(failure.details, dict)
+    )
     return failure if sound else UNREADABLE
 
 
@@ -81,7 +91,9 @@ def write_outcome(failure: Failure | None) -> str:
 
 
 def write_record(record: StepRecord) -> str:
-    """As JSON, without the times, which are the store's to give, and without the items, which stand beside it."""
+    """As JSON, without the times, which are the store's to give, and without the items, which stand
+    beside it.
+    """
     fields: dict[str, Any] = {
         "position": record.position,
         "status": record.status,
@@ -94,14 +106,18 @@ def write_record(record: StepRecord) -> str:
         "failure": asdict(record.failure) if record.failure else None,
         "warnings": record.warnings or None,
     }
-    return json.dumps({name: value for name, value in fields.items() if value is not None and value != ""})
+    return json.dumps(
+        {name: value for name, value in fields.items() if value is not None and value != ""}
+    )
 
 
-def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> Execution:
+def with_steps(
+    execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]
+) -> Execution:
     """The execution with its steps, and what the finished ones have put out, from the two hashes.
 
-    Of a batch that has not come to its end, that is a list with null for each item that is missing. What is no
-    JSON is missing, too: somebody else wrote there.
+    Of a batch that has not come to its end, that is a list with null for each item that is missing.
+    What is no JSON is missing, too: somebody else wrote there.
     """
     records = tuple(as_seen(record, execution.status) for record in read_records(steps))
     outputs: dict[str, bytes] = {}
@@ -111,8 +127,12 @@ def with_steps(execution: Execution, steps: Mapping[str, bytes], values: Mapping
         if whole is not None:
             outputs[record.output_key] = whole
         elif not record.done and finished:
-            items = (values.get(f"{record.id}:{number}", b"null") for number in range(max(finished) + 1))
-            outputs[record.output_key] = b"[" + b", ".join(readable(item) or b"null" for item in items) + b"]"
+            items = (
+                values.get(f"{record.id}:{number}", b"null") for number in range(max(finished) + 1)
+            )
+            outputs[record.output_key] = (
+                b"[" + b", ".join(readable(item) or b"null" for item in items) + b"]"
+            )
     return replace(execution, steps=records, step_outputs=outputs if values else {})
 
 
@@ -122,7 +142,9 @@ def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
     for name, text in fields.items():
         step, _, number = name.partition(":")
         if number.isascii() and number.isdigit() and len(number) < 10:
-            items.setdefault(step, {})[int(number)] = None if text == b"null" else read_failure(text)
+            items.setdefault(step, {})[int(number)] = (
+                None if text == b"null" else read_failure(text)
+            )
     for outcomes in items.values():
         for far in [place for place in outcomes if place > len(outcomes) + _GAP]:
             del outcomes[far]
@@ -131,7 +153,9 @@ def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
 
 
 def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | None]) -> StepRecord:
-    """One of them. What makes no sense is a step that failed: a pipeline that goes on starts it again."""
+    """One of them. What makes no sense is a step that failed: a pipeline that goes on starts it
+    again.
+    """
     try:
         record = _checked(json.loads(fields[id]))
         failure = record.pop("failure", None)
@@ -147,7 +171,9 @@ def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | Non
             **record,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
-        return StepRecord(id, len(fields), StepStatus.FAILED, output_key=id, failure=UNREADABLE, items=items)
+        return StepRecord(
+            id, len(fields), StepStatus.FAILED, output_key=id, failure=UNREADABLE, items=items
+        )
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -176,16 +202,20 @@ def _checked(record: Any) -> dict[str, Any]:
 def as_seen(record: StepRecord, status: Status) -> StepRecord:
     """A record in the light of its execution's status.
 
-    Only a running execution has running steps: what an attempt left behind, a later one starts again, or
-    nobody does.
+    Only a running execution has running steps: what an attempt left behind, a later one starts
+    again, or nobody does.
     """
     if record.done:
         return record
     if status is Status.RUNNING:
-        waits = record.status is StepStatus.PENDING  # for its next try, or for the first one of a retry
+        waits = (
+            record.status is StepStatus.PENDING
+        )  # for its next try, or for the first one of a retry
         return replace(record, started_at=None, ended_at=None) if waits else record
     if status is Status.PENDING:
-        return replace(record, status=StepStatus.PENDING, started_at=None, ended_at=None, failure=None)
+        return replace(
+            record, status=StepStatus.PENDING, started_at=None, ended_at=None, failure=None
+        )
     if record.status in (StepStatus.RUNNING, StepStatus.PENDING):
         return replace(record, status=StepStatus.CANCELLED)
     return record

@@ -1,4 +1,5 @@
-"""What a store says of itself: is it fit to keep executions? And whether a worker of this machine lives.
+"""What a store says of itself: is it fit to keep executions? And whether a worker of this machine
+lives.
 
 Asked before a release, and by health checks; never for a request.
 """
@@ -23,8 +24,14 @@ from app.store.functions import Functions, is_missing
 OLDEST_VERSION = (7, 0)
 """The first with functions. (Every Valkey has them.)"""
 
-COMMANDS = {"info": ("INFO",), "save": ("CONFIG GET", "save"), "write": ("SET", "exec:probe", "1", "EX", "60")}
-"""What `checks` is made of. A store that would refuse a start refuses this small write too, and says why."""
+COMMANDS = {
+    "info": ("INFO",),
+    "save": ("CONFIG GET", "save"),
+    "write": ("SET", "exec:probe", "1", "EX", "60"),
+}
+"""What `checks` is made of. A store that would refuse a start refuses this small write too, and
+says why.
+"""
 
 
 _OTHER_CHECKS = ("ReadOnly", "OutOfMemory", "OOM ", "MISCONF", "NOREPLICAS")
@@ -33,7 +40,8 @@ _OTHER_CHECKS = ("ReadOnly", "OutOfMemory", "OOM ", "MISCONF", "NOREPLICAS")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say no.
+    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say
+    no.
 
     `detail` is a sentence for a person; `setting` is what to change, `""` where nothing is wrong.
     """
@@ -73,16 +81,22 @@ def check_functions(functions: Functions, probed: Any) -> Check:
             raise probed
     except redis.ResponseError as error:
         if any(word in f"{type(error).__name__} {error}" for word in _OTHER_CHECKS):
-            return Check("scripts", "unknown", "The store takes no writes just now, so no functions either.")
+            return Check(
+                "scripts", "unknown", "The store takes no writes just now, so no functions either."
+            )
         detail = f"The store does not let this service use its functions: {error}"
-        return Check("scripts", "failed", detail, "the ACL of the service's user: allow FCALL and FUNCTION")
+        return Check(
+            "scripts", "failed", detail, "the ACL of the service's user: allow FCALL and FUNCTION"
+        )
     return Check("scripts", "ok", "All functions are loaded.")
 
 
 def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
-    """Whether a worker of this machine has said within so many seconds, by this machine's clock, that it lives.
+    """Whether a worker of this machine has said within so many seconds, by this machine's clock,
+    that it lives.
 
-    A store that was emptied has forgotten on which machine a worker runs; it is one of this machine's then if any is.
+    A store that was emptied has forgotten on which machine a worker runs; it is one of this
+    machine's then if any is.
     """
     with translated():
         for name in client.sscan_iter("rq:workers"):
@@ -129,7 +143,12 @@ def _check_role(role: str) -> Check:
         return Check("role", "unknown", "The store does not tell whether it is a replica.")
     if role == "master":
         return Check("role", "ok", "The store is a primary.")
-    return Check("role", "failed", "The store is a replica, which takes no writes.", "REDIS_URL, to its primary")
+    return Check(
+        "role",
+        "failed",
+        "The store is a replica, which takes no writes.",
+        "REDIS_URL, to its primary",
+    )
 
 
 def _check_write(answer: Any) -> Check:
@@ -141,11 +160,17 @@ def _check_write(answer: Any) -> Check:
     for word, detail, setting in (
         ("OutOfMemory", "The store is full.", "maxmemory, or RETENTION"),
         ("MISCONF", "The store can not write to its disk.", "the room on its disk"),
-        ("NOREPLICAS", "Too few replicas follow the store.", "min-replicas-to-write, or the replicas"),
+        (
+            "NOREPLICAS",
+            "Too few replicas follow the store.",
+            "min-replicas-to-write, or the replicas",
+        ),
     ):
         if word.lower() in said.replace("_", "").lower():
             return Check("write", "failed", detail, setting)
-    return Check("write", "failed", "The store refuses writes.", "the store's ACL: allow SET on exec:*")
+    return Check(
+        "write", "failed", "The store refuses writes.", "the store's ACL: allow SET on exec:*"
+    )
 
 
 def _check_eviction(policy: str) -> Check:
@@ -158,11 +183,22 @@ def _check_eviction(policy: str) -> Check:
 
 
 def _check_disk(keeps_log: Any, save: Any) -> Check:
-    """Either of the two ways to keep data will do; where the second can not be asked for, nobody knows."""
+    """Either of the two ways to keep data will do; where the second can not be asked for, nobody
+    knows.
+    """
     if keeps_log:
         return Check("disk", "ok", "The store keeps an append-only file.")
     if isinstance(save, redis.ResponseError):
         return Check("disk", "unknown", "The store does not tell whether it saves to disk.")
     if save.get("save"):
-        return Check("disk", "ok", "The store saves to disk at times: what came after the last save can be lost.")
-    return Check("disk", "failed", "The store keeps nothing on disk: a restart loses everything.", "appendonly yes")
+        return Check(
+            "disk",
+            "ok",
+            "The store saves to disk at times: what came after the last save can be lost.",
+        )
+    return Check(
+        "disk",
+        "failed",
+        "The store keeps nothing on disk: a restart loses everything.",
+        "appendonly yes",
+    )

@@ -1,10 +1,12 @@
 """Calls of concurrent requests to the store, sent together.
 
-Whoever finds a connection free sends what all others wait for as well, reads the answers, and hands the connection
-on to the first who came meanwhile. So a call that is alone is sent at once, by its own caller; under load, calls
-gather while answers are on their way, and cost one write and few reads for all.
+Whoever finds a connection free sends what all others wait for as well, reads the answers, and hands
+the connection on to the first who came meanwhile. So a call that is alone is sent at once, by its
+own caller; under load, calls gather while answers are on their way, and cost one write and few
+reads for all.
 
-For calls that are quick and small, and may be repeated: one that is not would hold up those beside it.
+For calls that are quick and small, and may be repeated: one that is not would hold up those beside
+it.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class Together:
         self._free = [_Line(pool) for _ in range(CONNECTIONS)]
 
     def execute(self, *commands: Command) -> list[Any]:
-        """The answers, an error among them where a command was refused. Raises redis-py's errors of connections."""
+        """The answers, an error among them where a command was refused. Raises redis-py's errors of
+        connections.
+        """
         call = _Call(commands)
         with self._lock:
             self._waiting.append(call)
@@ -70,7 +74,8 @@ class Together:
                 call.woken = threading.Lock()
                 call.woken.acquire()
         if call.woken:
-            call.woken.acquire()  # without a limit of its own: whoever sends it, or fails, is held to `until`
+            # without a limit of its own: whoever sends it, or fails, is held to `until`
+            call.woken.acquire()
         if call.line:
             self._serve(call.line)
         if call.error:
@@ -99,7 +104,11 @@ class Together:
             self._waiting.clear()
         for call in calls:
             if not call.answers:
-                call.error = error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
+                call.error = (
+                    error
+                    if isinstance(error, redis.RedisError)
+                    else redis.ConnectionError(str(error))
+                )
 
     def _hand_on(self, line: _Line) -> None:
         with self._lock:
@@ -118,7 +127,9 @@ class _Line:
         self._connection: Any = None
 
     def exchange(self, calls: list[_Call]) -> None:
-        """Fills in the answers. Where the connection breaks, what was not answered is sent once more."""
+        """Fills in the answers. Where the connection breaks, what was not answered is sent once
+        more.
+        """
         began = monotonic()
         try:
             self._try(calls)
@@ -133,7 +144,9 @@ class _Line:
             connection = self._connection = self._connection or self._connected()
             packed = b"".join(pack_command(command) for call in calls for command in call.commands)
             connection.send_packed_command([packed], check_health=False)
-            until = min(monotonic() + CALL_TIMEOUT_SECONDS, calls[0].until)  # the first has waited for longest
+            until = min(
+                monotonic() + CALL_TIMEOUT_SECONDS, calls[0].until
+            )  # the first has waited for longest
             for call in calls:
                 answers = [_answer(connection, until) for _ in call.commands]
                 call.answers = answers  # all of them, or none
@@ -172,7 +185,9 @@ def checked(answer: Any) -> Any:
 
 
 class Function:
-    """One of the store's functions. A store that does not have the library is given it, and called again."""
+    """One of the store's functions. A store that does not have the library is given it, and called
+    again.
+    """
 
     def __init__(self, together: Together, name: str):
         self._together, self._name, self._library = together, name, library()

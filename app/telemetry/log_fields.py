@@ -1,8 +1,9 @@
 """Makes the fields of a log line safe to write: plain JSON, without secrets, of bounded length.
 
-`app.telemetry.logs` calls it for every line, and `context.log` of a flow to rename fields. Flows log whatever
-they like: texts of many megabytes, lists that contain themselves, objects whose `repr` raises. None
-of this may take longer than a line does, fail a run, or produce a line that nobody can read.
+`app.telemetry.logs` calls it for every line, and `context.log` of a flow to rename fields. Flows
+log whatever they like: texts of many megabytes, lists that contain themselves, objects whose `repr`
+raises. None of this may take longer than a line does, fail a run, or produce a line that nobody can
+read.
 """
 
 from __future__ import annotations

@@ -88,8 +88,10 @@ _request: ContextVar[dict[str, str]] = ContextVar("request_in_logs")
 
 
 def begin_request(**fields: str) -> None:
-    """Has each line of the request that begins now tell these fields, and no other's. (Of structlog's own context
-    variables there is one for each field, and to clear them takes a walk through all that there are.)"""
+    """Has each line of the request that begins now tell these fields, and no other's. (Of
+    structlog's own context variables there is one for each field, and to clear them takes a walk
+    through all that there are.)
+    """
     _request.set(fields)
 
 

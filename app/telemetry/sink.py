@@ -1,9 +1,10 @@
 """Writes lines to a file descriptor without ever waiting for its reader.
 
-`app.telemetry.logs` writes log lines with it, `tools.run` its messages, and the worker's children what a flow
-prints. A terminal stops at Ctrl-S and a pipe's reader may hang; then a plain write blocks, and its
-caller with it. A `Sink` writes a line as a whole or keeps it for the next call, together with at
-most `MAX_WAITING` others. Lines that find no room are counted, and the count is reported later.
+`app.telemetry.logs` writes log lines with it, `tools.run` its messages, and the worker's children
+what a flow prints. A terminal stops at Ctrl-S and a pipe's reader may hang; then a plain write
+blocks, and its caller with it. A `Sink` writes a line as a whole or keeps it for the next call,
+together with at most `MAX_WAITING` others. Lines that find no room are counted, and the count is
+reported later.
 
 O_NONBLOCK belongs to the open file, not to the descriptor. Set on an inherited descriptor, it would
 change the shell and every other process that shares the file. So a pipe or a terminal is opened

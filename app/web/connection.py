@@ -1,7 +1,7 @@
 """A client's socket with deadlines, as gunicorn reads requests from it and writes answers to it.
 
-A deadline is a time in `late_at`, which the worker looks at twice a second. So a request starts no timer, of which it
-would need three, each as dear as its routing.
+A deadline is a time in `late_at`, which the worker looks at twice a second. So a request starts no
+timer, of which it would need three, each as dear as its routing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ SLOWEST_BYTES_PER_SECOND = 50 * 1024
 """A client that takes less, over its whole answer, loses its connection."""
 
 LINGER_SECONDS = 2.0
-"""How long a closed connection still reads, so that its client is not reset before it has the answer."""
+"""How long a closed connection still reads, so that its client is not reset before it has the
+answer.
+"""
 
 HELD_BYTES = 128 * 1024 * 1024
 """What unfinished requests, and answers that are not taken, may hold in one process together."""
 
 SMALL_BYTES = 64 * 1024
-"""Of one request or answer; so much is held whatever the others hold, and is read without a pause."""
+"""Of one request or answer; so much is held whatever the others hold, and is read without a pause.
+"""
 
 _LINGER_PIECE_BYTES = 64 * 1024
 
@@ -51,7 +54,9 @@ class Budget:
         self._limit, self.held = limit, 0
 
     def take(self, count: int, *, small: bool) -> bool:
-        """False, and nothing is taken, if that is too much. A small request or answer always has room."""
+        """False, and nothing is taken, if that is too much. A small request or answer always has
+        room.
+        """
         if not small and self.held + count > self._limit:
             return False
         self.held += count
@@ -71,7 +76,9 @@ class Connection:
         self._client, self._budget, self._most_bytes = client, budget, most_bytes
         self.late_at = monotonic() + READ_SECONDS
         self._answer_began_at = 0.0
-        self._head: bytes | None = None  # of the present answer, until it is sent; empty from then on
+        self._head: bytes | None = (
+            None  # of the present answer, until it is sent; empty from then on
+        )
         self._received = self._held = self._sent = self._queued = 0
         self.idle = True  # nothing of the next request is here
         self.ended = False  # nothing more comes from the client
@@ -81,7 +88,9 @@ class Connection:
         self.late_at = math.inf
 
     def begin_to_wait(self, seconds: float, *, idle: bool) -> None:
-        """A request was answered. `idle`: nothing of the next one is here yet, and it may take `seconds`."""
+        """A request was answered. `idle`: nothing of the next one is here yet, and it may take
+        `seconds`.
+        """
         self.flush()
         self.release()
         self._head = None
@@ -125,8 +134,9 @@ class Connection:
         return data
 
     def sendall(self, data: Any) -> None:
-        """Raises `BrokenPipeError` if the client has gone, or takes too little. The first piece of an answer, its head,
-        is sent with the next one."""
+        """Raises `BrokenPipeError` if the client has gone, or takes too little. The first piece of
+        an answer, its head, is sent with the next one.
+        """
         if self._head is None:
             self._head = bytes(data)
             return
@@ -179,8 +189,9 @@ class Connection:
         self._queued = self._in_the_system()
 
     def _takes_enough(self, now: float) -> bool:
-        """Also of what the system has taken over: it says that there is room again only when a third of that has gone,
-        which may be more than a MiB."""
+        """Also of what the system has taken over: it says that there is room again only when a
+        third of that has gone, which may be more than a MiB.
+        """
         before, self._queued = self._queued, self._in_the_system()
         self.late_at = now + WRITE_SECONDS
         whole_by = self._answer_began_at + WRITE_SECONDS + self._sent / SLOWEST_BYTES_PER_SECOND
@@ -189,7 +200,9 @@ class Connection:
     def _in_the_system(self) -> int:
         """How many bytes were sent that the client has not confirmed."""
         count: int
-        (count,) = struct.unpack("i", fcntl.ioctl(self._client.fileno(), termios.TIOCOUTQ, bytes(4)))
+        (count,) = struct.unpack(
+            "i", fcntl.ioctl(self._client.fileno(), termios.TIOCOUTQ, bytes(4))
+        )
         return count
 
     def close(self) -> None:
@@ -209,7 +222,9 @@ class Connection:
     def _receive(self, size: int) -> bytes:
         try:
             return bytes(self._client.recv(size))
-        except cancel_wait_ex:  # the wait was ended from here; what came in the same moment is still there
+        except (
+            cancel_wait_ex
+        ):  # the wait was ended from here; what came in the same moment is still there
             return bytes(self._client.recv(size))
 
     def __getattr__(self, name: str) -> Any:

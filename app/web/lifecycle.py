@@ -27,7 +27,9 @@ ONCE = ("IDEMPOTENCY-KEY",)
 """Headers that are refused where they come twice."""
 
 SWITCH_SECONDS = 0.001
-"""How long the thread beside the loop (`app.process.aside`) keeps the interpreter when the loop asks for it."""
+"""How long the thread beside the loop (`app.process.aside`) keeps the interpreter when the loop
+asks for it.
+"""
 
 _SHOWN_OF_A_REASON = 4096
 
@@ -35,7 +37,9 @@ log = structlog.get_logger("web")
 
 
 def logger_class(chosen: Settings) -> type[Logger]:
-    """Sends the server's own messages the way of all others. (A `logconfig` would bring back the access log.)"""
+    """Sends the server's own messages the way of all others. (A `logconfig` would bring back the
+    access log.)
+    """
 
     class OwnLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         def setup(self, cfg: Any) -> None:
@@ -59,10 +63,12 @@ def on_starting(chosen: Settings, server: Any) -> None:
 def reload_what_loads(reload: Callable[[], None]) -> None:
     """SIGHUP: new processes take over, with the agents, pipelines and code as they are now.
 
-    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once beforehand, in
-    a process of its own. Where that fails, the old ones serve on.
+    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once
+    beforehand, in a process of its own. Where that fails, the old ones serve on.
     """
-    tried = subprocess.run([sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True)  # noqa: S603
+    tried = subprocess.run(  # noqa: S603  our own command line
+        [sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True
+    )
     if tried.returncode:
         _, _, reason = tried.stderr.rpartition("ConfigurationError: ")
         log.error("reload_refused", reason=reason[-_SHOWN_OF_A_REASON:])
@@ -71,8 +77,12 @@ def reload_what_loads(reload: Callable[[], None]) -> None:
 
 
 def when_ready(chosen: Settings, server: Any) -> None:
-    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is served yet."""
-    listeners = [listener for listener in server.LISTENERS if listener.sock.family != socket.AF_UNIX]
+    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is
+    served yet.
+    """
+    listeners = [
+        listener for listener in server.LISTENERS if listener.sock.family != socket.AF_UNIX
+    ]
     hosts = [listener.getsockname()[0] for listener in listeners]
     if reason := binding.refusal(chosen, hosts, on_heroku="DYNO" in os.environ):
         sys.exit(reason)
@@ -83,8 +93,8 @@ def when_ready(chosen: Settings, server: Any) -> None:
 def pre_request(worker: Any, request: Any) -> None:
     """Makes it visible that a header came twice, where that must not be.
 
-    gunicorn joins the values with a comma alone, which may as well be part of one; with a space in between,
-    which is just as right, the result is no valid value.
+    gunicorn joins the values with a comma alone, which may as well be part of one; with a space in
+    between, which is just as right, the result is no valid value.
     """
     names = [name for name, _ in request.headers]
     for name in ONCE:
@@ -96,12 +106,18 @@ def pre_request(worker: Any, request: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Every web process also runs the reaper, so that lost executions are recovered even if no worker is running."""
-    from app.store.reaper import start_reaper  # after the fork, like everything that knows the store
+    """Every web process also runs the reaper, so that lost executions are recovered even if no
+    worker is running.
+    """
+    from app.store.reaper import (
+        start_reaper,
+    )  # after the fork, like everything that knows the store
 
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length
-    start_reaper(service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush)
+    start_reaper(
+        service.store, service.settings.lease, also=worker.wsgi.extensions["operations"].flush
+    )
     sys.setswitchinterval(SWITCH_SECONDS)
     LoopMonitor().start()
     gc_tuning.settle()

@@ -1,7 +1,8 @@
 """Logs which request held the event loop, and with it all others, for too long.
 
-A greenlet ticks, and a thread outside the loop looks if it still does. (gevent's own monitor traces every switch of
-greenlets, and its report lists all of them, which takes the longer the more clients wait.)
+A greenlet ticks, and a thread outside the loop looks if it still does. (gevent's own monitor traces
+every switch of greenlets, and its report lists all of them, which takes the longer the more clients
+wait.)
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class LoopMonitor:
         gevent.spawn(self._tick)
         gevent.spawn(self._tell)
         sleep = monkey.get_original("time", "sleep")
-        monkey.get_original("_thread", "start_new_thread")(self._watch.run, (lambda: self._thread_id, sleep))
+        monkey.get_original("_thread", "start_new_thread")(
+            self._watch.run, (lambda: self._thread_id, sleep)
+        )
 
     def _tick(self) -> None:
         while True:
@@ -74,7 +77,13 @@ class LoopMonitor:
                 hold = self._holds.popleft()
                 method = hold.request.method if hold.request else None
                 path = hold.request.path[:_SHOWN_PATH] if hold.request else None
-                log.warning("loop_held", seconds=round(hold.seconds, 2), method=method, path=path, where=hold.where)
+                log.warning(
+                    "loop_held",
+                    seconds=round(hold.seconds, 2),
+                    method=method,
+                    path=path,
+                    where=hold.where,
+                )
 
 
 def _request(frame: Any) -> Any:

@@ -1,8 +1,10 @@
-"""gunicorn's gevent worker, with deadlines, whole and bounded bodies, and a stop that resets nobody.
+"""gunicorn's gevent worker, with deadlines, whole and bounded bodies, and a stop that resets
+nobody.
 
-gunicorn patches the standard library for gevent (sockets, locks and threads become those of the event loop) in
-`init_process`: after the fork and before the application is imported. That is the one place. The master process,
-which forks and waits for children, is not patched, and workers of the queue do not know gevent.
+gunicorn patches the standard library for gevent (sockets, locks and threads become those of the
+event loop) in `init_process`: after the fork and before the application is imported. That is the
+one place. The master process, which forks and waits for children, is not patched, and workers of
+the queue do not know gevent.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from app.telemetry import logs
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
-"""What is read of a body that is too large: a client that is still sending would miss the answer."""
+"""What is read of a body that is too large: a client that is still sending would miss the answer.
+"""
 
 TRY_AGAIN_SECONDS = 1.0
 
@@ -39,7 +42,8 @@ LOOK_SECONDS = 0.5
 """How often the deadlines of all connections are looked at."""
 
 USED_UP_SECONDS = 0.1
-"""The wait where files are used up: the listener stays ready, and would be asked without a pause."""
+"""The wait where files are used up: the listener stays ready, and would be asked without a pause.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -108,15 +112,22 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._budget, self._connections = Budget(), set[Connection]()
 
     def init_process(self) -> None:
-        # gunicorn finds each of its settings through two functions, twenty times a request; an attribute needs none.
-        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        # gunicorn finds each of its settings through two functions, twenty times a request; an
+        # attribute needs none.
+        self.cfg.__dict__.update(
+            {name: setting.get() for name, setting in self.cfg.settings.items()}
+        )
         self._stopping = Event()
-        signal.signal(signal.SIGTERM, self.handle_exit)  # gunicorn does so after the patching, which takes a moment
+        signal.signal(
+            signal.SIGTERM, self.handle_exit
+        )  # gunicorn does so after the patching, which takes a moment
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """A mistake in the configuration is said in its own words. It ends the service at its start; later the other
-        processes serve on, and this one is tried again until the file is mended."""
+        """A mistake in the configuration is said in its own words. It ends the service at its
+        start; later the other processes serve on, and this one is tried again until the file is
+        mended.
+        """
         try:
             super().load_wsgi()
         except ConfigurationError as error:
@@ -129,9 +140,14 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         gevent.get_hub().print_exception = log_exception
         pool = Pool(self.worker_connections)
-        servers = [Server(each, handle=partial(self.handle, Address(each)), spawn=pool) for each in self.sockets]
+        servers = [
+            Server(each, handle=partial(self.handle, Address(each)), spawn=pool)
+            for each in self.sockets
+        ]
         for server in servers:
-            server.max_accept = 1 if self.cfg.workers > 1 else server.max_accept  # all processes get their share
+            server.max_accept = (
+                1 if self.cfg.workers > 1 else server.max_accept
+            )  # all processes get their share
             server.start()
         while not self._stopping.wait(LOOK_SECONDS):
             self._look_after_connections()
@@ -148,7 +164,9 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         return contextlib.nullcontext()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        most_bytes = self._head_bytes + SKIP_BYTES + 9 * self.max_body_bytes  # chunks have their framing
+        most_bytes = (
+            self._head_bytes + SKIP_BYTES + 9 * self.max_body_bytes
+        )  # chunks have their framing
         connection = Connection(client, self._budget, most_bytes)
         self._connections.add(connection)
         try:
@@ -157,7 +175,9 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._connections.discard(connection)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
-        req.version = min(req.version, (1, 1))  # the highest that is spoken here; gunicorn answers as it was asked
+        req.version = min(
+            req.version, (1, 1)
+        )  # the highest that is spoken here; gunicorn answers as it was asked
         if len(self._connections) >= self.worker_connections:
             req.force_close()  # somebody may be waiting to be let in
         self._receive_body(req, sock)
@@ -197,12 +217,19 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         if isinstance(exc, Full):
-            util.write_error(client, 503, "Service Unavailable", "Too many large requests at once. Try again later.")
+            util.write_error(
+                client,
+                503,
+                "Service Unavailable",
+                "Too many large requests at once. Try again later.",
+            )
         else:
             super().handle_error(req, client, addr, exc)
 
     def _receive_body(self, req: Any, connection: Connection) -> None:
-        """Reads all of it: what is wrong with its framing is found here, not in the middle of the application."""
+        """Reads all of it: what is wrong with its framing is found here, not in the middle of the
+        application.
+        """
         headers = dict(req.headers)
         if headers.get("TRANSFER-ENCODING", "chunked").lower() != "chunked":
             raise UnsupportedTransferCoding("only chunked")
@@ -229,7 +256,9 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         req.body = io.BytesIO()
 
     def _finish(self, pool: Any) -> None:
-        """Lets requests end. A client that was just answered may send one more before its connection is closed."""
+        """Lets requests end. A client that was just answered may send one more before its
+        connection is closed.
+        """
         until = time.monotonic() + self.cfg.graceful_timeout
         idle_until = time.monotonic() + LINGER_SECONDS
         while len(pool) and time.monotonic() < until:
@@ -249,10 +278,13 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     @property
     def _head_bytes(self) -> int:
         return int(
-            self.cfg.limit_request_line + self.cfg.limit_request_fields * (self.cfg.limit_request_field_size + 2)
+            self.cfg.limit_request_line
+            + self.cfg.limit_request_fields * (self.cfg.limit_request_field_size + 2)
         )
 
 
 def log_exception(_: Any, kind: Any, error: BaseException | None, places: Any) -> None:
-    """Sends what a greenlet or a callback raised the way of all logs: gevent prints it to stderr, as it is."""
+    """Sends what a greenlet or a callback raised the way of all logs: gevent prints it to stderr,
+    as it is.
+    """
     logs.crashed(kind, error, places)

@@ -1,6 +1,8 @@
-"""One attempt at an execution, from its claim to the write that ends it: the coroutine `Attempt.run`.
+"""One attempt at an execution, from its claim to the write that ends it: the coroutine
+`Attempt.run`.
 
-The worker starts it and may stop it; a child process runs its flow and says what becomes of it (`hear`).
+The worker starts it and may stop it; a child process runs its flow and says what becomes of it
+(`hear`).
 """
 
 from __future__ import annotations
@@ -47,8 +49,9 @@ log = structlog.get_logger(__name__)
 class Attempt:
     """Used in one event loop.
 
-    `progress` and `usage` are the latest that its child reported, as JSON; `""` once they are stored. `used` is
-    the latest usage, stored or not. `concluded`: how it ended is known, and on its way to the store.
+    `progress` and `usage` are the latest that its child reported, as JSON; `""` once they are
+    stored. `used` is the latest usage, stored or not. `concluded`: how it ended is known, and on
+    its way to the store.
     """
 
     def __init__(self, claim: Claim, settings: Settings, tracing: Tracing):
@@ -60,7 +63,8 @@ class Attempt:
         self._span = spans.begin(tracing, claim)
         self._traceparent = self._span.traceparent if self._span else claim.traceparent
         self.wire_key = "/".join(claim.key)
-        """What names it in messages between its worker and its child: the execution and the token."""
+        """What names it in messages between its worker and its child: the execution and the token.
+        """
         self._outcome: Outcome | None = None
         self._news: asyncio.Future[None] | None = None
         self._checkpoints: deque[tuple[Mapping[str, Any], bytes]] = deque()
@@ -68,9 +72,11 @@ class Attempt:
         self._saving: asyncio.Task[None] | None = None
         self._reports = 0
 
-    async def run(self, child: ChildProcess | None, pool: Pool, store: AttemptStore, writer: Writer) -> None:
-        """Runs it to its end, in the child that has a slot for it, and writes that. An error in here ends this
-        attempt alone, as lost.
+    async def run(
+        self, child: ChildProcess | None, pool: Pool, store: AttemptStore, writer: Writer
+    ) -> None:
+        """Runs it to its end, in the child that has a slot for it, and writes that. An error in
+        here ends this attempt alone, as lost.
         """
         self._saver = partial(self._save_checkpoints, pool, writer)
         try:
@@ -139,7 +145,9 @@ class Attempt:
         return self._outcome
 
     async def _until(self, happened: Callable[[], bool], seconds: float | None = None) -> None:
-        """Returns when this has happened, or the time is over. Whatever becomes of an attempt wakes it up."""
+        """Returns when this has happened, or the time is over. Whatever becomes of an attempt wakes
+        it up.
+        """
         loop, over = asyncio.get_running_loop(), False
 
         def end() -> None:
@@ -161,12 +169,19 @@ class Attempt:
             self._news.set_result(None)
 
     def _grace_seconds(self) -> float | None:
-        """How long a flow may take to end by itself. At a shutdown its worker kills all children together."""
-        graces = {Stopping.CANCEL: self._cancel_grace_seconds, Stopping.TIMEOUT: TIMEOUT_GRACE_SECONDS}
+        """How long a flow may take to end by itself. At a shutdown its worker kills all children
+        together.
+        """
+        graces = {
+            Stopping.CANCEL: self._cancel_grace_seconds,
+            Stopping.TIMEOUT: TIMEOUT_GRACE_SECONDS,
+        }
         return None if self.stopping is Stopping.SHUTDOWN else graces.get(self.stopping, 0.0)  # type: ignore[arg-type]
 
     async def _saved_steps(self, store: AttemptStore) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """What earlier attempts have stored. Raises `_NotRead` if there is a reason to stop, or it cannot be read."""
+        """What earlier attempts have stored. Raises `_NotRead` if there is a reason to stop, or it
+        cannot be read.
+        """
         if not self.claim.resumes:
             return {}, {}
         return await self._unless_stopped(self._read_steps(store))
@@ -191,7 +206,9 @@ class Attempt:
                 return await store.read_steps(self.claim.id)
             except StoreRefused as error:
                 log.error("steps_unreadable", **self.names(), error=str(error.__cause__ or error))
-                raise _NotRead(Outcome("unsaved", reason="The stored steps cannot be read.")) from error
+                raise _NotRead(
+                    Outcome("unsaved", reason="The stored steps cannot be read.")
+                ) from error
             except StoreUnavailable as error:
                 if refuses_everybody(error) or not await store.answers():
                     deadline = loop.time() + sum(PAUSES_SECONDS)  # an outage is nobody's fault
@@ -201,7 +218,9 @@ class Attempt:
                 await asyncio.sleep(RETRY_STORE_SECONDS)
 
     async def _save_checkpoints(self, pool: Pool, writer: Writer) -> None:
-        """Stores the checkpoints that its child has sent so far, in order, and tells the child of each."""
+        """Stores the checkpoints that its child has sent so far, in order, and tells the child of
+        each.
+        """
         try:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
@@ -209,7 +228,9 @@ class Attempt:
                 if word == "lost":
                     self.stop(Stopping.LOST)
                     return
-                pool.send(self, {"kind": "stored", "token": self.wire_key, "number": head["number"]})
+                pool.send(
+                    self, {"kind": "stored", "token": self.wire_key, "number": head["number"]}
+                )
                 if word == "cancel":
                     self.stop(Stopping.CANCEL)
         except WriteRefused:
@@ -237,8 +258,8 @@ class Attempt:
     # What others ask of it.
 
     def stop(self, why: Stopping) -> None:
-        """Asks the flow to end, then ends it by force. The first reason stands, but `LOST` overrules every other:
-        then nothing may be written any more, and there is no grace.
+        """Asks the flow to end, then ends it by force. The first reason stands, but `LOST`
+        overrules every other: then nothing may be written any more, and there is no grace.
         """
         if self.concluded or (self.stopping and why is not Stopping.LOST):
             return
@@ -269,7 +290,9 @@ class Attempt:
             self._wake_up()
 
     def next_beat(self) -> Beat:
-        """What is reported of it now; numbered, so that the store can tell a report that arrives late."""
+        """What is reported of it now; numbered, so that the store can tell a report that arrives
+        late.
+        """
         self._reports += 1
         return *self.claim.key, self._reports, self.progress, self.usage
 
@@ -292,14 +315,22 @@ class Attempt:
 
     # What it sends.
 
-    async def _start_message(self, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> bytes:
-        """What its child is told. With many steps that takes long: then it is put together beside the loop."""
+    async def _start_message(
+        self, steps: Mapping[str, bytes], values: Mapping[str, bytes]
+    ) -> bytes:
+        """What its child is told. With many steps that takes long: then it is put together beside
+        the loop.
+        """
         if len(steps) + len(values) > MANY_STEPS:
             with contextlib.suppress(RuntimeError):  # no thread can be started just now
-                return await self._unless_stopped(asyncio.to_thread(lambda: encode(*self._start(steps, values))))
+                return await self._unless_stopped(
+                    asyncio.to_thread(lambda: encode(*self._start(steps, values)))
+                )
         return encode(*self._start(steps, values))
 
-    def _start(self, steps: Mapping[str, bytes], values: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
+    def _start(
+        self, steps: Mapping[str, bytes], values: Mapping[str, bytes]
+    ) -> tuple[dict[str, Any], bytes]:
         """A head and, behind the data, what earlier attempts have stored."""
         claim = self.claim
         head = {
@@ -314,7 +345,13 @@ class Attempt:
             return head, claim.data
         lengths, body = join([claim.data, *steps.values(), *values.values()])
         known = {"usage": claim.used_before, "definition": claim.definition}
-        return {**head, **known, "steps": list(steps), "values": list(values), "lengths": lengths}, body
+        return {
+            **head,
+            **known,
+            "steps": list(steps),
+            "values": list(values),
+            "lengths": lengths,
+        }, body
 
     def _checkpoint(self, head: Mapping[str, Any], body: bytes) -> Write:
         values = dict(zip(head["values"], split(head["lengths"], body), strict=True))

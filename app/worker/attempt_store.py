@@ -1,7 +1,7 @@
 """The executions in the store, as a worker sees them: the calls of its scripts, in its event loop.
 
-Every method raises `StoreUnavailable` when the store does not answer. Each may then be repeated, and one that
-the network delivers late does nothing: see the scripts.
+Every method raises `StoreUnavailable` when the store does not answer. Each may then be repeated,
+and one that the network delivers late does nothing: see the scripts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ FIELDS_TO_NAME, FIELDS_PER_READ, FIELDS_PER_SCAN = 5000, 500, 100
 log = structlog.get_logger(__name__)
 
 Beat = tuple[str, str, int, str, str]
-"""Id, token, number of the report, progress, usage; the last two are `""` if there is nothing new."""
+"""Id, token, number of the report, progress, usage; the last two are `""` if there is nothing new.
+"""
 
 
 class ClaimIsLate(Exception):
@@ -68,7 +69,9 @@ class AttemptStore:
             await self._waiting.blmove(key, key, WAIT_SECONDS, "LEFT", "LEFT")
 
     async def fence(self) -> None:
-        """Makes every earlier claim of this worker do nothing from now on, also if it is still on its way."""
+        """Makes every earlier claim of this worker do nothing from now on, also if it is still on
+        its way.
+        """
         self._claims += 1
         with connection.translated():
             await self._call_one("fence", [self._worker, self._claims])
@@ -76,21 +79,24 @@ class AttemptStore:
     async def claim(self, count: int) -> list[list[bytes]]:
         """Starts an attempt of up to `count` pending executions: rows for `Claim.from_row`.
 
-        Raises `ClaimIsLate` if `fence` must be called first. After any other error, too, it must be called,
-        and then `hand_back_others`, as something may have been claimed.
+        Raises `ClaimIsLate` if `fence` must be called first. After any other error, too, it must be
+        called, and then `hand_back_others`, as something may have been claimed.
         """
         self._claims += 1
         with connection.translated():
-            answer = await self._call_one("claim", [self._queue, self._worker, count, self._lease, self._claims])
+            answer = await self._call_one(
+                "claim", [self._queue, self._worker, count, self._lease, self._claims]
+            )
         if not isinstance(answer, list):
             raise ClaimIsLate
         return answer
 
     async def hand_back_others(self, known: Container[tuple[str, str]]) -> int:
-        """Hands back, uncounted, what is leased to this worker but unknown to it, and returns how much that was.
+        """Hands back, uncounted, what is leased to this worker but unknown to it, and returns how
+        much that was.
 
-        `known` has the id and token of each of its attempts. What is unknown was claimed by a call whose reply
-        was lost, or had ended in writes that the store has lost.
+        `known` has the id and token of each of its attempts. What is unknown was claimed by a call
+        whose reply was lost, or had ended in writes that the store has lost.
         """
         found, cursor = 0, 0
         while True:
@@ -108,7 +114,9 @@ class AttemptStore:
             rows = await pipe.execute(raise_on_error=False)
         calls: list[tuple[str, list[Any]]] = []
         for id, row in zip(ids, rows, strict=True):
-            worker, token = row if isinstance(row, list) else (None, None)  # not a record, so not a claim
+            worker, token = (
+                row if isinstance(row, list) else (None, None)
+            )  # not a record, so not a claim
             if worker == self._worker.encode() and token and (id, token.decode()) not in known:
                 calls.append(("release", [id, token, "", "handed_back", 0, "unstarted"]))
         words = [_word(answer) for answer in await self._call(self._client, calls)]
@@ -120,7 +128,8 @@ class AttemptStore:
     async def beat(
         self, beats: Sequence[Beat], also: Callable[[Any], None] | None = None, slots: str = ""
     ) -> list[str]:
-        """Extends leases, stores progress and usage: `ok`, `cancel` or `lost` for each. `also` joins the round trip.
+        """Extends leases, stores progress and usage: `ok`, `cancel` or `lost` for each. `also`
+        joins the round trip.
 
         With `slots` (`used/all`) it also notes that this worker lives, also if it runs nothing.
         """
@@ -140,11 +149,13 @@ class AttemptStore:
     async def read_steps(self, id: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """What earlier attempts have stored of their steps: the two hashes of `app.store.steps`.
 
-        Reads in pieces, each with a time limit that follows its size. Nobody else writes these hashes while
-        this worker holds the lease, so the pieces fit together.
+        Reads in pieces, each with a time limit that follows its size. Nobody else writes these
+        hashes while this worker holds the lease, so the pieces fit together.
         """
         with connection.translated():
-            return await self._read_hash(f"rq:job:{id}:steps"), await self._read_hash(f"rq:job:{id}:values")
+            return await self._read_hash(f"rq:job:{id}:steps"), await self._read_hash(
+                f"rq:job:{id}:values"
+            )
 
     async def _read_hash(self, key: str) -> dict[str, bytes]:
         if await self._client.hlen(key) > FIELDS_TO_NAME:
@@ -160,11 +171,17 @@ class AttemptStore:
             for group in _grouped(dict(zip(piece, lengths, strict=True))):
                 async with self._client_for(sum(group.values())) as client:
                     values = await client.hmget(key, list(group))
-                found |= {name.decode(): value for name, value in zip(group, values, strict=True) if value is not None}
+                found |= {
+                    name.decode(): value
+                    for name, value in zip(group, values, strict=True)
+                    if value is not None
+                }
         return found
 
     async def _scan_hash(self, key: str) -> dict[str, bytes]:
-        """A hash of so many fields that naming all of them would hold the store; each of them is small."""
+        """A hash of so many fields that naming all of them would hold the store; each of them is
+        small.
+        """
         found: dict[str, bytes] = {}
         cursor = 0
         while True:
@@ -175,10 +192,12 @@ class AttemptStore:
                 return found
 
     async def write(self, writes: Sequence[Write]) -> list[str]:
-        """Writes checkpoints and ends, in order and in one round trip; what its script answers to each.
+        """Writes checkpoints and ends, in order and in one round trip; what its script answers to
+        each.
 
-        For an end that is the status of the execution now, or `lost`; for a checkpoint see `checkpoint.lua`.
-        What is refused for itself (too big for the store, say) comes back as a word that begins with `!`.
+        For an end that is the status of the execution now, or `lost`; for a checkpoint see
+        `checkpoint.lua`. What is refused for itself (too big for the store, say) comes back as a
+        word that begins with `!`.
         """
         calls = [(write.script, write.call()) for write in writes]
         async with self._client_for(sum(write.size_bytes for write in writes)) as client:
@@ -195,13 +214,17 @@ class AttemptStore:
         return True
 
     async def reap(self) -> float | None:
-        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is known."""
+        """Moves on whatever nobody else moves on; seconds until the next delay is over, if one is
+        known.
+        """
         with connection.translated():
             next_due = await self._call_one("reap", reap_arguments(self._settings))
         return next_due / 1_000_000 if next_due >= 0 else None
 
     async def add(self, reports: Reports) -> None:
-        """Tells the store what this worker has counted; first what it could not tell before, if any."""
+        """Tells the store what this worker has counted; first what it could not tell before, if
+        any.
+        """
         for _ in range(2):
             number, arguments = reports.next()
             if not arguments:
@@ -211,7 +234,9 @@ class AttemptStore:
             reports.told(number)
 
     async def leave(self) -> None:
-        """This worker is no longer there to be counted on; claims of it that are still on their way do nothing."""
+        """This worker is no longer there to be counted on; claims of it that are still on their way
+        do nothing.
+        """
         with connection.translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.zrem("exec:workers", self._name)
@@ -251,9 +276,14 @@ class AttemptStore:
         return answer
 
     async def _call(
-        self, client: Any, calls: Sequence[tuple[str, Sequence[Any]]], also: Callable[[Any], None] | None = None
+        self,
+        client: Any,
+        calls: Sequence[tuple[str, Sequence[Any]]],
+        also: Callable[[Any], None] | None = None,
     ) -> list[Any]:
-        """What the functions answer, each its answer or its error, in one round trip. `also` may fail by itself."""
+        """What the functions answer, each its answer or its error, in one round trip. `also` may
+        fail by itself.
+        """
         return await functions.call(client, self._library, calls, also)
 
 

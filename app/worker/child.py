@@ -1,12 +1,13 @@
-"""A child process: runs flows for its worker, one at a time in its main thread, or many beside each other.
+"""A child process: runs flows for its worker, one at a time in its main thread, or many beside each
+other.
 
-It is forked warm and reused for one execution after the other. It never talks to the store: what it is
-to do, and what became of it, goes over the socket to the worker, which holds the leases. A child ends
-itself when its worker is gone or has been silent for too long, because then somebody else may be given
-what it runs.
+It is forked warm and reused for one execution after the other. It never talks to the store: what it
+is to do, and what became of it, goes over the socket to the worker, which holds the leases. A child
+ends itself when its worker is gone or has been silent for too long, because then somebody else may
+be given what it runs.
 
-With many slots, an asynchronous flow is a task in the process's one event loop; whatever else blocks has a
-thread for itself.
+With many slots, an asynchronous flow is a task in the process's one event loop; whatever else
+blocks has a thread for itself.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """What a child is born with. `silence_seconds`: how long it goes on without a word from its worker."""
+    """What a child is born with. `silence_seconds`: how long it goes on without a word from its
+    worker.
+    """
 
     settings: Settings
     catalog: Catalog
@@ -73,7 +76,9 @@ class ChildConfig:
 
 
 def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
-    """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left behind."""
+    """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left
+    behind.
+    """
     _become_a_child(parent, alone=config.slots == 1)
     streams = Streams()
     logs.configure(config.settings.log_level, config.settings.secrets, streams.log_descriptor)
@@ -86,11 +91,12 @@ def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
 def _become_a_child(parent: int, alone: bool) -> None:
     """Dies with its parent, is the first that a full machine kills.
 
-    A process that runs one flow at a time adopts what the flow leaves behind, to end it after the run; of
-    many flows nobody knows whose it would be, so there the worker adopts it.
+    A process that runs one flow at a time adopts what the flow leaves behind, to end it after the
+    run; of many flows nobody knows whose it would be, so there the worker adopts it.
 
-    A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business. They are
-    caught, not ignored, since what is ignored stays ignored in the programs that a flow starts.
+    A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business.
+    They are caught, not ignored, since what is ignored stays ignored in the programs that a flow
+    starts.
     """
     die_with_parent(parent)
     if alone:
@@ -104,14 +110,18 @@ def _become_a_child(parent: int, alone: bool) -> None:
 class Child:
     """The attempts that run in this process, by token, and the two sides of its socket."""
 
-    def __init__(self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams):
+    def __init__(
+        self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams
+    ):
         self._worker, self._alone = worker, config.slots == 1
         self._thread_loops = ThreadLoops()
         if not self._alone:
             asyncio.set_event_loop_policy(self._thread_loops)
         self._counts = Counts()
         settings = config.settings
-        watched = WatchedModels(models, settings.openai_model_name, models_of(config.catalog), self._counts.add)
+        watched = WatchedModels(
+            models, settings.openai_model_name, models_of(config.catalog), self._counts.add
+        )
         spans = tracing.connect(settings)
         self._progress = ProgressReports(worker)
         self._services = Services(
@@ -133,18 +143,26 @@ class Child:
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
 
     def run(self) -> None:
-        """Listens in a thread of its own; the main thread runs flows, or hands each to where it runs."""
+        """Listens in a thread of its own; the main thread runs flows, or hands each to where it
+        runs.
+        """
         for _ in range(_ENDERS if not self._alone else 0):
-            self._enders.submit(int)  # their threads exist from now on: a full machine cannot refuse them
+            self._enders.submit(
+                int
+            )  # their threads exist from now on: a full machine cannot refuse them
         if not self._alone:
             FlowLoopWatch(the_loop).start()
-        threading.Thread(target=self._for_life, args=(self._listen,), name="listen", daemon=True).start()
+        threading.Thread(
+            target=self._for_life, args=(self._listen,), name="listen", daemon=True
+        ).start()
         self._cleanup.begin()
         self._worker.send({"kind": "ready", "pid": os.getpid(), "stacks": self._offer_stacks()})
         self._for_life(self._run_alone if self._alone else self._hand_on)
 
     def _offer_stacks(self) -> int:
-        """A file in which a thread that gets `STACK_SIGNAL` writes where it is, also if it may not run Python."""
+        """A file in which a thread that gets `STACK_SIGNAL` writes where it is, also if it may not
+        run Python.
+        """
         self._stacks = os.memfd_create("stacks")
         faulthandler.register(STACK_SIGNAL, file=self._stacks, all_threads=False)
         return self._stacks
@@ -207,7 +225,9 @@ class Child:
     # Many at once.
 
     def _hand_on(self) -> None:
-        """What is known to only wait becomes a task; everything else needs a thread, if only to be loaded."""
+        """What is known to only wait becomes a task; everything else needs a thread, if only to be
+        loaded.
+        """
         run = self._starts.get()
         try:
             if run.is_loaded() and run.only_waits():
@@ -219,7 +239,9 @@ class Child:
             self._end_wait(run)
 
     def _wait_for_the_load(self, run: ChildRun) -> bool:
-        """Whether another run loads the same code just now: a thousand of them need one thread for that."""
+        """Whether another run loads the same code just now: a thousand of them need one thread for
+        that.
+        """
         key = run.code()
         if key is None or run.is_loaded() or run.has_waited:
             return False
@@ -266,19 +288,29 @@ class Child:
         """A flow may cancel all tasks of the loop, that which was to tell of its end among them."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None and run.token in self._runs:
-            failed = {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": False}
+            failed = {
+                "outcome": "failed",
+                "error": asdict(failure_from(error, {})),
+                "retryable": False,
+            }
             self._end(run, failed, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
-        """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at any time."""
+        """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at
+        any time.
+        """
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
-            flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(run.as_task())
+            flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(
+                run.as_task()
+            )
             owners[flow] = scope
             await asyncio.wait({flow})
             run.leave_behind(await end_tasks(scope) + len(scope.helping))
         await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
 
-    def _end_task(self, run: ChildRun, flow: asyncio.Task[Callable[[], tuple[Head, bytes]]]) -> None:
+    def _end_task(
+        self, run: ChildRun, flow: asyncio.Task[Callable[[], tuple[Head, bytes]]]
+    ) -> None:
         with structlog.contextvars.bound_contextvars(**run.names):
             ended, outputs = flow.result()()
         self._end(run, ended, outputs, self._cleanup.beside_others())
@@ -316,5 +348,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """From now on, what a descendant leaves behind becomes this process's child, also if it detached itself."""
+    """From now on, what a descendant leaves behind becomes this process's child, also if it
+    detached itself.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

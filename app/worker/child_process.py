@@ -35,11 +35,13 @@ log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
-    """`attempts` and `final` are by the attempts' wire keys; `final` has outcomes that are true once it is dead.
+    """`attempts` and `final` are by the attempts' wire keys; `final` has outcomes that are true
+    once it is dead.
 
-    `ending` has the attempts that are to be given up, each with the question that the child must answer first.
-    `flows_pid` is the process that runs flows, whose keeper `pid` is: see `forkserver`. `stuck` counts slots that
-    are held by runs which do not end, `leaked` the threads that outlived their runs.
+    `ending` has the attempts that are to be given up, each with the question that the child must
+    answer first. `flows_pid` is the process that runs flows, whose keeper `pid` is: see
+    `forkserver`. `stuck` counts slots that are held by runs which do not end, `leaked` the threads
+    that outlived their runs.
     """
 
     def __init__(self, forkserver: Forkserver, pid: int, exited: int, streams: Streams, slots: int):
@@ -65,7 +67,9 @@ class ChildProcess:
             os.getcwd()
             ours, theirs = socket.socketpair()
         except FileNotFoundError as error:
-            raise CannotFork("The folder that this worker was started in is gone: start the worker again.") from error
+            raise CannotFork(
+                "The folder that this worker was started in is gone: start the worker again."
+            ) from error
         except OSError as error:
             raise CannotFork(str(error)) from error
         with theirs:
@@ -87,7 +91,9 @@ class ChildProcess:
         return cls(forkserver, pid, exited, streams, config.slots)
 
     def begin(self, flows_pid: int, stacks_fd: int) -> None:
-        """It is ready, and says which process runs flows, and which of its files has the stacks of its threads."""
+        """It is ready, and says which process runs flows, and which of its files has the stacks of
+        its threads.
+        """
         self.flows_pid, self.stacks_fd, self.ready = flows_pid, stacks_fd, True
         with contextlib.suppress(OSError):  # no file can be opened just now, or it is gone already
             self._flows_fd = os.pidfd_open(flows_pid)
@@ -99,13 +105,17 @@ class ChildProcess:
         return self.slots - len(self.attempts) - self.stuck
 
     async def listen(self, on_message: OnMessage) -> None:
-        """Hands on every message until the child is gone, and what it has started with it. Call it once."""
-        reading, exiting = asyncio.ensure_future(self._read(on_message)), asyncio.ensure_future(self._exit())
+        """Hands on every message until the child is gone, and what it has started with it. Call it
+        once.
+        """
+        reading = asyncio.ensure_future(self._read(on_message))
+        exiting = asyncio.ensure_future(self._exit())
         try:
             await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({exiting}, timeout=0.1)
             if not exiting.done():
-                self.kill()  # a child that closed its socket, or makes no sense, cannot be talked to any more
+                # a child that closed its socket, or makes no sense, cannot be talked to any more
+                self.kill()
             await exiting
             await asyncio.wait({reading}, timeout=0.5)  # what it said last may still be on its way
         finally:
@@ -133,10 +143,13 @@ class ChildProcess:
 
     async def _exit(self) -> None:
         await _ended(self._exited_fd)
-        # The group may outlive its leader; before that is reaped, its number is not yet somebody else's.
+        # The group may outlive its leader; before that is reaped, its number is not yet somebody
+        # else's.
         self._signal_group(signal.SIGKILL)
         if self._flows_fd >= 0:
-            await _ended(self._flows_fd)  # its keeper may die first: until it is dead too, the run is not over
+            await _ended(
+                self._flows_fd
+            )  # its keeper may die first: until it is dead too, the run is not over
         for _ in range(REAP_TRIES):  # it may have died before the kernel made it ours
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(self.pid, os.WNOHANG)

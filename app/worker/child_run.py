@@ -80,7 +80,9 @@ class ChildRun:
     def is_fresh(self) -> bool:
         """Whether it must have a process that has run nothing before."""
         with contextlib.suppress(Exception):  # what cannot be read fails when it is run
-            return self._services.catalog.is_fresh(self.run.target_id, self.run.config.get("flow_id"))
+            return self._services.catalog.is_fresh(
+                self.run.target_id, self.run.config.get("flow_id")
+            )
         return False
 
     def code(self) -> Hashable | None:
@@ -175,10 +177,14 @@ class ChildRun:
         self._services.progress.report(self.token, progress)
 
     def _say_used(self, usage: Usage) -> None:
-        """After each model call, so that what was spent is known even of a run that is ended by force."""
+        """After each model call, so that what was spent is known even of a run that is ended by
+        force.
+        """
         if usage.total.calls:
             with contextlib.suppress(OSError):
-                self._services.worker.send({"kind": "used", "token": self.token, "usage": write_usage(usage.models)})
+                self._services.worker.send(
+                    {"kind": "used", "token": self.token, "usage": write_usage(usage.models)}
+                )
 
 
 def _loads(flow: PythonFlow) -> bool:

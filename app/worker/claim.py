@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 MAX_SECONDS = 86_400 * 365
-"""More than any time that a request may name. Whatever stands in a record, a timer can hold this."""
+"""More than any time that a request may name. Whatever stands in a record, a timer can hold this.
+"""
 
 
 ALONE, SOLE = 2, 3
@@ -18,8 +19,8 @@ ALONE, SOLE = 2, 3
 class Claim:
     """`token` is the fencing token: what is written without it, or with an older one, is refused.
 
-    No token is ever given out twice, whatever the store loses. `resumes`: earlier attempts, or the execution
-    that this one retries, have stored steps.
+    No token is ever given out twice, whatever the store loses. `resumes`: earlier attempts, or the
+    execution that this one retries, have stored steps.
     """
 
     id: str
@@ -44,7 +45,9 @@ class Claim:
         """From a row of `claim.lua`'s answer. Raises `ValueError` if the record makes no sense."""
         if len(row) < 13:
             raise ValueError("The row is too short.")
-        id, token, number, retried, timeout, retries, tenant, request_id = (value.decode() for value in row[:8])
+        id, token, number, retried, timeout, retries, tenant, request_id = (
+            value.decode() for value in row[:8]
+        )
         retry = json.loads(retries or "[0]")
         if not isinstance(retry, list) or not retry:
             raise ValueError("`retries` is not a list.")

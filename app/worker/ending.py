@@ -1,4 +1,6 @@
-"""Decides what is written of an attempt that is over: a pure function, and the values that it works on."""
+"""Decides what is written of an attempt that is over: a pure function, and the values that it works
+on.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Outcome:
         if head["outcome"] == "failed":
             wish = head.get("retry_after_seconds")
             error = {"type": str(head["error"]["type"]), **head["error"]}
-            return cls("failed", error=error, retryable=bool(head["retryable"]), retry_after_seconds=wish)
+            return cls(
+                "failed", error=error, retryable=bool(head["retryable"]), retry_after_seconds=wish
+            )
         if head["outcome"] not in ("completed", "stopped"):
             raise ValueError(f"There is no outcome {head['outcome']!r}.")
         return cls(head["outcome"], outputs=outputs)
@@ -101,11 +105,14 @@ Ending = Finish | Release
 _BY_OTHERS = ("displaced", "set_apart", "suspected", "disturbed")
 
 
-def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: float) -> Ending | None:
-    """What to write; None if the lease belongs to somebody else. The reason to stop goes before the outcome.
+def decide(
+    claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: float
+) -> Ending | None:
+    """What to write; None if the lease belongs to somebody else. The reason to stop goes before the
+    outcome.
 
-    `jitter`, from 0 to 1, takes up to a fifth off a pause, so that what failed together does not come back
-    together.
+    `jitter`, from 0 to 1, takes up to a fifth off a pause, so that what failed together does not
+    come back together.
     """
     if stopping is Stopping.LOST:
         return None
@@ -135,12 +142,18 @@ def decide(claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: fl
 
 def _retry_or_fail(claim: Claim, outcome: Outcome, jitter: float) -> Ending:
     if outcome.retryable and claim.retried < claim.retry_max:
-        return Release("failed", _pause_seconds(claim, outcome.retry_after_seconds, jitter), outcome.error["type"])
+        return Release(
+            "failed",
+            _pause_seconds(claim, outcome.retry_after_seconds, jitter),
+            outcome.error["type"],
+        )
     return Finish("failed", error=json.dumps(dict(outcome.error)))
 
 
 def _pause_seconds(claim: Claim, wish_seconds: float | None, jitter: float) -> float:
-    """The model provider's own wish goes first; else the configured pause, the last one for all further retries."""
+    """The model provider's own wish goes first; else the configured pause, the last one for all
+    further retries.
+    """
     if wish_seconds is not None and 0 <= wish_seconds <= MAX_SECONDS:  # NaN is not
         return float(wish_seconds)
     pauses = claim.retry_backoff_seconds or DEFAULT_BACKOFF_SECONDS
@@ -150,7 +163,11 @@ def _pause_seconds(claim: Claim, wish_seconds: float | None, jitter: float) -> f
 def failure(claim: Claim, type: str, message: str) -> Finish:
     """The end of an execution with an error that the service gives."""
     details: dict[str, Any] = {}
-    with contextlib.suppress(Exception):  # what was asked makes no sense: then there is nothing to name
+    with contextlib.suppress(
+        Exception
+    ):  # what was asked makes no sense: then there is nothing to name
         call = read_call(claim.data)
         details = {f"{call['type']}_id": call["target_id"]}
-    return Finish("failed", error=json.dumps({"type": type, "message": message, "details": details}))
+    return Finish(
+        "failed", error=json.dumps({"type": type, "message": message, "details": details})
+    )

@@ -1,12 +1,14 @@
-"""Where child processes come from: a process that has imported everything, and does nothing but fork.
+"""Where child processes come from: a process that has imported everything, and does nothing but
+fork.
 
-It is forked from the worker before that has connections or an event loop, which must not cross a fork, and so
-shares its memory, as each child does. A child is forked twice, and thereby becomes the worker's own: the
-worker sees how it ends, and when the worker dies, the kernel ends it, frozen or not. (The standard library's
-forkserver gives neither: its children belong to the server.)
+It is forked from the worker before that has connections or an event loop, which must not cross a
+fork, and so shares its memory, as each child does. A child is forked twice, and thereby becomes the
+worker's own: the worker sees how it ends, and when the worker dies, the kernel ends it, frozen or
+not. (The standard library's forkserver gives neither: its children belong to the server.)
 
-A child is two processes. The one that runs flows has a parent of its own, the keeper, which does nothing but wait for
-its end: a flow that kills or stops its parent harms no worker, and so nobody else.
+A child is two processes. The one that runs flows has a parent of its own, the keeper, which does
+nothing but wait for its end: a flow that kills or stops its parent harms no worker, and so nobody
+else.
 """
 
 from __future__ import annotations
@@ -37,11 +39,15 @@ _LENGTH, _ANSWER = struct.Struct("!I"), struct.Struct("!i")
 
 
 class CannotFork(Exception):
-    """No child could be started just now: a limit of processes or memory is reached. Try again later."""
+    """No child could be started just now: a limit of processes or memory is reached. Try again
+    later.
+    """
 
 
 class Forkserver:
-    """One for all pools of a worker's process. `children` are the pids of those that live, as far as it was told."""
+    """One for all pools of a worker's process. `children` are the pids of those that live, as far
+    as it was told.
+    """
 
     def __init__(self) -> None:
         self.pid = 0
@@ -72,7 +78,9 @@ class Forkserver:
         self.pid, self._control = pid, ours
 
     async def fork(self, end: socket.socket, config: ChildConfig) -> int:
-        """The pid of a new child, which talks to its worker by the other end of `end`. Raises `CannotFork`."""
+        """The pid of a new child, which talks to its worker by the other end of `end`. Raises
+        `CannotFork`.
+        """
         async with self._asking:
             try:
                 if self._control is None:
@@ -80,7 +88,8 @@ class Forkserver:
                 async with asyncio.timeout(FORK_SECONDS):
                     pid = await self._ask(end, config)
             except (OSError, EOFError) as error:  # a time that is over is an OSError, too
-                self._stop()  # whatever it still answers must not be taken for the answer to another request
+                # whatever it still answers must not be taken for the answer to another request
+                self._stop()
                 raise CannotFork(f"The forkserver does not answer: {error!r}") from error
             if pid < 0:
                 raise CannotFork(os.strerror(-pid))
@@ -127,7 +136,9 @@ def _serve(control: socket.socket, worker: int) -> NoReturn:
         os._exit(0)
 
 
-def _fork_twice(control: socket.socket, end: socket.socket, config: ChildConfig, worker: int) -> None:
+def _fork_twice(
+    control: socket.socket, end: socket.socket, config: ChildConfig, worker: int
+) -> None:
     """Answers with the child's pid or, if a fork fails, with the error's number below zero."""
     between = _fork(control)
     if between:
@@ -152,8 +163,8 @@ def _fork_twice(control: socket.socket, end: socket.socket, config: ChildConfig,
 def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
     """Forks the process that runs flows, waits for its end, and ends as it did.
 
-    It leads their session and process group, so that a signal to the group reaches both, and nobody else:
-    `kill 0` in a flow's script ends what the script has started, not the worker.
+    It leads their session and process group, so that a signal to the group reaches both, and nobody
+    else: `kill 0` in a flow's script ends what the script has started, not the worker.
     """
     die_with_parent(worker)
     os.setsid()
@@ -195,7 +206,9 @@ def _close_all_but(number: int) -> None:
     """Connections of the worker must not stay open here when it has gone."""
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
-    os.dup2(nothing := os.open(os.devnull, os.O_RDONLY), 0)  # no flow reads what is typed at the worker
+    os.dup2(
+        nothing := os.open(os.devnull, os.O_RDONLY), 0
+    )  # no flow reads what is typed at the worker
     os.close(nothing)
 
 

@@ -36,9 +36,17 @@ async def stack(pid: int, file: int, threads: Sequence[int]) -> list[str]:
         ask_for_stack(pid, thread)
     for _ in range(10 if threads else 0):
         await asyncio.sleep(STACK_SECONDS / 10)
-        with contextlib.suppress(OSError), Path(f"/proc/{pid}/fd/{file}").open(errors="replace") as said:
+        with (
+            contextlib.suppress(OSError),
+            Path(f"/proc/{pid}/fd/{file}").open(errors="replace") as said,
+        ):
             if found := _PLACE.findall(said.read(STACK_BYTES)):
-                return flows_places([(path, f"{path}:{line} {function}") for path, line, function in reversed(found)])
+                return flows_places(
+                    [
+                        (path, f"{path}:{line} {function}")
+                        for path, line, function in reversed(found)
+                    ]
+                )
     return []
 
 
@@ -50,7 +58,9 @@ def outcomes(child: ChildProcess, seconds: float, places: Sequence[str]) -> dict
         return dict.fromkeys(child.attempts, Outcome("hung", reason=_sentence(seconds, places)))
     suspects = _suspects(child)
     few = len(suspects) <= MOST_SUSPECTS
-    blamed = Outcome("set_apart") if few else Outcome("disturbed", reason=_sentence(seconds, places))
+    blamed = (
+        Outcome("set_apart") if few else Outcome("disturbed", reason=_sentence(seconds, places))
+    )
     return {key: blamed if key in suspects else Outcome("displaced") for key in child.attempts}
 
 

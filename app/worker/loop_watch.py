@@ -39,7 +39,10 @@ class FlowLoopWatch:
     def start(self) -> None:
         """Watches until the process ends."""
         threading.Thread(
-            target=self._watch.run, args=(self._thread_id, self._pause), name="loop-watch", daemon=True
+            target=self._watch.run,
+            args=(self._thread_id, self._pause),
+            name="loop-watch",
+            daemon=True,
         ).start()
 
     def _thread_id(self) -> int | None:
@@ -71,7 +74,9 @@ class FlowLoopWatch:
         task = asyncio.current_task(loop)
         scope = owners.get(task) if task else None
         names = dict(scope.names) if scope else {}
-        log.warning("loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places()))
+        log.warning(
+            "loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places())
+        )
 
 
 _NOT_THE_FLOWS = (

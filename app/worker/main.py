@@ -31,7 +31,8 @@ from app.worker.watchdog import Watchdog
 from app.worker.worker import FENCE_SHARE, ExecutionWorker
 
 FILES_PER_THREAD, OTHER_FILES = 8, 1024
-"""Open files that a process may need: for each flow in a thread its connections, and all the rest."""
+"""Open files that a process may need: for each flow in a thread its connections, and all the rest.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +43,12 @@ def main() -> None:
         _read_options()
         config = settings.load()
         if not config.worker_threads + config.worker_processes:
-            raise ConfigurationError("WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing.")
-        os.environ.pop("API_KEYS", None)  # flows see this environment, and only the web asks for keys
+            raise ConfigurationError(
+                "WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing."
+            )
+        os.environ.pop(
+            "API_KEYS", None
+        )  # flows see this environment, and only the web asks for keys
         logs.configure(config.log_level, config.secrets)
         catalog.load(config.agents_path, config.pipelines_path)
         _run(config)
@@ -57,9 +62,13 @@ def _run(config: settings.Settings) -> None:
     tracing.warn_if_missing(config)
     openai = ["openai"] if config.openai_api_key or config.openai_base_url else []
     for name in [*openai, *tracing.preload(config)]:
-        importlib.import_module(name)  # half a second, and 20 MB: once, before all children are forked
+        importlib.import_module(
+            name
+        )  # half a second, and 20 MB: once, before all children are forked
     gc_tuning.settle()  # for all that is forked, too
-    file_limit.raise_to(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)  # inherited by all children
+    file_limit.raise_to(
+        OTHER_FILES + FILES_PER_THREAD * config.worker_threads
+    )  # inherited by all children
     adopt_orphans()
     forkserver = Forkserver()
     try:
@@ -70,7 +79,9 @@ def _run(config: settings.Settings) -> None:
     try:
         runner.run(_work(config, forkserver))
     finally:
-        with contextlib.suppress(RuntimeError):  # it starts a thread to wait for threads, and there may be no room
+        with contextlib.suppress(
+            RuntimeError
+        ):  # it starts a thread to wait for threads, and there may be no room
             runner.close()
 
 
@@ -80,7 +91,10 @@ def _read_options() -> None:
     parser.add_argument("--threads", help="as WORKER_THREADS")
     parser.add_argument("--processes", help="as WORKER_PROCESSES")
     options = parser.parse_args()
-    for name, value in (("WORKER_THREADS", options.threads), ("WORKER_PROCESSES", options.processes)):
+    for name, value in (
+        ("WORKER_THREADS", options.threads),
+        ("WORKER_PROCESSES", options.processes),
+    ):
         if value is not None:
             os.environ[name] = value
 
@@ -90,7 +104,9 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # what is to be read, is read below
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: None
+    )  # what is to be read, is read below
     if not await _store_answers(config, stop):
         return
     traces = tracing.connect(config)
@@ -105,7 +121,10 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
             traces,
             process,
         )
-        for isolation, slots, size in (("thread", config.worker_threads, 1), ("process", 1, config.worker_processes))
+        for isolation, slots, size in (
+            ("thread", config.worker_threads, 1),
+            ("process", 1, config.worker_processes),
+        )
         if slots and size
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reloader(config, workers).request)
@@ -114,10 +133,14 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     watchdog.start()
     sweeping = asyncio.ensure_future(strays.sweep_for_life())
     running = [asyncio.ensure_future(worker.run()) for worker in workers]
-    await asyncio.wait({*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(
+        {*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED
+    )
     for worker in workers:
         worker.request_shutdown()
-    ends = await asyncio.gather(*running, return_exceptions=True)  # an error of one costs no other its shutdown
+    ends = await asyncio.gather(
+        *running, return_exceptions=True
+    )  # an error of one costs no other its shutdown
     sweeping.cancel()
     watchdog.close()
     traces.close()
@@ -129,7 +152,8 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
 class Reloader:
     """SIGHUP: reads the agents and pipelines again, in a thread: nothing waits for the files.
 
-    With a mistake in one of them all stay as they were. Signals that come meanwhile lead to one more reading.
+    With a mistake in one of them all stay as they were. Signals that come meanwhile lead to one
+    more reading.
     """
 
     def __init__(self, config: settings.Settings, workers: list[ExecutionWorker]):
@@ -147,8 +171,13 @@ class Reloader:
         while self._wanted:
             self._wanted = False
             try:
-                known = await asyncio.to_thread(catalog.load, self._config.agents_path, self._config.pipelines_path)
-            except (ConfigurationError, RuntimeError) as error:  # the latter: no thread can be started just now
+                known = await asyncio.to_thread(
+                    catalog.load, self._config.agents_path, self._config.pipelines_path
+                )
+            except (
+                ConfigurationError,
+                RuntimeError,
+            ) as error:  # the latter: no thread can be started just now
                 log.error("reload_refused", reason=str(error))
                 continue
             for worker in self._workers:

@@ -1,4 +1,6 @@
-"""Watches the model calls of the runs in this process: counts them for the metrics, and traces them."""
+"""Watches the model calls of the runs in this process: counts them for the metrics, and traces
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from app.telemetry.tracing import Tracing
 
 
 class WatchedModels:
-    """A provider around another. `count` is given what each call adds to which counter (see `counters`).
+    """A provider around another. `count` is given what each call adds to which counter (see
+    `counters`).
 
     Models that are not among the known ones count under an empty name: a request can name any.
     """
@@ -38,7 +41,9 @@ class WatchedModels:
         label = asked if asked in self._known else ""
         counts = {f"mc:{label}": 1}
         try:
-            completion = self._provider.complete(messages, model=asked, stop_signal=stop_signal, **options)
+            completion = self._provider.complete(
+                messages, model=asked, stop_signal=stop_signal, **options
+            )
             counts |= {
                 f"mi:{label}": completion.input_tokens or 0,
                 f"mo:{label}": completion.output_tokens or 0,
@@ -52,16 +57,27 @@ class WatchedModels:
             self._count({field: amount for field, amount in counts.items() if amount})
 
 
-def traced(provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str) -> ModelProvider:
-    """The provider for one run, whose model calls become spans under `parent`; as it is where nothing is traced."""
+def traced(
+    provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str
+) -> ModelProvider:
+    """The provider for one run, whose model calls become spans under `parent`; as it is where
+    nothing is traced.
+    """
     return _TracedModels(provider, tracing, parent, default_model) if tracing.enabled else provider
 
 
 class _TracedModels:
-    """The spans have the names of OpenTelemetry's conventions for generative AI, and nothing of what was said."""
+    """The spans have the names of OpenTelemetry's conventions for generative AI, and nothing of
+    what was said.
+    """
 
-    def __init__(self, provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str):
-        self._provider, self._tracing, self._parent, self._default_model = provider, tracing, parent, default_model
+    def __init__(
+        self, provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str
+    ):
+        self._provider = provider
+        self._tracing = tracing
+        self._parent = parent
+        self._default_model = default_model
 
     def complete(
         self,
@@ -81,10 +97,13 @@ class _TracedModels:
             gen_ai__provider__name="openai",
             gen_ai__request__model=asked,
             gen_ai__request__temperature=options.get("temperature"),
-            gen_ai__request__max_tokens=options.get("max_completion_tokens") or options.get("max_tokens"),
+            gen_ai__request__max_tokens=options.get("max_completion_tokens")
+            or options.get("max_tokens"),
         )
         try:
-            completion = self._provider.complete(messages, model=asked, stop_signal=stop_signal, **options)
+            completion = self._provider.complete(
+                messages, model=asked, stop_signal=stop_signal, **options
+            )
             span.set(
                 gen_ai__response__model=completion.model,
                 gen_ai__usage__input_tokens=completion.input_tokens,

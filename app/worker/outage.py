@@ -1,4 +1,6 @@
-"""Outages of the store: tells one from being cut off, and tells people of it without filling the log."""
+"""Outages of the store: tells one from being cut off, and tells people of it without filling the
+log.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,12 @@ _SERVES_NOBODY = (
 
 
 def nobody_can_be_served(error: BaseException | None) -> bool:
-    """True where the store itself said, or its machine did, that it takes no writes from anybody for now.
+    """True where the store itself said, or its machine did, that it takes no writes from anybody
+    for now.
 
-    Nothing listens at its address, it closed the connection, it is loading, read-only or full: then no
-    execution can be given to somebody else meanwhile, and flows may go on. Silence (a timeout, no route)
-    says nothing: the store may be well, and only this worker cut off.
+    Nothing listens at its address, it closed the connection, it is loading, read-only or full: then
+    no execution can be given to somebody else meanwhile, and flows may go on. Silence (a timeout,
+    no route) says nothing: the store may be well, and only this worker cut off.
     """
     while error is not None:
         if isinstance(error, _SERVES_NOBODY):
@@ -44,8 +47,9 @@ def nobody_can_be_served(error: BaseException | None) -> bool:
 
 
 def refuses_everybody(error: BaseException) -> bool:
-    """True if the store answered that it takes no such call from anybody for now: it is read-only or full, has no
-    replicas, or its ACL forbids it. Then no single call is to blame. (A `StoreRefused` is about one call.)
+    """True if the store answered that it takes no such call from anybody for now: it is read-only
+    or full, has no replicas, or its ACL forbids it. Then no single call is to blame. (A
+    `StoreRefused` is about one call.)
     """
     return isinstance(error.__cause__, redis.ResponseError)
 
@@ -70,7 +74,9 @@ class OutageLog:
         if at - self._said_at >= REPEAT_SECONDS:
             self._said_at = at
             seconds = round(at - self._began_at, 1)
-            self._log.warning("store_unavailable", what=what, seconds=seconds, error=str(error.__cause__ or error))
+            self._log.warning(
+                "store_unavailable", what=what, seconds=seconds, error=str(error.__cause__ or error)
+            )
 
     def done(self, what: str) -> bool:
         """The store did it, or it is not wanted any more. True if it was refused before."""

@@ -1,7 +1,7 @@
 """The child processes of a worker: started warm, given attempts, watched, replaced.
 
-Two shapes of one thing: a pool of processes has many children with one slot each, a pool of threads has
-one child with many slots. Nothing here talks to the store.
+Two shapes of one thing: a pool of processes has many children with one slot each, a pool of threads
+has one child with many slots. Nothing here talks to the store.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from app.worker.strays import Strays
 from app.worker.threads_of import threads_of
 
 RESPAWN_SECONDS, LAST_RESPAWN_SECONDS = 0.5, 2.0
-"""The pauses before a child is started again that could not be started, or died before it was ready: what kept it
-from living may keep the next one, but a limit that is reached for a moment must not cost more than that."""
+"""The pauses before a child is started again that could not be started, or died before it was
+ready: what kept it from living may keep the next one, but a limit that is reached for a moment must
+not cost more than that.
+"""
 
 READY_SECONDS = 30.0
 """A child that is not ready by then is replaced."""
@@ -49,10 +51,17 @@ log = structlog.get_logger(__name__)
 
 
 class Pool:
-    """Keeps `size` children alive. `free` is set while there is a free slot, `changed` when slots come or go."""
+    """Keeps `size` children alive. `free` is set while there is a free slot, `changed` when slots
+    come or go.
+    """
 
     def __init__(
-        self, config: ChildConfig, size: int, forkserver: Forkserver, strays: Strays, bulkhead: Bulkhead | None = None
+        self,
+        config: ChildConfig,
+        size: int,
+        forkserver: Forkserver,
+        strays: Strays,
+        bulkhead: Bulkhead | None = None,
     ):
         self._config, self._size = config, size
         self._forkserver, self._strays = forkserver, strays
@@ -66,7 +75,11 @@ class Pool:
     @property
     def slots(self) -> int:
         """How many attempts can run at once just now: only what exists, and is ready, counts."""
-        return sum(child.slots for child in self._children if child.ready and not child.gone and not child.retiring)
+        return sum(
+            child.slots
+            for child in self._children
+            if child.ready and not child.gone and not child.retiring
+        )
 
     @property
     def free_slots(self) -> int:
@@ -80,9 +93,14 @@ class Pool:
     def acquire(self, attempt: Attempt) -> ChildProcess | None:
         """A slot for an attempt; None if a child died and none is left.
 
-        Of the child with the most free ones and, among equals, the fewest runs: what wants a fresh process finds one.
+        Of the child with the most free ones and, among equals, the fewest runs: what wants a fresh
+        process finds one.
         """
-        child = max(self._children, key=lambda candidate: (candidate.free_slots, -candidate.runs), default=None)
+        child = max(
+            self._children,
+            key=lambda candidate: (candidate.free_slots, -candidate.runs),
+            default=None,
+        )
         if child is None or not child.free_slots:
             return None
         child.attempts[attempt.wire_key] = attempt
@@ -91,7 +109,9 @@ class Pool:
         return child
 
     async def acquire_alone(self, attempt: Attempt) -> ChildProcess | None:
-        """A process for this attempt and nothing else, beside the others; None where none can be started now."""
+        """A process for this attempt and nothing else, beside the others; None where none can be
+        started now.
+        """
         child = await self._start(replace(self._config, slots=1))
         if child is None:
             return None
@@ -110,11 +130,13 @@ class Pool:
             self._note_free_slots()
 
     def end(self, attempt: Attempt) -> None:
-        """Ends an attempt by force. If its process is its own, that is killed; how it died is the outcome.
+        """Ends an attempt by force. If its process is its own, that is killed; how it died is the
+        outcome.
 
-        One of many threads cannot be ended. It is abandoned, once its process has shown that it answers: what it
-        still says is not heard, its slot stays taken until it ends, and with too many of these the process is
-        replaced. A process that does not answer hangs, and is ended with all that runs in it: see `watch`.
+        One of many threads cannot be ended. It is abandoned, once its process has shown that it
+        answers: what it still says is not heard, its slot stays taken until it ends, and with too
+        many of these the process is replaced. A process that does not answer hangs, and is ended
+        with all that runs in it: see `watch`.
         """
         child = self._child_of(attempt)
         if child is None:
@@ -138,7 +160,8 @@ class Pool:
             child.send(head)
 
     def renew(self, catalog: Catalog) -> None:
-        """From now on attempts are given to new children, which know this catalog and have loaded no flow's code.
+        """From now on attempts are given to new children, which know this catalog and have loaded
+        no flow's code.
 
         The old ones end what they run, undisturbed.
         """
@@ -148,7 +171,9 @@ class Pool:
         self._note_free_slots()
 
     def say_alive(self) -> None:
-        """Tells the children that their worker lives and holds its leases; without it they end themselves."""
+        """Tells the children that their worker lives and holds its leases; without it they end
+        themselves.
+        """
         for child in self._children:
             child.ask()
 
@@ -188,14 +213,23 @@ class Pool:
             return  # it has answered meanwhile: it ends what it runs, and gets nothing new
         runs = [attempt.claim.id for attempt in child.attempts.values()]
         seconds = round(child.pulse.silent_seconds, 1)
-        log.error("child_hung", pid=child.flows_pid, seconds=seconds, runs=runs[:MOST_TOLD], count=len(runs), at=places)
+        log.error(
+            "child_hung",
+            pid=child.flows_pid,
+            seconds=seconds,
+            runs=runs[:MOST_TOLD],
+            count=len(runs),
+            at=places,
+        )
         limit_seconds = self._config.settings.child_hung_seconds
         for key, outcome in hung.outcomes(child, limit_seconds, places).items():
             child.final.setdefault(key, (outcome, None))
         child.kill()
 
     def suspend(self) -> None:
-        """Freezes all children where they are, as long as nobody knows whether their leases still hold."""
+        """Freezes all children where they are, as long as nobody knows whether their leases still
+        hold.
+        """
         if not self._suspended:
             self._suspended = True
             log.warning("children_suspended")
@@ -203,8 +237,8 @@ class Pool:
                 child.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undoes `suspend`. The word that their worker lives is sent first: a child that wakes without it would
-        take the silence of its sleep for its worker's death.
+        """Undoes `suspend`. The word that their worker lives is sent first: a child that wakes
+        without it would take the silence of its sleep for its worker's death.
         """
         if self._suspended:
             self._suspended = False
@@ -230,8 +264,8 @@ class Pool:
         keeper.add_done_callback(self._keepers.discard)
 
     async def _keep(self) -> None:
-        """Keeps one child alive: starts it, serves it until it is gone, starts the next. Ends when it has a
-        successor, or the pool is closed.
+        """Keeps one child alive: starts it, serves it until it is gone, starts the next. Ends when
+        it has a successor, or the pool is closed.
         """
         pause_seconds = RESPAWN_SECONDS
         while not self._closed:
@@ -276,7 +310,9 @@ class Pool:
             self._note_free_slots()
             self._strays.child_died()
         if not (self._closed or child.killed or (child.retiring and not child.is_extra)):
-            log.warning("child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts))
+            log.warning(
+                "child_died", pid=child.pid, how=child.death(), attempts=len(child.attempts)
+            )
 
     def _how_it_died(self, child: ChildProcess) -> Outcome:
         """The outcome of what ran in it. Where several did, nobody knows which of them is to blame."""
@@ -307,7 +343,9 @@ class Pool:
                     child.kill()
                 else:
                     self._abandon(child, attempt)
-                    child.stuck -= head.get("kind") == "ended"  # it runs no more, whatever it has said of that
+                    child.stuck -= (
+                        head.get("kind") == "ended"
+                    )  # it runs no more, whatever it has said of that
         self._note_free_slots()
 
     def _take(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
@@ -333,7 +371,9 @@ class Pool:
                     self._abandon(child, attempt)
 
     def _take_end(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
-        """An execution is over when nothing of it runs: steps that did not stop end with their process."""
+        """An execution is over when nothing of it runs: steps that did not stop end with their
+        process.
+        """
         leaked, memory_bytes = int(head["left_behind"]), int(head["memory_bytes"])
         self.counted.add(head["counts"])
         attempt = child.attempts.get(head["token"])
@@ -366,7 +406,9 @@ class Pool:
 
     # When a child is replaced.
 
-    def _recycle(self, child: ChildProcess, memory_bytes: int = 0, unfit: str | None = None) -> None:
+    def _recycle(
+        self, child: ChildProcess, memory_bytes: int = 0, unfit: str | None = None
+    ) -> None:
         settings = self._config.settings
         self._retire_if_stuck(child)
         if unfit:
@@ -383,7 +425,9 @@ class Pool:
             self._retire(child, "stuck_threads")
 
     def _retire(self, child: ChildProcess, why: str) -> None:
-        """Gives the child nothing new, and starts its successor; it is killed when its last attempt ended."""
+        """Gives the child nothing new, and starts its successor; it is killed when its last attempt
+        ended.
+        """
         if not child.retiring:
             log.info("child_retired", pid=child.pid, why=why, runs=child.runs, stuck=child.stuck)
             child.retiring = True

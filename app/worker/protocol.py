@@ -1,7 +1,8 @@
 """The messages between a worker and its child processes, over one socket pair each.
 
-A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on unread:
-the job's data on its way down, the outputs on their way up. On the wire: both lengths, head, body.
+A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on
+unread: the job's data on its way down, the outputs on their way up. On the wire: both lengths,
+head, body.
 
     worker -> child   start {token, id, names, ...} + data, steps | stop {token} | stored {token, number}
                       alive {number}
@@ -9,9 +10,9 @@ the job's data on its way down, the outputs on their way up. On the wire: both l
                       alive {number} | checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
                       unstarted {token, reason}: nothing of it ran
 
-`token` is the attempt's wire key, its execution's id and its fencing token: one process may hold an old attempt
-and a new one of the same execution. If a body has several parts, `join` puts them together, and their lengths stand in
-the head.
+`token` is the attempt's wire key, its execution's id and its fencing token: one process may hold an
+old attempt and a new one of the same execution. If a body has several parts, `join` puts them
+together, and their lengths stand in the head.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ Head = dict[str, Any]
 
 
 def encode(head: Mapping[str, Any], body: bytes = b"") -> bytes:
-    """A message as it goes over the wire. Made in steps, so that in a thread it holds up no other one."""
-    text = "{" + ",".join(f"{json.dumps(name)}:{_json(value)}" for name, value in head.items()) + "}"
+    """A message as it goes over the wire. Made in steps, so that in a thread it holds up no other
+    one.
+    """
+    text = (
+        "{" + ",".join(f"{json.dumps(name)}:{_json(value)}" for name, value in head.items()) + "}"
+    )
     return b"".join((_LENGTHS.pack(len(text), len(body)), text.encode(), body))
 
 
@@ -42,7 +47,9 @@ def _json(value: Any) -> str:
     if not isinstance(value, list) or len(value) <= _PIECE_VALUES:
         return json.dumps(value, separators=(",", ":"))
     starts = range(0, len(value), _PIECE_VALUES)
-    pieces = (json.dumps(value[at : at + _PIECE_VALUES], separators=(",", ":"))[1:-1] for at in starts)
+    pieces = (
+        json.dumps(value[at : at + _PIECE_VALUES], separators=(",", ":"))[1:-1] for at in starts
+    )
     return f"[{','.join(pieces)}]"
 
 

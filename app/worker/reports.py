@@ -1,4 +1,6 @@
-"""What a child tells its worker of a run while it goes on: an agent's progress, a pipeline's checkpoints."""
+"""What a child tells its worker of a run while it goes on: an agent's progress, a pipeline's
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def _write_progress(progress: Progress) -> str:
 
 
 class ProgressReports:
-    """Sends progress at most five times a second for each attempt; the last word is late, never lost."""
+    """Sends progress at most five times a second for each attempt; the last word is late, never
+    lost.
+    """
 
     def __init__(self, worker: ChildSocket):
         self._worker = worker
@@ -55,13 +59,17 @@ class ProgressReports:
         self._late.pop(token, None)
         self._sent_at[token] = time.monotonic()
         with contextlib.suppress(OSError):
-            self._worker.send({"kind": "progress", "token": token, "progress": _write_progress(progress)})
+            self._worker.send(
+                {"kind": "progress", "token": token, "progress": _write_progress(progress)}
+            )
 
 
 class StepReports:
     """Has the checkpoints of one pipeline's run stored, in order. `save` is called from one thread."""
 
-    def __init__(self, worker: ChildSocket, token: str, definition: str, stop: StopSignal, usage: Usage):
+    def __init__(
+        self, worker: ChildSocket, token: str, definition: str, stop: StopSignal, usage: Usage
+    ):
         self._worker, self._token, self._definition = worker, token, definition
         self._stop, self._usage = stop, usage
         self._number = self._stored = 0
@@ -79,8 +87,12 @@ class StepReports:
             "definition": self._definition,
             "progress": _write_progress(checkpoint.progress),
             "usage": write_usage(self._usage.models),
-            "records": [(record.id, write_record(record), moment) for record, moment in checkpoint.records],
-            "outcomes": [(name, write_outcome(failure)) for name, failure in checkpoint.outcomes.items()],
+            "records": [
+                (record.id, write_record(record), moment) for record, moment in checkpoint.records
+            ],
+            "outcomes": [
+                (name, write_outcome(failure)) for name, failure in checkpoint.outcomes.items()
+            ],
             "values": list(checkpoint.values),
             "lengths": lengths,
             "dropped": checkpoint.dropped,

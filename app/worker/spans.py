@@ -1,4 +1,6 @@
-"""The span of an attempt: from its claim to its end, made by the worker, so that a dead child has one too."""
+"""The span of an attempt: from its claim to its end, made by the worker, so that a dead child has
+one too.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from app.worker.ending import Ending, Finish
 
 
 def begin(tracing: Tracing, claim: Claim) -> Span | None:
-    """Starts it, under the request's span; its own traceparent is then the attempt's. None if nothing is traced."""
+    """Starts it, under the request's span; its own traceparent is then the attempt's. None if
+    nothing is traced.
+    """
     if not tracing.enabled:
         return None
     return tracing.start(
@@ -27,7 +31,9 @@ def begin(tracing: Tracing, claim: Claim) -> Span | None:
 
 
 def end(span: Span | None, ending: Ending | None, status: str) -> None:
-    """Ends it with the status that the execution has now; without an ending, it was somebody else's."""
+    """Ends it with the status that the execution has now; without an ending, it was somebody
+    else's.
+    """
     if span is not None:
         span.set(execution__status=status)
         span.end(_error_type(ending))

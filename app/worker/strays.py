@@ -1,4 +1,6 @@
-"""Ends and reaps the processes that flows leave behind: this process adopts them when their parents die."""
+"""Ends and reaps the processes that flows leave behind: this process adopts them when their parents
+die.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,23 @@ from app.worker.forkserver import Forkserver
 SWEEP_SECONDS = 1.0
 
 HUNT_SECONDS = 5.0
-"""How long strays are ended after a child died: one may have started others, which are adopted when it is dead."""
+"""How long strays are ended after a child died: one may have started others, which are adopted when
+it is dead.
+"""
 
 LOOKS = 50
-"""In one sweep, as long as each finds something: what forks and ends itself, again and again, is hard to meet."""
+"""In one sweep, as long as each finds something: what forks and ends itself, again and again, is
+hard to meet.
+"""
 
 _STATE, _SESSION = 0, 3
 """Fields of /proc/<pid>/stat, counted behind the program's name: see proc(5)."""
 
 
 class Strays:
-    """Knows the worker's own processes by its forkserver. Nothing here blocks: it reads small files of the kernel's."""
+    """Knows the worker's own processes by its forkserver. Nothing here blocks: it reads small files
+    of the kernel's.
+    """
 
     def __init__(self, forkserver: Forkserver):
         self._forkserver = forkserver
@@ -42,13 +50,17 @@ class Strays:
         self.sweep()
 
     def sweep(self) -> None:
-        """Reaps strays that are dead; for some seconds after a child died it also ends those that live.
+        """Reaps strays that are dead; for some seconds after a child died it also ends those that
+        live.
 
-        A stray in the session of a child that lives is left alone: a flow of that child may still use it.
+        A stray in the session of a child that lives is left alone: a flow of that child may still
+        use it.
         """
         if self._forkserver.busy:  # a child that is just coming into being looks like a stray
             return
-        with contextlib.suppress(OSError):  # no file can be opened just now: the next sweep looks again
+        with contextlib.suppress(
+            OSError
+        ):  # no file can be opened just now: the next sweep looks again
             for _ in range(LOOKS):
                 if not self._sweep():
                     return
@@ -56,7 +68,8 @@ class Strays:
     def _sweep(self) -> bool:
         """Whether it has ended one, whose children come next."""
         has_ended = False
-        ours, hunting = {*self._forkserver.children, self._forkserver.pid}, time.monotonic() < self._hunt_until
+        ours = {*self._forkserver.children, self._forkserver.pid}
+        hunting = time.monotonic() < self._hunt_until
         for pid in _children():
             state, session = ("", 0) if pid in ours else _state_and_session(pid)
             if not state:

@@ -17,12 +17,16 @@ class Threads:
         self._idle = 0
 
     def start(self, act: Callable[[], None]) -> None:
-        """Has a thread call it. Raises `RuntimeError` or `MemoryError` where none can be started for it."""
+        """Has a thread call it. Raises `RuntimeError` or `MemoryError` where none can be started
+        for it.
+        """
         with self._lock:
             if self._idle:
                 self._idle -= 1
             else:
-                threading.Thread(target=self._for_life, args=(self._next,), name="flow", daemon=True).start()
+                threading.Thread(
+                    target=self._for_life, args=(self._next,), name="flow", daemon=True
+                ).start()
         self._waiting.put(act)
 
     def _next(self) -> None:

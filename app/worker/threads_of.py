@@ -109,7 +109,11 @@ def busiest(before: Threads, after: Threads) -> list[int]:
     none.
     """
     computed = sorted(
-        ((facts.computed_seconds - before[tid].computed_seconds, tid) for tid, facts in after.items() if tid in before),
+        (
+            (facts.computed_seconds - before[tid].computed_seconds, tid)
+            for tid, facts in after.items()
+            if tid in before
+        ),
         reverse=True,
     )
     if not computed:

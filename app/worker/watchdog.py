@@ -34,7 +34,10 @@ class Watchdog:
         self._turn()
         try:
             threading.Thread(
-                target=self._watch.run, args=(lambda: self._thread_id,), name="watchdog", daemon=True
+                target=self._watch.run,
+                args=(lambda: self._thread_id,),
+                name="watchdog",
+                daemon=True,
             ).start()
         except RuntimeError as error:
             log.warning("watchdog_not_started", reason=str(error))
@@ -52,4 +55,8 @@ class Watchdog:
         places = hold.places()
         if hold.since != self._told and not places[-1][0].endswith(_AT_REST):
             self._told = hold.since
-            log.warning("event_loop_held", seconds=round(hold.seconds, 2), at=[place for _, place in places[-4:]])
+            log.warning(
+                "event_loop_held",
+                seconds=round(hold.seconds, 2),
+                at=[place for _, place in places[-4:]],
+            )

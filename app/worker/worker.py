@@ -1,7 +1,8 @@
-"""The worker: takes executions from one queue, has its children run them, and keeps its word to the store.
+"""The worker: takes executions from one queue, has its children run them, and keeps its word to the
+store.
 
-One event loop, and no flow's code: whatever flows do, leases are extended in time. Everything a worker does
-with the store is one of the loops below, each with one purpose.
+One event loop, and no flow's code: whatever flows do, leases are extended in time. Everything a
+worker does with the store is one of the loops below, each with one purpose.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from app.worker.write import Write
 from app.worker.writer import Writer, WriteRefused
 
 CLAIM_LIMIT = 64
-"""Executions that one call may claim: enough to make round trips cheap, few enough to share the work."""
+"""Executions that one call may claim: enough to make round trips cheap, few enough to share the
+work.
+"""
 
 PROGRESS_SECONDS = 0.2
 ALIVE_SECONDS = 1.0
@@ -45,7 +48,9 @@ FENCE_SHARE = 0.75
 """The share of a lease without a beat after which children are not left alone with their work."""
 
 HAND_BACK_SECONDS = 4.0
-"""For writing what is handed back at the shutdown. With SHUTDOWN_GRACE it stays below Heroku's 30 s."""
+"""For writing what is handed back at the shutdown. With SHUTDOWN_GRACE it stays below Heroku's 30
+s.
+"""
 
 RESTART_SECONDS = 1.0
 """The pause before a loop that met an error of its own goes on."""
@@ -56,16 +61,24 @@ log = structlog.get_logger(__name__)
 class ExecutionWorker(BaseWorker):
     """An RQ worker that runs many executions at once, in child processes.
 
-    RQ knows it by its registration and heartbeat (`rq info`). Replaced are: the loop that pops one job
-    and forks (a script claims several at once), the bookkeeping for each job (the scripts keep the
-    record), the clean-up of registries (there are none; the reaper moves on what is lost), and the
-    commands (RQ's stop command kills a process without asking whose it is).
+    RQ knows it by its registration and heartbeat (`rq info`). Replaced are: the loop that pops one
+    job and forks (a script claims several at once), the bookkeeping for each job (the scripts keep
+    the record), the clean-up of registries (there are none; the reaper moves on what is lost), and
+    the commands (RQ's stop command kills a process without asking whose it is).
     """
 
     def __init__(
-        self, queue: str, connection: redis.Redis, settings: Settings, pool: Pool, tracing: Tracing, process: str
+        self,
+        queue: str,
+        connection: redis.Redis,
+        settings: Settings,
+        pool: Pool,
+        tracing: Tracing,
+        process: str,
     ):
-        """`process` is the same for all workers of one process: if one of them dies, all do (see `reap.lua`)."""
+        """`process` is the same for all workers of one process: if one of them dies, all do (see
+        `reap.lua`).
+        """
         queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
         super().__init__(queues, name=f"{process}-{queue}", connection=connection)
         self._settings, self._pool, self._tracing = settings, pool, tracing
@@ -116,8 +129,8 @@ class ExecutionWorker(BaseWorker):
         self._pool.renew(catalog)
 
     async def _for_life(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a loop to its end. One that meets an error of its own is logged and goes on: no attempt of this
-        worker may suffer from it.
+        """Runs a loop to its end. One that meets an error of its own is logged and goes on: no
+        attempt of this worker may suffer from it.
         """
         while True:
             try:
@@ -139,7 +152,9 @@ class ExecutionWorker(BaseWorker):
                     self._outage.done("claim")
                     await self._or_stopping(self._pool.free.wait())
                     continue
-                in_doubt = True  # if the answer is lost, something may have been claimed all the same
+                in_doubt = (
+                    True  # if the answer is lost, something may have been claimed all the same
+                )
                 rows = await self._store.claim(min(self._pool.free_slots, CLAIM_LIMIT))
                 for row in rows:
                     self._begin(row)
@@ -153,7 +168,9 @@ class ExecutionWorker(BaseWorker):
                 self._beat_now.set()
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreRefused:
-                log.exception("claim_failed")  # something in the queue that nobody thought of: others must go on
+                log.exception(
+                    "claim_failed"
+                )  # something in the queue that nobody thought of: others must go on
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreUnavailable as error:
                 self._outage.refused("claim", error)
@@ -170,7 +187,8 @@ class ExecutionWorker(BaseWorker):
     async def _beat_loop(self) -> None:
         """Extends the leases of all attempts, three times a lease, and says that this worker lives.
 
-        At once when slots have come or gone, or when the store was away: what it says then may have changed.
+        At once when slots have come or gone, or when the store was away: what it says then may have
+        changed.
         """
         while True:
             asked_at = asyncio.get_running_loop().time()
@@ -178,7 +196,9 @@ class ExecutionWorker(BaseWorker):
             self._pool.changed.clear()
             try:
                 slots, beaten_slots = f"{len(self._attempts)}/{self._pool.slots}", self._pool.slots
-                await self._beat(list(self._attempts.values()), lambda pipe: self.heartbeat(pipeline=pipe), slots)
+                await self._beat(
+                    list(self._attempts.values()), lambda pipe: self.heartbeat(pipeline=pipe), slots
+                )
             except StoreUnavailable as error:
                 self._cut_off = not nobody_can_be_served(error)
                 self._outage.refused("beat", error)
@@ -193,7 +213,10 @@ class ExecutionWorker(BaseWorker):
         """Returns when the next beat is due, or there is a reason to beat at once."""
         loop = asyncio.get_running_loop()
         while not self._beat_now.is_set() and (left_seconds := due_at - loop.time()) > 0:
-            news = [asyncio.ensure_future(event.wait()) for event in (self._beat_now, self._pool.changed)]
+            news = [
+                asyncio.ensure_future(event.wait())
+                for event in (self._beat_now, self._pool.changed)
+            ]
             await asyncio.wait(news, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in news:
                 task.cancel()
@@ -206,7 +229,11 @@ class ExecutionWorker(BaseWorker):
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             attempts = self._attempts.values()
-            changed = [attempt for attempt in attempts if (attempt.progress or attempt.usage) and not attempt.concluded]
+            changed = [
+                attempt
+                for attempt in attempts
+                if (attempt.progress or attempt.usage) and not attempt.concluded
+            ]
             if changed:
                 try:
                     await self._beat(changed)
@@ -217,8 +244,9 @@ class ExecutionWorker(BaseWorker):
         """Keeps children from running on after their leases may have been given away.
 
         If the store is away for everybody, nobody can be given anything, and flows go on. If it is
-        silent, this worker alone may be cut off: its children are frozen before their leases run out,
-        until a beat tells whether they may go on. (A child that hears nothing ends itself: see `child`.)
+        silent, this worker alone may be cut off: its children are frozen before their leases run
+        out, until a beat tells whether they may go on. (A child that hears nothing ends itself: see
+        `child`.)
         """
         while True:
             unbeaten_seconds = asyncio.get_running_loop().time() - self._beaten_at
@@ -244,10 +272,14 @@ class ExecutionWorker(BaseWorker):
                 await commands.aclose()
 
     async def _reap_loop(self) -> None:
-        """Moves on what nobody else does, six times a lease, and when a delay is over; reports what was counted."""
+        """Moves on what nobody else does, six times a lease, and when a delay is over; reports what
+        was counted.
+        """
         next_due: float | None = None
         while True:
-            await _at_most(pause_seconds(self._settings.lease, next_due), self._delays_changed.wait())
+            await _at_most(
+                pause_seconds(self._settings.lease, next_due), self._delays_changed.wait()
+            )
             self._delays_changed.clear()
             try:
                 next_due = await self._store.reap()
@@ -284,7 +316,9 @@ class ExecutionWorker(BaseWorker):
         id, token = (value.decode(errors="replace") for value in row[:2])
         log.error("record_unreadable", execution_id=id)
         claim = Claim(id, token, number=0, data=row[8] if len(row) > 8 else b"")
-        ending = failure(claim, "RecordUnreadable", "What is stored of this execution makes no sense.")
+        ending = failure(
+            claim, "RecordUnreadable", "What is stored of this execution makes no sense."
+        )
         try:
             await self._writer.write(Write(claim, ending.script, ending.arguments, str))
         except WriteRefused:
@@ -296,7 +330,10 @@ class ExecutionWorker(BaseWorker):
         task.add_done_callback(self._tasks.discard)
 
     async def _beat(
-        self, attempts: Sequence[Attempt], also: Callable[[Any], None] | None = None, slots: str = ""
+        self,
+        attempts: Sequence[Attempt],
+        also: Callable[[Any], None] | None = None,
+        slots: str = "",
     ) -> None:
         beats = [attempt.next_beat() for attempt in attempts]
         answers = await self._store.beat(beats, also, slots)
@@ -309,7 +346,9 @@ class ExecutionWorker(BaseWorker):
                 attempt.stop(Stopping.LOST)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        """A command to this worker. `cancel` is the only one; anybody may send anything, so it is read with care."""
+        """A command to this worker. `cancel` is the only one; anybody may send anything, so it is
+        read with care.
+        """
         try:
             payload = json.loads(message["data"])
             id = payload["execution_id"] if payload["command"] == "cancel" else None
@@ -320,7 +359,9 @@ class ExecutionWorker(BaseWorker):
                 attempt.stop(Stopping.CANCEL)
 
     def _store_did(self, what: str) -> None:
-        """The store does it again: it may have come back as another one, so ask at once whether leases still hold."""
+        """The store does it again: it may have come back as another one, so ask at once whether
+        leases still hold.
+        """
         if self._outage.done(what):
             self._beat_now.set()
 
@@ -352,8 +393,12 @@ class ExecutionWorker(BaseWorker):
                 with connection.translated():
                     await asyncio.to_thread(self.register_birth)  # RQ's, which blocks
             except ValueError:
-                return  # there is a worker of this name, so it was told already, and the answer was lost
-            except (StoreUnavailable, RuntimeError) as error:  # the latter: no thread can be started just now
+                # there is a worker of this name, so it was told already, and the answer was lost
+                return
+            except (
+                StoreUnavailable,
+                RuntimeError,
+            ) as error:  # the latter: no thread can be started just now
                 self._outage.refused("register", error)
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             else:

@@ -1,4 +1,6 @@
-"""Writes what attempts did, and how they ended, into the store: many in one round trip, until it is written."""
+"""Writes what attempts did, and how they ended, into the store: many in one round trip, until it is
+written.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, refuses_everybody
 from app.worker.write import Write
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""The pauses before a write is tried again that a store refused which takes others: about a minute together, as
-whatever is wrong may be put right. Tries are counted, not seconds: an outage in between is nobody's fault.
+"""The pauses before a write is tried again that a store refused which takes others: about a minute
+together, as whatever is wrong may be put right. Tries are counted, not seconds: an outage in
+between is nobody's fault.
 """
 
 LARGE_LANES = 2
-"""Large writes at once. On a slow link more would only share it, until all of them took too long."""
+"""Large writes at once. On a slow link more would only share it, until all of them took too long.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +46,13 @@ class _Pending:
 class Writer:
     """Small writes share round trips, up to `limit` in one; large ones go one by one, beside them.
 
-    While the store is away, writes wait for as long as it takes. A write that the store refuses, although it
-    answers others, is put aside and tried again, so that it holds up no other one.
+    While the store is away, writes wait for as long as it takes. A write that the store refuses,
+    although it answers others, is put aside and tried again, so that it holds up no other one.
     """
 
-    def __init__(self, store: AttemptStore, outage: OutageLog, limit: int, on_release: Callable[[], None]):
+    def __init__(
+        self, store: AttemptStore, outage: OutageLog, limit: int, on_release: Callable[[], None]
+    ):
         self._store, self._outage, self._limit, self._on_release = store, outage, limit, on_release
         self._small: asyncio.Queue[_Pending] = asyncio.Queue()
         self._large: asyncio.Queue[_Pending] = asyncio.Queue()
@@ -54,8 +60,8 @@ class Writer:
     async def write(self, write: Write) -> str:
         """Returns what the script answers, once it is written. Raises `WriteRefused`.
 
-        The writes of one attempt are in order if each is awaited before the next. `on_release` is called
-        after each `release`.
+        The writes of one attempt are in order if each is awaited before the next. `on_release` is
+        called after each `release`.
         """
         pending = _Pending(write, asyncio.get_running_loop().create_future())
         self._enqueue(pending)
@@ -75,8 +81,8 @@ class Writer:
         (self._large if pending.write.size_bytes > LARGE_BYTES else self._small).put_nowait(pending)
 
     async def _serve(self, queue: asyncio.Queue[_Pending], limit: int) -> NoReturn:
-        """One lane. After a failure the first is sent alone: a store may hang up on one write that it cannot read,
-        and so on all that were sent with it.
+        """One lane. After a failure the first is sent alone: a store may hang up on one write that
+        it cannot read, and so on all that were sent with it.
         """
         left: list[_Pending] = []
         at_once = limit
@@ -97,8 +103,9 @@ class Writer:
                 self._answer(pending, word)
 
     async def _try(self, sent: list[_Pending]) -> list[str] | None:
-        """The words; None if nothing was written, as far as is known. If one that was sent alone is to blame, it is
-        marked as refused: the store hung up on it, or took too long, and answers others.
+        """The words; None if nothing was written, as far as is known. If one that was sent alone is
+        to blame, it is marked as refused: the store hung up on it, or took too long, and answers
+        others.
         """
         sent[0].refused = ""
         try:
@@ -129,8 +136,13 @@ class Writer:
         if pending.word.done():
             return
         claim, refusals = pending.write.claim, pending.refusals
-        script, error = pending.write.script, pending.refused[:500]  # the rest may quote what was written
-        log.warning("write_refused", execution_id=claim.id, script=script, times=refusals + 1, error=error)
+        script, error = (
+            pending.write.script,
+            pending.refused[:500],
+        )  # the rest may quote what was written
+        log.warning(
+            "write_refused", execution_id=claim.id, script=script, times=refusals + 1, error=error
+        )
         if refusals == len(PAUSES_SECONDS):
             pending.word.set_exception(WriteRefused(error))
             return
@@ -139,7 +151,9 @@ class Writer:
 
 
 def _together(waiting: list[_Pending]) -> list[_Pending]:
-    """Those that go in one round trip: on a slow link, many that are nearly large would hold up what is behind them."""
+    """Those that go in one round trip: on a slow link, many that are nearly large would hold up
+    what is behind them.
+    """
     size_bytes = 0
     for number, pending in enumerate(waiting):
         size_bytes += pending.write.size_bytes

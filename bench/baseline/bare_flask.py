@@ -11,7 +11,9 @@ app = Flask(__name__)
 
 @app.post("/executions")
 def start() -> Any:
-    return jsonify({"execution_id": "x", "status": "pending", "echo": request.get_json()["type"]}), 202
+    return jsonify(
+        {"execution_id": "x", "status": "pending", "echo": request.get_json()["type"]}
+    ), 202
 
 
 @app.get("/executions/<execution_id>")

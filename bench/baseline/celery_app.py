@@ -1,7 +1,8 @@
 """The other baseline: Celery with its defaults, Redis as broker and for results, prefork.
 
-`celery -A bench.baseline.celery_app worker`, and `python -m bench.baseline.celery_app COUNT INPUTS` to submit.
-It is run by an environment of its own (`requirements-bench.txt`), so it imports nothing of the benchmarks'.
+`celery -A bench.baseline.celery_app worker`, and `python -m bench.baseline.celery_app COUNT INPUTS`
+to submit. It is run by an environment of its own (`requirements-bench.txt`), so it imports nothing
+of the benchmarks'.
 """
 
 from __future__ import annotations

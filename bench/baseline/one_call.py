@@ -15,7 +15,9 @@ store = redis.Redis.from_url(os.environ["REDIS_URL"])
 @app.post("/executions")
 def start() -> Any:
     store.set("one-call", request.get_data())
-    return jsonify({"execution_id": "x", "status": "pending", "echo": request.get_json()["type"]}), 202
+    return jsonify(
+        {"execution_id": "x", "status": "pending", "echo": request.get_json()["type"]}
+    ), 202
 
 
 @app.get("/executions/<execution_id>")

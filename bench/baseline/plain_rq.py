@@ -29,4 +29,10 @@ def start() -> Any:
 @app.get("/executions/<job_id>")
 def status(job_id: str) -> Any:
     job = Job.fetch(job_id, connection=connection)
-    return jsonify({"execution_id": job.id, "status": job.get_status(refresh=False), "outputs": job.return_value()})
+    return jsonify(
+        {
+            "execution_id": job.id,
+            "status": job.get_status(refresh=False),
+            "outputs": job.return_value(),
+        }
+    )

@@ -1,1 +1,3 @@
-"""The figures: each is a function that starts what it measures, and yields its rows. `bench.__main__` runs them."""
+"""The figures: each is a function that starts what it measures, and yields its rows.
+`bench.__main__` runs them.
+"""

@@ -1,4 +1,6 @@
-"""What the workers do: draining a full queue, one execution on an idle service, a chain of empty steps."""
+"""What the workers do: draining a full queue, one execution on an idle service, a chain of empty
+steps.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ PLAIN_CHAIN_STEPS = 10
 
 
 def drain(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Executions a second that workers finish from a full queue: from the first fifth to the fourth."""
+    """Executions a second that workers finish from a full queue: from the first fifth to the
+    fourth.
+    """
     contenders: dict[str, Callable[[Path], float]] = {
         "plain RQ": lambda folder: drain_plain(folder, scale.pick(150, 600)),
         "Celery": lambda folder: drain_celery(folder, scale.pick(1000, 6000)),
-        "threads": lambda folder: drain_ours(folder, "thread", scale.pick(6000, 30_000), [["--processes", "0"]] * 2),
+        "threads": lambda folder: drain_ours(
+            folder, "thread", scale.pick(6000, 30_000), [["--processes", "0"]] * 2
+        ),
         "processes": lambda folder: drain_ours(
             folder, "process", scale.pick(2000, 10_000), [["--threads", "0", "--processes", "2"]]
         ),
@@ -46,9 +52,23 @@ def drain(folder: Path, scale: Scale) -> Iterator[Row]:
     yield Row("drain, plain RQ, 2 workers", plain, "{:.0f} /s")
     yield Row("drain, Celery, 2 prefork processes", celery, "{:.0f} /s", "plain RQ", plain)
     threads = found["threads"]
-    yield Row("drain, threads, 2 worker processes", threads, "{:.0f} /s", "plain RQ", plain, ratio_at_least(90))
+    yield Row(
+        "drain, threads, 2 worker processes",
+        threads,
+        "{:.0f} /s",
+        "plain RQ",
+        plain,
+        ratio_at_least(90),
+    )
     yield Row("... the same", threads, "{:.0f} /s", "Celery", celery)
-    yield Row("drain, 2 warm processes", found["processes"], "{:.0f} /s", "plain RQ", plain, ratio_at_least(10))
+    yield Row(
+        "drain, 2 warm processes",
+        found["processes"],
+        "{:.0f} /s",
+        "plain RQ",
+        plain,
+        ratio_at_least(10),
+    )
     yield Row("... the same", found["processes"], "{:.0f} /s", "Celery", celery)
 
 
@@ -63,7 +83,9 @@ def drain_ours(folder: Path, isolation: str, count: int, workers: list[list[str]
 def drain_plain(folder: Path, count: int) -> float:
     with stack(folder) as running:
         queue = Queue("bench", connection=running.client)
-        queue.enqueue_many([Queue.prepare_data(plain_rq_task.task, args=(INPUTS,)) for _ in range(count)])
+        queue.enqueue_many(
+            [Queue.prepare_data(plain_rq_task.task, args=(INPUTS,)) for _ in range(count)]
+        )
         for _ in range(2):
             running.rq_worker()
         return _rate(lambda: int(running.client.zcard("rq:finished:bench")), count)
@@ -78,7 +100,13 @@ def drain_celery(folder: Path, count: int) -> float:
 
 
 def submit_celery(running: Stack, count: int, inputs: dict[str, Any]) -> None:
-    command = [str(CELERY / "python"), "-m", "bench.baseline.celery_app", str(count), json.dumps(inputs)]
+    command = [
+        str(CELERY / "python"),
+        "-m",
+        "bench.baseline.celery_app",
+        str(count),
+        json.dumps(inputs),
+    ]
     subprocess.run(command, env=running.env, check=True)
 
 
@@ -104,13 +132,17 @@ def latency(folder: Path, scale: Scale) -> Iterator[Row]:
         ports = {app: running.web(app) for app in {app for app, _, _ in contenders.values()}}
         for _ in range(scale.rounds + 1):
             for name, (app, path, target) in contenders.items():
-                took[name].append(_latencies(running, ports[app], path, target, scale.pick(50, 200)))
+                took[name].append(
+                    _latencies(running, ports[app], path, target, scale.pick(50, 200))
+                )
     rounds = {name: each[1:] for name, each in took.items()}  # the first finds everything cold
     for share, of, limit in (("p50", statistics.median, 5), ("p99", p99, 10)):
         plain = [of(each) for each in rounds["plain"]]
         for name in ("thread", "process"):
             ours = [of(each) for each in rounds[name]]
-            yield Row(f"idle start to completed, {name}, {share}", ours, "{:.1f} ms", goal=at_most(limit))
+            yield Row(
+                f"idle start to completed, {name}, {share}", ours, "{:.1f} ms", goal=at_most(limit)
+            )
             goal = ratio_at_most(0.25) if share == "p50" else None
             yield Row("... the same", ours, "{:.1f} ms", "plain RQ", plain, goal)
 
@@ -122,14 +154,21 @@ def _latencies(running: Stack, port: int, path: str, target: str, count: int) ->
         for _ in range(count):
             began = time.perf_counter()
             id = exchange_json(connection, request)["execution_id"]
-            wait_until(lambda id=id: running.client.hget(f"rq:job:{id}", "status") == b"finished", 1, 30, 0.0002)
+            wait_until(
+                lambda id=id: running.client.hget(f"rq:job:{id}", "status") == b"finished",
+                1,
+                30,
+                0.0002,
+            )
             took.append((time.perf_counter() - began) * 1000)
             time.sleep(0.005)
     return took
 
 
 def chains(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What one more empty step costs: a chain of 101 less one of a single step, by the store's clock."""
+    """What one more empty step costs: a chain of 101 less one of a single step, by the store's
+    clock.
+    """
     found: dict[str, list[float]] = {"plain": [], "thread": [], "process": []}
     with stack(folder) as running:
         running.worker()
@@ -141,13 +180,18 @@ def chains(folder: Path, scale: Scale) -> Iterator[Row]:
                     values.append(step_ms)
     for name in ("thread", "process"):
         yield Row(
-            f"pipeline, a step more, {name}", found[name], "{:.2f} ms", "a step as an RQ job of its own", found["plain"]
+            f"pipeline, a step more, {name}",
+            found[name],
+            "{:.2f} ms",
+            "a step as an RQ job of its own",
+            found["plain"],
         )
 
 
 def _step_ms(running: Stack, isolation: str) -> float:
     short, long = (
-        statistics.median(_chain_ms(running, isolation, steps) for _ in range(CHAIN_RUNS)) for steps in CHAIN_STEPS
+        statistics.median(_chain_ms(running, isolation, steps) for _ in range(CHAIN_RUNS))
+        for steps in CHAIN_STEPS
     )
     return (long - short) / (CHAIN_STEPS[1] - CHAIN_STEPS[0])
 

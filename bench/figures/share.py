@@ -1,4 +1,6 @@
-"""What a small execution costs the store: its CPU time for each of the three calls, and the bytes that stay."""
+"""What a small execution costs the store: its CPU time for each of the three calls, and the bytes
+that stay.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,17 @@ Call = tuple[str, Sequence[Any]]
 
 
 def store_share(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Drives the functions without web and workers, and reads the CPU time of the store's main thread."""
+    """Drives the functions without web and workers, and reads the CPU time of the store's main
+    thread.
+    """
     rounds = [_round(folder, scale.pick(3000, 20_000)) for _ in range(scale.rounds)]
     for place, name in enumerate(("submit", "claim", "finish")):
         yield Row(f"store, CPU for each {name}", [took[place] for took in rounds], "{:.0f} us")
     sums = [sum(took[:3]) for took in rounds]
     yield Row("store, CPU for each small execution", sums, "{:.0f} us", goal=at_most(90))
-    yield Row("store, bytes of each then", [took[3] for took in rounds], "{:.0f}", goal=at_most(1600))
+    yield Row(
+        "store, bytes of each then", [took[3] for took in rounds], "{:.0f}", goal=at_most(1600)
+    )
 
 
 def _round(folder: Path, count: int) -> tuple[float, float, float, float]:
@@ -43,24 +49,34 @@ def _round(folder: Path, count: int) -> tuple[float, float, float, float]:
         running.client.hset(f"rq:worker:{worker}", "last_heartbeat", "now")
         functions = Functions(running.client)
         functions("fence", [worker, 0])
-        _life(running, functions, worker, 200, 0)  # everything is warm, and lists have outgrown their compact form
+        _life(
+            running, functions, worker, 200, 0
+        )  # everything is warm, and lists have outgrown their compact form
         before = running.used_memory()
         took = _life(running, functions, worker, count, 1_000)
         return (*took, (running.used_memory() - before) / count)
 
 
-def _life(running: Stack, functions: Functions, worker: str, count: int, number: int) -> tuple[float, float, float]:
+def _life(
+    running: Stack, functions: Functions, worker: str, count: int, number: int
+) -> tuple[float, float, float]:
     """Submits, claims and finishes so many; microseconds of each for one."""
     settings, outputs = Settings(), pack(json.dumps({"output": TEXT}).encode())
-    _, submit_us = _timed(running, [("submit", submit_arguments(_new(), settings)) for _ in range(count)])
+    _, submit_us = _timed(
+        running, [("submit", submit_arguments(_new(), settings)) for _ in range(count)]
+    )
     functions("fence", [worker, number])
     claimed: list[Any] = []
     claim_us = 0.0
     while len(claimed) < count:
         number += 1
-        [rows], took_us = _timed(running, [("claim", ["threads", worker, AT_ONCE, LEASE_MICROSECONDS, number])])
+        [rows], took_us = _timed(
+            running, [("claim", ["threads", worker, AT_ONCE, LEASE_MICROSECONDS, number])]
+        )
         claimed, claim_us = claimed + rows, claim_us + took_us
-    ends: list[Call] = [("finish", [row[0], row[1], "", "completed", outputs, ""]) for row in claimed]
+    ends: list[Call] = [
+        ("finish", [row[0], row[1], "", "completed", outputs, ""]) for row in claimed
+    ]
     _, finish_us = _timed(running, ends)
     return submit_us / count, claim_us / count, finish_us / count
 

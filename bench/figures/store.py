@@ -20,11 +20,20 @@ from bench.table import Row, at_most
 def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
     """300 bytes in, 300 bytes out, index included: what the store's memory grew by, for each."""
     ours, plain = _ours(folder, scale.pick(3000, 20_000)), _plain(folder, scale.pick(100, 500))
-    yield Row("store, bytes for each small execution", [ours], "{:.0f}", "plain RQ", [plain], at_most(1600))
+    yield Row(
+        "store, bytes for each small execution",
+        [ours],
+        "{:.0f}",
+        "plain RQ",
+        [plain],
+        at_most(1600),
+    )
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Connections to the store, and memory: of a web process that sixteen clients keep busy, of an idle worker."""
+    """Connections to the store, and memory: of a web process that sixteen clients keep busy, of an
+    idle worker.
+    """
     with stack(folder) as running:
 
         def count() -> int:
@@ -60,6 +69,8 @@ def _plain(folder: Path, count: int) -> float:
         finished = lambda: int(running.client.zcard("rq:finished:bench"))  # noqa: E731
         wait_until(finished, 1)
         before = running.used_memory()
-        queue.enqueue_many([Queue.prepare_data(plain_rq_task.task, args=(INPUTS,)) for _ in range(count)])
+        queue.enqueue_many(
+            [Queue.prepare_data(plain_rq_task.task, args=(INPUTS,)) for _ in range(count)]
+        )
         wait_until(finished, count + 1)
         return (running.used_memory() - before) / count

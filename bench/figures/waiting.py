@@ -35,7 +35,9 @@ class Waited:
 
 
 def four_hundred(folder: Path, scale: Scale) -> Iterator[Row]:
-    """400 that wait a second each, on two worker processes; the baselines with as many processes, and fewer."""
+    """400 that wait a second each, on two worker processes; the baselines with as many processes,
+    and fewer.
+    """
     ours, plain, celery = [], [], []
     for _ in range(scale.pick(1, 3)):
         ours.append(_four_hundred_ours(folder))
@@ -46,12 +48,16 @@ def four_hundred(folder: Path, scale: Scale) -> Iterator[Row]:
     for name, others in (("plain RQ", plain), ("Celery", celery)):
         goal = at_most(1.3) if name == "plain RQ" else None
         against = [each.seconds * share for each in others]
-        yield Row("400 that wait 1 s, two worker processes", seconds, "{:.2f} s", name, against, goal)
+        yield Row(
+            "400 that wait 1 s, two worker processes", seconds, "{:.2f} s", name, against, goal
+        )
     yield Row("... all worker memory (PSS)", memory, "{:.0f} MB", goal=at_most(110))
     for name, others in (("plain RQ", plain), ("Celery", celery)):
         each_waits = [each.pss_mb / 400 for each in ours]
         against = [each.pss_mb / 2 for each in others]
-        yield Row("... all worker memory for each that waits", each_waits, "{:.2f} MB", name, against)
+        yield Row(
+            "... all worker memory for each that waits", each_waits, "{:.2f} MB", name, against
+        )
 
 
 def _four_hundred_ours(folder: Path) -> Waited:
@@ -62,7 +68,8 @@ def _four_hundred_ours(folder: Path) -> Waited:
 
 def _plain(folder: Path) -> Waited:
     with stack(folder) as running:
-        workers, queue = [running.rq_worker() for _ in range(2)], Queue("bench", connection=running.client)
+        workers = [running.rq_worker() for _ in range(2)]
+        queue = Queue("bench", connection=running.client)
         count = lambda: int(running.client.zcard("rq:finished:bench"))  # noqa: E731
         submit = lambda number, seconds: [  # noqa: E731
             queue.enqueue(plain_rq_task.task, {"seconds": seconds}) for _ in range(number)
@@ -74,10 +81,16 @@ def _celery(folder: Path) -> Waited:
     with stack(folder) as running, running.results() as results:
         workers = [running.celery_worker(2)]
         count = lambda: int(results.dbsize())  # noqa: E731
-        return _theirs(workers, count, lambda number, seconds: submit_celery(running, number, {"seconds": seconds}))
+        return _theirs(
+            workers,
+            count,
+            lambda number, seconds: submit_celery(running, number, {"seconds": seconds}),
+        )
 
 
-def _theirs(workers: list[Process], count: Callable[[], int], submit: Callable[[int, float], object]) -> Waited:
+def _theirs(
+    workers: list[Process], count: Callable[[], int], submit: Callable[[int, float], object]
+) -> Waited:
     """A baseline's part, from the first one that is done to the last."""
     submit(2, 0)
     wait_until(count, 2)
@@ -89,16 +102,22 @@ def _theirs(workers: list[Process], count: Callable[[], int], submit: Callable[[
 
 
 def model_calls(folder: Path, scale: Scale) -> Iterator[Row]:
-    """1,000 calls to a stand-in for a vendor that answers after 2 s, one worker process of 1,000 threads."""
+    """1,000 calls to a stand-in for a vendor that answers after 2 s, one worker process of 1,000
+    threads.
+    """
     found = [_model_calls(folder, 1000, 2.0) for _ in range(scale.pick(1, 3))]
     seconds, memory = [each.seconds for each in found], [each.pss_mb for each in found]
-    yield Row("1,000 model calls of 2 s, one worker process", seconds, "{:.2f} s", goal=at_most(2.8))
+    yield Row(
+        "1,000 model calls of 2 s, one worker process", seconds, "{:.2f} s", goal=at_most(2.8)
+    )
     yield Row("... its memory (PSS)", memory, "{:.0f} MB", goal=at_most(250))
 
 
 def _model_calls(folder: Path, count: int, seconds: float) -> Waited:
     port = free_port()
-    with stack(folder, OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1", OPENAI_API_KEY="x") as running:
+    with stack(
+        folder, OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1", OPENAI_API_KEY="x"
+    ) as running:
         running.run(sys.executable, "-m", "tests.support.model_server", str(port), str(seconds))
         workers = [running.worker("--threads", str(count), "--processes", "0")]
         return _ours(running, workers, count, seconds, "asks")
@@ -111,7 +130,10 @@ def default_settings(folder: Path, scale: Scale) -> Iterator[Row]:
         with stack(folder) as running:
             found.append(_ours(running, [running.worker()], 100, 2.0))
     yield Row(
-        "100 that wait, default settings, all worker memory (PSS)", _memory(found), "{:.0f} MB", goal=at_most(150)
+        "100 that wait, default settings, all worker memory (PSS)",
+        _memory(found),
+        "{:.0f} MB",
+        goal=at_most(150),
     )
     yield Row("... before they were started", [each.idle_pss_mb for each in found], "{:.0f} MB")
 
@@ -121,10 +143,16 @@ def a_thousand(folder: Path, scale: Scale) -> Iterator[Row]:
     found = []
     for _ in range(scale.pick(1, 3)):
         with stack(folder) as running:
-            found.append(_ours(running, [running.worker("--threads", "1000", "--processes", "0")], 1000, 5.0))
+            found.append(
+                _ours(running, [running.worker("--threads", "1000", "--processes", "0")], 1000, 5.0)
+            )
     asked = [each.status_ms for each in found]
-    yield Row("status while 1,000 wait, p50", [statistics.median(each) for each in asked], "{:.1f} ms")
-    yield Row("status while 1,000 wait, p99", [p99(each) for each in asked], "{:.1f} ms", goal=at_most(20))
+    yield Row(
+        "status while 1,000 wait, p50", [statistics.median(each) for each in asked], "{:.1f} ms"
+    )
+    yield Row(
+        "status while 1,000 wait, p99", [p99(each) for each in asked], "{:.1f} ms", goal=at_most(20)
+    )
     each_waits_kb = [each.pss_mb - each.idle_pss_mb for each in found]  # MB for a thousand
     yield Row("memory for one more that waits", each_waits_kb, "{:.0f} kB")
 
@@ -133,7 +161,9 @@ def _memory(found: list[Waited]) -> list[float]:
     return [each.pss_mb for each in found]
 
 
-def _ours(running: Stack, workers: list[Process], count: int, seconds: float, target: str = "in_thread") -> Waited:
+def _ours(
+    running: Stack, workers: list[Process], count: int, seconds: float, target: str = "in_thread"
+) -> Waited:
     """From the first submit to the last end, with the workers warm."""
     client, inputs = running.client, {"question": "?"} if target == "asks" else {"seconds": seconds}
     port, already = running.web(), completed(client) + 20
@@ -146,7 +176,9 @@ def _ours(running: Stack, workers: list[Process], count: int, seconds: float, ta
     with connect(port) as connection:
         while completed(client) < already + count:
             if time.perf_counter() - began > 60:
-                raise TimeoutError(f"{completed(client) - already} of {count} are done after a minute")
+                raise TimeoutError(
+                    f"{completed(client) - already} of {count} are done after a minute"
+                )
             if time.perf_counter() - began > seconds * 0.7 and not memory:
                 memory = pss_mb(workers)
             status_ms.append(took_ms(connection, get(f"{OURS}/{newest}")))

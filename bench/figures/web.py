@@ -1,4 +1,6 @@
-"""What the web process answers: starts, statuses, pages, and statuses while others wait for their answer."""
+"""What the web process answers: starts, statuses, pages, and statuses while others wait for their
+answer.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ MANY_CALLERS = 2000
 
 
 def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Two web processes each, on the same settings, in turn; and the CPU time of these processes for a request."""
+    """Two web processes each, on the same settings, in turn; and the CPU time of these processes
+    for a request.
+    """
     rates: dict[tuple[str, str], list[float]] = {}
     cpu_ms: dict[tuple[str, str], list[float]] = {}
     with stack(folder, WEB_CONCURRENCY=2) as running:
@@ -76,7 +80,9 @@ class _Contender:
 
 
 def lists(folder: Path, scale: Scale) -> Iterator[Row]:
-    """A page of 50, in turn from a service with 1,000 stored and one with more: each round's median of fifty."""
+    """A page of 50, in turn from a service with 1,000 stored and one with more: each round's median
+    of fifty.
+    """
     page = get(f"{OURS}?page_size=50")
     with stack(folder) as small, stack(folder) as large:
         stored, ports = 0, [small.web(), large.web()]
@@ -88,7 +94,9 @@ def lists(folder: Path, scale: Scale) -> Iterator[Row]:
             for _ in range(scale.rounds + 1):
                 for port, values in zip(ports, took, strict=True):
                     with connect(port) as connection:
-                        values.append(statistics.median(took_ms(connection, page) for _ in range(50)))
+                        values.append(
+                            statistics.median(took_ms(connection, page) for _ in range(50))
+                        )
             few, many = (values[1:] for values in took)  # the first finds everything cold
             name = f"list, a page of 50 at {size:,} stored"
             yield Row(name, many, "{:.2f} ms", "at 1,000", few, ratio_at_most(1.5))
@@ -96,14 +104,25 @@ def lists(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """A status while fifty callers wait, each up to five seconds, for a cancel that a flow does not hear."""
+    """A status while fifty callers wait, each up to five seconds, for a cancel that a flow does not
+    hear.
+    """
     took = [ms for _ in range(scale.pick(1, 3)) for ms in _while_callers_wait(folder, [])]
-    yield Row(f"status while {WAITING_CALLERS} callers wait, p50", [statistics.median(took)], "{:.1f} ms")
-    yield Row(f"status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
+    yield Row(
+        f"status while {WAITING_CALLERS} callers wait, p50", [statistics.median(took)], "{:.1f} ms"
+    )
+    yield Row(
+        f"status while {WAITING_CALLERS} callers wait, p99",
+        [p99(took)],
+        "{:.1f} ms",
+        goal=at_most(20),
+    )
 
 
 def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What 2,000 callers that wait for the end of a cancel hold in one web process, and a status beside them."""
+    """What 2,000 callers that wait for the end of a cancel hold in one web process, and a status
+    beside them.
+    """
     files.allow(2 * MANY_CALLERS)
     with stack(folder, CANCEL_GRACE=30) as running, contextlib.ExitStack() as opened:
         port, web = running.web(), running.processes[-1]
@@ -124,7 +143,12 @@ def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
         waiting = MANY_CALLERS - len(_answered(callers))
         for worker in running.processes[1:]:
             worker.kill()
-    yield Row("callers that wait for a cancel's end, one web process", [waiting], "{:.0f}", goal=at_least(MANY_CALLERS))
+    yield Row(
+        "callers that wait for a cancel's end, one web process",
+        [waiting],
+        "{:.0f}",
+        goal=at_least(MANY_CALLERS),
+    )
     yield Row("... its memory, with its master (PSS)", [memory], "{:.0f} MB", goal=at_most(300))
     yield Row("... status beside them, p50", [statistics.median(took)], "{:.1f} ms")
     yield Row("... status beside them, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
@@ -134,17 +158,28 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
     """gunicorn's worker classes: what `gunicorn.conf.py` was chosen from."""
     rates: dict[tuple[str, str], list[float]] = {}
     with stack(folder) as running:
-        contenders = {name: _Contender(running, "wsgi:app", OURS, options) for name, options in SERVERS.items()}
+        contenders = {
+            name: _Contender(running, "wsgi:app", OURS, options)
+            for name, options in SERVERS.items()
+        }
         for kind in ("start", "status"):
             for _ in range(scale.rounds):
                 for name, each in contenders.items():
-                    rates.setdefault((kind, name), []).append(each.measure(kind, scale.pick(1, 2))[0])
+                    rates.setdefault((kind, name), []).append(
+                        each.measure(kind, scale.pick(1, 2))[0]
+                    )
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
             chosen = rates[kind, "gevent"]
-            yield Row(f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "gevent", chosen)
+            yield Row(
+                f"server {name}: {kind}, requests/s", rates[kind, name], "{:.0f}", "gevent", chosen
+            )
         took = _while_callers_wait(folder, options)
-        yield Row(f"server {name}: status while {WAITING_CALLERS} callers wait, p99", [p99(took)], "{:.1f} ms")
+        yield Row(
+            f"server {name}: status while {WAITING_CALLERS} callers wait, p99",
+            [p99(took)],
+            "{:.1f} ms",
+        )
 
 
 def _answered(callers: Sequence[socket.socket]) -> list[selectors.SelectorKey]:
@@ -161,7 +196,10 @@ def p99(values: Values) -> float:
 
 def _while_callers_wait(folder: Path, options: list[str]) -> list[float]:
     """Milliseconds of each status, asked for as long as the callers wait."""
-    with stack(folder, CANCEL_GRACE=30, WORKER_THREADS=WAITING_CALLERS) as running, contextlib.ExitStack() as opened:
+    with (
+        stack(folder, CANCEL_GRACE=30, WORKER_THREADS=WAITING_CALLERS) as running,
+        contextlib.ExitStack() as opened,
+    ):
         port, worker = running.web("wsgi:app", *options), running.worker("--processes", "0")
         ids = fill(running.client, WAITING_CALLERS, "in_thread", "thread", seconds=8)
         wait_until(lambda: int(running.client.zcard("exec:leases")), WAITING_CALLERS)

@@ -1,9 +1,10 @@
 """`make chaos`: a whole service under load, while a seeded random script breaks its parts.
 
-At the end it asks of every execution that was accepted: was it found, did it end, once, in a state that agrees
-with every answer that was given, with the outputs of the attempt that won. Side effects go into files, which
-show whether two runs of one execution overlapped, or one went on after `cancelled`, and how long it took from
-a run's last sign of life until its execution moved on. Prints tables and exits 1 if a promise broke.
+At the end it asks of every execution that was accepted: was it found, did it end, once, in a state
+that agrees with every answer that was given, with the outputs of the attempt that won. Side effects
+go into files, which show whether two runs of one execution overlapped, or one went on after
+`cancelled`, and how long it took from a run's last sign of life until its execution moved on.
+Prints tables and exits 1 if a promise broke.
 
     python -m tests.chaos --seconds 60 --seed 7
 """
@@ -49,10 +50,14 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Breaks a service at random, and checks what it promised.")
+    parser = argparse.ArgumentParser(
+        description="Breaks a service at random, and checks what it promised."
+    )
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument(
-        "--keep", type=Path, help="a new folder for the logs and data of all processes, to look at afterwards"
+        "--keep",
+        type=Path,
+        help="a new folder for the logs and data of all processes, to look at afterwards",
     )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options = parser.parse_args()

@@ -35,7 +35,9 @@ AWAY = (
 
 @dataclass
 class Fault:
-    """`began_at` and `ended_at` are wall-clock times; `recovery_seconds` is None where it did not come."""
+    """`began_at` and `ended_at` are wall-clock times; `recovery_seconds` is None where it did not
+    come.
+    """
 
     name: str
     began_at: float
@@ -44,8 +46,19 @@ class Fault:
 
 
 class Breaker:
-    def __init__(self, service: Service, store: EmbeddedStore, proxy: Proxy, load: Load, choose: random.Random):
-        self._service, self._store, self._proxy, self._load, self._choose = service, store, proxy, load, choose
+    def __init__(
+        self,
+        service: Service,
+        store: EmbeddedStore,
+        proxy: Proxy,
+        load: Load,
+        choose: random.Random,
+    ):
+        self._service = service
+        self._store = store
+        self._proxy = proxy
+        self._load = load
+        self._choose = choose
         self._workers = len(service.workers)
         self.faults: list[Fault] = []
         self.frozen: set[int] = set()
@@ -64,7 +77,10 @@ class Breaker:
             act()
             fault.ended_at = time.time()
             fault.recovery_seconds = self._recovery_seconds()
-            print(f"{datetime.now(UTC):%H:%M:%S} {fault.name}: {fault.recovery_seconds or 99:.2f} s", flush=True)
+            print(
+                f"{datetime.now(UTC):%H:%M:%S} {fault.name}: {fault.recovery_seconds or 99:.2f} s",
+                flush=True,
+            )
 
     def _every_fault(self) -> list[Callable[[], None]]:
         return [
@@ -140,7 +156,9 @@ class Breaker:
             _quietly(self._choose.choice(processes).kill)
 
     def _set_the_store_back(self) -> None:
-        """The last second is lost, as by a power loss with `everysec`, or a fail-over to a lagging replica."""
+        """The last second is lost, as by a power loss with `everysec`, or a fail-over to a lagging
+        replica.
+        """
         saved, began_at = self._store.folder.with_name("saved"), time.time()
         shutil.copytree(self._store.folder, saved)
         time.sleep(1)
@@ -187,7 +205,11 @@ class Breaker:
             while time.monotonic() - began < PATIENCE_SECONDS:
                 accepted = accepted or self._load.begin(session, "echo", self._choose)
                 response = accepted and self._load.ask(session, "GET", f"/executions/{accepted.id}")
-                if response is not None and response.status_code == 200 and response.json()["status"] in ENDED:
+                if (
+                    response is not None
+                    and response.status_code == 200
+                    and response.json()["status"] in ENDED
+                ):
                     return time.monotonic() - began
                 time.sleep(0.02)
         return None

@@ -21,8 +21,9 @@ PICTURE_BYTES = 12_000_000
 
 @dataclass
 class Accepted:
-    """What a client knows of one execution it was given a 202 for. `marks` is where its side effects go, and stands
-    in its inputs and so in its outputs. `told_at` are the wall-clock times at which a client was promised something.
+    """What a client knows of one execution it was given a 202 for. `marks` is where its side
+    effects go, and stands in its inputs and so in its outputs. `told_at` are the wall-clock times
+    at which a client was promised something.
     """
 
     id: str
@@ -43,7 +44,9 @@ class Load:
 
     def start(self, clients: int) -> None:
         for number in range(clients):
-            self._clients.append(threading.Thread(target=self._client, args=(f"{self._choose.random()}-{number}",)))
+            self._clients.append(
+                threading.Thread(target=self._client, args=(f"{self._choose.random()}-{number}",))
+            )
             self._clients[-1].start()
 
     def stop(self) -> None:
@@ -57,18 +60,27 @@ class Load:
         response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
         if response is None or response.status_code != 202:
             return None
-        accepted = Accepted(str(response.json()["execution_id"]), kind, marks, told_at=[time.time()])
+        accepted = Accepted(
+            str(response.json()["execution_id"]), kind, marks, told_at=[time.time()]
+        )
         with self._lock:
             self.accepted.append(accepted)
         return accepted
 
     def ask(
-        self, session: requests.Session, method: str, path: str, cancel: Accepted | None = None, **options: Any
+        self,
+        session: requests.Session,
+        method: str,
+        path: str,
+        cancel: Accepted | None = None,
+        **options: Any,
     ) -> requests.Response | None:
         """None where the connection broke: then anything may have happened."""
         began = time.monotonic()
         try:
-            response = session.request(method, f"{self._service.url}/api/v1{path}", timeout=30, **options)
+            response = session.request(
+                method, f"{self._service.url}/api/v1{path}", timeout=30, **options
+            )
         except requests.RequestException:
             return None
         with self._lock:
@@ -98,7 +110,9 @@ def _body(kind: str, marks: Path, choose: random.Random) -> dict[str, Any]:
         inputs: dict[str, Any] = {"first": first, "second": {"seconds": choose.uniform(0.05, 0.8)}}
         return {"type": "pipeline", "target_id": "relay", "inputs": inputs, "config": config}
     # What makes side effects must be a process: a thread that does not listen can not be ended.
-    config["flow_id"] = choose.choice(["process", "thread"]) if kind in ("echo", "fail") else "process"
+    config["flow_id"] = (
+        choose.choice(["process", "thread"]) if kind in ("echo", "fail") else "process"
+    )
     doing = {"echo": "echo", "fail": "fail", "crash": "kill"}.get(kind, "tick")
     inputs = {"do": doing, "ticks": str(marks), "seconds": seconds, "until_attempt": 2}
     if kind == "picture":

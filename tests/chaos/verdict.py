@@ -31,9 +31,9 @@ Tick = tuple[int, int, float]
 
 @dataclass
 class Verdict:
-    """`last` is the last body of each execution; `listed` the ids of each status's list, `leased` those that still
-    hold a lease; `frozen` the processes that were. `set_back` are the times of which the store lost everything,
-    `held` the places at which a worker's event loop was held.
+    """`last` is the last body of each execution; `listed` the ids of each status's list, `leased`
+    those that still hold a lease; `frozen` the processes that were. `set_back` are the times of
+    which the store lost everything, `held` the places at which a worker's event loop was held.
     """
 
     accepted: list[Accepted]
@@ -49,12 +49,16 @@ class Verdict:
     held: list[str]
 
     @classmethod
-    def gather(cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker) -> Verdict:
+    def gather(
+        cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker
+    ) -> Verdict:
         """Once every execution has ended, or the patience is over."""
         last = _settled(service, [each.id for each in load.accepted])
         ticks = {each.id: _read_ticks(each) for each in load.accepted}
         with redis.Redis.from_url(store.url) as client:
-            listed = {status: _members(client, f"exec:index:default:{status}:all") for status in ENDED}
+            listed = {
+                status: _members(client, f"exec:index:default:{status}:all") for status in ENDED
+            }
             leased = sorted(_members(client, "exec:leases"))
         codes, slowest_seconds = load.codes, load.slowest_seconds
         held = _held(service)
@@ -77,20 +81,27 @@ class Verdict:
         accepted = self.accepted
         return {
             "lost (accepted, not found)": [one.id for one in accepted if self._is_lost(one)],
-            "stuck (not ended)": [id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)],
+            "stuck (not ended)": [
+                id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)
+            ],
             "cancel lied": [each.id for each in accepted if self._lied(each)],
             "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
             "outputs of another execution": [one.id for one in accepted if self._mixed_up(one)],
             "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
             "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
-            "list and status differ": [one.id for one in accepted if not self._is_listed(one)] + self.leased,
+            "list and status differ": [one.id for one in accepted if not self._is_listed(one)]
+            + self.leased,
             "a worker's event loop was held": self.held,
-            "an answer other than 2xx, 400, 503": [str(c) for c in self.codes if c not in (200, 202, 400, 503)],
+            "an answer other than 2xx, 400, 503": [
+                str(c) for c in self.codes if c not in (200, 202, 400, 503)
+            ],
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [
                 f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
             ],
             f"recovered after more than {MOVES_ON_SECONDS:g} s": [
-                each.name for each in self.faults if (each.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
+                each.name
+                for each in self.faults
+                if (each.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
             ],
         }
 
@@ -98,7 +109,10 @@ class Verdict:
         """Prints what happened; True where every promise held."""
         bodies, moved_on, broken = self.last.values(), self._moved_on_seconds(), self.broken()
         counts = {status: sum(body.get("status") == status for body in bodies) for status in ENDED}
-        print(f"\n{len(self.accepted)} accepted = " + " + ".join(f"{count} {name}" for name, count in counts.items()))
+        print(
+            f"\n{len(self.accepted)} accepted = "
+            + " + ".join(f"{count} {name}" for name, count in counts.items())
+        )
         print(f"answers: {dict(sorted(self.codes.items()))}; slowest {self.slowest_seconds:.2f} s")
         if moved_on:
             middle, worst = statistics.median(moved_on), moved_on[-1]
@@ -117,14 +131,20 @@ class Verdict:
         faults = sorted(self.faults, key=lambda each: each.name)
         for name, group in groupby(faults, key=lambda each: each.name):
             times = [each.recovery_seconds or NEVER_SECONDS for each in group]
-            print(f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |")
+            print(
+                f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |"
+            )
 
     def _is_lost(self, one: Accepted) -> bool:
         return self.last[one.id].get("status") == 404 and not self._was_set_back(one.told_at)
 
     def _was_set_back(self, times: list[float]) -> bool:
         """Whether the store has lost what it said, or was told, at one of these times."""
-        return any(began <= at <= ended + SETTING_BACK_SECONDS for at in times for began, ended in self.set_back)
+        return any(
+            began <= at <= ended + SETTING_BACK_SECONDS
+            for at in times
+            for began, ended in self.set_back
+        )
 
     def _mixed_up(self, one: Accepted) -> bool:
         """Whether it completed with outputs that do not come from its own inputs."""
@@ -153,10 +173,14 @@ class Verdict:
     def _overlapped(self, each: Accepted) -> bool:
         """Whether side effects of two runs alternate: A B A."""
         runs = [run for run, _ in groupby(self.ticks[each.id], key=lambda tick: tick[:2])]
-        return len(runs) - len(set(runs)) > self._excused(each) and not self._ran_while_set_back(each)
+        return len(runs) - len(set(runs)) > self._excused(each) and not self._ran_while_set_back(
+            each
+        )
 
     def _went_on(self, each: Accepted) -> bool:
-        """Whether side effects came after `cancelled` was visible (to the millisecond in which it was written)."""
+        """Whether side effects came after `cancelled` was visible (to the millisecond in which it
+        was written).
+        """
         body = self.last[each.id]
         if body.get("status") != "cancelled":
             return False
@@ -169,18 +193,23 @@ class Verdict:
         return len({pid for _, pid, _ in self.ticks[each.id]} & self.frozen)
 
     def _ran_while_set_back(self, one: Accepted) -> bool:
-        """Its claim may be lost, so that it runs a second time until its first worker hears of that."""
+        """Its claim may be lost, so that it runs a second time until its first worker hears of
+        that.
+        """
         return self._was_set_back([at for _, _, at in self.ticks[one.id]])
 
     def _is_listed(self, one: Accepted) -> bool:
         status = self.last[one.id].get("status", "")
-        return one.id in self.listed.get(status, set()) or (status == 404 and not self._is_lost(one))
+        return one.id in self.listed.get(status, set()) or (
+            status == 404 and not self._is_lost(one)
+        )
 
     def _moved_on_seconds(self) -> list[float]:
-        """For each lost run with side effects: from the last of them until the execution was queued again, or ended.
+        """For each lost run with side effects: from the last of them until the execution was queued
+        again, or ended.
 
-        An outage of the store is a fault of its own, after which every lease is granted once more: where there was
-        one in between, the time runs from its end. Sorted.
+        An outage of the store is a fault of its own, after which every lease is granted once more:
+        where there was one in between, the time runs from its end. Sorted.
         """
         found = []
         for each in self.accepted:
@@ -193,7 +222,11 @@ class Verdict:
 
     def _last_outage_ended_at(self, before: float) -> float:
         """When the store was last out of reach before this moment; 0 where it never was."""
-        ends = (min(each.ended_at, before) for each in self.faults if each.name in AWAY and each.began_at < before)
+        ends = (
+            min(each.ended_at, before)
+            for each in self.faults
+            if each.name in AWAY and each.began_at < before
+        )
         return max(ends, default=0.0)
 
 
@@ -226,7 +259,10 @@ def _read_ticks(each: Accepted) -> list[Tick]:
     """In the order of their times."""
     lines = each.marks.read_text().splitlines() if each.marks.exists() else []
     rows = [line.split() for line in lines]
-    return sorted(((int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3), key=lambda row: row[2])
+    return sorted(
+        ((int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3),
+        key=lambda row: row[2],
+    )
 
 
 def _at(text: str) -> float:

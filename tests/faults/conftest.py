@@ -1,6 +1,8 @@
-"""Faults: each test has a store and workers of its own, which it may break, and a proxy before the store.
+"""Faults: each test has a store and workers of its own, which it may break, and a proxy before the
+store.
 
-Leases are shorter than in production (3 s instead of 12), so that what takes a lease takes little time.
+Leases are shorter than in production (3 s instead of 12), so that what takes a lease takes little
+time.
 """
 
 from __future__ import annotations
@@ -19,15 +21,21 @@ from tools.embedded_store import EmbeddedStore
 
 LEASE_SECONDS = 3.0
 
-OF_WORKERS_ALONE = {"WORKER_PROCESSES", "WORKER_THREADS", "SHUTDOWN_GRACE", "PROCESS_MEMORY_LIMIT", "RUNS_PER_PROCESS"}
+OF_WORKERS_ALONE = {
+    "WORKER_PROCESSES",
+    "WORKER_THREADS",
+    "SHUTDOWN_GRACE",
+    "PROCESS_MEMORY_LIMIT",
+    "RUNS_PER_PROCESS",
+}
 """Settings that the web process does not look at."""
 
 
 class LastingWeb:
     """A web process behind a proxy, which the tests of a process take over from each other.
 
-    Each test puts a store of its own behind the proxy and starts its own workers. Where a test wants other
-    settings for the web process, or has harmed it, the next one starts another.
+    Each test puts a store of its own behind the proxy and starts its own workers. Where a test
+    wants other settings for the web process, or has harmed it, the next one starts another.
     """
 
     def __init__(self, folders: pytest.TempPathFactory):
@@ -42,9 +50,15 @@ class LastingWeb:
         """Returns when it has found the store."""
         own = {name: str(value) for name, value in settings.items() if name in OF_WORKERS_ALONE}
         wanted = {name: value for name, value in settings.items() if name not in own}
-        if self._service is None or wanted != self._settings or _pids(self._service) != self._processes:
+        if (
+            self._service is None
+            or wanted != self._settings
+            or _pids(self._service) != self._processes
+        ):
             self.end()
-            self._service = Service(self.proxy.url, self._folders.mktemp("web"), workers=0, **wanted).__enter__()
+            self._service = Service(
+                self.proxy.url, self._folders.mktemp("web"), workers=0, **wanted
+            ).__enter__()
             self._settings, self._env = wanted, self._service.env
         service = self._service
         service.env = {**self._env, **own}
@@ -73,7 +87,10 @@ def _pids(service: Service) -> set[int]:
     """All of the web's processes that run."""
     if service.web is None or service.web.poll() is not None:
         return set()
-    return {service.web.pid, *(process.pid for process in psutil.Process(service.web.pid).children())}
+    return {
+        service.web.pid,
+        *(process.pid for process in psutil.Process(service.web.pid).children()),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +124,9 @@ def broken(proxy: Proxy, lasting_web: LastingWeb) -> Iterator[Callable[..., Serv
 
 def children_of(pid: int) -> list[psutil.Process]:
     """The processes that run flows for this worker."""
-    return [each for each in psutil.Process(pid).children(recursive=True) if each.name() == "exec-flows"]
+    return [
+        each for each in psutil.Process(pid).children(recursive=True) if each.name() == "exec-flows"
+    ]
 
 
 def ticks(path: Path) -> list[tuple[int, int, float]]:

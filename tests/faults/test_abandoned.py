@@ -34,7 +34,9 @@ def test_the_slot_of_an_abandoned_thread_comes_back_when_it_ends(make_service: M
     service.until(deaf, "running")
     assert service.cancel(deaf).status_code == 200
     time.sleep(3.5)
-    ids = [service.start("behaves", {"do": "listen", "seconds": 20}, config=thread) for _ in range(4)]
+    ids = [
+        service.start("behaves", {"do": "listen", "seconds": 20}, config=thread) for _ in range(4)
+    ]
     deadline = time.monotonic() + 60
     while [service.status(id)["status"] for id in ids] != ["running"] * 4:
         assert time.monotonic() < deadline
@@ -86,8 +88,12 @@ def test_children_that_wake_find_the_word_that_their_worker_lives() -> None:
     assert child.done == [signal.SIGSTOP, "alive", signal.SIGCONT]
 
 
-def test_processes_that_flows_in_threads_leave_behind_are_reaped(make_service: Make, tmp_path: Path) -> None:
-    """Their parents have ended, so the worker has adopted them; nobody else would ask how they ended."""
+def test_processes_that_flows_in_threads_leave_behind_are_reaped(
+    make_service: Make, tmp_path: Path
+) -> None:
+    """Their parents have ended, so the worker has adopted them; nobody else would ask how they
+    ended.
+    """
     (tmp_path / "agents/leaver").mkdir(parents=True)
     (tmp_path / "agents/leaver/agent.yaml").write_text(
         'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: thread}\n'
@@ -107,7 +113,9 @@ def test_processes_that_flows_in_threads_leave_behind_are_reaped(make_service: M
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("script", ["kill 0", "trap 'kill 0' EXIT; true", "kill -HUP 0; kill -INT 0"])
+@pytest.mark.parametrize(
+    "script", ["kill 0", "trap 'kill 0' EXIT; true", "kill -HUP 0; kill -INT 0"]
+)
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 def test_a_script_that_signals_its_group_reaches_neither_its_worker_nor_its_process(
     make_service: Make, tmp_path: Path, isolation: str, script: str
@@ -122,19 +130,27 @@ def test_a_script_that_signals_its_group_reaches_neither_its_worker_nor_its_proc
     )
     service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=1)
     first, second = service.run("group"), service.run("group")
-    assert [(ended["status"], ended["attempt"]) for ended in (first, second)] == [("completed", 1)] * 2
+    assert [(ended["status"], ended["attempt"]) for ended in (first, second)] == [
+        ("completed", 1)
+    ] * 2
     assert first["outputs"] == second["outputs"]  # the process went on
     assert service.workers[0].poll() is None
 
 
-def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(make_service: Make, tmp_path: Path) -> None:
+def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(
+    make_service: Make, tmp_path: Path
+) -> None:
     (tmp_path / "agents/group").mkdir(parents=True)
-    (tmp_path / "agents/group/agent.yaml").write_text('flows:\n  - {name: main, entrypoint: "flow.py:run"}\n')
+    (tmp_path / "agents/group/agent.yaml").write_text(
+        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n'
+    )
     (tmp_path / "agents/group/flow.py").write_text(
         "import subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', 'kill -9 0'])\n"
     )
     service = make_service(agents=tmp_path / "agents")
-    neighbour = service.start("behaves", {"do": "listen", "seconds": 3}, config={"flow_id": "thread"})
+    neighbour = service.start(
+        "behaves", {"do": "listen", "seconds": 3}, config={"flow_id": "thread"}
+    )
     service.until(neighbour, "running")
     ended = service.run("group", config={"max_attempts": 1})
     assert (ended["status"], ended["error"]["type"]) == ("failed", "WorkerLost")
@@ -143,7 +159,9 @@ def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(make_s
     assert service.workers[0].poll() is None
 
 
-def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(make_service: Make, tmp_path: Path) -> None:
+def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(
+    make_service: Make, tmp_path: Path
+) -> None:
     """As where a deployment replaces the folder of a worker that goes on."""
     service = make_service(workers=0, WORKER_PROCESSES=1, WORKER_THREADS=0)
     folder, log = tmp_path / "release", tmp_path / "worker.log"

@@ -1,4 +1,6 @@
-"""A flow ends what it runs in, its worker or the process that it shares: its neighbours are run again, uncounted."""
+"""A flow ends what it runs in, its worker or the process that it shares: its neighbours are run
+again, uncounted.
+"""
 
 from __future__ import annotations
 
@@ -75,18 +77,23 @@ def make(make_service: Make, tmp_path: Path) -> Make:
     (folder / "agent.yaml").write_text(AGENT)
     (folder / "flow.py").write_text(FLOW)
     return lambda **options: make_service(
-        agents=tmp_path / "agents", **{"WORKER_THREADS": 20, "WORKER_PROCESSES": 10, "LEASE": LEASE_SECONDS, **options}
+        agents=tmp_path / "agents",
+        **{"WORKER_THREADS": 20, "WORKER_PROCESSES": 10, "LEASE": LEASE_SECONDS, **options},
     )
 
 
-def start(service: Service, folder: Path, flow: str, do: str, seconds: float = 1, **inputs: object) -> list[str]:
+def start(
+    service: Service, folder: Path, flow: str, do: str, seconds: float = 1, **inputs: object
+) -> list[str]:
     """The poison, and nine neighbours that run when it does what it does."""
     common = {"folder": str(folder), "neighbours": NEIGHBOURS, "seconds": seconds}
     poison = service.start("breaks", {"do": do, **common, **inputs}, config={"flow_id": flow})
     return [
         poison,
         *(
-            service.start("breaks", {"do": "neighbour", "number": n, **common}, config={"flow_id": flow})
+            service.start(
+                "breaks", {"do": "neighbour", "number": n, **common}, config={"flow_id": flow}
+            )
             for n in range(NEIGHBOURS)
         ),
     ]
@@ -143,7 +150,9 @@ def test_a_flow_that_always_kills_its_worker_fails_and_its_neighbours_do_not(
     pids.write_text(str(service.workers[0].pid))
     poison, *neighbours = start(service, tmp_path, flow, "worker", signal=KILL, pids=str(pids))
     deadline = time.monotonic() + 180
-    while not all(service.status(id)["status"] in ("completed", "failed") for id in (poison, *neighbours)):
+    while not all(
+        service.status(id)["status"] in ("completed", "failed") for id in (poison, *neighbours)
+    ):
         assert time.monotonic() < deadline, [service.status(id) for id in (poison, *neighbours)]
         if service.workers[-1].poll() is not None:
             worker = service.start_worker()
@@ -167,17 +176,27 @@ def test_a_lone_execution_whose_worker_is_killed_has_lost_that_attempt(make: Mak
         service.workers[-1].wait()
         service.start_worker()
     ended = service.ended(id)
-    assert (ended["status"], ended["error"]["type"], ended["attempt"]) == ("failed", "WorkerLost", 2)
+    assert (ended["status"], ended["error"]["type"], ended["attempt"]) == (
+        "failed",
+        "WorkerLost",
+        2,
+    )
 
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
 @pytest.mark.timeout(120)
-def test_many_that_are_to_run_alone_hold_up_nobody_else(make: Make, tmp_path: Path, flow: str) -> None:
+def test_many_that_are_to_run_alone_hold_up_nobody_else(
+    make: Make, tmp_path: Path, flow: str
+) -> None:
     """As after a storm of crashes: each has a process of its own, a few at once."""
     service = make(workers=0, WORKER_PROCESSES=2)
     marks = [tmp_path / f"marks-{number}" for number in range(24)]
     marked = [
-        service.start("behaves", {"do": "listen", "seconds": 0.5, "marks": str(path)}, config={"flow_id": flow})
+        service.start(
+            "behaves",
+            {"do": "listen", "seconds": 0.5, "marks": str(path)},
+            config={"flow_id": flow},
+        )
         for path in marks
     ]
     only = 5
@@ -188,12 +207,16 @@ def test_many_that_are_to_run_alone_hold_up_nobody_else(make: Make, tmp_path: Pa
     service.start_worker()
     ended = {id: service.ended(id, seconds=90) for id in (*plain, *marked)}
     assert {(one["status"], one["attempt"]) for one in ended.values()} == {("completed", 1)}
-    assert max(ended[id]["completed_at"] for id in plain) < max(ended[id]["completed_at"] for id in marked)
+    assert max(ended[id]["completed_at"] for id in plain) < max(
+        ended[id]["completed_at"] for id in marked
+    )
     times = [[float(line.split()[2]) for line in path.read_text().splitlines()] for path in marks]
     assert max(_beside(times, begin) for begin, _ in times) <= PLACES
-    assert [number for number, (begin, end) in enumerate(times) if begin < times[only][1] and end > times[only][0]] == [
-        only
-    ]
+    assert [
+        number
+        for number, (begin, end) in enumerate(times)
+        if begin < times[only][1] and end > times[only][0]
+    ] == [only]
 
 
 def _beside(times: list[list[float]], moment: float) -> int:

@@ -38,7 +38,9 @@ def test_a_store_that_throws_data_away_is_refused(own_store: EmbeddedStore) -> N
         client.config_set("maxmemory-policy", "allkeys-lru")
     code, said = check(own_store.url)
     assert code == 1
-    assert said.startswith("The store throws data away when it is full: its maxmemory-policy is allkeys-lru.")
+    assert said.startswith(
+        "The store throws data away when it is full: its maxmemory-policy is allkeys-lru."
+    )
     assert said.endswith(" To change: maxmemory-policy noeviction.")
 
 
@@ -46,14 +48,19 @@ def test_a_replica_is_refused(own_store: EmbeddedStore) -> None:
     with redis.Redis.from_url(own_store.url) as client:
         client.replicaof("127.0.0.1", 1)
     code, said = check(own_store.url)
-    assert (code, said) == (1, "The store is a replica, which takes no writes. To change: REDIS_URL, to its primary.")
+    assert (code, said) == (
+        1,
+        "The store is a replica, which takes no writes. To change: REDIS_URL, to its primary.",
+    )
 
 
 def test_a_store_that_is_not_there_is_said_in_one_sentence() -> None:
     assert check("redis://127.0.0.1:1/0") == (1, "The store cannot be reached.")
 
 
-def test_a_broken_agent_and_a_wrong_setting_are_refused(own_store: EmbeddedStore, tmp_path: Path) -> None:
+def test_a_broken_agent_and_a_wrong_setting_are_refused(
+    own_store: EmbeddedStore, tmp_path: Path
+) -> None:
     (tmp_path / "agents" / "bad").mkdir(parents=True)
     (tmp_path / "agents" / "bad" / "agent.yaml").write_text("flows: 5\n")
     code, said = check(own_store.url, AGENTS_PATH=str(tmp_path / "agents"))

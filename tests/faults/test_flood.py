@@ -1,6 +1,7 @@
 """Fault 37: far more is asked for than is worked off, by a client that does not heed `Retry-After`.
 
-`LONG_FAULTS=1` (`make faults`) takes the full measure: 100,000 starts, on a machine that does nothing else.
+`LONG_FAULTS=1` (`make faults`) takes the full measure: 100,000 starts, on a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ BODY = json.dumps({"type": "agent", "target_id": "behaves", "inputs": {"do": "ec
 
 
 def flood(port: int, count: int) -> Counter[tuple[int, str, bool]]:
-    """Starts one after the other on one connection: how often each status, code, and whether to come again."""
-    connection, answers = http.client.HTTPConnection("127.0.0.1", port, timeout=30), Counter[tuple[int, str, bool]]()
+    """Starts one after the other on one connection: how often each status, code, and whether to
+    come again.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    answers = Counter[tuple[int, str, bool]]()
     for _ in range(count):
         connection.request("POST", "/api/v1/executions", BODY, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -35,7 +39,9 @@ def flood(port: int, count: int) -> Counter[tuple[int, str, bool]]:
     return answers
 
 
-def test_a_flood_is_refused_beyond_the_limit_while_reads_stay_fast(make_service: Callable[..., Service]) -> None:
+def test_a_flood_is_refused_beyond_the_limit_while_reads_stay_fast(
+    make_service: Callable[..., Service],
+) -> None:
     service = make_service(workers=0, WEB_CONCURRENCY=2, MAX_QUEUE_LENGTH=LIMIT)
     first = service.start("behaves", {"do": "echo"})
     took, answers = [], Counter[tuple[int, str, bool]]()

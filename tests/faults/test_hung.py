@@ -1,4 +1,6 @@
-"""A process of threads that does not answer: it is replaced, and whatever else ran in it is run again, uncounted."""
+"""A process of threads that does not answer: it is replaced, and whatever else ran in it is run
+again, uncounted.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def make(make_service: Make, tmp_path: Path) -> Make:
     folder.mkdir(parents=True)
     (folder / "agent.yaml").write_text(AGENT)
     (folder / "flow.py").write_text(FLOW)
-    return lambda **options: make_service(agents=tmp_path / "agents", **{"WORKER_THREADS": 20, **options})
+    return lambda **options: make_service(
+        agents=tmp_path / "agents", **{"WORKER_THREADS": 20, **options}
+    )
 
 
 def begin(service: Service, tmp_path: Path, do: str, flow: str = "thread", **config: Any) -> str:
@@ -72,7 +76,9 @@ def begin(service: Service, tmp_path: Path, do: str, flow: str = "thread", **con
 
 
 def events(service: Service, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in service.output("worker0").splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line) for line in service.output("worker0").splitlines() if line.startswith("{")
+    ]
     return [line for line in lines if line["event"] == name]
 
 
@@ -94,7 +100,11 @@ def test_a_flow_that_holds_its_process_fails_alone(make: Make, tmp_path: Path, d
         ended = service.ended(id, seconds=60)
         assert (ended["status"], ended["attempt"]) == ("completed", 1), ended
     ended = service.ended(holds, seconds=90)
-    assert (ended["status"], ended["error"]["type"], ended["attempt"]) == ("failed", "Unresponsive", 1)
+    assert (ended["status"], ended["error"]["type"], ended["attempt"]) == (
+        "failed",
+        "Unresponsive",
+        1,
+    )
     first, *_ = events(service, "child_hung")
     assert holds in first["runs"]
     if do == "regex":
@@ -118,7 +128,9 @@ def test_a_task_that_holds_the_loop_in_c_fails_alone(make: Make, tmp_path: Path)
 
 @pytest.mark.parametrize("do", ["regex", "lock", "stop"])
 @pytest.mark.timeout(120)
-def test_a_cancel_in_a_process_that_hangs_is_said_when_the_run_is_over(make: Make, tmp_path: Path, do: str) -> None:
+def test_a_cancel_in_a_process_that_hangs_is_said_when_the_run_is_over(
+    make: Make, tmp_path: Path, do: str
+) -> None:
     service = make(CANCEL_GRACE=0.2)
     before = {process.pid for process in children_of(service.workers[0].pid)}
     holds = begin(service, tmp_path, do)
@@ -127,7 +139,9 @@ def test_a_cancel_in_a_process_that_hangs_is_said_when_the_run_is_over(make: Mak
     computing = [
         process.pid
         for process in psutil.process_iter()
-        if process.pid in before and len(process.threads()) > 3 and process.status() != psutil.STATUS_ZOMBIE
+        if process.pid in before
+        and len(process.threads()) > 3
+        and process.status() != psutil.STATUS_ZOMBIE
     ]
     assert computing == []
 
@@ -135,7 +149,9 @@ def test_a_cancel_in_a_process_that_hangs_is_said_when_the_run_is_over(make: Mak
 @pytest.mark.timeout(120)
 def test_a_timeout_in_a_process_that_hangs_is_that_runs_alone(make: Make, tmp_path: Path) -> None:
     service = make()
-    beside = service.start("behaves", {"do": "listen", "seconds": 1}, config={"flow_id": "thread", "timeout": 3})
+    beside = service.start(
+        "behaves", {"do": "listen", "seconds": 1}, config={"flow_id": "thread", "timeout": 3}
+    )
     service.until(beside, "running")
     holds = begin(service, tmp_path, "regex")
     ended = service.ended(beside, seconds=60)
@@ -144,9 +160,13 @@ def test_a_timeout_in_a_process_that_hangs_is_that_runs_alone(make: Make, tmp_pa
 
 
 @pytest.mark.parametrize("deaths", [0, 2], ids=["beside others", "alone, after crashes"])
-def test_a_flow_in_a_process_may_compute_for_as_long_as_its_timeout(make: Make, deaths: int) -> None:
+def test_a_flow_in_a_process_may_compute_for_as_long_as_its_timeout(
+    make: Make, deaths: int
+) -> None:
     service = make(workers=0, CHILD_HUNG_SECONDS=1)
-    id = service.start("behaves", {"do": "hold_the_lock", "seconds": 4}, config={"flow_id": "process"})
+    id = service.start(
+        "behaves", {"do": "hold_the_lock", "seconds": 4}, config={"flow_id": "process"}
+    )
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
         client.hset(f"rq:job:{id}", "deaths", deaths)
     service.start_worker()
@@ -168,12 +188,17 @@ def test_a_process_that_hangs_has_no_slots(make: Make, tmp_path: Path) -> None:
     assert len(events(service, "child_hung")) >= 1
     assert b"7" in seen
     assert seen <= {b"0", b"7"}
-    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+    assert (
+        service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"]
+        == "completed"
+    )
 
 
 @pytest.mark.timeout(120)
 def test_a_worker_that_sleeps_as_a_whole_takes_nobody_for_hung(make: Make) -> None:
-    """Neither does one whose children alone were slow for a while, or frozen for less than the limit."""
+    """Neither does one whose children alone were slow for a while, or frozen for less than the
+    limit.
+    """
     service = make(CHILD_HUNG_SECONDS=3, LEASE=60)
     id = service.start("behaves", {"do": "listen", "seconds": 9}, config={"flow_id": "thread"})
     service.until(id, "running")
@@ -192,7 +217,10 @@ def test_a_worker_that_sleeps_as_a_whole_takes_nobody_for_hung(make: Make) -> No
 def test_threads_that_take_turns_with_the_interpreter_do_not_hang(make: Make) -> None:
     """Each has so little of it that the one that answers hardly has its turn."""
     service = make(CHILD_HUNG_SECONDS=3, WORKER_THREADS=80)
-    ids = [service.start("behaves", {"do": "swallow"}, config={"flow_id": "thread", "timeout": 9}) for _ in range(60)]
+    ids = [
+        service.start("behaves", {"do": "swallow"}, config={"flow_id": "thread", "timeout": 9})
+        for _ in range(60)
+    ]
     for id in ids:
         assert service.ended(id, seconds=90)["error"]["type"] == "Timeout"
     assert events(service, "child_hung") == []

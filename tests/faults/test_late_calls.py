@@ -13,7 +13,9 @@ from tests.support.service import Service
 Make = Callable[..., Service]
 
 
-def test_a_claim_that_arrives_late_costs_no_execution_an_attempt(broken: Make, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_claim_that_arrives_late_costs_no_execution_an_attempt(
+    broken: Make, proxy: Proxy, tmp_path: Path
+) -> None:
     """The slot gets free during the outage, so a claim is sent into it, and given up."""
     service = broken(LEASE=12, WORKER_THREADS=0, WORKER_PROCESSES=1)
     for _ in range(3):
@@ -24,7 +26,10 @@ def test_a_claim_that_arrives_late_costs_no_execution_an_attempt(broken: Make, p
     proxy.lose_for(1.0, deliver_after_seconds=7.0)
     time.sleep(6.8)
     marks = [tmp_path / f"marks-{number}" for number in range(4)]
-    ids = [service.start("behaves", {"do": "echo", "marks": str(path)}, config={"max_attempts": 1}) for path in marks]
+    ids = [
+        service.start("behaves", {"do": "echo", "marks": str(path)}, config={"max_attempts": 1})
+        for path in marks
+    ]
     ends = [service.ended(id) for id in ids]
     assert [(end["status"], end["attempt"]) for end in ends] == [("completed", 1)] * 4
     assert all(path.read_text().count("begin") == 1 for path in marks)
@@ -32,7 +37,9 @@ def test_a_claim_that_arrives_late_costs_no_execution_an_attempt(broken: Make, p
     assert proxy.delivered_late > 0
 
 
-def test_a_claim_whose_answer_was_lost_is_handed_back_before_its_lease_runs_out(broken: Make, proxy: Proxy) -> None:
+def test_a_claim_whose_answer_was_lost_is_handed_back_before_its_lease_runs_out(
+    broken: Make, proxy: Proxy
+) -> None:
     service = broken(LEASE=60)
     service.run("behaves", {"do": "echo"})
     time.sleep(0.3)
@@ -59,11 +66,17 @@ def test_pipelines_that_meet_outages_run_no_finished_step_again(broken: Make, pr
     ids = []
     for number in range(6):
         inputs = {"first": {"seconds": 0.3}, "second": {"seconds": 0.3 + number / 10}}
-        ids.append(start_when_it_takes_it(service, {"type": "pipeline", "target_id": "relay", "inputs": inputs}))
+        ids.append(
+            start_when_it_takes_it(
+                service, {"type": "pipeline", "target_id": "relay", "inputs": inputs}
+            )
+        )
         proxy.lose_for(0.5, deliver_after_seconds=2.5)
         time.sleep(1.0)
     for id in ids:
         ended = service.ended(id)
         assert (ended["status"], ended["attempt"]) == ("completed", 1)
         steps = service.get(f"/executions/{id}/steps").json()["steps"]
-        assert [(step["status"], step["attempt"]) for step in steps] == [("completed", 1)] * len(steps)
+        assert [(step["status"], step["attempt"]) for step in steps] == [("completed", 1)] * len(
+            steps
+        )

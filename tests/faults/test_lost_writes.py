@@ -1,7 +1,8 @@
-"""The store loses its last writes: power loss with `everysec`, a fail-over to a lagging replica, FLUSHALL.
+"""The store loses its last writes: power loss with `everysec`, a fail-over to a lagging replica,
+FLUSHALL.
 
-What is lost is lost. But an output belongs to the execution whose inputs it was made from, whatever is given
-out a second time.
+What is lost is lost. But an output belongs to the execution whose inputs it was made from, whatever
+is given out a second time.
 """
 
 from __future__ import annotations
@@ -43,10 +44,17 @@ def went_back(own_store: EmbeddedStore, tmp_path: Path) -> Callable[[Callable[[]
     return go_back
 
 
-def start_when_it_takes_it(service: Service, target_id: str, inputs: dict[str, object], flow: str = "main") -> str:
+def start_when_it_takes_it(
+    service: Service, target_id: str, inputs: dict[str, object], flow: str = "main"
+) -> str:
     deadline = time.monotonic() + 60
     while True:
-        body = {"type": "agent", "target_id": target_id, "inputs": inputs, "config": {"flow_id": flow}}
+        body = {
+            "type": "agent",
+            "target_id": target_id,
+            "inputs": inputs,
+            "config": {"flow_id": flow},
+        }
         response = service.post("/executions", json=body)
         if response.status_code == 202:
             return str(response.json()["execution_id"])
@@ -56,32 +64,49 @@ def start_when_it_takes_it(service: Service, target_id: str, inputs: dict[str, o
 
 @BOTH
 def test_an_execution_ends_with_its_own_outputs_though_another_one_was_lost_while_it_ran(
-    make_service: Make, own_store: EmbeddedStore, went_back: Callable[[Callable[[], None]], None], flow: str
+    make_service: Make,
+    own_store: EmbeddedStore,
+    went_back: Callable[[Callable[[], None]], None],
+    flow: str,
 ) -> None:
     service = make_service(own_store.url, LEASE=LEASE_SECONDS, WORKER_PROCESSES=2)
     service.run("behaves", {"do": "echo"}, config={"flow_id": flow})
 
     def start_what_is_lost() -> None:
-        id = service.start("behaves", {"do": "attempt_sleeps", "seconds": [4] * 3}, config={"flow_id": flow})
+        id = service.start(
+            "behaves", {"do": "attempt_sleeps", "seconds": [4] * 3}, config={"flow_id": flow}
+        )
         service.until(id, "running")
 
     went_back(start_what_is_lost)
     id = start_when_it_takes_it(service, "behaves", {"do": "sleep", "seconds": 6}, flow)
     ended = service.ended(id, seconds=40)
-    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == ("completed", "slept", 1)
+    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == (
+        "completed",
+        "slept",
+        1,
+    )
 
 
 @BOTH
-def test_an_emptied_store_mixes_up_nothing(make_service: Make, own_store: EmbeddedStore, flow: str) -> None:
+def test_an_emptied_store_mixes_up_nothing(
+    make_service: Make, own_store: EmbeddedStore, flow: str
+) -> None:
     service = make_service(own_store.url, LEASE=LEASE_SECONDS, WORKER_PROCESSES=2)
-    lost = service.start("behaves", {"do": "attempt_sleeps", "seconds": [4] * 3}, config={"flow_id": flow})
+    lost = service.start(
+        "behaves", {"do": "attempt_sleeps", "seconds": [4] * 3}, config={"flow_id": flow}
+    )
     service.until(lost, "running")
     with redis.Redis.from_url(own_store.url) as client:
         client.flushall()
         client.function_flush()
     id = service.start("behaves", {"do": "sleep", "seconds": 6}, config={"flow_id": flow})
     ended = service.ended(id, seconds=40)
-    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == ("completed", "slept", 1)
+    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == (
+        "completed",
+        "slept",
+        1,
+    )
     assert service.get(f"/executions/{lost}").status_code == 404
 
 
@@ -96,7 +121,9 @@ def test_no_tenant_is_given_what_a_model_answered_another(
     (tmp_path / "agents/asker/prompts/ask.yaml").write_text("user_template: 'Summarise: {text}'\n")
     keys = {"acme": "a" * 20, "umbrella": "b" * 20}
     with ModelServer() as model:
-        model.reply = lambda asked: Answer(text=f"About {asked['messages'][-1]['content']}", delay_seconds=2.5)
+        model.reply = lambda asked: Answer(
+            text=f"About {asked['messages'][-1]['content']}", delay_seconds=2.5
+        )
         service = make_service(
             own_store.url,
             LEASE=LEASE_SECONDS,
@@ -119,14 +146,22 @@ def test_no_tenant_is_given_what_a_model_answered_another(
         went_back(ask_what_is_lost)
         act_as("umbrella")
         ended = service.ended(start_when_it_takes_it(service, "asker", {"text": "the weather"}))
-    assert (ended["status"], ended["outputs"]["output"]) == ("completed", "About Summarise: the weather")
+    assert (ended["status"], ended["outputs"]["output"]) == (
+        "completed",
+        "About Summarise: the weather",
+    )
 
 
 def test_a_run_whose_claim_was_lost_ends_as_soon_as_its_worker_hears_of_it(
-    make_service: Make, own_store: EmbeddedStore, went_back: Callable[[Callable[[], None]], None], tmp_path: Path
+    make_service: Make,
+    own_store: EmbeddedStore,
+    went_back: Callable[[Callable[[], None]], None],
+    tmp_path: Path,
 ) -> None:
     """It may overlap with the next run of the same execution for that long, and not for a lease."""
-    service = make_service(own_store.url, WORKER_THREADS=0, WORKER_PROCESSES=1)  # a lease of twelve seconds
+    service = make_service(
+        own_store.url, WORKER_THREADS=0, WORKER_PROCESSES=1
+    )  # a lease of twelve seconds
     service.run("behaves", {"do": "echo"})
     worker, path = service.workers[0], tmp_path / "ticks"
     worker.send_signal(19)  # SIGSTOP: it claims nothing before the store is saved
@@ -143,4 +178,6 @@ def test_a_run_whose_claim_was_lost_ends_as_soon_as_its_worker_hears_of_it(
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
     runs = [pid for pid, _ in groupby(ticks(path), key=lambda tick: tick[1])]
     assert len(runs) == len(set(runs)) == 2  # one after the other
-    assert "store_went_back" in service.output("worker0") or "attempt_lost" in service.output("worker0")
+    assert "store_went_back" in service.output("worker0") or "attempt_lost" in service.output(
+        "worker0"
+    )

@@ -1,7 +1,8 @@
-"""One execution does the worst it can; those beside it, in the same process or in others, do not notice.
+"""One execution does the worst it can; those beside it, in the same process or in others, do not
+notice.
 
-`LONG_FAULTS=1` (`make faults`) takes the full measure: 2 GB leaked under the default limit, the interpreter's
-lock held for 30 s. Without it the same is done in a few seconds.
+`LONG_FAULTS=1` (`make faults`) takes the full measure: 2 GB leaked under the default limit, the
+interpreter's lock held for 30 s. Without it the same is done in a few seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def service(broken: Make) -> Service:
 
 @BOTH
 @LONG_TIMEOUT
-def test_a_leak_is_survived_by_all_neighbours_and_the_memory_comes_back(service: Service, flow: str) -> None:
+def test_a_leak_is_survived_by_all_neighbours_and_the_memory_comes_back(
+    service: Service, flow: str
+) -> None:
     beside = _neighbours(service)
     leaky = service.run("behaves", {"do": "leak", "bytes": LEAK_BYTES}, config={"flow_id": flow})
     assert leaky["status"] == "completed"
@@ -53,10 +56,14 @@ def test_a_leak_is_survived_by_all_neighbours_and_the_memory_comes_back(service:
 
 @BOTH
 @LONG_TIMEOUT
-def test_a_flow_that_holds_the_interpreters_lock_is_survived_by_all_neighbours(service: Service, flow: str) -> None:
+def test_a_flow_that_holds_the_interpreters_lock_is_survived_by_all_neighbours(
+    service: Service, flow: str
+) -> None:
     """In a thread it stops the threads beside it for that long, but takes nobody's lease."""
     beside = _neighbours(service)
-    holds = service.start("behaves", {"do": "hold_the_lock", "seconds": HOLD_SECONDS}, config={"flow_id": flow})
+    holds = service.start(
+        "behaves", {"do": "hold_the_lock", "seconds": HOLD_SECONDS}, config={"flow_id": flow}
+    )
     service.until(holds, "running")
     began = time.monotonic()
     assert service.run("behaves", config={"flow_id": "process"})["status"] == "completed"
@@ -74,11 +81,16 @@ def test_a_thread_that_hangs_is_survived_by_all_neighbours(service: Service) -> 
 
 
 @BOTH
-def test_a_process_that_is_killed_is_survived_by_all_others(service: Service, tmp_path: Path, flow: str) -> None:
+def test_a_process_that_is_killed_is_survived_by_all_others(
+    service: Service, tmp_path: Path, flow: str
+) -> None:
     """What it ran itself is run again, and nobody waits for a lease."""
     marks = tmp_path / "marks"
     inside = {"do": "listen", "seconds": 2, "marks": str(marks)}
-    victims = [service.start("behaves", inside, config={"flow_id": flow}) for _ in range(2 if flow == "thread" else 1)]
+    victims = [
+        service.start("behaves", inside, config={"flow_id": flow})
+        for _ in range(2 if flow == "thread" else 1)
+    ]
     others = _neighbours(service, flows=["process" if flow == "thread" else "thread", "process"])
     for id in (*victims, *others):
         service.until(id, "running")
@@ -97,7 +109,10 @@ def test_a_process_that_is_killed_is_survived_by_all_others(service: Service, tm
 def _neighbours(service: Service, seconds: float = 3, flows: list[str] | None = None) -> list[str]:
     """They run when this returns."""
     flows = flows or ["thread", "thread", "process"]
-    ids = [service.start("behaves", {"do": "listen", "seconds": seconds}, config={"flow_id": each}) for each in flows]
+    ids = [
+        service.start("behaves", {"do": "listen", "seconds": seconds}, config={"flow_id": each})
+        for each in flows
+    ]
     for id in ids:
         service.until(id, "running", "completed")
     return ids

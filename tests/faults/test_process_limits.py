@@ -39,7 +39,9 @@ def limited(make_service: Make, own_store: EmbeddedStore) -> Iterator[Limited]:
 
 def ready_slots(store: EmbeddedStore) -> int:
     with redis.Redis.from_url(store.url) as client:
-        return sum(int(slots.decode().partition("/")[2]) for slots in client.hgetall("exec:slots").values())
+        return sum(
+            int(slots.decode().partition("/")[2]) for slots in client.hgetall("exec:slots").values()
+        )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -49,7 +51,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("room", [0, 1, 2], ids=["for no process", "for one of the three forks", "for two"])
+@pytest.mark.parametrize(
+    "room", [0, 1, 2], ids=["for no process", "for one of the three forks", "for two"]
+)
 def test_a_child_that_cannot_be_started_comes_when_there_is_room_again(
     limited: Limited, own_store: EmbeddedStore, room: int
 ) -> None:
@@ -87,7 +91,9 @@ def test_a_forkserver_that_answers_no_more_is_replaced(make_service: Make) -> No
     service.run("behaves", {"do": "echo"})
     family = psutil.Process(service.workers[0].pid).children()
     servers = [process for process in family if process.name() == "exec-forkserver"]
-    server = min(servers, key=psutil.Process.create_time)  # a child that was just forked has its name for a moment
+    server = min(
+        servers, key=psutil.Process.create_time
+    )  # a child that was just forked has its name for a moment
     server.suspend()  # it is alive, and silent
     for _ in range(2):
         assert service.run("behaves", {"do": "echo"})["status"] == "completed"
@@ -99,14 +105,22 @@ def test_threads_that_cannot_be_started_cost_their_neighbours_nothing(
     """Room for some twenty threads, forty wanted: all end well, and nobody loses an attempt."""
     service, limit = limited(WORKER_PROCESSES=0, WORKER_THREADS=40, flow="thread")
     quiet = [
-        service.start("behaves", {"do": "listen", "seconds": 3}, config={"flow_id": "thread", "max_attempts": 1})
+        service.start(
+            "behaves",
+            {"do": "listen", "seconds": 3},
+            config={"flow_id": "thread", "max_attempts": 1},
+        )
         for _ in range(10)
     ]
     for id in quiet:
         service.until(id, "running")
     limit.set(limit.count + 8)
     more = [
-        service.start("behaves", {"do": "listen", "seconds": 1.5}, config={"flow_id": "thread", "max_attempts": 1})
+        service.start(
+            "behaves",
+            {"do": "listen", "seconds": 1.5},
+            config={"flow_id": "thread", "max_attempts": 1},
+        )
         for _ in range(30)  # they overlap also on a machine where a start takes its time
     ]
     ends = [service.ended(id, seconds=60) for id in (*quiet, *more)]

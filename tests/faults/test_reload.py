@@ -1,4 +1,6 @@
-"""Agents are changed while everything runs: SIGHUP makes them count, and a broken file changes nothing."""
+"""Agents are changed while everything runs: SIGHUP makes them count, and a broken file changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.support.service import Service
 Make = Callable[..., Service]
 GREETER = "flows:\n  - {name: default, entrypoint: 'greet.py:run'}\n"
 THREADED = "flows:\n  - {name: default, entrypoint: 'greet.py:run', isolation: thread}\n"
-CODE = "import time\n\n\ndef run(inputs):\n    time.sleep(inputs.get('seconds', 0))\n    return %r\n"
+CODE = (
+    "import time\n\n\ndef run(inputs):\n    time.sleep(inputs.get('seconds', 0))\n    return %r\n"
+)
 BOTH = pytest.mark.parametrize("definition", [GREETER, THREADED], ids=["process", "thread"])
 
 
@@ -67,20 +71,28 @@ def test_a_worker_runs_what_starts_after_a_reload_as_changed_and_lets_the_rest_e
     assert service.run("greeter")["outputs"]["output"] == "old"
     running = service.start("greeter", {"seconds": 2})
     service.until(running, "running")
-    until(lambda: len(children_of(service.workers[0].pid)) == 3)  # two processes, and that of the threads
+    until(
+        lambda: len(children_of(service.workers[0].pid)) == 3
+    )  # two processes, and that of the threads
     before = children_of(service.workers[0].pid)
     write(agents, definition, "new")
     service.workers[0].send_signal(signal.SIGHUP)
     until(lambda: said(service, "worker0", "reloaded"))
     assert service.run("greeter")["outputs"]["output"] == "new"
     ended = service.ended(running)
-    assert (ended["status"], ended["attempt"], ended["outputs"]["output"]) == ("completed", 1, "old")
+    assert (ended["status"], ended["attempt"], ended["outputs"]["output"]) == (
+        "completed",
+        1,
+        "old",
+    )
     _, alive = psutil.wait_procs(before, timeout=30)
     assert alive == []
     until(lambda: len(children_of(service.workers[0].pid)) == 3)
 
 
-def test_a_worker_stays_as_it_is_when_a_file_is_broken_and_says_which(make_service: Make, agents: Path) -> None:
+def test_a_worker_stays_as_it_is_when_a_file_is_broken_and_says_which(
+    make_service: Make, agents: Path
+) -> None:
     service = make_service(agents=agents)
     until(lambda: said(service, "worker0", "worker_started"))
     write(agents, "flows: 5\n", "old")
@@ -114,10 +126,14 @@ def test_the_web_knows_a_new_agent_after_a_reload_and_fails_no_request_meanwhile
     time.sleep(1)
     load.end()
     assert set(load.outcomes) == {"202"}
-    assert requests.post(f"{service.url}/api/v1/executions", json=start, timeout=30).status_code == 202
+    assert (
+        requests.post(f"{service.url}/api/v1/executions", json=start, timeout=30).status_code == 202
+    )
 
 
-def test_the_web_serves_on_when_a_file_is_broken_and_says_which(make_service: Make, agents: Path) -> None:
+def test_the_web_serves_on_when_a_file_is_broken_and_says_which(
+    make_service: Make, agents: Path
+) -> None:
     service = make_service(agents=agents, workers=0, WEB_CONCURRENCY=2)
     before = all_ready(service)
     write(agents, "flows: 5\n", "old")
@@ -130,7 +146,9 @@ def test_the_web_serves_on_when_a_file_is_broken_and_says_which(make_service: Ma
     assert service.post("/executions", json=start).status_code == 202
 
 
-def test_the_web_lives_through_the_death_of_a_process_while_a_file_is_broken(make_service: Make, agents: Path) -> None:
+def test_the_web_lives_through_the_death_of_a_process_while_a_file_is_broken(
+    make_service: Make, agents: Path
+) -> None:
     """The one that is left serves on; the other comes back once the file is mended."""
     service = make_service(agents=agents, workers=0, WEB_CONCURRENCY=2)
     first = all_ready(service)
@@ -143,7 +161,9 @@ def test_the_web_lives_through_the_death_of_a_process_while_a_file_is_broken(mak
     all_ready(service, processes=3)
 
 
-def test_a_broken_file_at_the_start_ends_the_web_server_with_what_is_wrong(make_service: Make, agents: Path) -> None:
+def test_a_broken_file_at_the_start_ends_the_web_server_with_what_is_wrong(
+    make_service: Make, agents: Path
+) -> None:
     write(agents, "flows: 5\n", "old")
     began = time.monotonic()
     with pytest.raises(AssertionError, match=r"agent\.yaml"):

@@ -25,7 +25,10 @@ def start_until_answered(service: Service, key: str) -> requests.Response:
     while time.monotonic() < deadline:
         try:
             response = requests.post(
-                f"{service.url}/api/v1/executions", json=BODY, headers={"Idempotency-Key": key}, timeout=5
+                f"{service.url}/api/v1/executions",
+                json=BODY,
+                headers={"Idempotency-Key": key},
+                timeout=5,
             )
         except requests.RequestException:
             time.sleep(0.02)
@@ -36,8 +39,12 @@ def start_until_answered(service: Service, key: str) -> requests.Response:
     raise AssertionError("no answer")
 
 
-def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_are_killed(make_service: Make) -> None:
-    """Fault 29. An answer may be lost with its process, so it may be that nobody is told he was the first."""
+def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_are_killed(
+    make_service: Make,
+) -> None:
+    """Fault 29. An answer may be lost with its process, so it may be that nobody is told he was the
+    first.
+    """
     service = make_service(workers=0, WEB_CONCURRENCY=3)
     assert service.web is not None
     master, over = psutil.Process(service.web.pid), threading.Event()
@@ -47,8 +54,12 @@ def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_a
     def kill() -> None:
         while not over.wait(0.4):
             with contextlib.suppress(psutil.NoSuchProcess, ValueError, requests.RequestException):
-                requests.get(f"{service.url}/healthz", timeout=5)  # on a slow machine they need their time to come back
-                process = min(master.children(), key=lambda each: each.create_time())  # one that serves
+                requests.get(
+                    f"{service.url}/healthz", timeout=5
+                )  # on a slow machine they need their time to come back
+                process = min(
+                    master.children(), key=lambda each: each.create_time()
+                )  # one that serves
                 process.kill()
                 killed.append(process.pid)
 
@@ -73,8 +84,12 @@ def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_a
     assert service.get("/executions").json()["pagination"]["total_items"] == 1
 
 
-def test_a_start_whose_answer_the_store_never_gave_is_found_again(broken: Make, proxy: Proxy) -> None:
-    """Fault 19, worse: the repeat is lost as well, so the client is told 503 although the start was stored."""
+def test_a_start_whose_answer_the_store_never_gave_is_found_again(
+    broken: Make, proxy: Proxy
+) -> None:
+    """Fault 19, worse: the repeat is lost as well, so the client is told 503 although the start was
+    stored.
+    """
     service = broken(workers=0)
     service.start("behaves", {"do": "echo"})
     proxy.drop_after = library().function("submit").encode()
@@ -82,7 +97,10 @@ def test_a_start_whose_answer_the_store_never_gave_is_found_again(broken: Make, 
     lost = threading.Thread(target=lambda: _cut_after_a_drop(proxy))
     lost.start()
     refused = requests.post(
-        f"{service.url}/api/v1/executions", json=BODY, headers={"Idempotency-Key": "lost"}, timeout=5
+        f"{service.url}/api/v1/executions",
+        json=BODY,
+        headers={"Idempotency-Key": "lost"},
+        timeout=5,
     )
     lost.join()
     assert refused.status_code == 503
@@ -100,7 +118,9 @@ def _cut_after_a_drop(proxy: Proxy) -> None:
     proxy.mode = "pass"
 
 
-def test_a_lost_answer_that_the_client_in_between_makes_up_for_is_no_replay(broken: Make, proxy: Proxy) -> None:
+def test_a_lost_answer_that_the_client_in_between_makes_up_for_is_no_replay(
+    broken: Make, proxy: Proxy
+) -> None:
     service = broken(workers=0)
     service.start("behaves", {"do": "echo"})
     proxy.drop_after = library().function("submit").encode()

@@ -21,11 +21,15 @@ Make = Callable[..., Service]
 
 
 @pytest.fixture
-def behind_a_link(make_service: Make, own_store: EmbeddedStore, proxy: Proxy) -> Callable[..., Service]:
+def behind_a_link(
+    make_service: Make, own_store: EmbeddedStore, proxy: Proxy
+) -> Callable[..., Service]:
     """A web process beside the store, and workers that reach it through the proxy."""
 
     def make(**options: object) -> Service:
-        service = make_service(own_store.url, workers=0, **{"WORKER_THREADS": 2, "WORKER_PROCESSES": 3, **options})
+        service = make_service(
+            own_store.url, workers=0, **{"WORKER_THREADS": 2, "WORKER_PROCESSES": 3, **options}
+        )
         service.env["REDIS_URL"] = proxy.url
         service.start_worker()
         service.run("behaves", {"do": "echo"})
@@ -40,7 +44,11 @@ def test_large_outputs_arrive_over_a_slow_link_and_hold_up_no_others(
     service = behind_a_link(MAX_RESULT_BYTES=40_000_000)
     proxy.bytes_per_second = MBIT_50
     large = [
-        service.start("behaves", {"do": "noise", "bytes": 2 * OUTPUT_BYTES, "seconds": 0}, config={"max_attempts": 1})
+        service.start(
+            "behaves",
+            {"do": "noise", "bytes": 2 * OUTPUT_BYTES, "seconds": 0},
+            config={"max_attempts": 1},
+        )
         for _ in range(2)
     ]
     for id in large:
@@ -48,7 +56,10 @@ def test_large_outputs_arrive_over_a_slow_link_and_hold_up_no_others(
     small_seconds = []
     while any(service.status(id)["status"] == "running" for id in large):
         began = time.monotonic()
-        assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+        assert (
+            service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"]
+            == "completed"
+        )
         small_seconds.append(time.monotonic() - began)
     assert [service.ended(id)["status"] for id in large] == ["completed"] * 2
     assert len(small_seconds) >= 2
@@ -59,7 +70,9 @@ def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
     behind_a_link: Callable[..., Service], proxy: Proxy, tmp_path: Path
 ) -> None:
     (tmp_path / "agents/noisy").mkdir(parents=True)
-    (tmp_path / "agents/noisy/agent.yaml").write_text('flows:\n  - {name: main, entrypoint: "flow.py:run"}\n')
+    (tmp_path / "agents/noisy/agent.yaml").write_text(
+        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n'
+    )
     (tmp_path / "agents/noisy/flow.py").write_text(
         "import os, time\n\ndef run(inputs):\n"
         "    time.sleep(inputs.get('seconds') or 0)\n"
@@ -74,7 +87,10 @@ def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
         "outputs: [{key: b}]\n"
     )
     service = behind_a_link(
-        MAX_RESULT_BYTES=40_000_000, LEASE=3, agents=tmp_path / "agents", pipelines=tmp_path / "pipelines"
+        MAX_RESULT_BYTES=40_000_000,
+        LEASE=3,
+        agents=tmp_path / "agents",
+        pipelines=tmp_path / "pipelines",
     )
     id = service.start("heavy", {"bytes": 2 * OUTPUT_BYTES, "seconds": 3}, type="pipeline")
 
@@ -91,7 +107,10 @@ def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
     while service.status(id)["attempt"] != 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+    assert (
+        service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"]
+        == "completed"
+    )
     ended = service.ended(id, seconds=60)
     assert (ended["status"], ended["attempt"]) == ("completed", 2)
     steps = service.get(f"/executions/{id}/steps").json()["steps"]

@@ -91,10 +91,14 @@ def test_a_silent_store_does_not_pile_up_threads(broken: Make, proxy: Proxy) -> 
 
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
-def test_a_flow_outlasts_an_outage_longer_than_its_lease(broken: Make, proxy: Proxy, flow: str) -> None:
+def test_a_flow_outlasts_an_outage_longer_than_its_lease(
+    broken: Make, proxy: Proxy, flow: str
+) -> None:
     """Fault 14: nothing listens; the flow goes on, and its result is delivered afterwards."""
     service = broken()
-    id = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS}, config={"flow_id": flow})
+    id = service.start(
+        "behaves", {"do": "listen", "seconds": LEASE_SECONDS}, config={"flow_id": flow}
+    )
     service.until(id, "running")
     proxy.mode = "cut"
     time.sleep(LEASE_SECONDS * 2)
@@ -108,7 +112,9 @@ def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_p
     """Fault 14: for longer than a lease, and without a pause."""
     service = broken()
     path = tmp_path / "ticks"
-    id = service.start("behaves", {"do": "tick", "seconds": LEASE_SECONDS * 2 + 1, "ticks": str(path)})
+    id = service.start(
+        "behaves", {"do": "tick", "seconds": LEASE_SECONDS * 2 + 1, "ticks": str(path)}
+    )
     service.until(id, "running")
     proxy.mode = "cut"
     time.sleep(LEASE_SECONDS * 2)
@@ -121,7 +127,9 @@ def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_p
 def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 17: frozen, for everybody. The flow is frozen too before its lease is over, and then goes on."""
+    """Fault 17: frozen, for everybody. The flow is frozen too before its lease is over, and then
+    goes on.
+    """
     service = broken()
     id = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS + 1})
     service.until(id, "running")
@@ -136,7 +144,9 @@ def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
 def test_a_store_that_crashes_and_restarts_keeps_what_was_accepted(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 13, with `appendfsync always`: no accepted execution is lost, and finished work is not failed."""
+    """Fault 13, with `appendfsync always`: no accepted execution is lost, and finished work is not
+    failed.
+    """
     with redis.Redis.from_url(own_store.url) as client:
         client.config_set("appendfsync", "always")
     service = make_service(own_store.url, LEASE=LEASE_SECONDS)
@@ -151,7 +161,9 @@ def test_a_store_that_crashes_and_restarts_keeps_what_was_accepted(
         assert service.ended(id)["status"] == "completed"
 
 
-def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_store: EmbeddedStore) -> None:
+def test_a_store_that_lost_everything_is_404_and_work_goes_on(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
     """Faults 15 and 24."""
     service = broken()
     lost = service.start("behaves", {"do": "listen", "seconds": 60})
@@ -171,7 +183,9 @@ def test_a_store_that_lost_everything_is_404_and_work_goes_on(broken: Make, own_
 def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Also where a script is forgotten between being told and being called: that is no reason to end a worker."""
+    """Also where a script is forgotten between being told and being called: that is no reason to
+    end a worker.
+    """
     service = broken()
     running = service.start("behaves", {"do": "listen", "seconds": 2})
     service.until(running, "running")
@@ -191,7 +205,9 @@ def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing
     assert '"level": "critical"' not in service.output("worker0")
 
 
-def test_a_full_store_refuses_starts_while_all_else_works(broken: Make, own_store: EmbeddedStore) -> None:
+def test_a_full_store_refuses_starts_while_all_else_works(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
     """Fault 21: reads, cancels and running executions go on; afterwards so do starts."""
     service = broken()
     done = service.run("behaves", {"do": "echo"})["execution_id"]
@@ -232,7 +248,10 @@ def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_out
 ) -> None:
     service = broken(METRICS="open")
     ended = service.run("behaves", {"do": "echo"})["execution_id"]
-    running = [service.start("behaves", {"do": "listen", "seconds": seconds}) for seconds in (0.3, 0.3, 1.8)]
+    running = [
+        service.start("behaves", {"do": "listen", "seconds": seconds})
+        for seconds in (0.3, 0.3, 1.8)
+    ]
     for id in running:
         service.until(id, "running")
     with redis.Redis.from_url(own_store.url) as client:
@@ -256,7 +275,9 @@ def test_a_store_that_refuses_what_it_should_not_ends_no_worker_and_loses_no_out
     assert service.run("behaves", {"do": "echo"})["status"] == "completed"
 
 
-def test_a_worker_that_is_started_while_the_store_is_full_waits_for_it(broken: Make, own_store: EmbeddedStore) -> None:
+def test_a_worker_that_is_started_while_the_store_is_full_waits_for_it(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
     service = broken(workers=0)
     waiting = service.start("behaves", {"do": "echo"})
     with redis.Redis.from_url(own_store.url) as client:
@@ -273,7 +294,9 @@ def test_a_worker_that_is_started_while_the_store_is_full_waits_for_it(broken: M
 
 
 def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -> None:
-    """A fail-over in between: writes are refused with READONLY for a while; what is there can be read."""
+    """A fail-over in between: writes are refused with READONLY for a while; what is there can be
+    read.
+    """
     service = broken()
     id = service.start("behaves", {"do": "listen", "seconds": 1})
     service.until(id, "running")
@@ -360,7 +383,9 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
     assert service.ended(late)["error"]["type"] == "Expired"  # the web side's reaper lives
 
 
-def test_steps_that_make_no_sense_harm_no_other_execution(broken: Make, own_store: EmbeddedStore) -> None:
+def test_steps_that_make_no_sense_harm_no_other_execution(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
     """Fault 25, where a pipeline's run would go on from what it has stored."""
     service = broken(workers=0)
     inputs = {"text": "One."}
@@ -375,8 +400,12 @@ def test_steps_that_make_no_sense_harm_no_other_execution(broken: Make, own_stor
     assert service.get(f"/executions/{poison}/steps").status_code in (200, 404)
 
 
-def test_an_outcome_that_the_store_can_not_read_keeps_back_no_other(broken: Make, own_store: EmbeddedStore) -> None:
-    """It hangs up in the middle of all that was sent together, as it can not tell where the next one begins."""
+def test_an_outcome_that_the_store_can_not_read_keeps_back_no_other(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
+    """It hangs up in the middle of all that was sent together, as it can not tell where the next
+    one begins.
+    """
     service = broken(WORKER_PROCESSES=4)
     with redis.Redis.from_url(own_store.url) as client:
         client.config_set("proto-max-bulk-len", 1024 * 1024)
@@ -410,7 +439,9 @@ def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(
 def test_what_was_accepted_is_on_disk_before_it_is_answered(
     make_service: Make, own_store: EmbeddedStore, tmp_path: Path
 ) -> None:
-    """Fault 16, with `appendfsync always`: a machine that loses its power finds all of it in what it had written."""
+    """Fault 16, with `appendfsync always`: a machine that loses its power finds all of it in what
+    it had written.
+    """
     with redis.Redis.from_url(own_store.url) as client:
         client.config_set("appendfsync", "always")
     service = make_service(own_store.url, workers=0)
@@ -428,10 +459,14 @@ def test_what_was_accepted_is_on_disk_before_it_is_answered(
 def test_a_full_disk_refuses_starts_and_everything_goes_on_once_there_is_room(
     make_service: Make, tmp_path: Path
 ) -> None:
-    """Fault 22, with `appendfsync everysec`. (With `always` the store ends itself: its supervisor starts it again.)"""
+    """Fault 22, with `appendfsync everysec`. (With `always` the store ends itself: its supervisor
+    starts it again.)
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False
+    ).returncode:
         pytest.skip("A small disk can not be mounted here.")
     store = EmbeddedStore(disk / "store", binary=SERVER)
     try:

@@ -21,14 +21,19 @@ CLIENTS = 8
 
 
 class Load:
-    """Clients that start executions and read them until told to stop, each on a kept connection or on new ones."""
+    """Clients that start executions and read them until told to stop, each on a kept connection or
+    on new ones.
+    """
 
     def __init__(self, service: Service, *, retries: bool):
         self._url, self._retries = f"{service.url}/api/v1/executions", retries
         self.accepted: list[str] = []
         self.outcomes: Counter[str] = Counter()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client, args=(number % 2 == 0,)) for number in range(CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._client, args=(number % 2 == 0,))
+            for number in range(CLIENTS)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -36,7 +41,9 @@ class Load:
         session = requests.Session()
         while not self._stop.is_set():
             try:
-                response = (session if keeps_connection else requests).post(self._url, json=BODY, timeout=20)
+                response = (session if keeps_connection else requests).post(
+                    self._url, json=BODY, timeout=20
+                )
             except requests.RequestException as error:
                 refused = "Connection refused" in str(error)
                 self.outcomes[self._named(error, keeps_connection)] += 1
@@ -50,7 +57,9 @@ class Load:
         session.close()
 
     def _named(self, error: Exception, keeps_connection: bool) -> str:
-        """A connection that is kept may be closed just as the next request sets out (RFC 9112, 9.5)."""
+        """A connection that is kept may be closed just as the next request sets out (RFC 9112,
+        9.5).
+        """
         if "Connection refused" in str(error):
             return "refused"
         if keeps_connection and "RemoteDisconnected" in str(error):
@@ -63,7 +72,9 @@ class Load:
             thread.join()
 
 
-def test_a_web_server_that_is_stopped_under_load_fails_no_request_it_took(make_service: Make) -> None:
+def test_a_web_server_that_is_stopped_under_load_fails_no_request_it_took(
+    make_service: Make,
+) -> None:
     """Fault 30: whoever was connected is answered; whoever comes later is refused at once."""
     service = make_service(workers=0, WEB_CONCURRENCY=2)
     load = Load(service, retries=False)
@@ -97,8 +108,12 @@ def test_a_cancel_that_waits_is_answered_before_the_web_server_ends(make_service
     assert service.web.wait(within(EXIT_SECONDS)) == 0
 
 
-def test_web_processes_that_are_killed_under_load_are_replaced_and_lose_nothing(make_service: Make) -> None:
-    """Fault 29: clients that try again get through; every execution that was accepted is there, and ends."""
+def test_web_processes_that_are_killed_under_load_are_replaced_and_lose_nothing(
+    make_service: Make,
+) -> None:
+    """Fault 29: clients that try again get through; every execution that was accepted is there, and
+    ends.
+    """
     service = make_service(WEB_CONCURRENCY=2)
     assert service.web is not None
     master = psutil.Process(service.web.pid)
@@ -108,7 +123,9 @@ def test_web_processes_that_are_killed_under_load_are_replaced_and_lose_nothing(
         master.children()[0].kill()
     time.sleep(1)
     load.end()
-    assert {outcome for outcome in load.outcomes if not outcome.startswith(("202", "broken", "closed"))} <= {"refused"}
+    assert {
+        outcome for outcome in load.outcomes if not outcome.startswith(("202", "broken", "closed"))
+    } <= {"refused"}
     assert load.outcomes["202"] > 50
     for id in load.accepted:
         assert service.ended(id, seconds=60)["status"] == "completed"

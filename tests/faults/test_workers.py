@@ -30,7 +30,10 @@ PROMISED_SECONDS = 20
 def test_a_killed_worker_is_noticed_and_another_takes_over(broken: Make, flow: str) -> None:
     """The worker dies, and its children with it."""
     service = broken(workers=2)
-    ids = [service.start("behaves", {"do": "listen", "seconds": 4}, config={"flow_id": flow}) for _ in range(2)]
+    ids = [
+        service.start("behaves", {"do": "listen", "seconds": 4}, config={"flow_id": flow})
+        for _ in range(2)
+    ]
     for id in ids:
         service.until(id, "running")
     victims = children_of(service.workers[0].pid)
@@ -57,11 +60,15 @@ def test_the_only_worker_is_killed_and_started_again(broken: Make, flow: str) ->
     assert ended["attempts"][0]["outcome"] == "lost"
 
 
-def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Make, tmp_path: Path) -> None:
+def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(
+    broken: Make, tmp_path: Path
+) -> None:
     """The isolation of warm children: nobody waits for a lease, which is a minute here."""
     service = broken(LEASE=60, WORKER_PROCESSES=3)
     paths = [tmp_path / f"ticks-{number}" for number in range(3)]
-    runs = [service.start("behaves", {"do": "tick", "seconds": 2, "ticks": str(path)}) for path in paths]
+    runs = [
+        service.start("behaves", {"do": "tick", "seconds": 2, "ticks": str(path)}) for path in paths
+    ]
     while not all(ticks(path) for path in paths):
         time.sleep(0.02)
     [(_, pid, _), *_] = ticks(paths[1])
@@ -72,7 +79,9 @@ def test_a_killed_child_is_reported_at_once_and_its_neighbours_go_on(broken: Mak
 
 
 @BOTH
-def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(broken: Make, flow: str) -> None:
+def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(
+    broken: Make, flow: str
+) -> None:
     service = broken(CANCEL_GRACE=30)
     id = service.start("behaves", {"do": "sleep", "seconds": 60}, config={"flow_id": flow})
     service.until(id, "running")
@@ -81,7 +90,9 @@ def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(broken: Mak
     assert service.ended(id, seconds=within(MOVES_ON_SECONDS))["status"] == "cancelled"
 
 
-def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(broken: Make, tmp_path: Path) -> None:
+def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(
+    broken: Make, tmp_path: Path
+) -> None:
     """Fault 7: the worker and its children freeze; the second attempt's outputs stand."""
     service = broken()
     path = tmp_path / "ticks"
@@ -153,7 +164,9 @@ def test_an_old_attempt_in_the_same_process_writes_nothing_into_the_new_one(
     cut_off = broken(WORKER_PROCESSES=0)
     web = make_service(own_store.url, workers=0, LEASE=LEASE_SECONDS)
     seconds = [LEASE_SECONDS * 3, LEASE_SECONDS * 3]
-    id = web.start("behaves", {"do": "attempt_sleeps", "seconds": seconds}, config={"flow_id": "thread"})
+    id = web.start(
+        "behaves", {"do": "attempt_sleeps", "seconds": seconds}, config={"flow_id": "thread"}
+    )
     web.until(id, "running")
     proxy.mode = "blackhole"
     web.until(id, "pending", seconds=within(MOVES_ON_SECONDS))
@@ -163,7 +176,9 @@ def test_an_old_attempt_in_the_same_process_writes_nothing_into_the_new_one(
     assert cut_off.workers[0].poll() is None
 
 
-def test_a_cancel_that_its_worker_did_not_hear_comes_with_the_next_beat(broken: Make, own_store: EmbeddedStore) -> None:
+def test_a_cancel_that_its_worker_did_not_hear_comes_with_the_next_beat(
+    broken: Make, own_store: EmbeddedStore
+) -> None:
     service = broken()
     id = service.start("behaves", {"do": "listen", "seconds": 60})
     service.until(id, "running")
@@ -182,7 +197,9 @@ def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flo
         service.until(id, "running")
     worker = service.workers[0]
     for process in [worker, *children_of(worker.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # an idle child goes as soon as its worker is told
+        with contextlib.suppress(
+            psutil.NoSuchProcess
+        ):  # an idle child goes as soon as its worker is told
             process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     assert worker.wait(60) == 0
@@ -196,7 +213,9 @@ def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flo
 
 
 def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
-    """Fault 5, in short: every execution that was accepted ends once, whatever is restarted meanwhile."""
+    """Fault 5, in short: every execution that was accepted ends once, whatever is restarted
+    meanwhile.
+    """
     service = broken(workers=2, SHUTDOWN_GRACE=0.2)
     ids: list[str] = []
     for round in range(4):
@@ -211,7 +230,12 @@ def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
         service.start_worker()
     for id in ids:
         assert service.ended(id)["status"] == "completed"
-    assert len(ids) == service.get("/executions", params={"status": "completed"}).json()["pagination"]["total_items"]
+    assert (
+        len(ids)
+        == service.get("/executions", params={"status": "completed"}).json()["pagination"][
+            "total_items"
+        ]
+    )
 
 
 def test_an_execution_that_always_kills_its_process_does_not_harm_its_neighbours(
@@ -242,7 +266,9 @@ def test_threads_that_hang_are_counted_and_their_process_is_replaced(make_servic
         id = service.start("behaves", {"do": "sleep", "seconds": 60}, config={"flow_id": "thread"})
         service.until(id, "running")
         assert service.cancel(id).status_code == 200
-    second = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
+    second = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"][
+        "output"
+    ]
     assert first != second
 
 
@@ -253,16 +279,23 @@ def test_steps_that_outlive_their_runs_take_no_slot_and_their_process_is_replace
     (tmp_path / "agents/deaf/agent.yaml").write_text(
         'flows: [{name: default, entrypoint: "flow.py:run", isolation: thread}]\n'
     )
-    (tmp_path / "agents/deaf/flow.py").write_text("import time\n\ndef run(inputs):\n    time.sleep(5)\n")
+    (tmp_path / "agents/deaf/flow.py").write_text(
+        "import time\n\ndef run(inputs):\n    time.sleep(5)\n"
+    )
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/impatient.yaml").write_text(
         "inputs: []\nsteps: [{id: one, agent: deaf, timeout: 0.1, required: false}]\n"
     )
-    service = make_service(agents=tmp_path / "agents", pipelines=tmp_path / "pipelines", WORKER_THREADS=4)
+    service = make_service(
+        agents=tmp_path / "agents", pipelines=tmp_path / "pipelines", WORKER_THREADS=4
+    )
     first = service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
     for _ in range(6):
         assert service.run("impatient", {}, type="pipeline")["status"] == "completed"
-    assert service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"] != first
+    assert (
+        service.run("behaves", {"do": "pid"}, config={"flow_id": "thread"})["outputs"]["output"]
+        != first
+    )
 
 
 def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour(
@@ -270,11 +303,16 @@ def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour
 ) -> None:
     service = broken()
     holds = service.start(
-        "behaves", {"do": "hold_the_lock", "seconds": LEASE_SECONDS + 2}, config={"flow_id": "process"}
+        "behaves",
+        {"do": "hold_the_lock", "seconds": LEASE_SECONDS + 2},
+        config={"flow_id": "process"},
     )
     service.until(holds, "running")
     began = time.monotonic()
-    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+    assert (
+        service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"]
+        == "completed"
+    )
     assert time.monotonic() - began < within(1)
     ended = service.ended(holds)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
@@ -324,14 +362,21 @@ def test_children_come_also_after_their_forkserver_was_killed(make_service: Make
     service.run("behaves", {"do": "echo"})
     family = psutil.Process(service.workers[0].pid).children()
     servers = [process for process in family if process.name() == "exec-forkserver"]
-    min(servers, key=psutil.Process.create_time).kill()  # a child that was just forked has its name for a moment
+    min(
+        servers, key=psutil.Process.create_time
+    ).kill()  # a child that was just forked has its name for a moment
     pids = {service.run("behaves", {"do": "pid"})["outputs"]["output"] for _ in range(3)}
     assert len(pids) == 3
-    assert service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"] == "completed"
+    assert (
+        service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["status"]
+        == "completed"
+    )
 
 
 @pytest.mark.parametrize("hours", [-1, 48])
-def test_a_worker_whose_clock_is_wrong_harms_nobody(broken: Make, tmp_path: Path, hours: int) -> None:
+def test_a_worker_whose_clock_is_wrong_harms_nobody(
+    broken: Make, tmp_path: Path, hours: int
+) -> None:
     """Fault 27: leases, times and retention are the store's."""
     (tmp_path / "sitecustomize.py").write_text(
         f"import time\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
@@ -342,6 +387,9 @@ def test_a_worker_whose_clock_is_wrong_harms_nobody(broken: Make, tmp_path: Path
         inputs = {"do": "listen", "seconds": LEASE_SECONDS + 1}
         ended = service.run("behaves", inputs, config={"flow_id": flow})
         assert (ended["status"], ended["attempt"]) == ("completed", 1)
-        times = [datetime.fromisoformat(ended[name]) for name in ("created_at", "started_at", "completed_at")]
+        times = [
+            datetime.fromisoformat(ended[name])
+            for name in ("created_at", "started_at", "completed_at")
+        ]
         assert times == sorted(times)
         assert all(abs((each - began).total_seconds()) < 60 for each in times)

@@ -1,4 +1,6 @@
-"""A service where many tenants live, and one stranger: shared by all attacks that need none of their own."""
+"""A service where many tenants live, and one stranger: shared by all attacks that need none of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ WATCH_SECONDS = 0.05
 
 
 class Town(Service):
-    """Workers that end are started again, as systemd or Heroku would. The stranger's requests are `service.post`."""
+    """Workers that end are started again, as systemd or Heroku would. The stranger's requests are
+    `service.post`.
+    """
 
     def __init__(self, redis_url: str, folder: Path, model: ModelServer):
         super().__init__(
@@ -32,7 +36,9 @@ class Town(Service):
             folder,
             workers=2,
             agents=OWN_AGENTS,
-            API_KEYS=",".join([f"tenant{n}:{key}" for n, key in enumerate(KEYS)] + [f"stranger:{STRANGER}"]),
+            API_KEYS=",".join(
+                [f"tenant{n}:{key}" for n, key in enumerate(KEYS)] + [f"stranger:{STRANGER}"]
+            ),
             WORKER_THREADS=20,
             SHUTDOWN_GRACE=1,
             CANCEL_GRACE=0.5,

@@ -1,4 +1,5 @@
-"""Requests that no client sends: valid ones for every endpoint, bent in every place, each by a seed of its own.
+"""Requests that no client sends: valid ones for every endpoint, bent in every place, each by a seed
+of its own.
 
 The same seed and number give the same bytes, where the executions that they name are the same.
 """
@@ -16,8 +17,11 @@ from typing import Any
 from tests.hostile import odd
 
 HOST = (b"Host", b"localhost")
-CANARY = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: canary\r\nConnection: close\r\n\r\n"
-"""Sent behind a request: whoever reads too much or too little of that one answers this one wrongly."""
+CANARY = (
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: canary\r\nConnection: close\r\n\r\n"
+)
+"""Sent behind a request: whoever reads too much or too little of that one answers this one wrongly.
+"""
 
 
 @dataclass
@@ -86,7 +90,11 @@ class Fuzzer:
         path = path.replace(b"ID", chance.choice(self._ids).encode())
         headers = [HOST]
         if self._key and chance.random() < 0.95:
-            sent = ("Authorization", f"Bearer {self._key}") if chance.random() < 0.5 else ("X-API-Key", self._key)
+            sent = (
+                ("Authorization", f"Bearer {self._key}")
+                if chance.random() < 0.5
+                else ("X-API-Key", self._key)
+            )
             headers.append((sent[0].encode(), sent[1].encode()))
         request = Request(method, path, query, headers)
         request.bent = int(bool(self._key) and len(headers) == 1)
@@ -98,7 +106,11 @@ class Fuzzer:
         return request
 
 
-_START = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "text": "hello", "list": [1, {"a": None}]}}
+_START = {
+    "type": "agent",
+    "target_id": "behaves",
+    "inputs": {"do": "echo", "text": "hello", "list": [1, {"a": None}]},
+}
 _CONFIG = {
     "flow_id": "thread",
     "max_workers": 4,
@@ -111,7 +123,10 @@ _RELAY = {"type": "pipeline", "target_id": "relay", "inputs": {"first": {}, "sec
 _ONE = b"/api/v1/executions/ID"
 _PAGE = b"page=1&page_size=5&status=completed&type=agent&target_id=behaves&order=asc"
 _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
-    *((b"POST", b"/api/v1/executions", b"", {**_START, "config": _CONFIG, "expires_in": 60}) for _ in range(4)),
+    *(
+        (b"POST", b"/api/v1/executions", b"", {**_START, "config": _CONFIG, "expires_in": 60})
+        for _ in range(4)
+    ),
     (b"POST", b"/api/v1/executions", b"", _START),
     (b"POST", b"/api/v1/executions", b"", _RELAY),
     (b"GET", b"/api/v1/executions", _PAGE, None),
@@ -119,17 +134,29 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"GET", _ONE, b"include=steps", None),
     (b"HEAD", _ONE, b"", None),
     (b"GET", _ONE + b"/steps", b"include=outputs", None),
-    *((b"GET", b"/api/v1" + path, b"", None) for path in (b"", b"/agents", b"/agents/behaves", b"/pipelines")),
+    *(
+        (b"GET", b"/api/v1" + path, b"", None)
+        for path in (b"", b"/agents", b"/agents/behaves", b"/pipelines")
+    ),
     (b"GET", b"/api/v1/pipelines/diamond", b"", None),
-    *((b"GET", path, b"", None) for path in (b"/healthz", b"/readyz", b"/metrics", b"/openapi.json", b"/docs/")),
+    *(
+        (b"GET", path, b"", None)
+        for path in (b"/healthz", b"/readyz", b"/metrics", b"/openapi.json", b"/docs/")
+    ),
     (b"GET", b"/docs/swagger-ui.css", b"", None),
     (b"OPTIONS", b"/api/v1/executions", b"", None),
 )
-"""What is taken as it stands, of every endpoint but those that change an execution that has ended."""
+"""What is taken as it stands, of every endpoint but those that change an execution that has ended.
+"""
 
 _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"POST", _ONE + b"/cancel", b"", {}),
-    (b"POST", _ONE + b"/retry", b"", {"from": "start", "config": {"timeout": 30, "max_attempts": 1}}),
+    (
+        b"POST",
+        _ONE + b"/retry",
+        b"",
+        {"from": "start", "config": {"timeout": 30, "max_attempts": 1}},
+    ),
     (b"POST", _ONE + b"/retry", b"", {"from": "failure"}),
 )
 
@@ -150,8 +177,14 @@ class _Bent:
     def endpoint(self) -> None:
         method, path, query, body = self.chance.choice(_REFUSED_ENDPOINTS)
         old = self.request
-        id = next((part for part in old.path.split(b"/") if part.startswith(b"exec_")), b"exec_" + b"0" * 20)
-        old.method, old.path, old.query, old.body = method, path.replace(b"ID", id), query, json.dumps(body).encode()
+        id = next(
+            (part for part in old.path.split(b"/") if part.startswith(b"exec_")),
+            b"exec_" + b"0" * 20,
+        )
+        old.method = method
+        old.path = path.replace(b"ID", id)
+        old.query = query
+        old.body = json.dumps(body).encode()
         if not any(name == b"Content-Type" for name, _ in old.headers):
             old.headers.append((b"Content-Type", b"application/json"))
 
@@ -166,11 +199,15 @@ class _Bent:
         path = self.request.path
         chosen = [self.chance.random() < 0.3 and byte != ord("/") for byte in path]
         self.request.path = b"".join(
-            b"%%%02x" % byte if encode else bytes([byte]) for byte, encode in zip(path, chosen, strict=True)
+            b"%%%02x" % byte if encode else bytes([byte])
+            for byte, encode in zip(path, chosen, strict=True)
         )
 
     def query(self) -> None:
-        bits = [self.request.query, *self.chance.choices(odd.QUERY_BITS, k=self.chance.choice((1, 1, 2, 4)))]
+        bits = [
+            self.request.query,
+            *self.chance.choices(odd.QUERY_BITS, k=self.chance.choice((1, 1, 2, 4))),
+        ]
         self.chance.shuffle(bits)
         self.request.query = b"&".join(filter(None, bits))
         if b" " in self.request.query:
@@ -190,7 +227,9 @@ class _Bent:
         self._add_header(name, self.chance.choice((value, b"", value + b"x")))
 
     def header_lost(self) -> None:
-        self.request.headers.pop(self._number(len(self.request.headers) - 1)) if self.request.headers else None
+        self.request.headers.pop(
+            self._number(len(self.request.headers) - 1)
+        ) if self.request.headers else None
 
     def header_bent(self) -> None:
         if not self.request.headers:
@@ -199,26 +238,58 @@ class _Bent:
         name, value = self.request.headers[at]
         bent = bytearray(value or b" ")
         bent[self._number(len(bent) - 1)] = self.chance.choice(range(0x20, 0x100))
-        self.request.headers[at] = (self.chance.choice((name, name.lower(), name.upper())), bytes(bent))
+        self.request.headers[at] = (
+            self.chance.choice((name, name.lower(), name.upper())),
+            bytes(bent),
+        )
 
     def header_odd(self) -> None:
         """One that is no header, or very large."""
-        odd = ((b"", b"x"), (b"A B", b"x"), (b"\xe4", b"x"), (b"X\x00", b"x"), (b"X-N", b"a\x00b"), (b"X-CR", b"a\rb"))
-        large = ((b"X-Large", b"x" * 8100), (b"X-Large", b"x" * 9000), (b"X" * 9000, b"x"), (b"X-Fold", b"a\r\n b"))
+        odd = (
+            (b"", b"x"),
+            (b"A B", b"x"),
+            (b"\xe4", b"x"),
+            (b"X\x00", b"x"),
+            (b"X-N", b"a\x00b"),
+            (b"X-CR", b"a\rb"),
+        )
+        large = (
+            (b"X-Large", b"x" * 8100),
+            (b"X-Large", b"x" * 9000),
+            (b"X" * 9000, b"x"),
+            (b"X-Fold", b"a\r\n b"),
+        )
         self._add_header(*self.chance.choice((*odd, *large)))
         self.request.framed = False
 
     def headers_many(self) -> None:
-        self.request.headers += [(b"X-Many-%d" % number, b"x") for number in range(self.chance.choice((30, 70)))]
+        self.request.headers += [
+            (b"X-Many-%d" % number, b"x") for number in range(self.chance.choice((30, 70)))
+        ]
         self.request.framed = False
 
     def _add_header(self, name: bytes, value: bytes) -> None:
         self.request.headers.append((name, value))
-        if name.lower() in (b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"host"):
+        if name.lower() in (
+            b"expect",
+            b"content-length",
+            b"transfer-encoding",
+            b"connection",
+            b"upgrade",
+            b"host",
+        ):
             self.request.framed = False
 
     def version(self) -> None:
-        versions = (b"HTTP/1.0", b"HTTP/0.9", b"HTTP/1.5", b"HTTP/2.0", b"HTTP/1.1 ", b"http/1.1", b"")
+        versions = (
+            b"HTTP/1.0",
+            b"HTTP/0.9",
+            b"HTTP/1.5",
+            b"HTTP/2.0",
+            b"HTTP/1.1 ",
+            b"http/1.1",
+            b"",
+        )
         self.request.version = self.chance.choice(versions)
         self.request.framed = False
 
@@ -250,7 +321,16 @@ class _Bent:
     def field_more(self) -> None:
         body = self._object()
         places = [body, *(value for value in body.values() if isinstance(value, dict))]
-        names = (*odd.SERVER_OWNED, *odd.TEXTS, "timeuot", "callback_url", "inputs", "config", "flow_id", "variant")
+        names = (
+            *odd.SERVER_OWNED,
+            *odd.TEXTS,
+            "timeuot",
+            "callback_url",
+            "inputs",
+            "config",
+            "flow_id",
+            "variant",
+        )
         for _ in range(self.chance.choice((1, 1, 3, 120, 300))):
             name = self.chance.choice(names) + self.chance.choice(("", "", str(self._number(999))))
             self.chance.choice(places)[name] = self._any()
@@ -283,13 +363,30 @@ class _Bent:
             extension = self.chance.choice((b"", b"", b";a=b", b';a="b;c"', b";" + b"x" * 300))
             chunks.append(b"%x%s\r\n%s\r\n" % (size, extension, body[:size]))
             body = body[size:]
-        trailers = self.chance.choice((b"", b"", b"X-Trailer: 1\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n" * 3))
+        trailers = self.chance.choice(
+            (b"", b"", b"X-Trailer: 1\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n" * 3)
+        )
         self.request.chunks = [*chunks, b"0\r\n" + trailers + b"\r\n"]
-        self.request.framed = not trailers and all(b";" not in chunk.partition(b"\r\n")[0] for chunk in chunks)
+        self.request.framed = not trailers and all(
+            b";" not in chunk.partition(b"\r\n")[0] for chunk in chunks
+        )
 
     def length(self) -> None:
         """A length that is not the body's, or is no length."""
-        lengths = (b"0", b"1", b"99999999", b"-1", b"+5", b"0x5", b"5, 5", b"", b"\xb2", b"1" * 500, b"5 5", b"1e1")
+        lengths = (
+            b"0",
+            b"1",
+            b"99999999",
+            b"-1",
+            b"+5",
+            b"0x5",
+            b"5, 5",
+            b"",
+            b"\xb2",
+            b"1" * 500,
+            b"5 5",
+            b"1e1",
+        )
         self._add_header(b"Content-Length", self.chance.choice(lengths))
 
     def coding(self) -> None:
@@ -305,7 +402,9 @@ class _Bent:
 
     def line_ends(self) -> None:
         raw = self.request.raw() if self.raw is None else self.raw
-        self.raw = raw.replace(b"\r\n", self.chance.choice((b"\n", b"\r", b"\r\r\n")), self.chance.choice((1, 2, -1)))
+        self.raw = raw.replace(
+            b"\r\n", self.chance.choice((b"\n", b"\r", b"\r\r\n")), self.chance.choice((1, 2, -1))
+        )
 
     def _object(self) -> dict[str, Any]:
         try:
@@ -318,7 +417,9 @@ class _Bent:
 
     def _write(self, body: Any) -> None:
         ascii_only = self.chance.random() < 0.5
-        self.request.body = json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+        self.request.body = json.dumps(body, ensure_ascii=ascii_only).encode(
+            "utf-8", "surrogatepass"
+        )
 
     def _place(self, value: Any) -> tuple[Any, Any] | None:
         """One of all places in it, deep ones too: what holds it and by which name."""
@@ -326,7 +427,13 @@ class _Bent:
         waiting = [value]
         while waiting:
             holder = waiting.pop()
-            names = list(holder) if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
+            names = (
+                list(holder)
+                if isinstance(holder, dict)
+                else range(len(holder))
+                if isinstance(holder, list)
+                else ()
+            )
             places += [(holder, name) for name in names]
             waiting += [holder[name] for name in names]
         return self.chance.choice(places) if places else None
@@ -341,7 +448,9 @@ class _Bent:
             return self.chance.choice((None, True, False))
         if kind <= 6:
             return [self._any(depth + 1) for _ in range(self.chance.choice((0, 1, 3, 20)))]
-        return {self.chance.choice(odd.TEXTS[:40]): self._any(depth + 1) for _ in range(self._number(4))}
+        return {
+            self.chance.choice(odd.TEXTS[:40]): self._any(depth + 1) for _ in range(self._number(4))
+        }
 
 
 def _counted(bend: Callable[[_Bent], None]) -> Callable[[_Bent], None]:
@@ -357,8 +466,28 @@ _BENDS = [
     for often, bends in (
         (1, (_Bent.method, _Bent.version, _Bent.header_odd, _Bent.headers_many, _Bent.header_lost)),
         (1, (_Bent.line_ends, _Bent.cut)),
-        (2, (_Bent.encoded_path, _Bent.chunked, _Bent.length, _Bent.coding, _Bent.bytes_of_all, _Bent.header_twice)),
-        (3, (_Bent.path, _Bent.query, _Bent.header_bent, _Bent.encoded_body, _Bent.bytes_of_body, _Bent.field_lost)),
+        (
+            2,
+            (
+                _Bent.encoded_path,
+                _Bent.chunked,
+                _Bent.length,
+                _Bent.coding,
+                _Bent.bytes_of_all,
+                _Bent.header_twice,
+            ),
+        ),
+        (
+            3,
+            (
+                _Bent.path,
+                _Bent.query,
+                _Bent.header_bent,
+                _Bent.encoded_body,
+                _Bent.bytes_of_body,
+                _Bent.field_lost,
+            ),
+        ),
         (4, (_Bent.endpoint, _Bent.field_more, _Bent.raw_value)),
         (8, (_Bent.header, _Bent.value)),
     )

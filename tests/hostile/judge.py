@@ -1,4 +1,6 @@
-"""What every answer must be, whatever was asked: well-formed, never our mistake, and an error as documented."""
+"""What every answer must be, whatever was asked: well-formed, never our mistake, and an error as
+documented.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,32 @@ from tests.support.service import ROOT
 
 _HEADERS = frozenset(
     (
-        *("server", "date", "connection", "content-type", "content-length", "transfer-encoding", "x-request-id"),
-        *("location", "retry-after", "ratelimit", "ratelimit-policy", "www-authenticate", "allow", "etag", "vary"),
-        *("idempotency-replayed", "content-security-policy", "cache-control", "last-modified", "content-disposition"),
+        *(
+            "server",
+            "date",
+            "connection",
+            "content-type",
+            "content-length",
+            "transfer-encoding",
+            "x-request-id",
+        ),
+        *(
+            "location",
+            "retry-after",
+            "ratelimit",
+            "ratelimit-policy",
+            "www-authenticate",
+            "allow",
+            "etag",
+            "vary",
+        ),
+        *(
+            "idempotency-replayed",
+            "content-security-policy",
+            "cache-control",
+            "last-modified",
+            "content-disposition",
+        ),
         *("accept-ranges", "content-range"),
     )
 )
@@ -53,14 +78,18 @@ def _look_for_canary(answers: Sequence[Answer]) -> None:
     assert 1 <= len(answers) <= 2, f"{len(answers)} answers to a request and its canary"
     if not answers[0].closes:
         assert len(answers) == 2, "the connection was closed without a word"
-        assert (answers[1].status, answers[1].headers.get("x-request-id")) == (200, "canary"), answers[1]
+        assert (answers[1].status, answers[1].headers.get("x-request-id")) == (200, "canary"), (
+            answers[1]
+        )
 
 
 def _judge(answer: Answer) -> None:
     assert answer.headers.keys() <= _HEADERS, answer.headers
     ours = "x-request-id" in answer.headers
     if not ours:
-        assert answer.closes, "only the web server's own refusals have no request id, and they close"
+        assert answer.closes, (
+            "only the web server's own refusals have no request id, and they close"
+        )
         assert 400 <= answer.status < 500 or answer.status == 501, answer
         return
     assert _REQUEST_ID.fullmatch(answer.headers["x-request-id"])
@@ -77,7 +106,9 @@ def _judge_problem(answer: Answer) -> None:
     assert set(_OURS) <= problem.keys() <= {*_OURS, "errors"}, problem
     assert problem["status"] == answer.status
     assert problem["request_id"] == answer.headers["x-request-id"]
-    assert problem["code"] in CODES.get(answer.status, ()), f"{answer.status} {problem['code']} is not documented"
+    assert problem["code"] in CODES.get(answer.status, ()), (
+        f"{answer.status} {problem['code']} is not documented"
+    )
     assert len(answer.body) < 128 * 1024, f"a refusal of {len(answer.body)} bytes"
     for error in problem.get("errors", ()):
         assert error.keys() == {"field", "message", "code"}, error

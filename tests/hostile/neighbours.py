@@ -1,4 +1,6 @@
-"""The neighbours' view: honest tenants who start, follow and list their executions while an attack runs."""
+"""The neighbours' view: honest tenants who start, follow and list their executions while an attack
+runs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _owners: dict[str, int] = {}
 
 @contextmanager
 def unharmed(service: Service, *flows: str) -> Iterator[None]:
-    """Ten of them, again and again: every execution completes by its first attempt, within its timeout.
+    """Ten of them, again and again: every execution completes by its first attempt, within its
+    timeout.
 
     Each tenant starts with the attack, and once more behind its end.
     """
@@ -59,8 +62,9 @@ def _live(service: Service, number: int, flows: tuple[str, ...], over: threading
 
 @contextmanager
 def client_of(service: Service, number: int) -> Iterator[Service]:
-    """The service as one of them uses it: by a connection and a key of its own. A 503 is heeded, as a machine that is
-    busy with an attack may give one; it must be over in time."""
+    """The service as one of them uses it: by a connection and a key of its own. A 503 is heeded, as
+    a machine that is busy with an attack may give one; it must be over in time.
+    """
     tenant = copy.copy(service)
     retry = Retry(RETRIES, status_forcelist=[503], allowed_methods=None, raise_on_status=False)
     with requests.Session() as tenant.http:

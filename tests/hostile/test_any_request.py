@@ -1,7 +1,8 @@
-"""Whatever is sent over a socket: every answer is well-formed HTTP, none is 500, and the service goes on.
+"""Whatever is sent over a socket: every answer is well-formed HTTP, none is 500, and the service
+goes on.
 
-`FUZZ_SEED=<seed>`, or `<seed>:<number>` to begin there, repeats what a failure shows. `LONG_FAULTS=1` (`make faults`)
-goes on for ten minutes.
+`FUZZ_SEED=<seed>`, or `<seed>:<number>` to begin there, repeats what a failure shows.
+`LONG_FAULTS=1` (`make faults`) goes on for ten minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ GROWTH_BYTES = 300 * 1024 * 1024
 
 @pytest.fixture
 def service(make_service: Callable[..., Service], own_store: EmbeddedStore) -> Service:
-    """With keys and with limits that nobody reaches, so that their code is on the way of each request."""
+    """With keys and with limits that nobody reaches, so that their code is on the way of each
+    request.
+    """
     rate = "1000000/second"
     return make_service(
         own_store.url,
@@ -75,7 +78,9 @@ def _judge_log(log: str, shown: str) -> None:
 
 
 class Run:
-    """Clients that send one request after the other until some are answered wrongly, or the time is over."""
+    """Clients that send one request after the other until some are answered wrongly, or the time is
+    over.
+    """
 
     def __init__(self, service: Service, seed: str):
         self._service = service
@@ -92,7 +97,9 @@ class Run:
         with ThreadPoolExecutor(CLIENTS) as clients:
             for _ in range(CLIENTS):
                 clients.submit(self._client, deadline)
-        print(f"{self.shown}: {sum(self.statuses.values())} answers, {dict(sorted(self.statuses.items()))}")
+        print(
+            f"{self.shown}: {sum(self.statuses.values())} answers, {dict(sorted(self.statuses.items()))}"
+        )
 
     def _client(self, deadline: float) -> None:
         while time.monotonic() < deadline and not self._stop.is_set():
@@ -100,7 +107,9 @@ class Run:
             try:
                 self._send(number)
             except BaseException as error:
-                self.failures.append(f"FUZZ_SEED={self._seed}:{number}: {error!r}\n{self._sent_as(number)[:3000]!r}")
+                self.failures.append(
+                    f"FUZZ_SEED={self._seed}:{number}: {error!r}\n{self._sent_as(number)[:3000]!r}"
+                )
                 if len(self.failures) >= MOST_FAILURES:
                     self._stop.set()
 

@@ -1,4 +1,6 @@
-"""Clients that are slow, silent, many or greedy: small requests of others are served, and memory comes back."""
+"""Clients that are slow, silent, many or greedy: small requests of others are served, and memory
+comes back.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ from tests.hostile.neighbours import unharmed
 
 pytestmark = pytest.mark.timeout(240)
 
-POST = b"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: %s\r\n" % (
-    STRANGER.encode()
+POST = (
+    b"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: %s\r\n"
+    % (STRANGER.encode())
 )
 SILENT = 2_000
 LARGE = json.dumps({"output": os.urandom(7_900_000).hex()}).encode()
@@ -41,7 +44,9 @@ def web_of(town: Town) -> psutil.Process:
 
 @contextlib.contextmanager
 def bounded_memory(town: Town, most: int, left: int) -> Iterator[None]:
-    """The web process holds no more than `most` bytes on top after it, and soon no more than `left`."""
+    """The web process holds no more than `most` bytes on top after it, and soon no more than
+    `left`.
+    """
     process = web_of(town)
     before = process.memory_info().rss
     yield
@@ -71,7 +76,11 @@ def crowd(town: Town, count: int, *, buffer_bytes: int = 0) -> Iterator[list[soc
 
 
 def test_two_thousand_silent_clients_keep_nobody_out(town: Town) -> None:
-    with bounded_memory(town, 400 * MEBIBYTE, 200 * MEBIBYTE), unharmed(town, "thread"), crowd(town, SILENT):
+    with (
+        bounded_memory(town, 400 * MEBIBYTE, 200 * MEBIBYTE),
+        unharmed(town, "thread"),
+        crowd(town, SILENT),
+    ):
         time.sleep(3)
 
 
@@ -88,7 +97,11 @@ def test_bodies_without_their_last_byte_keep_nobody_out(town: Town) -> None:
 
 
 def test_chunked_trailers_without_end_keep_nobody_out(town: Town) -> None:
-    with bounded_memory(town, 300 * MEBIBYTE, 200 * MEBIBYTE), unharmed(town, "thread"), crowd(town, 20) as clients:
+    with (
+        bounded_memory(town, 300 * MEBIBYTE, 200 * MEBIBYTE),
+        unharmed(town, "thread"),
+        crowd(town, 20) as clients,
+    ):
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
@@ -107,12 +120,18 @@ def large(town: Town, store_of_town: redis.Redis) -> str:
 def test_thirty_readers_of_the_largest_outputs_keep_nobody_out(town: Town, large: str) -> None:
     def read(_: int) -> int:
         headers = {"X-API-Key": STRANGER}
-        response = requests.get(f"{town.url}/api/v1/executions/{large}", headers=headers, timeout=120)
+        response = requests.get(
+            f"{town.url}/api/v1/executions/{large}", headers=headers, timeout=120
+        )
         if response.status_code == 200:
             assert response.json()["outputs"] == json.loads(LARGE)
         return response.status_code
 
-    with bounded_memory(town, 500 * MEBIBYTE, 250 * MEBIBYTE), unharmed(town, "thread"), ThreadPoolExecutor(30) as pool:
+    with (
+        bounded_memory(town, 500 * MEBIBYTE, 250 * MEBIBYTE),
+        unharmed(town, "thread"),
+        ThreadPoolExecutor(30) as pool,
+    ):
         statuses = Counter(pool.map(read, range(30)))
     assert set(statuses) <= {200, 503}
     assert statuses[200]
@@ -133,11 +152,15 @@ def test_two_hundred_slow_readers_of_them_keep_nobody_out(town: Town, large: str
 def test_retries_that_copy_outputs_fill_nothing_but_the_share_of_their_tenant(town: Town) -> None:
     """Each has an empty body."""
     first = {"text": os.urandom(150_000).hex()}
-    failed = town.run("relay", {"first": first, "second": {"fail": "No."}}, type="pipeline")["execution_id"]
+    failed = town.run("relay", {"first": first, "second": {"fail": "No."}}, type="pipeline")[
+        "execution_id"
+    ]
     with unharmed(town, "thread"), ThreadPoolExecutor(4) as pool:
         headers = {"X-API-Key": STRANGER}
         url = f"{town.url}/api/v1/executions/{failed}/retry"
-        retries = list(pool.map(lambda _: requests.post(url, json={}, headers=headers, timeout=60), range(30)))
+        retries = list(
+            pool.map(lambda _: requests.post(url, json={}, headers=headers, timeout=60), range(30))
+        )
     statuses = Counter(retry.status_code for retry in retries)
     assert statuses.keys() == {202, 429}
     assert statuses[202] <= MAX_RETRIED_BYTES / 150_000

@@ -32,17 +32,25 @@ def test_what_a_flow_does_to_its_process_harms_no_neighbour(town: Town, do: str)
     """Twice, so that processes that it was done to are used again, or are replaced."""
     replaced = town.replaced
     with unharmed(town, "process", "thread"):
-        attacks = [town.start("vandal", {"do": do}, config={"max_attempts": 1, "timeout": 40}) for _ in range(2)]
+        attacks = [
+            town.start("vandal", {"do": do}, config={"max_attempts": 1, "timeout": 40})
+            for _ in range(2)
+        ]
         ended = [town.ended(id, seconds=120) for id in attacks]
     if HARM[do]:
         assert {one["status"] for one in ended} == {HARM[do]}, [one.get("error") for one in ended]
     assert town.replaced == replaced, "a worker has ended"
 
 
-@pytest.mark.parametrize("do", ["log_much", "progress_much", "lower_limits", "slow_down", "use_up_files"])
+@pytest.mark.parametrize(
+    "do", ["log_much", "progress_much", "lower_limits", "slow_down", "use_up_files"]
+)
 def test_what_it_does_in_one_process_with_them_harms_none_of_them(town: Town, do: str) -> None:
     with unharmed(town, "thread"):
-        attacks = [town.start("vandal", {"do": do}, config={"flow_id": "thread", "timeout": 40}) for _ in range(2)]
+        attacks = [
+            town.start("vandal", {"do": do}, config={"flow_id": "thread", "timeout": 40})
+            for _ in range(2)
+        ]
         for id in attacks:
             town.ended(id, seconds=120)
 
@@ -50,7 +58,9 @@ def test_what_it_does_in_one_process_with_them_harms_none_of_them(town: Town, do
 def test_a_chain_of_forks_ends_with_its_run(town: Town, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.touch()
-    assert town.run("vandal", {"do": "fork_in_a_chain", "file": str(marks)})["status"] == "completed"
+    assert (
+        town.run("vandal", {"do": "fork_in_a_chain", "file": str(marks)})["status"] == "completed"
+    )
     assert marks.stat().st_size > 0
     deadline = time.monotonic() + 10
     while True:
@@ -61,7 +71,9 @@ def test_a_chain_of_forks_ends_with_its_run(town: Town, tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "it goes on"
 
 
-def test_a_flow_that_ends_its_worker_again_and_again_costs_no_neighbour_an_attempt(town: Town) -> None:
+def test_a_flow_that_ends_its_worker_again_and_again_costs_no_neighbour_an_attempt(
+    town: Town,
+) -> None:
     replaced, until = town.replaced, time.monotonic() + 40
     with unharmed(town, "process", "thread"):
         attack = town.start("vandal", {"do": "end_parent"})

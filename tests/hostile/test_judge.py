@@ -14,7 +14,9 @@ PROBLEM = (
 SENT = Sent([b""], [b"GET"], plain=False, framed=False)
 
 
-def answer(status: bytes, body: bytes, *lines: bytes, kind: bytes = b"application/problem+json") -> bytes:
+def answer(
+    status: bytes, body: bytes, *lines: bytes, kind: bytes = b"application/problem+json"
+) -> bytes:
     length = b"Content-Length: %d" % len(body)
     head = [b"HTTP/1.1 " + status, b"X-Request-ID: r", b"Content-Type: " + kind, length, *lines]
     return b"\r\n".join(head) + b"\r\n\r\n" + body
@@ -41,7 +43,9 @@ WRONG = {
     "more than it says": answer(b"404 Not Found", PROBLEM) + b"x",
     "no length": answer(b"404 Not Found", PROBLEM).replace(b"Content-Length", b"Server"),
     "another version": answer(b"404 Not Found", PROBLEM).replace(b"HTTP/1.1", b"HTTP/1.5"),
-    "no request id on an open connection": answer(b"404 Not Found", b"").replace(b"X-Request-ID", b"Server"),
+    "no request id on an open connection": answer(b"404 Not Found", b"").replace(
+        b"X-Request-ID", b"Server"
+    ),
 }
 
 
@@ -59,7 +63,9 @@ def test_a_request_of_which_too_much_or_too_little_was_read_is_found() -> None:
 
 
 def test_the_same_seed_and_number_give_the_same_request() -> None:
-    made = [[Fuzzer(["exec_a"], "key").request(5, number) for number in range(300)] for _ in range(2)]
+    made = [
+        [Fuzzer(["exec_a"], "key").request(5, number) for number in range(300)] for _ in range(2)
+    ]
     assert made[0] == made[1]
     assert len({b"".join(sent.pieces) for sent in made[0]}) > 250
     assert any(sent.plain for sent in made[0])

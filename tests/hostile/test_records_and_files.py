@@ -1,4 +1,6 @@
-"""Whatever is written into the store, and whatever stands in a file: those whom it does not concern go on."""
+"""Whatever is written into the store, and whatever stands in a file: those whom it does not concern
+go on.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def test_records_that_make_no_sense_harm_nobody(town: Town, store_of_town: redis
 
 def _write(store: redis.Redis, kind: int, garbage: dict[str, str]) -> None:
     for number in range(12):
-        id, tenant = f"exec_garbage{kind:04d}{number:04d}", ("stranger", "tenant0", "tenant1")[number % 3]
+        id = f"exec_garbage{kind:04d}{number:04d}"
+        tenant = ("stranger", "tenant0", "tenant1")[number % 3]
         store.hset(f"rq:job:{id}", mapping={"tenant": tenant, "type": "agent", **garbage})
         store.set(f"rq:job:{id}:outputs", b"\xff{")
         store.zadd(f"exec:index:{tenant}:all:all", {id: 9e17})

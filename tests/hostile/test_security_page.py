@@ -10,7 +10,9 @@ from tests.support.service import ROOT
 def test_each_defence_names_tests_that_there_are() -> None:
     page = (ROOT / "docs" / "security.md").read_text()
     table = page.partition("## What is defended against")[2].partition("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][
+        1:
+    ]
     assert len(rows) > 20
     for row in rows:
         defended, *_, held_by = row

@@ -1,4 +1,6 @@
-"""Texts that take a careless program minutes: in messages, in bodies, in prompts, in a model's answers."""
+"""Texts that take a careless program minutes: in messages, in bodies, in prompts, in a model's
+answers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def test_a_message_that_looks_like_half_a_secret_over_and_over_harms_nobody(town
     """It ran in one process with the neighbours, whose interpreter it held."""
     with unharmed(town, "thread"):
         units = ("eyJ-", "eyJ.", "token=", "://a:", "bearer ")
-        attacks = [town.start("shouts", {"unit": unit, "times": 1_000_000 // len(unit)}) for unit in units]
+        attacks = [
+            town.start("shouts", {"unit": unit, "times": 1_000_000 // len(unit)}) for unit in units
+        ]
         for id in attacks:
             error = town.ended(id, seconds=120)["error"]
             assert error["type"] == "ValueError"
@@ -47,7 +51,9 @@ GROWTH: dict[str, dict[str, Any]] = {
 
 def test_prompts_that_grow_from_their_inputs_harm_nobody(town: Town) -> None:
     with unharmed(town, "thread"):
-        attacks = [town.start("grows", inputs, config={"flow_id": flow}) for flow, inputs in GROWTH.items()] * 3
+        attacks = [
+            town.start("grows", inputs, config={"flow_id": flow}) for flow, inputs in GROWTH.items()
+        ] * 3
         for id in attacks:
             assert town.ended(id, seconds=120)["error"]["type"] == "TemplateError"
 
@@ -55,6 +61,8 @@ def test_prompts_that_grow_from_their_inputs_harm_nobody(town: Town) -> None:
 def test_a_pattern_that_takes_for_ever_on_a_models_answer_harms_nobody(town: Town) -> None:
     town.model.reply = lambda _: Answer(text=json.dumps({"a": "a" * 100_000 + "!"}))
     with unharmed(town, "thread"):
-        attacks = [town.start("grows", {"text": "x"}, config={"flow_id": "pattern"}) for _ in range(10)]
+        attacks = [
+            town.start("grows", {"text": "x"}, config={"flow_id": "pattern"}) for _ in range(10)
+        ]
         for id in attacks:
             assert town.ended(id, seconds=120)["error"]["type"] == "InvalidOutput"

@@ -46,7 +46,12 @@ class Unread(Service):
 
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command, cwd=ROOT, env=self.env, stdout=self.output_end, stderr=self.output_end, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=self.env,
+            stdout=self.output_end,
+            stderr=self.output_end,
+            start_new_session=True,
         )
 
     def output(self, name: str) -> str:
@@ -79,7 +84,9 @@ def test_neighbours_start_and_finish_and_what_was_dropped_is_told_once_it_is_rea
 ) -> None:
     with redis.Redis.from_url(store_server.url, db=2) as client:
         client.flushdb()
-    service = Unread(f"{store_server.url.removesuffix('/0')}?db=2", tmp_path, agents=agents, WORKER_THREADS=20)
+    service = Unread(
+        f"{store_server.url.removesuffix('/0')}?db=2", tmp_path, agents=agents, WORKER_THREADS=20
+    )
     service.output_end = ends[1]
     with service:
         for flow in ("thread", "process"):
@@ -111,9 +118,19 @@ def test_a_launcher_whose_terminal_is_stopped_serves_restarts_and_ends(tmp_path:
     termios.tcflow(theirs, termios.TCOOFF)
     port = free_port()
     env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    env |= {"PORT": str(port), "DATA_DIR": str(tmp_path / "data"), "WEB_CONCURRENCY": "1", "LOG_LEVEL": "DEBUG"}
+    env |= {
+        "PORT": str(port),
+        "DATA_DIR": str(tmp_path / "data"),
+        "WEB_CONCURRENCY": "1",
+        "LOG_LEVEL": "DEBUG",
+    }
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "tools.run"], cwd=ROOT, env=env, stdout=theirs, stderr=theirs, start_new_session=True
+        [sys.executable, "-m", "tools.run"],
+        cwd=ROOT,
+        env=env,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
     )
     try:
         answers(port, seconds=60)

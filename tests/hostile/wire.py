@@ -1,4 +1,6 @@
-"""Raw bytes to a service, and its answers read without mercy: what is not well-formed HTTP is an error."""
+"""Raw bytes to a service, and its answers read without mercy: what is not well-formed HTTP is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Answer:
 
 
 def exchange(port: int, pieces: Sequence[bytes]) -> bytes:
-    """Sends all and says that nothing more comes; returns all that is answered until the server closes."""
+    """Sends all and says that nothing more comes; returns all that is answered until the server
+    closes.
+    """
     answered = b""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

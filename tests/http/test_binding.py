@@ -27,7 +27,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     def start(*options: str, **env: str) -> tuple[subprocess.Popen[str], int]:
         port = free_port()
         plain = Service("redis://127.0.0.1:1/0", tmp_path).env
-        command = [str(BIN / "gunicorn"), *(each.replace("PORT", str(port)) for each in options), "wsgi:app"]
+        command = [
+            str(BIN / "gunicorn"),
+            *(each.replace("PORT", str(port)) for each in options),
+            "wsgi:app",
+        ]
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -64,7 +68,9 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=60)[0]
 
 
-def test_without_a_decision_only_this_machine_is_served_and_that_is_said_once(launch: Launch) -> None:
+def test_without_a_decision_only_this_machine_is_served_and_that_is_said_once(
+    launch: Launch,
+) -> None:
     process, port = launch()
     assert listens_on(process, port) == "127.0.0.1"
     time.sleep(0.5)
@@ -134,7 +140,9 @@ def test_loopback_needs_no_decision(host: str) -> None:
     assert binding.refusal(Settings(), [host], on_heroku=False) is None
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.org", ""])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.org", ""]
+)
 def test_anything_else_does(host: str) -> None:
     assert binding.refusal(Settings(), ["127.0.0.1", host], on_heroku=False) is not None
     assert binding.refusal(Settings(auth="keys"), [host], on_heroku=True) is None

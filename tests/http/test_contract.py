@@ -18,7 +18,9 @@ def test_a_start_answers_202_with_its_receipt_and_location(service: Service) -> 
         ("agent", "mem_l1_summarizer", {"text": "Test input"}),
         ("pipeline", "customer_service_flow", {"customer_query": "How do I reset my password?"}),
     ):
-        response = service.post("/executions", json={"type": type, "target_id": target, "inputs": inputs})
+        response = service.post(
+            "/executions", json={"type": type, "target_id": target, "inputs": inputs}
+        )
         assert response.status_code == 202
         body = response.json()
         check_shape(body, "started")
@@ -30,7 +32,8 @@ def test_a_start_answers_202_with_its_receipt_and_location(service: Service) -> 
 def test_each_state_has_its_shape_from_pending_to_its_end(make_service) -> None:
     service = make_service(workers=0)
     ids = {
-        do: service.start("behaves", {"do": do, "seconds": 0.5, "steps": 3}) for do in ("progress", "fail", "listen")
+        do: service.start("behaves", {"do": do, "seconds": 0.5, "steps": 3})
+        for do in ("progress", "fail", "listen")
     }
     for id in ids.values():
         check_shape(service.status(id), "pending")
@@ -57,7 +60,10 @@ def test_a_cancel_has_its_shape(service: Service) -> None:
 
 def test_a_pipeline_reports_its_steps_and_returns_its_outputs(service: Service) -> None:
     id = service.start(
-        "relay", {"first": {"seconds": 0.4}, "second": {"seconds": 0.8}}, type="pipeline", config={"max_workers": 2}
+        "relay",
+        {"first": {"seconds": 0.4}, "second": {"seconds": 0.8}},
+        type="pipeline",
+        config={"max_workers": 2},
     )
     seen = []
     while (body := service.status(id))["status"] in ("pending", "running"):
@@ -77,7 +83,12 @@ def test_a_failing_step_is_named(service: Service) -> None:
     assert ended["error"] == {
         "type": "ValueError",
         "message": "No.",
-        "details": {"pipeline_id": "relay", "step_id": "right", "agent_id": "relay_step", "flow_id": "default"},
+        "details": {
+            "pipeline_id": "relay",
+            "step_id": "right",
+            "agent_id": "relay_step",
+            "flow_id": "default",
+        },
     }
 
 
@@ -108,7 +119,10 @@ def test_pages_and_totals_are_exact_under_concurrent_starts(shared_service) -> N
         session = requests.Session()
         for _ in range(10):
             body = {"type": "agent", "target_id": "behaves", "inputs": {}}
-            assert session.post(f"{service.url}/api/v1/executions", json=body, timeout=30).status_code == 202
+            assert (
+                session.post(f"{service.url}/api/v1/executions", json=body, timeout=30).status_code
+                == 202
+            )
         session.close()
 
     threads = [threading.Thread(target=start_ten) for _ in range(8)]

@@ -1,4 +1,6 @@
-"""The files in deploy/ ask only for what /metrics has, and the docs know every alert and every metric."""
+"""The files in deploy/ ask only for what /metrics has, and the docs know every alert and every
+metric.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.support.service import Service
 ROOT = Path(__file__).resolve().parent.parent.parent
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
 RULES = [
-    rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+    rule
+    for group in yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
 ]
 DOCS = (ROOT / "docs" / "operations.md").read_text()
 METRICS_DOCS = DOCS.split("## Metrics")[1].split("## ")[0]
@@ -71,21 +75,31 @@ def families(service: Service) -> dict[str, str]:
     return {each.name: each.type for each in text_string_to_metric_families(text)}
 
 
-def test_the_service_has_the_metrics_that_are_documented_and_no_others(families: dict[str, str]) -> None:
+def test_the_service_has_the_metrics_that_are_documented_and_no_others(
+    families: dict[str, str],
+) -> None:
     assert set(families) == set(LABELS)
     documented = set(re.findall(r"^\| `(\w+)`", METRICS_DOCS, re.MULTILINE))
-    assert documented == {name + ("_total" if type == "counter" else "") for name, type in families.items()}
+    assert documented == {
+        name + ("_total" if type == "counter" else "") for name, type in families.items()
+    }
 
 
 def test_the_labels_are_these(service: Service, families: dict[str, str]) -> None:
-    for family in text_string_to_metric_families(requests.get(f"{service.url}/metrics", timeout=10).text):
+    for family in text_string_to_metric_families(
+        requests.get(f"{service.url}/metrics", timeout=10).text
+    ):
         for sample in family.samples:
             assert set(sample.labels) <= LABELS[family.name]
 
 
 @pytest.mark.parametrize("name", sorted(expressions()))
-def test_every_expression_is_promql_and_asks_for_series_that_exist(name: str, families: dict[str, str]) -> None:
-    series = {family + suffix: family for family, type in families.items() for suffix in SUFFIXES[type]}
+def test_every_expression_is_promql_and_asks_for_series_that_exist(
+    name: str, families: dict[str, str]
+) -> None:
+    series = {
+        family + suffix: family for family, type in families.items() for suffix in SUFFIXES[type]
+    }
     asked, used = set(), set()
     for node in nodes(expressions()[name]):
         if isinstance(node, promql_parser.VectorSelector):
@@ -112,7 +126,11 @@ def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells

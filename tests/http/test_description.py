@@ -19,7 +19,9 @@ import requests
 from tests.support.measure import LONG
 from tests.support.service import ROOT, Service
 
-EXAMPLES, SECONDS = (200, 1700.0) if LONG else (10, 240.0)  # it takes ten; more only where others want the machine, too
+EXAMPLES, SECONDS = (
+    (200, 1700.0) if LONG else (10, 240.0)
+)  # it takes ten; more only where others want the machine, too
 CHROMIUM = shutil.which("chromium")
 
 
@@ -29,14 +31,20 @@ def description(service: Service) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(SECONDS + 20)
-def test_no_request_is_answered_otherwise_than_described(make_service: Callable[..., Service], tmp_path: Path) -> None:
+def test_no_request_is_answered_otherwise_than_described(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
     """By schemathesis: requests that fit and requests that do not, one by one and in sequences.
 
     A failure shows the seed and the request.
     """
     service = make_service()
     command = [
-        *(Path(sys.executable).parent / "st", "--config-file", ROOT / "tests" / "schemathesis.toml"),
+        *(
+            Path(sys.executable).parent / "st",
+            "--config-file",
+            ROOT / "tests" / "schemathesis.toml",
+        ),
         *("run", f"{service.url}/openapi.json", "--checks", "all", "--max-examples", str(EXAMPLES)),
         *("--continue-on-failure", "--warnings", "off"),
     ]
@@ -81,16 +89,32 @@ def test_every_operation_has_a_name_and_says_what_it_answers(description: dict[s
             assert each["responses"][status]["headers"]["Retry-After"]["required"]
 
 
-def test_every_code_of_a_problem_that_a_view_may_answer_is_shown(description: dict[str, Any]) -> None:
+def test_every_code_of_a_problem_that_a_view_may_answer_is_shown(
+    description: dict[str, Any],
+) -> None:
     start = description["paths"]["/api/v1/executions"]["post"]["responses"]
     contents = [content for answer in start.values() for content in answer["content"].values()]
     shown = {code for content in contents for code in content.get("examples", {})}
-    assert shown >= {"rate_limited", "too_many_unfinished", "queue_full", "store_full", "idempotency_key_reused"}
+    assert shown >= {
+        "rate_limited",
+        "too_many_unfinished",
+        "queue_full",
+        "store_full",
+        "idempotency_key_reused",
+    }
 
 
 def test_bounds_are_those_that_are_checked(description: dict[str, Any]) -> None:
-    assert description["components"]["schemas"]["Budget"]["properties"]["max_seconds"]["exclusiveMinimum"] == 0
-    assert description["components"]["schemas"]["Start"]["properties"]["inputs"]["maxProperties"] == 256
+    assert (
+        description["components"]["schemas"]["Budget"]["properties"]["max_seconds"][
+            "exclusiveMinimum"
+        ]
+        == 0
+    )
+    assert (
+        description["components"]["schemas"]["Start"]["properties"]["inputs"]["maxProperties"]
+        == 256
+    )
 
 
 def test_patterns_are_those_of_json_schema(description: dict[str, Any]) -> None:
@@ -110,7 +134,11 @@ class _Assets(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for name, value in attrs if name in ("src", "href", "data", "action", "srcset") and value]
+        self.found += [
+            value
+            for name, value in attrs
+            if name in ("src", "href", "data", "action", "srcset") and value
+        ]
 
 
 def test_the_docs_load_nothing_from_elsewhere_and_the_browser_is_told_so(service: Service) -> None:
@@ -136,11 +164,26 @@ def test_the_docs_do_not_repeat_what_a_request_says_of_its_host(service: Service
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
-def test_a_browser_without_a_network_shows_every_operation(service: Service, tmp_path: Path) -> None:
-    """All but this machine is behind a proxy that is not there; our own policy for scripts is in force."""
+def test_a_browser_without_a_network_shows_every_operation(
+    service: Service, tmp_path: Path
+) -> None:
+    """All but this machine is behind a proxy that is not there; our own policy for scripts is in
+    force.
+    """
     command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"),
-        *("--proxy-server=127.0.0.1:9", "--virtual-time-budget=15000", "--dump-dom", f"{service.url}/docs/"),
+        *(
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path}",
+        ),
+        *(
+            "--proxy-server=127.0.0.1:9",
+            "--virtual-time-budget=15000",
+            "--dump-dom",
+            f"{service.url}/docs/",
+        ),
     ]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=50).stdout
     described = requests.get(f"{service.url}/openapi.json", timeout=10).json()["paths"]

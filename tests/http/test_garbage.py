@@ -1,4 +1,6 @@
-"""Whatever somebody else writes into a record, no request is answered with 500, and the endpoints agree on it."""
+"""Whatever somebody else writes into a record, no request is answered with 500, and the endpoints
+agree on it.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,61 @@ from tests.support.service import Service
 
 GARBAGE = [b"\xff\xfe\x00", b"99999999999999999", b"-1", b"[1]", b'{"a": 1}', b"nan", b""]
 FIELDS = [
-    *("status", "tenant", "type", "target", "created_at", "origin", "steps", "attempt", "token", "worker_name", "meta"),
-    *("cancel", "lost", "max_attempts", "retried", "expires", "history", "enqueued_at", "ended_at", "timeout"),
-    *("retries", "retry_of", "started_at", "error", "usage", "flow", "definition", "traceparent", "request_id"),
+    *(
+        "status",
+        "tenant",
+        "type",
+        "target",
+        "created_at",
+        "origin",
+        "steps",
+        "attempt",
+        "token",
+        "worker_name",
+        "meta",
+    ),
+    *(
+        "cancel",
+        "lost",
+        "max_attempts",
+        "retried",
+        "expires",
+        "history",
+        "enqueued_at",
+        "ended_at",
+        "timeout",
+    ),
+    *(
+        "retries",
+        "retry_of",
+        "started_at",
+        "error",
+        "usage",
+        "flow",
+        "definition",
+        "traceparent",
+        "request_id",
+    ),
 ]
 STATUSES = {"pending", "running", "completed", "failed", "cancelled"}
 
 START: dict[str, Callable[[Service], str]] = {
     "completed": lambda service: service.run("behaves", {"do": "echo"})["execution_id"],
     "failed": lambda service: service.run("behaves", {"do": "fail"})["execution_id"],
-    "pipeline": lambda service: service.run("relay", {"first": {}, "second": {}}, type="pipeline")["execution_id"],
-    "broken off": lambda service: service.run("relay", {"first": {}, "second": {"fail": "No."}}, type="pipeline")[
+    "pipeline": lambda service: service.run("relay", {"first": {}, "second": {}}, type="pipeline")[
         "execution_id"
     ],
+    "broken off": lambda service: service.run(
+        "relay", {"first": {}, "second": {"fail": "No."}}, type="pipeline"
+    )["execution_id"],
 }
 
 
 @pytest.fixture
 def service(shared_service: Callable[..., Service]) -> Service:
-    """What is written here into records and lists is gone before the next test, which may look at all there is."""
+    """What is written here into records and lists is gone before the next test, which may look at
+    all there is.
+    """
     return shared_service()
 
 
@@ -72,7 +110,9 @@ def check(found: dict[str, requests.Response]) -> str | None:
 
 
 @pytest.mark.parametrize("kind", START)
-def test_garbage_in_each_field_of_a_record(service: Service, client: redis.Redis, kind: str) -> None:
+def test_garbage_in_each_field_of_a_record(
+    service: Service, client: redis.Redis, kind: str
+) -> None:
     id = START[kind](service)
     key, unreadable = f"rq:job:{id}", 0
     kept = client.dump(key)
@@ -94,7 +134,9 @@ def test_garbage_in_each_field_of_a_record(service: Service, client: redis.Redis
 
 @pytest.mark.parametrize("part", ["outputs", "data", "steps", "values"])
 @pytest.mark.parametrize("kind", START)
-def test_garbage_beside_a_record(service: Service, client: redis.Redis, kind: str, part: str) -> None:
+def test_garbage_beside_a_record(
+    service: Service, client: redis.Redis, kind: str, part: str
+) -> None:
     id = START[kind](service)
     key, record = f"rq:job:{id}:{part}", client.dump(f"rq:job:{id}")
     kept = client.dump(key)
@@ -108,7 +150,10 @@ def test_garbage_beside_a_record(service: Service, client: redis.Redis, kind: st
             client.restore(key, 0, kept, replace=True)
             for name in client.hkeys(key):
                 client.hset(key, name, garbage)
-            client.hset(key, mapping={"first:99999999999": garbage, "first:999999999": garbage, "x": garbage})
+            client.hset(
+                key,
+                mapping={"first:99999999999": garbage, "first:999999999": garbage, "x": garbage},
+            )
         else:
             client.set(key, garbage)
         status = check(answers(service, id))
@@ -120,11 +165,16 @@ def test_garbage_beside_a_record(service: Service, client: redis.Redis, kind: st
             assert service.post(f"/executions/{id}/retry", json={}).status_code in (202, 400)
 
 
-def test_the_others_go_on_beside_a_hundred_records_that_make_no_sense(service: Service, client: redis.Redis) -> None:
+def test_the_others_go_on_beside_a_hundred_records_that_make_no_sense(
+    service: Service, client: redis.Redis
+) -> None:
     done = [service.run("behaves", {"do": "echo"})["execution_id"] for _ in range(3)]
     for number in range(100):
         id = f"exec_garbage{number:08d}"
-        client.hset(f"rq:job:{id}", mapping={"status": "queued", "tenant": "default", "created_at": "1" * 20})
+        client.hset(
+            f"rq:job:{id}",
+            mapping={"status": "queued", "tenant": "default", "created_at": "1" * 20},
+        )
         client.rpush("rq:queue:processes", id)
         client.zadd("exec:index:default:pending:agent", {id: 9e15})
         client.zadd("exec:waiting", {id: 1})

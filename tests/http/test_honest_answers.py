@@ -17,24 +17,121 @@ from tests.support.service import Service
 HUGE = 10**400
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 NAMES = (
-    *("Accept", "Accept-Encoding", "Authorization", "X-API-Key", "Content-Type", "Content-Encoding", "Cookie", "Date"),
-    *("Expect", "Host", "Idempotency-Key", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Range"),
-    *("Forwarded", "Origin", "Referer", "SCRIPT_NAME", "PATH_INFO", "Script-Name", "TE", "Trailer", "Upgrade", "Via"),
-    *("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Prefix", "X-HTTP-Method-Override", "X-Request-ID"),
-    *("traceparent", "tracestate", "Content-Length", "Transfer-Encoding", "Connection", "User-Agent"),
+    *(
+        "Accept",
+        "Accept-Encoding",
+        "Authorization",
+        "X-API-Key",
+        "Content-Type",
+        "Content-Encoding",
+        "Cookie",
+        "Date",
+    ),
+    *(
+        "Expect",
+        "Host",
+        "Idempotency-Key",
+        "If-Match",
+        "If-Modified-Since",
+        "If-None-Match",
+        "If-Range",
+        "Range",
+    ),
+    *(
+        "Forwarded",
+        "Origin",
+        "Referer",
+        "SCRIPT_NAME",
+        "PATH_INFO",
+        "Script-Name",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Via",
+    ),
+    *(
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Prefix",
+        "X-HTTP-Method-Override",
+        "X-Request-ID",
+    ),
+    *(
+        "traceparent",
+        "tracestate",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "User-Agent",
+    ),
 )
 PATHS = (
-    *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/", "/docs/swagger-ui.css", "/", "//", "*"),
-    *("/api/v1", "/api/v1/", "/api/v1/agents", "/api/v1/agents/behaves", "/api/v1/pipelines", "/api/v1/executions"),
-    *("/api/v1/executions/exec_00000000000000000000", "/api/v1/executions/exec_00000000000000000000/steps"),
-    *("/api/v1/executions/exec_00000000000000000000/cancel", "/api/v1/executions/exec_00000000000000000000/retry"),
+    *(
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/docs/",
+        "/docs/swagger-ui.css",
+        "/",
+        "//",
+        "*",
+    ),
+    *(
+        "/api/v1",
+        "/api/v1/",
+        "/api/v1/agents",
+        "/api/v1/agents/behaves",
+        "/api/v1/pipelines",
+        "/api/v1/executions",
+    ),
+    *(
+        "/api/v1/executions/exec_00000000000000000000",
+        "/api/v1/executions/exec_00000000000000000000/steps",
+    ),
+    *(
+        "/api/v1/executions/exec_00000000000000000000/cancel",
+        "/api/v1/executions/exec_00000000000000000000/retry",
+    ),
 )
 KNOWN = (
-    *("text/plain;version=abc", "text/plain; version=", "application/openmetrics-text; version=1.0.0.0.0", "*/*;q=x"),
-    *("application/openmetrics-text;version=9;escaping=allow-utf-8", "text/plain;version=1.0.0;escaping=x", "/foo"),
-    *("application/json; charset=utf-16", "application/json; charset=\xff", "bytes=0-", "bytes=5-1,9-", 'W/"x"', "*"),
-    *("Bearer ", "Basic Og==", "100-continue", "gzip", "1" * 5000, "00-" + "a" * 32 + "-" + "b" * 16 + "-zz"),
-    *("Thu, 32 Foo 99999 99:99:99 GMT", "localhost:99999999", "[::1", "a.b:c", "trailers", "close, x", "h2c"),
+    *(
+        "text/plain;version=abc",
+        "text/plain; version=",
+        "application/openmetrics-text; version=1.0.0.0.0",
+        "*/*;q=x",
+    ),
+    *(
+        "application/openmetrics-text;version=9;escaping=allow-utf-8",
+        "text/plain;version=1.0.0;escaping=x",
+        "/foo",
+    ),
+    *(
+        "application/json; charset=utf-16",
+        "application/json; charset=\xff",
+        "bytes=0-",
+        "bytes=5-1,9-",
+        'W/"x"',
+        "*",
+    ),
+    *(
+        "Bearer ",
+        "Basic Og==",
+        "100-continue",
+        "gzip",
+        "1" * 5000,
+        "00-" + "a" * 32 + "-" + "b" * 16 + "-zz",
+    ),
+    *(
+        "Thu, 32 Foo 99999 99:99:99 GMT",
+        "localhost:99999999",
+        "[::1",
+        "a.b:c",
+        "trailers",
+        "close, x",
+        "h2c",
+    ),
 )
 QUERIES = (
     "",
@@ -49,17 +146,26 @@ QUERIES = (
 
 values = st.one_of(
     st.sampled_from(KNOWN),
-    st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=60),
+    st.text(
+        st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"),
+        max_size=60,
+    ),
 )
 requests_sent = st.tuples(
-    st.sampled_from(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT")),
+    st.sampled_from(
+        ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT")
+    ),
     st.builds(str.__add__, st.sampled_from(PATHS), st.sampled_from(QUERIES)),
     st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=5),
     st.sampled_from((b"", b"{}", b"[1]", b"\xff", b'{"type": "agent"}')),
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(requests_sent)
 def test_no_request_and_no_header_gives_500(
     service: Service, request_sent: tuple[str, str, list[tuple[str, str]], bytes]
@@ -95,9 +201,13 @@ def test_no_request_and_no_header_gives_500(
     ],
     ids=lambda config: "-".join(config),
 )
-def test_numbers_of_four_hundred_digits_are_refused_by_their_field(service: Service, config: dict[str, object]) -> None:
+def test_numbers_of_four_hundred_digits_are_refused_by_their_field(
+    service: Service, config: dict[str, object]
+) -> None:
     body = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo"}, "config": config}
-    response = service.post("/executions", data=json.dumps(body), headers={"Content-Type": "application/json"})
+    response = service.post(
+        "/executions", data=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert response.status_code == 400
     [error] = response.json()["errors"]
     assert error["field"].startswith("config." + next(iter(config)))
@@ -106,18 +216,24 @@ def test_numbers_of_four_hundred_digits_are_refused_by_their_field(service: Serv
 @pytest.mark.parametrize("field", ["expires_in", "type", "target_id", "inputs", "config"])
 def test_so_are_they_anywhere_else(service: Service, field: str) -> None:
     body = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo"}, field: HUGE}
-    response = service.post("/executions", data=json.dumps(body), headers={"Content-Type": "application/json"})
+    response = service.post(
+        "/executions", data=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert response.status_code == 400
 
 
 @pytest.mark.parametrize("value", [HUGE, 1.5, {"deep": [HUGE]}], ids=["huge", "plain", "deep"])
 def test_an_input_may_be_any_number(service: Service, value: object) -> None:
     body = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "value": value}}
-    response = service.post("/executions", data=json.dumps(body), headers={"Content-Type": "application/json"})
+    response = service.post(
+        "/executions", data=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert response.status_code in (202, 400)
 
 
-@pytest.mark.parametrize("accept", ["text/plain;version=abc", "application/openmetrics-text;version=..", "x" * 5000])
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=abc", "application/openmetrics-text;version=..", "x" * 5000]
+)
 def test_metrics_are_given_whatever_is_accepted(service: Service, accept: str) -> None:
     response = requests.get(f"{service.url}/metrics", headers={"Accept": accept}, timeout=10)
     assert response.status_code == 200

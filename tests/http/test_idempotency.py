@@ -16,7 +16,12 @@ from app.domain.identifiers import new_id
 from tests.http.test_refusals import refusal
 from tests.support.service import Service
 
-BODY = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "n": 1}, "config": {"timeout": 60}}
+BODY = {
+    "type": "agent",
+    "target_id": "behaves",
+    "inputs": {"do": "echo", "n": 1},
+    "config": {"timeout": 60},
+}
 
 
 def post(service: Service, key: str, body: Any = BODY) -> requests.Response:
@@ -27,7 +32,9 @@ def total(service: Service) -> int:
     return int(service.get("/executions").json()["pagination"]["total_items"])
 
 
-def test_the_same_start_again_is_answered_as_the_first_time_and_starts_nothing(service: Service) -> None:
+def test_the_same_start_again_is_answered_as_the_first_time_and_starts_nothing(
+    service: Service,
+) -> None:
     key = new_id()
     first = post(service, key)
     before = total(service)
@@ -69,10 +76,16 @@ def test_the_same_body_may_be_written_otherwise(service: Service, text: str) -> 
         {"config": {"timeout": 61}},
         {"config": {}},
         {"expires_in": 60},
-        {"type": "pipeline", "target_id": "customer_service_flow", "inputs": {"customer_query": "?"}},
+        {
+            "type": "pipeline",
+            "target_id": "customer_service_flow",
+            "inputs": {"customer_query": "?"},
+        },
     ],
 )
-def test_another_body_with_the_same_key_is_422_and_starts_nothing(service: Service, change: dict[str, Any]) -> None:
+def test_another_body_with_the_same_key_is_422_and_starts_nothing(
+    service: Service, change: dict[str, Any]
+) -> None:
     key = new_id()
     post(service, key)
     before = total(service)
@@ -88,7 +101,9 @@ def test_a_refused_start_does_not_use_its_key_up(service: Service) -> None:
     assert "Idempotency-Replayed" not in post(service, key).headers
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "a b", "a\tb", "\u00e9".encode(), "caf\u00e9".encode("latin-1")])
+@pytest.mark.parametrize(
+    "key", ["", "x" * 256, "a b", "a\tb", "\u00e9".encode(), "caf\u00e9".encode("latin-1")]
+)
 def test_a_key_that_is_none_is_400(service: Service, key: Any) -> None:
     before = total(service)
     errors = refusal(post(service, key), 400)["errors"]
@@ -96,7 +111,9 @@ def test_a_key_that_is_none_is_400(service: Service, key: Any) -> None:
     assert total(service) == before
 
 
-@pytest.mark.parametrize("key", ["x", "~" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "a,b;c=d:*"])
+@pytest.mark.parametrize(
+    "key", ["x", "~" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "a,b;c=d:*"]
+)
 def test_any_visible_ascii_is_a_key(service: Service, key: str) -> None:
     first = post(service, key)
     assert first.status_code == 202
@@ -104,7 +121,9 @@ def test_any_visible_ascii_is_a_key(service: Service, key: str) -> None:
 
 
 @pytest.mark.parametrize("values", [("a", "a"), ("a", "b"), ("a", ""), ("   ",)])
-def test_a_key_that_comes_twice_or_is_blank_is_400(service: Service, values: tuple[str, ...]) -> None:
+def test_a_key_that_comes_twice_or_is_blank_is_400(
+    service: Service, values: tuple[str, ...]
+) -> None:
     body = b'{"type": "agent", "target_id": "behaves", "inputs": {}}'
     lines = [
         "POST /api/v1/executions HTTP/1.1",
@@ -130,7 +149,11 @@ def test_parallel_starts_with_one_key_are_one_execution(service: Service) -> Non
 
     def start() -> None:
         barrier.wait()
-        answers.append(requests.post(f"{service.url}/api/v1/executions", json=BODY, headers={"Idempotency-Key": key}))
+        answers.append(
+            requests.post(
+                f"{service.url}/api/v1/executions", json=BODY, headers={"Idempotency-Key": key}
+            )
+        )
 
     threads = [threading.Thread(target=start) for _ in range(50)]
     for thread in threads:
@@ -181,7 +204,9 @@ def test_a_repeated_retry_is_answered_as_the_first_time_when_its_target_was_remo
     refusal(changed.post(url), 404)
 
 
-def test_a_repeated_retry_is_answered_as_the_first_time_when_what_it_repeats_has_left(make_service) -> None:
+def test_a_repeated_retry_is_answered_as_the_first_time_when_what_it_repeats_has_left(
+    make_service,
+) -> None:
     service = make_service(workers=0, RETENTION=1, LEASE=1)
     cancelled = service.start("behaves", {"do": "echo"})
     service.cancel(cancelled)

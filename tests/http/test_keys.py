@@ -1,4 +1,6 @@
-"""API keys against real processes: made by the command, asked for by every mode, rotated, revoked, refused."""
+"""API keys against real processes: made by the command, asked for by every mode, rotated, revoked,
+refused.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ UNKNOWN = "/executions/exec_000000000000"
 
 
 @pytest.fixture(scope="module")
-def keyed(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def keyed(
+    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A service that asks for keys: one of the environment, and those that a test makes."""
     url = f"{store_server.url.removesuffix('/0')}?db=4"
     with redis.Redis.from_url(store_server.url, db=4) as client:
@@ -44,7 +48,9 @@ def status_with(service: Service, key: str, path: str = UNKNOWN) -> int:
 
 def raw(service: Service, *lines: bytes, path: bytes = b"/api/v1/executions") -> tuple[int, bytes]:
     """A request with exactly these header lines: its status and the whole answer."""
-    head = b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: x", b"Connection: close", *lines, b"", b""])
+    head = b"\r\n".join(
+        [b"GET " + path + b" HTTP/1.1", b"Host: x", b"Connection: close", *lines, b"", b""]
+    )
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall(head)
         answer = b""
@@ -77,7 +83,9 @@ def test_a_key_works_in_either_header(keyed: Service, key: str) -> None:
         {"Authorization": "Basic x", "X-API-Key": ENV_KEY},
     ],
 )
-def test_what_is_no_valid_key_is_401_with_a_challenge(keyed: Service, headers: dict[str, str]) -> None:
+def test_what_is_no_valid_key_is_401_with_a_challenge(
+    keyed: Service, headers: dict[str, str]
+) -> None:
     for response in (
         keyed.get("/executions", headers=headers),
         keyed.post("/executions", json=GOOD, headers=headers),
@@ -93,9 +101,12 @@ def test_a_refused_client_may_send_its_whole_body_first(keyed: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["api_key=", "page=1&api-key=", "access_token=", "X-API-Key=", "anything=exkey_", "exkey_"]
+    "query",
+    ["api_key=", "page=1&api-key=", "access_token=", "X-API-Key=", "anything=exkey_", "exkey_"],
 )
-def test_a_key_in_the_address_is_refused_even_beside_a_right_one(keyed: Service, query: str) -> None:
+def test_a_key_in_the_address_is_refused_even_beside_a_right_one(
+    keyed: Service, query: str
+) -> None:
     url = f"/executions?{query}{ENV_KEY}"
     assert "address" in refusal(keyed.get(url), 401)["detail"]
     refusal(keyed.get(url, headers={"X-API-Key": ENV_KEY}), 401)
@@ -132,7 +143,8 @@ def test_bytes_that_are_not_ascii_are_no_key(keyed: Service, bytes_sent: bytes) 
 
 def test_a_key_may_do_what_its_scopes_say(keyed: Service) -> None:
     start, read, cancel = (
-        {"X-API-Key": keyed.add_key(f"only-{scope}", scope)} for scope in ("start", "read", "cancel")
+        {"X-API-Key": keyed.add_key(f"only-{scope}", scope)}
+        for scope in ("start", "read", "cancel")
     )
     id = keyed.post("/executions", json=GOOD, headers=start).json()["execution_id"]
     assert keyed.get(f"/executions/{id}", headers=read).json()["status"] == "pending"
@@ -143,7 +155,10 @@ def test_a_key_may_do_what_its_scopes_say(keyed: Service) -> None:
         (keyed.post(f"/executions/{id}/cancel", headers=read), "cancel"),
     ):
         assert repr(scope) in refusal(refused, 403)["detail"]
-    assert keyed.post(f"/executions/{id}/cancel", headers=cancel).json()["data"]["status"] == "cancelled"
+    assert (
+        keyed.post(f"/executions/{id}/cancel", headers=cancel).json()["data"]["status"]
+        == "cancelled"
+    )
 
 
 def test_two_keys_overlap_and_a_revoked_one_stops_within_two_seconds(keyed: Service) -> None:
@@ -160,7 +175,9 @@ def test_two_keys_overlap_and_a_revoked_one_stops_within_two_seconds(keyed: Serv
 
 
 def test_a_line_of_the_log_names_the_tenant_and_the_key_by_its_name(keyed: Service) -> None:
-    id = keyed.get("/executions/exec_0000000000logged", headers={"X-API-Key": ENV_KEY}).headers["X-Request-ID"]
+    id = keyed.get("/executions/exec_0000000000logged", headers={"X-API-Key": ENV_KEY}).headers[
+        "X-Request-ID"
+    ]
     [line] = [line for line in keyed.output("web").splitlines() if id in line]
     assert json.loads(line)["tenant"] == "acme"
     assert json.loads(line)["key_name"] == "API_KEYS[1]"
@@ -186,9 +203,17 @@ def test_the_commands_make_list_and_revoke(keyed: Service) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["add", "a b"], ["add", "a:b"], ["add", "x", "--tenant", "a:b"], ["add", "x", "--scopes", "write"], ["add"]],
+    [
+        ["add", "a b"],
+        ["add", "a:b"],
+        ["add", "x", "--tenant", "a:b"],
+        ["add", "x", "--scopes", "write"],
+        ["add"],
+    ],
 )
-def test_a_wrong_argument_is_refused_and_makes_nothing(keyed: Service, arguments: list[str]) -> None:
+def test_a_wrong_argument_is_refused_and_makes_nothing(
+    keyed: Service, arguments: list[str]
+) -> None:
     refused = keyed.flask("keys", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "Traceback" not in refused.stderr
@@ -206,7 +231,9 @@ def test_a_peer_with_too_many_wrong_keys_waits_and_costs_the_store_nothing(
     service = make_service(workers=0, AUTH="keys")
     right = service.add_key("right")
     assert status_with(service, right, "/executions") == 200
-    statuses = [status_with(service, f"wrong-{number}") for number in range(INVALID_KEYS_PER_MINUTE)]
+    statuses = [
+        status_with(service, f"wrong-{number}") for number in range(INVALID_KEYS_PER_MINUTE)
+    ]
     assert statuses == [401] * INVALID_KEYS_PER_MINUTE
     with redis.Redis.from_url(store_server.url, db=2) as client, client.monitor() as monitor:
         for number in range(50):
@@ -221,7 +248,9 @@ def test_a_peer_with_too_many_wrong_keys_waits_and_costs_the_store_nothing(
     assert status_with(service, right, "/executions") == 200
 
 
-def test_with_auth_keys_and_no_key_made_everything_is_refused(make_service: Callable[..., Service]) -> None:
+def test_with_auth_keys_and_no_key_made_everything_is_refused(
+    make_service: Callable[..., Service],
+) -> None:
     service = make_service(workers=0, AUTH="keys")
     assert service.get("/executions").status_code == 401
     assert status_with(service, ENV_KEY) == 401
@@ -236,7 +265,9 @@ def test_with_auth_off_nobody_looks_at_a_key(make_service: Callable[..., Service
     assert "Keys are only required if" in made.stderr
 
 
-def test_a_store_that_is_away_is_503_for_right_and_wrong_keys(make_service: Callable[..., Service]) -> None:
+def test_a_store_that_is_away_is_503_for_right_and_wrong_keys(
+    make_service: Callable[..., Service],
+) -> None:
     service = make_service(redis_url="redis://127.0.0.1:1/0", workers=0, API_KEYS=ENV_KEY)
     for key in (ENV_KEY, "wrong"):
         response = service.get("/executions", headers={"X-API-Key": key})
@@ -245,7 +276,9 @@ def test_a_store_that_is_away_is_503_for_right_and_wrong_keys(make_service: Call
     assert service.get("/executions").status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/openapi.json", "/docs", "/docs/", "/docs/swagger-ui.css"])
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/openapi.json", "/docs", "/docs/", "/docs/swagger-ui.css"]
+)
 def test_what_is_open_needs_no_key(keyed: Service, path: str) -> None:
     assert requests.get(keyed.url + path, timeout=10).status_code == 200
 
@@ -257,7 +290,9 @@ def test_the_description_says_where_a_key_is_needed(keyed: Service, service: Ser
         for method in {"get", "post", "put", "delete"} & path.keys():
             assert path[method]["security"] == [{"bearer": []}, {"api_key": []}]
             for status, code in (("401", "unauthorized"), ("403", "forbidden")):
-                example = path[method]["responses"][status]["content"]["application/problem+json"]["example"]
+                example = path[method]["responses"][status]["content"]["application/problem+json"][
+                    "example"
+                ]
                 assert example["code"] == code
             assert "Retry-After" in path[method]["responses"]["429"]["headers"]
     without = requests.get(f"{service.url}/openapi.json", timeout=10).json()

@@ -1,4 +1,6 @@
-"""Large requests and answers beside small ones: these are served on, and the large ones whole or not at all."""
+"""Large requests and answers beside small ones: these are served on, and the large ones whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +77,15 @@ def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values
     service = shared_service(workers=0)
     id = service.start("behaves", {"do": "echo"})
     values = [value] * (VALUES // (2 if isinstance(value, dict) else 1))
-    body = json.dumps({"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "values": values}})
-    headers, url = {"Content-Type": "application/json", "Idempotency-Key": "one"}, f"{service.url}/api/v1/executions"
-    with asked_meanwhile(service, f"/api/v1/executions/{id}") as took, ThreadPoolExecutor(8) as clients:
+    body = json.dumps(
+        {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "values": values}}
+    )
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "one"}
+    url = f"{service.url}/api/v1/executions"
+    with (
+        asked_meanwhile(service, f"/api/v1/executions/{id}") as took,
+        ThreadPoolExecutor(8) as clients,
+    ):
         until = time.monotonic() + 4
 
         def post() -> set[int]:
@@ -92,7 +100,9 @@ def test_a_status_does_not_wait_for_eight_clients_with_a_hundred_thousand_values
 
 
 @pytest.mark.parametrize(
-    "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
+    "text",
+    [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()],
+    ids=["noise", "packs well"],
 )
 def test_outputs_come_whole_however_well_they_are_packed(shared_service: Make, text: bytes) -> None:
     service = shared_service(workers=0)
@@ -102,7 +112,10 @@ def test_outputs_come_whole_however_well_they_are_packed(shared_service: Make, t
 
 def memory(process: psutil.Process) -> int:
     """What it holds, also in files that have no name."""
-    files = [Path(f"/proc/{process.pid}/fd/{number.name}") for number in Path(f"/proc/{process.pid}/fd").iterdir()]
+    files = [
+        Path(f"/proc/{process.pid}/fd/{number.name}")
+        for number in Path(f"/proc/{process.pid}/fd").iterdir()
+    ]
     unnamed = 0
     for file in files:
         with contextlib.suppress(OSError):
@@ -110,31 +123,45 @@ def memory(process: psutil.Process) -> int:
     return int(process.memory_info().rss) + unnamed
 
 
-def test_those_who_read_the_same_outputs_at_once_have_them_read_from_the_store_once(make_service: Make) -> None:
+def test_those_who_read_the_same_outputs_at_once_have_them_read_from_the_store_once(
+    make_service: Make,
+) -> None:
     service = make_service(workers=0)
     id = completed(service, OUTPUTS)
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client, contextlib.ExitStack() as stack:
         client.config_resetstat()
         for _ in range(20):
             reader = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            reader.sendall(f"GET /api/v1/executions/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            reader.sendall(
+                f"GET /api/v1/executions/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
             assert reader.recv(12) == b"HTTP/1.1 200"
         pieces = client.info("commandstats")["cmdstat_getrange"]["calls"]
-        assert 20 < pieces < 20 + 2 * len(OUTPUTS) / 2 / (256 * 1024)  # a look each, and the packed text once
+        assert (
+            20 < pieces < 20 + 2 * len(OUTPUTS) / 2 / (256 * 1024)
+        )  # a look each, and the packed text once
 
 
-def test_a_head_request_for_large_outputs_says_how_long_they_are_and_keeps_nothing(make_service: Make) -> None:
+def test_a_head_request_for_large_outputs_says_how_long_they_are_and_keeps_nothing(
+    make_service: Make,
+) -> None:
     service = make_service(workers=0)
     id = completed(service, OUTPUTS)
     [process] = psutil.Process(service.web.pid).children()
     whole = requests.get(f"{service.url}/api/v1/executions/{id}", timeout=60)
     for _ in range(20):  # more than may be held
         head = requests.head(f"{service.url}/api/v1/executions/{id}", timeout=60)
-        assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
+        assert (
+            head.headers["Content-Length"]
+            == whole.headers["Content-Length"]
+            == str(len(whole.content))
+        )
     assert memory(process) - process.memory_info().rss == 0
 
 
-def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(make_service: Make) -> None:
+def test_thirty_honest_reads_of_the_largest_outputs_come_whole_or_are_refused_at_once(
+    make_service: Make,
+) -> None:
     service = make_service(workers=0)
     id = completed(service, OUTPUTS)
 
@@ -174,7 +201,9 @@ def test_a_reader_of_two_hundred_kilobytes_a_second_is_no_slow_one_however_large
 
 
 @pytest.mark.parametrize(
-    "text", [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()], ids=["noise", "packs well"]
+    "text",
+    [OUTPUTS, json.dumps({"output": "x" * 15_000_000}).encode()],
+    ids=["noise", "packs well"],
 )
 def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_back(
     make_service: Make, text: bytes
@@ -188,7 +217,9 @@ def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_b
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", service.port))
-            client.sendall(f"GET /api/v1/executions/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            client.sendall(
+                f"GET /api/v1/executions/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            )
         most, until = 0, time.monotonic() + 7
         while time.monotonic() < until:
             most = max(most, memory(process))
@@ -202,7 +233,9 @@ def test_slow_readers_of_the_largest_outputs_hold_a_bounded_memory_and_give_it_b
     assert service.get(f"/executions/{id}").status_code == 200
 
 
-def test_outputs_of_another_tenant_are_not_read_however_large(make_service: Make, own_store: EmbeddedStore) -> None:
+def test_outputs_of_another_tenant_are_not_read_however_large(
+    make_service: Make, own_store: EmbeddedStore
+) -> None:
     service = make_service(own_store.url, workers=0)
     id = completed(service, OUTPUTS)
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:

@@ -1,4 +1,6 @@
-"""Limits, over HTTP and under parallel load: never one more than is allowed, and the caller is told."""
+"""Limits, over HTTP and under parallel load: never one more than is allowed, and the caller is
+told.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_nothing_is_limited_and_no_header_is_sent_unless_that_is_set(service: Se
     assert not {"RateLimit", "RateLimit-Policy", "Retry-After"} & set(answer.headers)
 
 
-def test_exactly_as_many_unfinished_executions_are_accepted_as_a_tenant_may_have(make_service: Make) -> None:
+def test_exactly_as_many_unfinished_executions_are_accepted_as_a_tenant_may_have(
+    make_service: Make,
+) -> None:
     service = make_service(workers=0, WEB_CONCURRENCY=2, MAX_UNFINISHED_PER_TENANT=25)
     answers = in_parallel(60, lambda: post(service))
     assert codes(answers) == {202: 25, 429: 35}
@@ -127,7 +131,9 @@ def test_exactly_as_many_starts_are_let_through_as_are_allowed(make_service: Mak
     assert total(service) == 20
     for answer in answers:
         assert answer.headers["RateLimit-Policy"] == '"start_execution-per-minute";q=20;w=60'
-        assert re.fullmatch(r'"start_execution-per-minute";r=\d+;t=\d+', answer.headers["RateLimit"])
+        assert re.fullmatch(
+            r'"start_execution-per-minute";r=\d+;t=\d+', answer.headers["RateLimit"]
+        )
         assert ("Retry-After" in answer.headers) == (answer.status_code == 429)
         if answer.status_code == 429:
             assert refusal(answer, 429)["code"] == "rate_limited"
@@ -157,9 +163,10 @@ def test_polling_and_cancelling_go_on_for_one_who_may_start_no_more(make_service
 def test_reads_and_cancels_may_be_limited_too(make_service: Make) -> None:
     service = make_service(workers=0, RATE_LIMIT_READ="3/hour", RATE_LIMIT_CANCEL="2/hour")
     id = post(service).json()["execution_id"]
-    assert [requests.options(f"{service.url}/api/v1/executions/{id}", timeout=30).status_code for _ in range(4)] == [
-        200
-    ] * 4
+    assert [
+        requests.options(f"{service.url}/api/v1/executions/{id}", timeout=30).status_code
+        for _ in range(4)
+    ] == [200] * 4
     assert [service.get(f"/executions/{id}").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.get("/executions").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [service.cancel(id).status_code for _ in range(3)] == [200, 200, 429]
@@ -168,7 +175,11 @@ def test_reads_and_cancels_may_be_limited_too(make_service: Make) -> None:
 
 def test_a_repeated_start_is_answered_whatever_limit_is_reached(make_service: Make) -> None:
     service = make_service(
-        workers=0, RATE_LIMIT_START="1/hour", MAX_UNFINISHED_PER_TENANT=1, MAX_QUEUE_LENGTH=1, MAX_QUEUE_AGE=0.001
+        workers=0,
+        RATE_LIMIT_START="1/hour",
+        MAX_UNFINISHED_PER_TENANT=1,
+        MAX_QUEUE_LENGTH=1,
+        MAX_QUEUE_AGE=0.001,
     )
     first = post(service, **{"Idempotency-Key": "mine"})
     assert first.status_code == 202
@@ -186,11 +197,17 @@ def test_a_repeated_retry_is_answered_whatever_limit_is_reached(make_service: Ma
     service = make_service(workers=0, RATE_LIMIT_START="2/hour")
     id = post(service).json()["execution_id"]
     service.cancel(id)
-    answers = [service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "mine"}) for _ in range(3)]
+    answers = [
+        service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "mine"})
+        for _ in range(3)
+    ]
     assert [(each.status_code, each.content) for each in answers] == [(202, answers[0].content)] * 3
     assert answers[2].headers["Idempotency-Replayed"] == "true"
     assert answers[2].json()["retry_of"] == id
-    assert service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "new"}).status_code == 429
+    assert (
+        service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "new"}).status_code
+        == 429
+    )
 
 
 def test_limited_endpoints_answer_503_within_two_seconds_while_the_store_is_away(
@@ -202,7 +219,9 @@ def test_limited_endpoints_answer_503_within_two_seconds_while_the_store_is_away
         assert post(service).status_code == 202
         for mode in ("cut", "blackhole"):
             proxy.mode = mode  # type: ignore[assignment]
-            for answer in in_parallel(20, lambda: post(service)) + in_parallel(20, lambda: get(service)):
+            for answer in in_parallel(20, lambda: post(service)) + in_parallel(
+                20, lambda: get(service)
+            ):
                 assert refusal(answer, 503)["code"] == "store_unavailable"
                 assert answer.elapsed.total_seconds() < within(2)
             proxy.mode = "pass"
@@ -216,7 +235,11 @@ def test_a_full_store_counts_nothing_so_that_limited_reads_and_cancels_go_on(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:
     service = make_service(
-        own_store.url, workers=0, RATE_LIMIT_START="9/hour", RATE_LIMIT_READ="900/hour", RATE_LIMIT_CANCEL="9/hour"
+        own_store.url,
+        workers=0,
+        RATE_LIMIT_START="9/hour",
+        RATE_LIMIT_READ="900/hour",
+        RATE_LIMIT_CANCEL="9/hour",
     )
     id = post(service).json()["execution_id"]
     with redis.Redis.from_url(own_store.url) as client:
@@ -231,7 +254,10 @@ def test_retries_with_an_empty_body_do_not_fill_the_store(make_service: Make) ->
     inputs = {"text": os.urandom(200_000).hex()}
     id = service.start("behaves", inputs)
     service.cancel(id)
-    answers = in_parallel(20, lambda: requests.post(f"{service.url}/api/v1/executions/{id}/retry", json={}, timeout=30))
+    answers = in_parallel(
+        20,
+        lambda: requests.post(f"{service.url}/api/v1/executions/{id}/retry", json={}, timeout=30),
+    )
     assert set(codes(answers)) == {202, 429}
     assert 1 <= codes(answers)[202] <= 4
     refused = next(answer for answer in answers if answer.status_code == 429)

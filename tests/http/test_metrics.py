@@ -33,10 +33,16 @@ class Metrics:
     """A scrape. `metrics("name", label="value")` is the sum of all samples with these labels."""
 
     def __init__(self, text: str):
-        self.samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        self.samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
 
     def __call__(self, name: str, **labels: str) -> float:
-        return sum(each.value for each in self.samples if each.name == name and labels.items() <= each.labels.items())
+        return sum(
+            each.value
+            for each in self.samples
+            if each.name == name and labels.items() <= each.labels.items()
+        )
 
 
 def scrape(service: Service) -> Metrics:
@@ -64,24 +70,44 @@ def test_metrics_are_exact_after_every_kind_of_ending_on_three_workers_and_two_w
     make_service: Callable[..., Service], model: ModelServer
 ) -> None:
     service = make_service(
-        workers=3, WEB_CONCURRENCY=2, WORKER_PROCESSES=2, LEASE=3, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="x"
+        workers=3,
+        WEB_CONCURRENCY=2,
+        WORKER_PROCESSES=2,
+        LEASE=3,
+        OPENAI_BASE_URL=model.url,
+        OPENAI_API_KEY="x",
     )
-    ready = until(service, lambda shown: shown("execution_worker_slots") == 3 * (100 + 2))  # as children become ready
-    assert (ready("execution_workers"), ready("execution_worker_slots", queue="threads")) == (6, 300)
+    ready = until(
+        service, lambda shown: shown("execution_worker_slots") == 3 * (100 + 2)
+    )  # as children become ready
+    assert (ready("execution_workers"), ready("execution_worker_slots", queue="threads")) == (
+        6,
+        300,
+    )
     retry = {"retries": {"max": 1, "backoff_seconds": [0.1]}}
     ids = [service.start("behaves", {"do": "echo", "text": str(number)}) for number in range(40)]
     ids += [service.start("relay", {"first": {}, "second": {}}, type="pipeline") for _ in range(3)]
     ids += [service.start("behaves", {"do": "fail"}) for _ in range(5)]
-    ids += [service.start("behaves", {"do": "fail_until", "attempt": 2}, config=retry) for _ in range(4)]
+    ids += [
+        service.start("behaves", {"do": "fail_until", "attempt": 2}, config=retry) for _ in range(4)
+    ]
     ids += [service.start("behaves", {"do": "kill", "until_attempt": 2}) for _ in range(3)]
     ids += [service.start("behaves", {"do": "kill"}, config={"max_attempts": 1}) for _ in range(2)]
-    stopped = [service.start("behaves", {"do": "listen", "seconds": 60}, config={"flow_id": "thread"}) for _ in "123"]
+    stopped = [
+        service.start("behaves", {"do": "listen", "seconds": 60}, config={"flow_id": "thread"})
+        for _ in "123"
+    ]
     for id in stopped:
         service.until(id, "running")
         assert service.cancel(id).status_code == 200
     for id in ids:
         service.ended(id, seconds=60)
-    assert requests.get(f"{service.url}/api/v1/executions/exec_nothinglikethis", timeout=30).status_code == 404
+    assert (
+        requests.get(
+            f"{service.url}/api/v1/executions/exec_nothinglikethis", timeout=30
+        ).status_code
+        == 404
+    )
     assert requests.put(f"{service.url}/nowhere/at/all", timeout=30).status_code == 404
 
     def everything_is_told(metrics: Metrics) -> bool:
@@ -96,7 +122,11 @@ def test_metrics_are_exact_after_every_kind_of_ending_on_three_workers_and_two_w
     assert metrics("executions_ended_total", target="behaves", status="cancelled") == 3
     assert metrics("executions_ended_total", target="relay", status="completed") == 3
     assert metrics("executions_ended_total") == metrics("execution_run_seconds_count") == 60
-    assert metrics("execution_wait_seconds_count") == metrics("execution_wait_seconds_bucket", le="+Inf") == 60
+    assert (
+        metrics("execution_wait_seconds_count")
+        == metrics("execution_wait_seconds_bucket", le="+Inf")
+        == 60
+    )
     assert metrics("execution_attempts_total", outcome="retried") == 4
     assert metrics("execution_attempts_total", outcome="lost") == 3 + 2
     assert metrics("execution_attempts_total", outcome="handed_back") == 0
@@ -113,12 +143,18 @@ def test_model_calls_are_counted_by_model_with_tokens_errors_and_retries(
     make_service: Callable[..., Service], model: ModelServer
 ) -> None:
     service = make_service(
-        OPENAI_BASE_URL=model.url, OPENAI_API_KEY="x", OPENAI_MODEL_NAME="tiny:8b", MODEL_MAX_RETRIES=1
+        OPENAI_BASE_URL=model.url,
+        OPENAI_API_KEY="x",
+        OPENAI_MODEL_NAME="tiny:8b",
+        MODEL_MAX_RETRIES=1,
     )
     ask = {"do": "complete", "text": "?"}
     once = Answer("busy", 500, {"Retry-After-Ms": "10"})
     model.play("one", "two", once, "three", once, once, Answer("no", 400))
-    assert [service.run("behaves", ask)["status"] for _ in range(5)] == [*["completed"] * 3, *["failed"] * 2]
+    assert [service.run("behaves", ask)["status"] for _ in range(5)] == [
+        *["completed"] * 3,
+        *["failed"] * 2,
+    ]
     service.run("behaves", ask, config={"model_override": "somebody's own"})
     metrics = until(service, lambda each: each("model_calls_total") == 6)
     assert metrics("model_calls_total", model="tiny:8b") == 5
@@ -134,7 +170,9 @@ def test_model_calls_are_counted_by_model_with_tokens_errors_and_retries(
 def test_a_worker_and_a_web_process_that_stop_tell_what_they_counted_last(
     make_service: Callable[..., Service], model: ModelServer
 ) -> None:
-    service = make_service(LEASE=600, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="x")  # nothing is told meanwhile
+    service = make_service(
+        LEASE=600, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="x"
+    )  # nothing is told meanwhile
     service.run("behaves", {"do": "complete", "text": "?"})
     assert service.web is not None
     service.http.close()
@@ -204,7 +242,14 @@ def test_a_transition_that_is_repeated_counts_once(redis_client: redis.Redis) ->
         driver.store.cancel(id, "default")
     counts = Statistics(redis_client, Settings()).read().counts
     assert counts["c:agent:echo"] == 1
-    assert sum(amount for field, amount in counts.items() if field.startswith("r:") and ":sum" not in field) == 1
+    assert (
+        sum(
+            amount
+            for field, amount in counts.items()
+            if field.startswith("r:") and ":sum" not in field
+        )
+        == 1
+    )
     assert not [field for field in counts if field.startswith(("a:", "x:"))]
 
 
@@ -216,7 +261,14 @@ def test_the_first_start_alone_is_a_wait_also_after_a_hand_back(redis_client: re
         driver.release(id, token, how)
         driver.let_delays_be_over()
     counts = Statistics(redis_client, Settings()).read().counts
-    assert sum(amount for field, amount in counts.items() if field.startswith("w:") and ":sum" not in field) == 1
+    assert (
+        sum(
+            amount
+            for field, amount in counts.items()
+            if field.startswith("w:") and ":sum" not in field
+        )
+        == 1
+    )
     assert [counts[f"a:{how}"] for how in ("handed_back", "retried", "lost")] == [1, 1, 1]
 
 
@@ -242,10 +294,14 @@ def test_the_oldest_of_a_queue_is_seen_behind_what_was_moved_up(redis_client: re
     driver.release(handed_back, token)
     state = Statistics(redis_client, Settings()).read().queues["processes"]
     assert state.length == 2
-    assert 0.1 <= state.oldest_seconds < 0.2  # the second one's: the first has waited only since it is back
+    assert (
+        0.1 <= state.oldest_seconds < 0.2
+    )  # the second one's: the first has waited only since it is back
 
 
-def test_what_somebody_else_wrote_among_the_counters_is_passed_over(redis_client: redis.Redis) -> None:
+def test_what_somebody_else_wrote_among_the_counters_is_passed_over(
+    redis_client: redis.Redis,
+) -> None:
     driver = Driver(redis_client)
     driver.submit()
     driver.note_worker("processes", "w1", "1/2")
@@ -272,10 +328,14 @@ def test_python_and_the_scripts_have_the_same_buckets() -> None:
 
 
 @pytest.mark.parametrize("took_ms", [600, 6000, BOUNDS_MS[-1] + 1])
-def test_a_duration_falls_into_the_same_bucket_in_both(redis_client: redis.Redis, took_ms: int) -> None:
+def test_a_duration_falls_into_the_same_bucket_in_both(
+    redis_client: redis.Redis, took_ms: int
+) -> None:
     driver = Driver(redis_client)
     id = driver.submit()
-    created_at = read_time(redis_client.hget(f"rq:job:{id}", "created_at") or b"") - timedelta(milliseconds=took_ms)
+    created_at = read_time(redis_client.hget(f"rq:job:{id}", "created_at") or b"") - timedelta(
+        milliseconds=took_ms
+    )
     times = dict.fromkeys(("created_at", "enqueued_at"), utcformat(created_at))
     redis_client.hset(f"rq:job:{id}", mapping=times)
     driver.claim()

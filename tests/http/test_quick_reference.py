@@ -44,12 +44,20 @@ def test_the_quick_start_gives_a_real_summary(here: Callable[[str], str]) -> Non
 def test_the_helper_functions_do_what_they_say(helpers: dict[str, Any]) -> None:
     id = helpers["start_execution"]("agent", "mem_l1_summarizer", {"text": "Test input"})
     assert helpers["wait_for_completion"](id, poll_interval=0.01)["status"] == "completed"
-    running = helpers["start_execution"]("agent", "behaves", {"do": "listen", "seconds": 30}, {"flow_id": "thread"})
+    running = helpers["start_execution"](
+        "agent", "behaves", {"do": "listen", "seconds": 30}, {"flow_id": "thread"}
+    )
     assert helpers["cancel_execution"](running)["data"]["status"] == "cancelled"
 
 
-def test_wait_with_progress(helpers: dict[str, Any], here: Callable[[str], str], capsys: Any) -> None:
-    block = here(WAIT_WITH_PROGRESS).replace('"my_pipeline"', '"relay"').replace("sleep(1)", "sleep(0.05)")
+def test_wait_with_progress(
+    helpers: dict[str, Any], here: Callable[[str], str], capsys: Any
+) -> None:
+    block = (
+        here(WAIT_WITH_PROGRESS)
+        .replace('"my_pipeline"', '"relay"')
+        .replace("sleep(1)", "sleep(0.05)")
+    )
     helpers["inputs"] = {"first": {"seconds": 0.3}, "second": {"seconds": 0.6}}
     exec(block, helpers)
     assert helpers["status"]["status"] == "completed"
@@ -72,7 +80,12 @@ def test_batch_processing(helpers: dict[str, Any], here: Callable[[str], str]) -
     ],
 )
 def test_error_handling(
-    helpers: dict[str, Any], here: Callable[[str], str], capsys: Any, inputs: Any, timeout: str, said: str | None
+    helpers: dict[str, Any],
+    here: Callable[[str], str],
+    capsys: Any,
+    inputs: Any,
+    timeout: str,
+    said: str | None,
 ) -> None:
     block = here(ERROR_HANDLING).replace("timeout=60", f"timeout={timeout}")
     block = block.replace('"my_agent"', '"behaves"' if inputs else '"nobody"')
@@ -85,16 +98,24 @@ def test_error_handling(
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.split("\n")[0][:40])
-def test_curl_calls(service: Service, here: Callable[[str], str], block: str, tmp_path: Path) -> None:
+def test_curl_calls(
+    service: Service, here: Callable[[str], str], block: str, tmp_path: Path
+) -> None:
     """As written; the status of a made-up id is 404, as the reference's table of codes says."""
     if "exec_abc123/cancel" in block:
-        block = block.replace("exec_abc123", service.start("behaves", {"do": "listen", "seconds": 30}))
+        block = block.replace(
+            "exec_abc123", service.start("behaves", {"do": "listen", "seconds": 30})
+        )
     commands = [each for each in re.split(r"\n(?=curl|#)", here(block)) if each.startswith("curl")]
     assert commands
     for command in commands:
-        # A shell reads an unquoted `&` as its own: the reference's last example then asks for page 1 alone.
+        # A shell reads an unquoted `&` as its own: the reference's last example then asks for page
+        # 1 alone.
         done = subprocess.run(
-            ["bash", "-c", command.replace("curl", "curl -s", 1) + "; wait"], capture_output=True, text=True, timeout=30
+            ["bash", "-c", command.replace("curl", "curl -s", 1) + "; wait"],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         body = json.loads(done.stdout)
         if "exec_abc123" in command:

@@ -1,4 +1,6 @@
-"""What no well-behaved client sends, over a raw socket to a real gunicorn: each gets a plain refusal, in time."""
+"""What no well-behaved client sends, over a raw socket to a real gunicorn: each gets a plain
+refusal, in time.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ SLOW_CLIENTS = 50
 
 @contextlib.contextmanager
 def connected(service: Service) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", service.port), timeout=CLOSED_SECONDS) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", service.port), timeout=CLOSED_SECONDS
+    ) as connection:
         yield connection
 
 
@@ -54,7 +58,9 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-def get(*lines: bytes, path: bytes = LIST, version: bytes = b"HTTP/1.1", method: bytes = b"GET") -> bytes:
+def get(
+    *lines: bytes, path: bytes = LIST, version: bytes = b"HTTP/1.1", method: bytes = b"GET"
+) -> bytes:
     head = [method + b" " + path + b" " + version, b"Host: localhost", *lines, b"Connection: close"]
     return b"\r\n".join(head) + b"\r\n\r\n"
 
@@ -66,9 +72,19 @@ def post(*lines: bytes, body: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("request_bytes", "statuses"),
     [
-        pytest.param(post(b"Content-Length: 2", b"Transfer-Encoding: chunked", body=b"{}"), {400}, id="1-both-lengths"),
-        pytest.param(post(b"Content-Length: 2", b"Content-Length: 3", body=b"{}"), {400}, id="2-two-lengths"),
-        pytest.param(post(b"Content-Length: 2", b"Content-Length: 2", body=b"{}"), {400}, id="2-one-length-twice"),
+        pytest.param(
+            post(b"Content-Length: 2", b"Transfer-Encoding: chunked", body=b"{}"),
+            {400},
+            id="1-both-lengths",
+        ),
+        pytest.param(
+            post(b"Content-Length: 2", b"Content-Length: 3", body=b"{}"), {400}, id="2-two-lengths"
+        ),
+        pytest.param(
+            post(b"Content-Length: 2", b"Content-Length: 2", body=b"{}"),
+            {400},
+            id="2-one-length-twice",
+        ),
         pytest.param(post(b"Content-Length: 2, 2", body=b"{}"), {400}, id="2-list-of-lengths"),
         pytest.param(post(b"Content-Length: +2", body=b"{}"), {400}, id="2-signed-length"),
         pytest.param(post(b"Content-Length: -1"), {400}, id="2-negative-length"),
@@ -82,19 +98,29 @@ def post(*lines: bytes, body: bytes = b"") -> bytes:
         pytest.param(get(path=LIST + b"\x00"), {400}, id="6-nul-in-path"),
         pytest.param(get().replace(b"\r\n", b"\n"), {400}, id="6-bare-line-feeds"),
         pytest.param(get().replace(b"\r\n", b"\n", 1), {400}, id="6-one-bare-line-feed"),
-        pytest.param(b"GET " + LIST + b" HTTP/1.1\r\nConnection: close\r\n\r\n", {400}, id="7-no-host"),
+        pytest.param(
+            b"GET " + LIST + b" HTTP/1.1\r\nConnection: close\r\n\r\n", {400}, id="7-no-host"
+        ),
         pytest.param(get(version=b"HTTP/9.9"), {400}, id="10-version"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}, id="10-http2-preface"),
         pytest.param(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get(), {400}, id="10-proxy-line"),
         pytest.param(get(path=b"/" + b"a" * 4094), {414}, id="13-long-line"),
         pytest.param(b"GET /" + b"a" * 9000, {414}, id="13-long-line-without-end"),
-        pytest.param(get(*(b"X-%d: 1" % number for number in range(70))), {431}, id="13-many-headers"),
+        pytest.param(
+            get(*(b"X-%d: 1" % number for number in range(70))), {431}, id="13-many-headers"
+        ),
         pytest.param(get(b"X-Long: " + b"a" * 8200), {431}, id="13-long-header"),
         pytest.param(get(b"X-A: " + b"a" * 8000), {200}, id="13-headers-within-the-limits"),
         pytest.param(get(method=b"get"), {400}, id="15-lower-case-method"),
         pytest.param(get(b"Expect: bogus"), {417}, id="17-expectation"),
-        pytest.param(post(b"Transfer-Encoding: chunked", body=b"xyz\r\n"), {400}, id="chunk-size-is-no-number"),
-        pytest.param(post(b"Transfer-Encoding: chunked", body=b"-5\r\n"), {400}, id="chunk-size-is-negative"),
+        pytest.param(
+            post(b"Transfer-Encoding: chunked", body=b"xyz\r\n"),
+            {400},
+            id="chunk-size-is-no-number",
+        ),
+        pytest.param(
+            post(b"Transfer-Encoding: chunked", body=b"-5\r\n"), {400}, id="chunk-size-is-negative"
+        ),
         pytest.param(b"\r\n\r\n", {400}, id="nothing-but-line-ends"),
     ],
 )
@@ -119,7 +145,9 @@ def test_an_unknown_method_is_405_with_those_allowed(service: Service, method: b
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS"])
-def test_head_and_options_are_answered_and_other_origins_get_no_permission(service: Service, method: bytes) -> None:
+def test_head_and_options_are_answered_and_other_origins_get_no_permission(
+    service: Service, method: bytes
+) -> None:
     """Row 16."""
     answer = answer_to(service, get(b"Origin: http://elsewhere.example", method=method))
     assert status_of(answer) in (200, 204)
@@ -127,7 +155,9 @@ def test_head_and_options_are_answered_and_other_origins_get_no_permission(servi
 
 
 @pytest.mark.parametrize("path", [b"/healthz", b"/docs", LIST])
-def test_a_target_with_another_host_never_comes_back_in_the_answer(service: Service, path: bytes) -> None:
+def test_a_target_with_another_host_never_comes_back_in_the_answer(
+    service: Service, path: bytes
+) -> None:
     """Row 9."""
     answer = answer_to(service, get(path=b"http://evil.example" + path))
     assert status_of(answer) in (200, 301, 308, 400)
@@ -154,7 +184,9 @@ def test_a_body_over_the_limit_is_413_as_a_problem_and_the_client_lives_to_read_
     body = b'"' + b"x" * (LIMIT_BYTES + more_bytes - 2) + b'"'
     parts = [body[at : at + 60_000] for at in range(0, len(body), 60_000)]
     how, sent = (
-        (b"Transfer-Encoding: chunked", chunks(*parts)) if chunked else (b"Content-Length: %d" % len(body), body)
+        (b"Transfer-Encoding: chunked", chunks(*parts))
+        if chunked
+        else (b"Content-Length: %d" % len(body), body)
     )
     try:
         answer = answer_to(service, post(how), sent)
@@ -167,11 +199,18 @@ def test_a_body_over_the_limit_is_413_as_a_problem_and_the_client_lives_to_read_
 
 
 def test_a_body_of_exactly_the_limit_is_read_whatever_its_pieces(service: Service) -> None:
-    start = {"type": "agent", "target_id": "behaves", "inputs": {"do": "echo", "x": "x" * 512 * 1024, "y": ""}}
+    start = {
+        "type": "agent",
+        "target_id": "behaves",
+        "inputs": {"do": "echo", "x": "x" * 512 * 1024, "y": ""},
+    }
     start["inputs"]["y"] = "x" * (LIMIT_BYTES - len(json.dumps(start)))  # type: ignore[index]
     body = json.dumps(start).encode()
     assert len(body) == LIMIT_BYTES
-    assert status_of(answer_to(service, post(b"Content-Length: %d" % len(body)), body[:7], body[7:])) == 202
+    assert (
+        status_of(answer_to(service, post(b"Content-Length: %d" % len(body)), body[:7], body[7:]))
+        == 202
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 3, 60, 200, 240])
@@ -199,7 +238,11 @@ def test_a_packed_body_is_501_however_it_arrives(service: Service, at_once: bool
 
 def test_a_body_behind_an_unclear_length_is_never_taken_for_a_request(service: Service) -> None:
     hidden = get(path=b"/healthz")
-    for how in (b"Content-Length : %d" % len(hidden), b"Content-Length: %d, 0" % len(hidden), b"Content-Length: 0x9"):
+    for how in (
+        b"Content-Length : %d" % len(hidden),
+        b"Content-Length: %d, 0" % len(hidden),
+        b"Content-Length: 0x9",
+    ):
         answer = answer_to(service, post(how).replace(b"Connection: close\r\n", b"") + hidden)
         assert answer.count(b"HTTP/1.1 ") == 1
         assert status_of(answer) == 400
@@ -214,11 +257,15 @@ def test_a_client_that_asks_first_is_told_to_go_on_once(service: Service) -> Non
         assert status_of(connection.recv(65536)) == 202
 
 
-def test_a_client_that_asks_right_behind_another_request_is_told_to_go_on_after_its_answer(service: Service) -> None:
+def test_a_client_that_asks_right_behind_another_request_is_told_to_go_on_after_its_answer(
+    service: Service,
+) -> None:
     body = b'{"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Test"}}'
     before = get(path=b"/healthz").replace(b"Connection: close\r\n", b"")
     with connected(service) as connection:
-        connection.sendall(before + post(b"Expect: 100-continue", b"Content-Length: %d" % len(body)))
+        connection.sendall(
+            before + post(b"Expect: 100-continue", b"Content-Length: %d" % len(body))
+        )
         answer = b""
         while not answer.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
             piece = connection.recv(65536)
@@ -229,9 +276,13 @@ def test_a_client_that_asks_right_behind_another_request_is_told_to_go_on_after_
         assert status_of(connection.recv(65536)) == 202
 
 
-def test_an_old_client_that_asks_first_gets_no_answer_that_it_does_not_know(service: Service) -> None:
+def test_an_old_client_that_asks_first_gets_no_answer_that_it_does_not_know(
+    service: Service,
+) -> None:
     body = b'{"type": "agent", "target_id": "mem_l1_summarizer", "inputs": {"text": "Test"}}'
-    asking = post(b"Expect: 100-continue", b"Content-Length: %d" % len(body)).replace(b"HTTP/1.1", b"HTTP/1.0")
+    asking = post(b"Expect: 100-continue", b"Content-Length: %d" % len(body)).replace(
+        b"HTTP/1.1", b"HTTP/1.0"
+    )
     with connected(service) as connection:
         connection.sendall(asking)
         time.sleep(0.1)
@@ -239,13 +290,22 @@ def test_an_old_client_that_asks_first_gets_no_answer_that_it_does_not_know(serv
         assert connection.recv(65536).startswith(b"HTTP/1.0 202 ")
 
 
-def test_a_client_that_asks_first_whether_it_may_send_too_much_is_refused_at_once(service: Service) -> None:
+def test_a_client_that_asks_first_whether_it_may_send_too_much_is_refused_at_once(
+    service: Service,
+) -> None:
     began = time.monotonic()
-    assert status_of(answer_to(service, post(b"Expect: 100-continue", b"Content-Length: 2000000"))) == 413
+    assert (
+        status_of(answer_to(service, post(b"Expect: 100-continue", b"Content-Length: 2000000")))
+        == 413
+    )
     assert time.monotonic() - began < within(5)
 
 
-TLS_HELLO = bytes.fromhex("160301006c010000680303") + bytes(range(32, 96)) + b"\x00\x20\x13\x02\x13\x03\x13\x01"
+TLS_HELLO = (
+    bytes.fromhex("160301006c010000680303")
+    + bytes(range(32, 96))
+    + b"\x00\x20\x13\x02\x13\x03\x13\x01"
+)
 
 SLOW = {
     "11-tls-hello": (TLS_HELLO, b""),
@@ -260,7 +320,9 @@ SLOW = {
 
 
 def lifetime(service: Service, beginning: bytes, drip: bytes) -> Callable[[], float]:
-    """A slow client in a thread of its own; the function waits for its end and says after how many seconds."""
+    """A slow client in a thread of its own; the function waits for its end and says after how many
+    seconds.
+    """
     ended = [0.0]
 
     def live() -> None:
@@ -305,7 +367,9 @@ def test_clients_that_were_refused_and_stay_disturb_nobody(service: Service) -> 
             connection = stack.enter_context(connected(service))
             connection.sendall(get(version=b"HTTP/9.9"))
             connection.sendall(b"more")
-        assert requests.get(f"{service.url}/healthz", timeout=50).elapsed.total_seconds() < within(1)
+        assert requests.get(f"{service.url}/healthz", timeout=50).elapsed.total_seconds() < within(
+            1
+        )
 
 
 CROWD = {
@@ -329,7 +393,9 @@ def test_a_thousand_slow_clients_keep_nobody_waiting_and_lose_their_connections(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", service.port))
             client.sendall(beginning)
-        assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200  # behind a thousand requests
+        assert (
+            requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
+        )  # behind a thousand requests
         took = []
         for _ in range(20):
             for client in crowd[::7]:
@@ -340,7 +406,8 @@ def test_a_thousand_slow_clients_keep_nobody_waiting_and_lose_their_connections(
             took.append(time.monotonic() - began)
             time.sleep(0.1)
         assert statistics.median(took) < within(1)
-        ports, deadline = {each.getsockname()[1] for each in crowd}, time.monotonic() + 6 * CLOSED_SECONDS
+        ports = {each.getsockname()[1] for each in crowd}
+        deadline = time.monotonic() + 6 * CLOSED_SECONDS
         while ports & peers_of(service):
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -404,12 +471,24 @@ def test_bodies_without_their_last_byte_hold_a_bounded_memory_and_give_it_back(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_connection_whose_body_nobody_read_takes_the_next_request(service: Service, chunked: bool) -> None:
-    """It was not said that it would close: a client that comes back to it at once must not find it closed."""
+def test_a_connection_whose_body_nobody_read_takes_the_next_request(
+    service: Service, chunked: bool
+) -> None:
+    """It was not said that it would close: a client that comes back to it at once must not find it
+    closed.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=CLOSED_SECONDS)
     with contextlib.closing(connection):
-        for method, body, status in (("POST", b"x" * (LIMIT_BYTES // 2), 405), ("GET", None, 404)) * 3:
-            connection.request(method, ONE.decode(), iter([body]) if body and chunked else body, encode_chunked=chunked)
+        for method, body, status in (
+            ("POST", b"x" * (LIMIT_BYTES // 2), 405),
+            ("GET", None, 404),
+        ) * 3:
+            connection.request(
+                method,
+                ONE.decode(),
+                iter([body]) if body and chunked else body,
+                encode_chunked=chunked,
+            )
             response = connection.getresponse()
             response.read()
             assert (response.status, response.will_close) == (status, False)
@@ -419,10 +498,17 @@ def peers_of(service: Service) -> set[int]:
     """The ports of the clients to whom a web process holds a connection."""
     assert service.web is not None
     processes = psutil.Process(service.web.pid).children()
-    return {each.raddr.port for process in processes for each in process.net_connections("tcp4") if each.raddr}
+    return {
+        each.raddr.port
+        for process in processes
+        for each in process.net_connections("tcp4")
+        if each.raddr
+    }
 
 
-def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[..., Service]) -> None:
+def test_more_clients_than_files_wait_and_end_no_process(
+    make_service: Callable[..., Service],
+) -> None:
     service = make_service(workers=0)
     assert service.get("/executions").status_code == 200  # it is connected to the store
     [process] = psutil.Process(service.web.pid).children()
@@ -441,7 +527,9 @@ def test_more_clients_than_files_wait_and_end_no_process(make_service: Callable[
     assert "exited" not in service.output("web")
 
 
-def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Callable[..., Service]) -> None:
+def test_a_full_process_says_with_each_answer_that_it_closes(
+    make_service: Callable[..., Service],
+) -> None:
     """Clients that come back at once, again and again, would keep all others out."""
     service = make_service(workers=0, GUNICORN_CMD_ARGS="--worker-connections 6")
     with contextlib.ExitStack() as stack:
@@ -462,7 +550,9 @@ def test_a_full_process_says_with_each_answer_that_it_closes(make_service: Calla
         assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
 
 
-def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_service: Callable[..., Service]) -> None:
+def test_a_web_process_may_have_as_many_files_as_it_takes_connections(
+    make_service: Callable[..., Service],
+) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
@@ -475,7 +565,9 @@ def test_a_web_process_may_have_as_many_files_as_it_takes_connections(make_servi
 
 
 def test_a_client_that_does_not_read_its_answer_loses_its_connection(service: Service) -> None:
-    """More answers than the buffers between hold, asked for in one go; the connection ends, and the log is quiet."""
+    """More answers than the buffers between hold, asked for in one go; the connection ends, and the
+    log is quiet.
+    """
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", service.port))
@@ -491,7 +583,9 @@ def test_a_client_that_does_not_read_its_answer_loses_its_connection(service: Se
     assert "Socket error processing request" not in service.output("web")
 
 
-def test_clients_that_take_their_answers_in_drips_disturb_nobody(make_service: Callable[..., Service]) -> None:
+def test_clients_that_take_their_answers_in_drips_disturb_nobody(
+    make_service: Callable[..., Service],
+) -> None:
     """Each has more answers than the buffers between hold."""
     service = make_service(workers=0)
     clients = [socket.socket() for _ in range(32)]
@@ -504,7 +598,9 @@ def test_clients_that_take_their_answers_in_drips_disturb_nobody(make_service: C
         deadline = time.monotonic() + 6
         while time.monotonic() < deadline:
             for client in clients:
-                client.recv(1024, socket.MSG_DONTWAIT) if select.select([client], [], [], 0)[0] else None
+                client.recv(1024, socket.MSG_DONTWAIT) if select.select([client], [], [], 0)[
+                    0
+                ] else None
             began = time.monotonic()
             assert requests.get(f"{service.url}/healthz", timeout=50).status_code == 200
             assert time.monotonic() - began < within(1)
@@ -532,7 +628,9 @@ def test_a_large_answer_reaches_a_client_that_takes_its_time(service: Service) -
     assert answer.endswith(b'{"status": "ok"}')
 
 
-def breaks_off(environ: dict[str, object], start_response: Callable[..., object]) -> Iterator[bytes]:
+def breaks_off(
+    environ: dict[str, object], start_response: Callable[..., object]
+) -> Iterator[bytes]:
     """An application whose answer ends in an error after its first half."""
     start_response("200 OK", [("Content-Length", "8")])
     yield b"half"
@@ -544,9 +642,19 @@ def breaks_off(environ: dict[str, object], start_response: Callable[..., object]
 def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
     port = free_port()
     options = ["-k", "app.web.worker.LoopWorker", "--no-control-socket", "-b", f"127.0.0.1:{port}"]
-    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, *options, "tests.http.test_raw_http:breaks_off"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        os.devnull,
+        *options,
+        "tests.http.test_raw_http:breaks_off",
+    ]
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent)
+        server = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent
+        )
     try:
         deadline = time.monotonic() + 60
         while True:

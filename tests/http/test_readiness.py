@@ -1,4 +1,6 @@
-"""`/readyz`: green when an execution that is started now would be kept and run, else it says why not."""
+"""`/readyz`: green when an execution that is started now would be kept and run, else it says why
+not.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,17 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
     service = make_service(own_store.url)
     answer = until(service, 200)
     assert {each["name"] for each in answer.json()["checks"]} == {
-        *("store", "scripts", "version", "role", "write", "eviction", "disk", "workers_processes", "workers_threads")
+        *(
+            "store",
+            "scripts",
+            "version",
+            "role",
+            "write",
+            "eviction",
+            "disk",
+            "workers_processes",
+            "workers_threads",
+        )
     }
     service.workers[0].terminate()
     service.workers[0].wait(60)
@@ -67,7 +79,9 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
     assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
 
 
-def test_a_killed_worker_counts_for_one_lease(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
+def test_a_killed_worker_counts_for_one_lease(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
     service = make_service(own_store.url, LEASE=2)
     until(service, 200)
     service.workers[0].kill()
@@ -77,7 +91,9 @@ def test_a_killed_worker_counts_for_one_lease(make_service: Callable[..., Servic
         time.sleep(0.05)
 
 
-def test_one_missing_kind_of_worker_is_named(make_service: Callable[..., Service], own_store: EmbeddedStore) -> None:
+def test_one_missing_kind_of_worker_is_named(
+    make_service: Callable[..., Service], own_store: EmbeddedStore
+) -> None:
     service = make_service(own_store.url, WORKER_THREADS=0)
     deadline = time.monotonic() + 60
     while set(failed(readyz(service))) != {"workers_threads"}:
@@ -108,13 +124,17 @@ def test_a_store_whose_every_answer_is_late_is_not_waited_for(
 ) -> None:
     with Proxy(own_store.url.removeprefix("unix://")) as proxy:
         service = make_service(proxy.url, workers=0)
-        proxy.delay_seconds = 0.35  # each way, for each of the half dozen exchanges of a new connection
+        proxy.delay_seconds = (
+            0.35  # each way, for each of the half dozen exchanges of a new connection
+        )
         proxy.mode = "delay"
         began = time.monotonic()
         answer = readyz(service)
         assert 1.7 < time.monotonic() - began < within(2)
         assert "does not answer in time" in failed(answer)["store"]["detail"]
-        assert readyz(service).elapsed.total_seconds() < within(0.5)  # whoever comes next does not wait as long again
+        assert readyz(service).elapsed.total_seconds() < within(
+            0.5
+        )  # whoever comes next does not wait as long again
         proxy.mode = "pass"
         deadline = time.monotonic() + 60
         while "store" in failed(readyz(service)):
@@ -122,12 +142,17 @@ def test_a_store_whose_every_answer_is_late_is_not_waited_for(
             time.sleep(0.1)
 
 
-def test_a_store_that_may_evict_or_keeps_nothing_is_red_and_names_the_setting(client: redis.Redis) -> None:
+def test_a_store_that_may_evict_or_keeps_nothing_is_red_and_names_the_setting(
+    client: redis.Redis,
+) -> None:
     assert look(client)["eviction"].status == look(client)["disk"].status == "ok"
     client.config_set("maxmemory-policy", "allkeys-lru")
     client.config_set("appendonly", "no")
     found = look(client)
-    assert (found["eviction"].status, found["eviction"].setting) == ("failed", "maxmemory-policy noeviction")
+    assert (found["eviction"].status, found["eviction"].setting) == (
+        "failed",
+        "maxmemory-policy noeviction",
+    )
     assert (found["disk"].status, found["disk"].setting) == ("failed", "appendonly yes")
     client.config_set("save", "3600 1")
     assert look(client)["disk"].status == "ok"
@@ -138,7 +163,9 @@ def test_what_a_managed_store_does_not_tell_is_unknown_and_no_failure(
 ) -> None:
     client.config_set("appendonly", "no")
     url = own_store.url.replace("unix://", "unix://managed:x@")
-    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-config"])
+    client.acl_setuser(
+        "managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-config"]
+    )
     with redis.Redis.from_url(url) as managed:
         found = look(managed)
         assert (found["eviction"].status, found["disk"].status) == ("ok", "unknown")
@@ -154,7 +181,9 @@ def test_functions_are_loaded_by_the_look_and_their_refusal_is_named(
     assert look(client)["scripts"].status == "ok"
     assert client.function_list(library=library().name)
     client.function_flush()
-    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-function"])
+    client.acl_setuser(
+        "managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-function"]
+    )
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
         found = look(managed)["scripts"]
     assert found.status == "failed"
@@ -163,7 +192,10 @@ def test_functions_are_loaded_by_the_look_and_their_refusal_is_named(
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
-    [("maxmemory", 1, "The store is full."), ("min-replicas-to-write", 1, "Too few replicas follow the store.")],
+    [
+        ("maxmemory", 1, "The store is full."),
+        ("min-replicas-to-write", 1, "Too few replicas follow the store."),
+    ],
 )
 def test_a_store_that_would_refuse_a_start_is_not_ready(
     client: redis.Redis, name: str, value: int, sentence: str
@@ -177,9 +209,13 @@ def test_a_store_that_would_refuse_a_start_is_not_ready(
     assert (found.status, found.detail) == ("failed", sentence)
 
 
-def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(client: redis.Redis) -> None:
+def test_a_worker_is_noted_while_the_store_is_full_and_dropped_when_silent(
+    client: redis.Redis,
+) -> None:
     driver = Driver(client)
-    assert look(client)["scripts"].status == "ok"  # a store that is full already can be given no functions
+    assert (
+        look(client)["scripts"].status == "ok"
+    )  # a store that is full already can be given no functions
     client.config_set("maxmemory", 1)
     driver.note_worker("threads", "w1", "3/100")
     found = look(client)

@@ -50,7 +50,11 @@ def refusal(response: requests.Response, status: int) -> dict[str, Any]:
         ({"inputs": {"x" * 300_000: "x"}}, f"inputs.{'x' * 256}...", "out_of_range"),
         ({"inputs": {f"n{number}": number for number in range(257)}}, "inputs", "out_of_range"),
         ({"inputs": {"text": "x" * (512 * 1024 + 1)}}, "inputs.text", "too_long"),
-        ({"inputs": {"text": ["", {"x" * (512 * 1024 + 1): 1}]}}, f"inputs.text.1.{'x' * 256}...", "too_long"),
+        (
+            {"inputs": {"text": ["", {"x" * (512 * 1024 + 1): 1}]}},
+            f"inputs.text.1.{'x' * 256}...",
+            "too_long",
+        ),
         ({"target_id": "cafe\u0301"}, "target_id", "invalid_text"),
         ({"inputs": {"text": "x", "txet": "y"}}, "inputs.txet", "unknown_field"),
         ({"config": []}, "config", "invalid_type"),
@@ -82,20 +86,32 @@ def refusal(response: requests.Response, status: int) -> dict[str, Any]:
         ({"created_at": "now"}, "created_at", "read_only"),
     ],
 )
-def test_a_field_that_does_not_fit_is_named(service: Service, change: dict[str, Any], field: str, code: str) -> None:
+def test_a_field_that_does_not_fit_is_named(
+    service: Service, change: dict[str, Any], field: str, code: str
+) -> None:
     body = {name: value for name, value in {**GOOD, **change}.items() if value is not ...}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
     assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
 
 
 def test_what_is_as_long_as_allowed_is_read(service: Service) -> None:
-    inputs = {"x" * 128: "x" * 512 * 1024, **{f"n{number}": "\u0000\u202e __proto__" for number in range(255)}}
+    inputs = {
+        "x" * 128: "x" * 512 * 1024,
+        **{f"n{number}": "\u0000\u202e __proto__" for number in range(255)},
+    }
     ended = service.run("behaves", {"do": "echo", **dict(list(inputs.items())[:255])})
     assert ended["status"] == "completed"
-    assert service.post("/executions", json={**GOOD, "target_id": "behaves", "inputs": inputs}).status_code == 202
+    assert (
+        service.post(
+            "/executions", json={**GOOD, "target_id": "behaves", "inputs": inputs}
+        ).status_code
+        == 202
+    )
 
 
-def test_keys_that_python_or_javascript_might_take_for_their_own_are_plain_data(service: Service) -> None:
+def test_keys_that_python_or_javascript_might_take_for_their_own_are_plain_data(
+    service: Service,
+) -> None:
     inputs = {"do": "echo", "__proto__": {"constructor": 1}, "__class__": "x", "constructor": None}
     assert service.run("behaves", inputs)["outputs"]["output"] == inputs
 
@@ -105,16 +121,29 @@ def test_a_body_of_many_mistakes_is_not_answered_with_all_of_them(service: Servi
     assert len(refusal(service.post("/executions", json=body), 400)["errors"]) == 100
 
 
-def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(service: Service) -> None:
+def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(
+    service: Service,
+) -> None:
     body = {**GOOD, "config": {"retries": {"max": 1, "backoff_seconds": ["soon"] * 5000}}}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
     assert [each["field"] for each in errors] == ["config.retries.backoff_seconds"]
 
 
 def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:
-    body = {"type": "robot", "target_id": 5, "inputs": [], "config": {"max_workers": 0, "timeout": "x"}}
+    body = {
+        "type": "robot",
+        "target_id": 5,
+        "inputs": [],
+        "config": {"max_workers": 0, "timeout": "x"},
+    }
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
-    assert {each["field"] for each in errors} == {"type", "target_id", "inputs", "config.max_workers", "config.timeout"}
+    assert {each["field"] for each in errors} == {
+        "type",
+        "target_id",
+        "inputs",
+        "config.max_workers",
+        "config.timeout",
+    }
 
 
 def test_a_misspelt_field_gets_a_suggestion(service: Service) -> None:
@@ -126,7 +155,9 @@ def test_a_misspelt_field_gets_a_suggestion(service: Service) -> None:
 def test_an_unknown_target_is_404_and_nothing_is_stored(service: Service) -> None:
     before = service.get("/executions").json()["pagination"]["total_items"]
     for type in ("agent", "pipeline"):
-        refusal(service.post("/executions", json={**GOOD, "type": type, "target_id": "no_such"}), 404)
+        refusal(
+            service.post("/executions", json={**GOOD, "type": type, "target_id": "no_such"}), 404
+        )
     refusal(service.post("/executions", json={**GOOD, "type": "pipeline"}), 404)
     assert service.get("/executions").json()["pagination"]["total_items"] == before
 
@@ -162,7 +193,9 @@ def test_an_unknown_target_is_404_and_nothing_is_stored(service: Service) -> Non
         (b"[" + b"{}," * 300_000 + b"{}]", "too_many_values"),
     ],
 )
-def test_a_body_that_is_not_strict_json_is_refused(service: Service, body: bytes, code: str) -> None:
+def test_a_body_that_is_not_strict_json_is_refused(
+    service: Service, body: bytes, code: str
+) -> None:
     response = service.post("/executions", data=body, headers={"Content-Type": "application/json"})
     problem = refusal(response, 400)
     assert problem["code"] == code
@@ -174,23 +207,38 @@ def test_a_body_that_is_not_strict_json_is_refused(service: Service, body: bytes
     [
         (b"[" * 65 + b'"' + b'\\"' * 400_000, "too_deep"),
         (b'{"a":"' + b'\\"' * 400_000, "invalid_json"),
-        (b"{" + b",".join(b'"k%d":1' % number for number in range(80_000)) + b',"k79999":1}', "duplicate_key"),
+        (
+            b"{" + b",".join(b'"k%d":1' % number for number in range(80_000)) + b',"k79999":1}',
+            "duplicate_key",
+        ),
         (b"[" * 500_000, "too_many_values"),
-        (b"{" + b",".join(b'"k%d":1' % number for number in range(80_000)) + b"}", "too_many_values"),
-        (b'{"config":{' + b",".join(b'"k%d":1' % number for number in range(80_000)) + b"}}", "too_many_values"),
+        (
+            b"{" + b",".join(b'"k%d":1' % number for number in range(80_000)) + b"}",
+            "too_many_values",
+        ),
+        (
+            b'{"config":{' + b",".join(b'"k%d":1' % number for number in range(80_000)) + b"}}",
+            "too_many_values",
+        ),
     ],
 )
-def test_a_large_body_is_refused_as_quickly_as_a_small_one(service: Service, body: bytes, code: str) -> None:
+def test_a_large_body_is_refused_as_quickly_as_a_small_one(
+    service: Service, body: bytes, code: str
+) -> None:
     began = time.monotonic()
     response = service.post("/executions", data=body, headers={"Content-Type": "application/json"})
     assert refusal(response, 400)["code"] == code
     assert time.monotonic() - began < within(2)
 
 
-@pytest.mark.parametrize("path", ["", "/exec_00000000000000000000/cancel", "/exec_00000000000000000000/retry"])
+@pytest.mark.parametrize(
+    "path", ["", "/exec_00000000000000000000/cancel", "/exec_00000000000000000000/retry"]
+)
 def test_a_query_where_none_is_taken_is_refused(service: Service, path: str) -> None:
     body = refusal(service.post(f"/executions{path}?statsu=1", json=GOOD), 400)
-    assert [(each["field"], each["code"]) for each in body["errors"]] == [("statsu", "unknown_parameter")]
+    assert [(each["field"], each["code"]) for each in body["errors"]] == [
+        ("statsu", "unknown_parameter")
+    ]
 
 
 def test_a_cancel_takes_no_field(service: Service) -> None:
@@ -203,7 +251,12 @@ def test_a_cancel_takes_no_field(service: Service) -> None:
 
 def test_what_is_nested_as_deep_as_allowed_is_read(service: Service) -> None:
     text = '{"type": "agent", "target_id": "behaves", "inputs": {"x": %s}}' % ("[" * 62 + "]" * 62)
-    assert service.post("/executions", data=text, headers={"Content-Type": "application/json"}).status_code == 202
+    assert (
+        service.post(
+            "/executions", data=text, headers={"Content-Type": "application/json"}
+        ).status_code
+        == 202
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,11 +264,17 @@ def test_what_is_nested_as_deep_as_allowed_is_read(service: Service) -> None:
     [
         ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         ({"Content-Type": ""}, 415, "unsupported_media_type"),
-        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415, "unsupported_encoding"),
+        (
+            {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+            415,
+            "unsupported_encoding",
+        ),
         ({"Content-Type": "application/json; charset=utf-16"}, 400, "invalid_encoding"),
     ],
 )
-def test_another_kind_of_body_is_refused(service: Service, headers: dict[str, str], status: int, code: str) -> None:
+def test_another_kind_of_body_is_refused(
+    service: Service, headers: dict[str, str], status: int, code: str
+) -> None:
     response = service.post("/executions", data=json.dumps(GOOD), headers=headers)
     assert refusal(response, status)["code"] == code
 
@@ -224,7 +283,9 @@ def test_another_kind_of_body_is_refused(service: Service, headers: dict[str, st
 def test_a_body_over_the_limit_is_413(service: Service, chunked: bool) -> None:
     body = b'{"a": "' + b"x" * 1024 * 1024 + b'"}'
     data: Any = iter([body[: 2**19], body[2**19 :]]) if chunked else body
-    assert refusal(service.post("/executions", data=data, headers={"Content-Type": "application/json"}), 413)
+    assert refusal(
+        service.post("/executions", data=data, headers={"Content-Type": "application/json"}), 413
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +314,9 @@ def test_a_body_over_the_limit_is_413(service: Service, chunked: bool) -> None:
         ("page=1&page=2", "page", "repeated"),
     ],
 )
-def test_a_query_that_does_not_fit_is_named(service: Service, query: str, field: str, code: str) -> None:
+def test_a_query_that_does_not_fit_is_named(
+    service: Service, query: str, field: str, code: str
+) -> None:
     errors = refusal(service.get(f"/executions?{query}"), 400)["errors"]
     assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
 
@@ -336,7 +399,9 @@ def test_a_request_of_http_1_1_without_a_host_is_400(service: Service) -> None:
         b"GET /" + b"a" * 5000 + b" HTTP/1.1",
     ],
 )
-def test_a_request_that_could_be_read_in_two_ways_is_refused(service: Service, lines: bytes) -> None:
+def test_a_request_that_could_be_read_in_two_ways_is_refused(
+    service: Service, lines: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall(lines + b"\r\nHost: x\r\nConnection: close\r\n\r\n{}")
         assert connection.recv(65536).startswith(b"HTTP/1.1 4")

@@ -38,8 +38,20 @@ def ways_to_send(key: str) -> list[bytes]:
         get + b"?key=" + k + b"\x00" + end + b"\r\n",
         b"get /" + k + end + b"\r\n",
         k + b" / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /api/v1/executions" + end + b"X-API-Key: " + k + b"\r\nContent-Length: " + k + b"\r\n\r\n",
-        b"POST /api/v1/executions" + end + b"X-API-Key: " + k + b"\r\nTransfer-Encoding: " + k + b"\r\n\r\n",
+        b"POST /api/v1/executions"
+        + end
+        + b"X-API-Key: "
+        + k
+        + b"\r\nContent-Length: "
+        + k
+        + b"\r\n\r\n",
+        b"POST /api/v1/executions"
+        + end
+        + b"X-API-Key: "
+        + k
+        + b"\r\nTransfer-Encoding: "
+        + k
+        + b"\r\n\r\n",
     ]
 
 
@@ -63,7 +75,9 @@ def _headers(k: bytes) -> list[bytes]:
 
 
 def gets_itself_back(request: bytes, answer: str, key: str) -> bool:
-    """A problem names the address and the request id that were sent; gunicorn's own refusal, what it could not read."""
+    """A problem names the address and the request id that were sent; gunicorn's own refusal, what
+    it could not read.
+    """
     sent = (b"/" + key.encode(), b"X-Request-ID: " + key.encode())
     return any(each in request for each in sent) or "text/html" in answer
 
@@ -71,7 +85,9 @@ def gets_itself_back(request: bytes, answer: str, key: str) -> bool:
 @pytest.mark.parametrize("kind", ["of the store", "revoked", "never made", "of the environment"])
 def test_a_key_is_in_no_log_and_no_answer(make_service: Callable[..., Service], kind: str) -> None:
     service = make_service(API_KEYS=f"acme:{OF_ENVIRONMENT}", LOG_LEVEL="DEBUG")
-    key = {"never made": new_key(), "of the environment": OF_ENVIRONMENT}.get(kind) or service.add_key("key")
+    key = {"never made": new_key(), "of the environment": OF_ENVIRONMENT}.get(
+        kind
+    ) or service.add_key("key")
     if kind == "revoked":
         service.keys().revoke("key")
     if kind in ("of the store", "of the environment"):

@@ -23,7 +23,9 @@ def test_the_index_names_every_route_of_the_api(service: Service) -> None:
     assert response.status_code == 200
     body = response.json()
     described = requests.get(service.url + body["openapi_url"], timeout=10).json()
-    routes = {(method.upper(), path) for path, item in described["paths"].items() for method in item}
+    routes = {
+        (method.upper(), path) for path, item in described["paths"].items() for method in item
+    }
     assert {(each["method"], each["path"]) for each in body["endpoints"]} == {
         (method, path) for method, path in routes if method in ("GET", "POST")
     }
@@ -37,7 +39,9 @@ def test_an_agent_is_shown_with_its_inputs_and_flows(service: Service) -> None:
     assert (agent["type"], agent["id"]) == ("agent", "mem_l1_summarizer")
     assert agent["inputs"]["required"] == ["text"]
     assert agent["inputs"]["properties"]["text"]["type"] == "string"
-    assert {"name": "llm", "kind": "prompt", "isolation": "thread", "default": False} in agent["flows"]
+    assert {"name": "llm", "kind": "prompt", "isolation": "thread", "default": False} in agent[
+        "flows"
+    ]
     assert [each["default"] for each in agent["flows"]].count(True) == 1
 
 
@@ -61,12 +65,22 @@ def test_a_pipeline_is_shown_with_its_steps_outputs_and_variants(service: Servic
 
 @pytest.mark.parametrize("kind", ["agents", "pipelines"])
 def test_everything_that_is_shown_can_be_started_as_it_says(service: Service, kind: str) -> None:
-    samples = {"string": "x", "integer": 1, "number": 1.5, "boolean": True, "array": [], "object": {}}
+    samples = {
+        "string": "x",
+        "integer": 1,
+        "number": 1.5,
+        "boolean": True,
+        "array": [],
+        "object": {},
+    }
     for target in by_id(service, kind).values():
         schema = target["inputs"]
         jsonschema.Draft202012Validator.check_schema(schema)
         properties = schema.get("properties", {})
-        inputs = {name: samples[properties[name].get("type", "string")] for name in schema.get("required", [])}
+        inputs = {
+            name: samples[properties[name].get("type", "string")]
+            for name in schema.get("required", [])
+        }
         body = {"type": target["type"], "target_id": target["id"], "inputs": inputs}
         response = service.post("/executions", json=body)
         assert response.status_code == 202, response.text
@@ -75,16 +89,27 @@ def test_everything_that_is_shown_can_be_started_as_it_says(service: Service, ki
 
 def test_nothing_of_how_a_target_is_made_is_shown(service: Service) -> None:
     text = service.get("/agents").text + service.get("/pipelines").text
-    for secret in ("entrypoint", ".py", "system_prompt", "user_template", "/agents/", str(service.folder)):
+    for secret in (
+        "entrypoint",
+        ".py",
+        "system_prompt",
+        "user_template",
+        "/agents/",
+        str(service.folder),
+    ):
         assert secret not in text
 
 
-@pytest.mark.parametrize("path", ["/agents/nobody", "/pipelines/nobody", "/pipelines/behaves", "/agents/a%00b"])
+@pytest.mark.parametrize(
+    "path", ["/agents/nobody", "/pipelines/nobody", "/pipelines/behaves", "/agents/a%00b"]
+)
 def test_an_unknown_target_is_404(service: Service, path: str) -> None:
     assert refusal(service.get(path), 404)["code"] == "not_found"
 
 
-@pytest.mark.parametrize("path", ["", "/agents", "/agents/behaves", "/pipelines", "/pipelines/relay"])
+@pytest.mark.parametrize(
+    "path", ["", "/agents", "/agents/behaves", "/pipelines", "/pipelines/relay"]
+)
 def test_what_has_not_changed_is_not_sent_again(service: Service, path: str) -> None:
     first = service.get(path)
     again = service.get(path, headers={"If-None-Match": first.headers["ETag"]})

@@ -1,7 +1,7 @@
 """A tenant sees only its own: tried on every route that the application has.
 
-The routes come from the application itself. One that is not open needs a recipe here, which says the scope it
-needs and how it is tried across tenants; without one, the first test fails.
+The routes come from the application itself. One that is not open needs a recipe here, which says
+the scope it needs and how it is tried across tenants; without one, the first test fails.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Stage:
 
     def ask(self, key: str, method: str, path: str, **options: Any) -> requests.Response:
         headers = {"X-API-Key": key, **options.pop("headers", {})}
-        return requests.request(method, self.service.url + path, headers=headers, timeout=30, **options)
+        return requests.request(
+            method, self.service.url + path, headers=headers, timeout=30, **options
+        )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,10 @@ def stage(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory)
 
 def same_as_unknown(stage: Stage, method: str, rule: str) -> None:
     """Another's id is answered word for word like one that never was, and nothing happens to it."""
-    assert stage.ask(ALPHA, method, rule.replace("<execution_id>", stage.ids["completed"])).status_code != 404
+    assert (
+        stage.ask(ALPHA, method, rule.replace("<execution_id>", stage.ids["completed"])).status_code
+        != 404
+    )
     for state, id in stage.ids.items():
         unknown = new_id()
         texts = []
@@ -73,7 +78,13 @@ def same_as_unknown(stage: Stage, method: str, rule: str) -> None:
 def lists_its_own(stage: Stage, method: str, rule: str) -> None:
     """No list and no total shows another's, whatever is asked for."""
     own = stage.ask(BETA, "POST", rule, json=GOOD).json()["execution_id"]
-    for query in ("", "?status=failed", "?type=agent", "?target_id=behaves", "?target_id=behaves&status=completed"):
+    for query in (
+        "",
+        "?status=failed",
+        "?type=agent",
+        "?target_id=behaves",
+        "?target_id=behaves&status=completed",
+    ):
         body = stage.ask(BETA, method, rule + query).json()
         assert not {each["execution_id"] for each in body["executions"]} & set(stage.ids.values())
         assert body["pagination"]["total_items"] == len(body["executions"])
@@ -88,7 +99,9 @@ def starts_its_own(stage: Stage, method: str, rule: str) -> None:
     assert stage.ask(ALPHA, "GET", f"{rule}/{id}").status_code == 404
     assert stage.ask(BETA, method, rule, json={**GOOD, "tenant": "alpha"}).status_code == 400
     once = {"json": GOOD, "headers": {"Idempotency-Key": "the-same"}}
-    ours, theirs, again = (stage.ask(key, method, rule, **once).json()["execution_id"] for key in (ALPHA, BETA, ALPHA))
+    ours, theirs, again = (
+        stage.ask(key, method, rule, **once).json()["execution_id"] for key in (ALPHA, BETA, ALPHA)
+    )
     assert ours == again != theirs
 
 
@@ -129,8 +142,14 @@ def routes(service: Service) -> set[tuple[str, str]]:
         "import json; from app import create_app;"
         "print(json.dumps([[m, r.rule] for r in create_app().url_map.iter_rules() for m in r.methods]))"
     )
-    listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=service.env, capture_output=True, check=True)
-    return {(method, rule) for method, rule in json.loads(listed.stdout) if method not in ("HEAD", "OPTIONS")}
+    listed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=service.env, capture_output=True, check=True
+    )
+    return {
+        (method, rule)
+        for method, rule in json.loads(listed.stdout)
+        if method not in ("HEAD", "OPTIONS")
+    }
 
 
 def concrete(rule: str) -> str:
@@ -151,11 +170,16 @@ def test_no_route_crosses_tenants(stage: Stage, method: str, rule: str) -> None:
 @ROUTES
 def test_no_route_serves_without_a_key(stage: Stage, method: str, rule: str) -> None:
     for verb in (method, "HEAD", "OPTIONS", "DELETE"):
-        assert requests.request(verb, stage.service.url + concrete(rule), timeout=10).status_code == 401
+        assert (
+            requests.request(verb, stage.service.url + concrete(rule), timeout=10).status_code
+            == 401
+        )
 
 
 @ROUTES
-def test_every_route_needs_its_scope_and_no_other_will_do(stage: Stage, method: str, rule: str) -> None:
+def test_every_route_needs_its_scope_and_no_other_will_do(
+    stage: Stage, method: str, rule: str
+) -> None:
     scope, _ = RECIPES[method, rule]
     others = ",".join(each for each in SCOPES if each != scope)
     name = f"{scope}-{abs(hash((method, rule)))}"
@@ -173,7 +197,9 @@ def test_anothers_id_costs_the_store_what_an_unknown_one_costs(
         return
     commands: list[list[str]] = []
     for id in (stage.ids["completed"], new_id()):
-        stage.ask(BETA, method, rule.replace("<execution_id>", id))  # loads the script, if it was not yet
+        stage.ask(
+            BETA, method, rule.replace("<execution_id>", id)
+        )  # loads the script, if it was not yet
         with redis.Redis.from_url(store_server.url) as client, client.monitor() as monitor:
             stage.ask(BETA, method, rule.replace("<execution_id>", id))
             client.echo("end of the request")

@@ -1,4 +1,6 @@
-"""Random pipelines with batches, conditions, retries and steps that may fail; and what has to come of them."""
+"""Random pipelines with batches, conditions, retries and steps that may fail; and what has to come
+of them.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ INPUTS = {"items": ["i", "j", "k"], "nothing": [], "yes": True, "no": False}
 
 @dataclass(frozen=True)
 class Graph:
-    """A pipeline, and which of its calls fail: the first one in each run of `fails_once`, every one of `fails`.
+    """A pipeline, and which of its calls fail: the first one in each run of `fails_once`, every one
+    of `fails`.
 
-    Both hold steps (`s1`) and items of batches (`s1:0`). In `steps` each comes after what it depends on; the
-    pipeline has them in another order.
+    Both hold steps (`s1`) and items of batches (`s1:0`). In `steps` each comes after what it
+    depends on; the pipeline has them in another order.
     """
 
     pipeline: Pipeline
@@ -33,7 +36,9 @@ class Graph:
         return next(step for step in self.steps if step.id == id)
 
     def expected(self) -> dict[str, tuple[StepStatus, Any]]:
-        """How each step ends, and its output: worked out one by one, with no loop, no threads and no store."""
+        """How each step ends, and its output: worked out one by one, with no loop, no threads and
+        no store.
+        """
         ends: dict[str, tuple[StepStatus, Any]] = {}
         values: dict[str, Any] = dict(INPUTS)
         for step in self.steps:
@@ -47,7 +52,10 @@ class Graph:
         given = {name: values[source] for name, source in step.input_mapping.items()}
         calls = {step.id: given}
         if step.batch_mode:
-            calls = {f"{step.id}:{number}": {**given, "each": item} for number, item in enumerate(given["each"])}
+            calls = {
+                f"{step.id}:{number}": {**given, "each": item}
+                for number, item in enumerate(given["each"])
+            }
         if self.fails.intersection(calls):
             return StepStatus.FAILED, None
         answers = [answer(name, inputs) for name, inputs in calls.items()]
@@ -55,13 +63,17 @@ class Graph:
 
 
 def answer(name: str, given: Mapping[str, Any]) -> str:
-    """Another one for each step, each item and all that it was given; and short, however long the graph."""
+    """Another one for each step, each item and all that it was given; and short, however long the
+    graph.
+    """
     return f"{name}-{zlib.crc32(repr(sorted(given.items())).encode()):08x}"
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Each step reads any of the earlier ones, so that there is no cycle; the file's order is another one."""
+    """Each step reads any of the earlier ones, so that there is no cycle; the file's order is
+    another one.
+    """
     steps: list[Step] = []
     failing: dict[str, set[str]] = {"never": set(), "once": set(), "always": set()}
     for number in range(draw(st.integers(1, MAX_STEPS))):
@@ -80,9 +92,15 @@ def _steps(draw: st.DrawFn, number: int, before: list[Step], fails: str) -> Step
     """One that always fails is not required, and one that fails once may be tried again."""
     id, earlier, batch = f"s{number}", [step.id for step in before], draw(st.booleans())
     sources = [step.id for step in before if not step.batch_mode] if batch else ["items", *earlier]
-    mapping = {each: each for each in draw(st.lists(st.sampled_from(sources), max_size=3))} if sources else {}
+    mapping = (
+        {each: each for each in draw(st.lists(st.sampled_from(sources), max_size=3))}
+        if sources
+        else {}
+    )
     if batch:
-        always_lists = [step.id for step in before if step.batch_mode and step.required and not step.when]
+        always_lists = [
+            step.id for step in before if step.batch_mode and step.required and not step.when
+        ]
         mapping["each"] = draw(st.sampled_from(["items", "nothing", *always_lists]))
     condition = draw(st.none() | st.sampled_from(["yes", "no", *earlier]))
     waits_for = draw(st.sets(st.sampled_from(earlier), max_size=1)) if earlier else set()

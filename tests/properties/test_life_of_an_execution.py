@@ -1,7 +1,8 @@
 """Any sequence of transitions, by the web side and two workers, keeps every promise about states.
 
-The model is small: what state each execution is in, and who holds which token. After every step the real
-store is held against it, and the index, the leases, the queue and the records against each other.
+The model is small: what state each execution is in, and who holds which token. After every step the
+real store is held against it, and the index, the leases, the queue and the records against each
+other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from app.domain.errors import KeyReused
 from app.domain.execution import Idempotency, Status
@@ -26,7 +33,9 @@ WORKERS = st.sampled_from(["w1", "w2"])
 
 @dataclass
 class Known:
-    """What the model knows of one execution. `tokens` are all that were ever given out, the last is current."""
+    """What the model knows of one execution. `tokens` are all that were ever given out, the last is
+    current.
+    """
 
     state: str = "pending"
     cancel_asked: bool = False
@@ -53,7 +62,9 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.keys: dict[str, tuple[str, str]] = {}
 
     def some(self, data: st.DataObject, *states: str) -> str:
-        return data.draw(st.sampled_from([id for id, each in self.known.items() if each.state in states]))
+        return data.draw(
+            st.sampled_from([id for id, each in self.known.items() if each.state in states])
+        )
 
     def any_in(self, *states: str) -> bool:
         return any(each.state in states for each in self.known.values())
@@ -94,7 +105,9 @@ class LifeOfAnExecution(RuleBasedStateMachine):
     def beat(self, data: st.DataObject, progress: str) -> None:
         id = self.some(data, "running")
         known = self.known[id]
-        assert self.driver.beat(id, known.tokens[-1], progress) == ("cancel" if known.cancel_asked else "ok")
+        assert self.driver.beat(id, known.tokens[-1], progress) == (
+            "cancel" if known.cancel_asked else "ok"
+        )
 
     @precondition(lambda self: self.any_in("running"))
     @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed"]), times=st.integers(1, 2))
@@ -201,7 +214,9 @@ class LifeOfAnExecution(RuleBasedStateMachine):
     def the_lists_are_what_the_records_say(self) -> None:
         assert self.driver.listed() == set(self.known)
         for status in Status:
-            assert self.driver.listed(status) == {id for id, each in self.known.items() if each.state == status}
+            assert self.driver.listed(status) == {
+                id for id, each in self.known.items() if each.state == status
+            }
 
     @invariant()
     def each_living_execution_is_held_in_exactly_one_place(self) -> None:
@@ -212,7 +227,9 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         pending = {id for id, each in self.known.items() if each.state == "pending"}
         assert sorted(queued + delayed) == sorted(pending)
         assert waiting == pending
-        assert sorted(leased) == sorted(id for id, each in self.known.items() if each.state == "running")
+        assert sorted(leased) == sorted(
+            id for id, each in self.known.items() if each.state == "running"
+        )
 
 
 @pytest.mark.timeout(1800)  # thousands of calls: as long as EXAMPLES and the machine make it

@@ -1,4 +1,6 @@
-"""Any graph of steps, run with any number of workers and broken off anywhere, keeps the promises of the loop."""
+"""Any graph of steps, run with any number of workers and broken off anywhere, keeps the promises of
+the loop.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,9 @@ class Killed(BaseException):
 class Break:
     """What keeps a run from its end.
 
-    `dies`: its process, when it is to store the checkpoint with the number `at`; `dies_after`: when it has
-    stored that one. `stopped`: it is asked to stop then. `fails`: the step with that number does, if required.
-    Steps that are asked to stop may be `deaf`.
+    `dies`: its process, when it is to store the checkpoint with the number `at`; `dies_after`: when
+    it has stored that one. `stopped`: it is asked to stop then. `fails`: the step with that number
+    does, if required. Steps that are asked to stop may be `deaf`.
     """
 
     how: str
@@ -58,12 +60,17 @@ class Break:
 
 
 BREAKS = st.builds(
-    Break, st.sampled_from(["dies", "dies_after", "stopped", "fails"]), st.integers(0, MAX_STEPS - 1), st.booleans()
+    Break,
+    st.sampled_from(["dies", "dies_after", "stopped", "fails"]),
+    st.integers(0, MAX_STEPS - 1),
+    st.booleans(),
 )
 
 
 class Store(Recorder):
-    """Goes on from what `before` has, looks at what it is given, and breaks the run off at its moment."""
+    """Goes on from what `before` has, looks at what it is given, and breaks the run off at its
+    moment.
+    """
 
     def __init__(self, before: Recorder, breaks: Break | None):
         super().__init__(records=dict(before.records), values=dict(before.values))
@@ -87,7 +94,8 @@ class Store(Recorder):
 
     def _look_at(self, checkpoint: Checkpoint) -> None:
         """Progress is, at any moment, the number of steps that the store knows as finished."""
-        progress, finished = checkpoint.progress, sum(record.done for record in self.records.values())
+        progress = checkpoint.progress
+        finished = sum(record.done for record in self.records.values())
         if (progress.finished, progress.total) != (finished, len(self.records)):
             self.broken_promises.append(f"{progress} when {finished} steps were finished")
         for id, record in self.records.items():
@@ -134,20 +142,30 @@ class World:
             yield f"{name} was finished, and is run again"
         if sum(calls > 0 for calls in self.running.values()) > self.max_workers:
             yield f"{name} is one step too many at once"
-        items_at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.batch_mode and step.concurrent else 1
+        items_at_once = (
+            (step.max_workers or DEFAULT_ITEMS_AT_ONCE)
+            if step.batch_mode and step.concurrent
+            else 1
+        )
         if self.running[step.id] > items_at_once:
             yield f"{name} is one item too many at once"
 
     def fails(self, step: Step, name: str) -> bool:
         graph = self.graph
-        return step.id == self.failing or name in graph.fails or (name in graph.fails_once and self.calls[name] == 1)
+        return (
+            step.id == self.failing
+            or name in graph.fails
+            or (name in graph.fails_once and self.calls[name] == 1)
+        )
 
 
 world: World
 
 
 def work(inputs: dict[str, Any], context: Any) -> str:
-    """Fails as the graph says and, if not deaf, when it is asked to stop. Its lists are its own: it empties them."""
+    """Fails as the graph says and, if not deaf, when it is asked to stop. Its lists are its own: it
+    empties them.
+    """
     name = context.step_key.partition(":")[2]
     step = world.graph.step(name.partition(":")[0])
     with world.call(step, name):
@@ -166,8 +184,12 @@ def work(inputs: dict[str, Any], context: Any) -> str:
 AGENT = Agent("work", {"default": PythonFlow("default", f"{__name__}:work", None)}, "default")  # type: ignore[arg-type]
 
 
-def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None = None) -> tuple[Any, Store]:
-    """The outputs (None where it was broken off), and the store as it is left. Checks what has to hold at any time."""
+def run(
+    graph: Graph, max_workers: int, before: Recorder, breaks: Break | None = None
+) -> tuple[Any, Store]:
+    """The outputs (None where it was broken off), and the store as it is left. Checks what has to
+    hold at any time.
+    """
     global world
     failing = None
     if breaks and breaks.how == "fails":
@@ -186,7 +208,11 @@ def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None =
     assert ended in ("completed", may_end[breaks.how] if breaks else None)
     assert store.broken_promises == []
     if ended != "Killed":
-        kept = {name for name in world.ended if store.records[name.partition(":")[0]].done or name in store.values}
+        kept = {
+            name
+            for name in world.ended
+            if store.records[name.partition(":")[0]].done or name in store.values
+        }
         assert kept == world.ended
     return outputs, store
 
@@ -196,7 +222,9 @@ def run(graph: Graph, max_workers: int, before: Recorder, breaks: Break | None =
 def test_order_parallelism_progress_and_outputs(graph: Graph, max_workers: int) -> None:
     outputs, store = run(graph, max_workers, Recorder())
     expected = graph.expected()
-    assert {id: record.status for id, record in store.records.items()} == {id: each[0] for id, each in expected.items()}
+    assert {id: record.status for id, record in store.records.items()} == {
+        id: each[0] for id, each in expected.items()
+    }
     del outputs["metadata"]
     assert outputs == {id: each[1] for id, each in expected.items()}
     finished = [each.finished for each in store.reports]
@@ -206,13 +234,19 @@ def test_order_parallelism_progress_and_outputs(graph: Graph, max_workers: int) 
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(graph=graphs(), max_workers=st.integers(1, 4), breaks=st.lists(BREAKS, min_size=1, max_size=4))
-def test_where_it_was_broken_off_makes_no_difference(graph: Graph, max_workers: int, breaks: list[Break]) -> None:
+@given(
+    graph=graphs(), max_workers=st.integers(1, 4), breaks=st.lists(BREAKS, min_size=1, max_size=4)
+)
+def test_where_it_was_broken_off_makes_no_difference(
+    graph: Graph, max_workers: int, breaks: list[Break]
+) -> None:
     store, finished = Recorder(), 0
     for each in [*breaks, None]:
         outputs, store = run(graph, max_workers, store, each)
         progress = [report.finished for report in store.reports]
-        assert [finished, *progress] == sorted([finished, *progress])  # a later run begins where the last one was
+        assert [finished, *progress] == sorted(
+            [finished, *progress]
+        )  # a later run begins where the last one was
         finished = max([finished, *progress])
     del outputs["metadata"]
     assert outputs == {id: value for id, (_, value) in graph.expected().items()}

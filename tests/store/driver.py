@@ -57,15 +57,19 @@ class Driver:
         self.store.submit(new)
         return new.id
 
-    def claim(self, worker: str = "w1", count: int = 1, queue: str = "processes") -> list[tuple[str, str]]:
-        """Id and token of each claimed execution, as a worker that fences before its first claim. One call claims
-        as many as there is time for.
+    def claim(
+        self, worker: str = "w1", count: int = 1, queue: str = "processes"
+    ) -> list[tuple[str, str]]:
+        """Id and token of each claimed execution, as a worker that fences before its first claim.
+        One call claims as many as there is time for.
         """
         if worker not in self._numbers:
             self.fence(worker)
         claimed: list[tuple[str, str]] = []
         while len(claimed) < count:
-            rows = self.claim_by_number(worker, self._next_number(worker), count - len(claimed), queue)
+            rows = self.claim_by_number(
+                worker, self._next_number(worker), count - len(claimed), queue
+            )
             if rows is None:
                 self.fence(worker)
                 continue
@@ -74,11 +78,15 @@ class Driver:
                 break
         return claimed
 
-    def claim_rows(self, count: int, worker: str = "w1", queue: str = "processes") -> list[list[bytes]]:
+    def claim_rows(
+        self, count: int, worker: str = "w1", queue: str = "processes"
+    ) -> list[list[bytes]]:
         """What one call of the script answers to a worker that has fenced before."""
         if worker not in self._numbers:
             self.fence(worker)
-        rows = self.run("claim", queue, worker, count, LEASE_MICROSECONDS, self._next_number(worker))
+        rows = self.run(
+            "claim", queue, worker, count, LEASE_MICROSECONDS, self._next_number(worker)
+        )
         return [] if rows == b"late" else list(rows)
 
     def run(self, name: str, *arguments: Any) -> Any:
@@ -109,14 +117,21 @@ class Driver:
         self._numbers[worker] = number
         return number
 
-    def beat(self, id: str, token: str, progress: str = "", number: int | None = None, usage: str = "") -> str:
+    def beat(
+        self, id: str, token: str, progress: str = "", number: int | None = None, usage: str = ""
+    ) -> str:
         number = time.monotonic_ns() if number is None else number
-        return self._functions("beat", [LEASE_MICROSECONDS, "", "", id, token, number, progress, usage])[0].decode()
+        return self._functions(
+            "beat", [LEASE_MICROSECONDS, "", "", id, token, number, progress, usage]
+        )[0].decode()
 
     def beats(self, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """One beat for several, by id and token."""
         arguments = [part for id, token in attempts for part in (id, token, 1, "", "")]
-        return [word.decode() for word in self._functions("beat", [LEASE_MICROSECONDS, "", "", *arguments])]
+        return [
+            word.decode()
+            for word in self._functions("beat", [LEASE_MICROSECONDS, "", "", *arguments])
+        ]
 
     def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
         """The beat of a worker that runs nothing."""
@@ -134,20 +149,47 @@ class Driver:
         definition: str = "d1",
         number: int | None = None,
     ) -> str:
-        rows = [part for record, moment in records for part in (record.id, write_record(record), moment)]
+        rows = [
+            part for record, moment in records for part in (record.id, write_record(record), moment)
+        ]
         pairs = [part for each in (outcomes or {}).items() for part in each]
         outputs = [part for each in (values or {}).items() for part in each]
         counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
         number = time.monotonic_ns() if number is None else number
-        args = [id, token, usage, number, "[1,2,null]", definition, *counts, *rows, *pairs, *outputs, *dropped]
+        args = [
+            id,
+            token,
+            usage,
+            number,
+            "[1,2,null]",
+            definition,
+            *counts,
+            *rows,
+            *pairs,
+            *outputs,
+            *dropped,
+        ]
         return self._functions("checkpoint", args).decode()
 
-    def finish(self, id: str, token: str, status: str = "completed", outputs: str | bytes = '{"output":"done"}') -> str:
+    def finish(
+        self,
+        id: str,
+        token: str,
+        status: str = "completed",
+        outputs: str | bytes = '{"output":"done"}',
+    ) -> str:
         outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
         return self._functions("finish", [id, token, "", status, outputs, error]).decode()
 
-    def release(self, id: str, token: str, how: str = "handed_back", delay: int = 0, reason: str = "It died.") -> str:
+    def release(
+        self,
+        id: str,
+        token: str,
+        how: str = "handed_back",
+        delay: int = 0,
+        reason: str = "It died.",
+    ) -> str:
         return self._functions("release", [id, token, "", how, delay, reason]).decode()
 
     def let_leases_run_out(self) -> None:
@@ -180,6 +222,8 @@ class Driver:
         return execution.status.value if execution else None
 
     def listed(self, status: Status | None = None) -> set[str]:
-        executions, total = self.store.page("default", index_keys("default", status), 0, 1000, descending=True)
+        executions, total = self.store.page(
+            "default", index_keys("default", status), 0, 1000, descending=True
+        )
         assert total == len(executions)
         return {each.id for each in executions}

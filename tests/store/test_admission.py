@@ -24,10 +24,15 @@ def driver(redis_client: redis.Redis) -> Driver:
 def test_a_key_belongs_to_its_tenant(driver: Driver) -> None:
     key = Idempotency("same", "digest")
     ours, theirs, again = (
-        driver.store.submit(new_execution(tenant=tenant, idempotency=key)) for tenant in ("ours", "theirs", "ours")
+        driver.store.submit(new_execution(tenant=tenant, idempotency=key))
+        for tenant in ("ours", "theirs", "ours")
     )
     assert ours.execution_id != theirs.execution_id
-    assert (again.execution_id, again.created_at, again.replayed) == (ours.execution_id, ours.created_at, True)
+    assert (again.execution_id, again.created_at, again.replayed) == (
+        ours.execution_id,
+        ours.created_at,
+        True,
+    )
     assert driver.store.submit(
         new_execution(tenant="theirs", idempotency=Idempotency("other", "else"))
     ).execution_id not in (ours.execution_id, theirs.execution_id)
@@ -48,7 +53,9 @@ def test_a_reused_key_stores_nothing(driver: Driver) -> None:
     assert len(driver.listed()) == 1
 
 
-def test_a_key_lives_as_long_as_it_is_set_to_and_a_replay_does_not_extend_it(redis_client: redis.Redis) -> None:
+def test_a_key_lives_as_long_as_it_is_set_to_and_a_replay_does_not_extend_it(
+    redis_client: redis.Redis,
+) -> None:
     driver = Driver(redis_client, Settings(idempotency_ttl=100))
     key = Idempotency("key", "digest")
     driver.store.submit(new_execution(idempotency=key))
@@ -94,7 +101,9 @@ def _make_older(client: redis.Redis, id: str, seconds: float) -> None:
     client.hset(key, "created_at", utcformat(created_at))
 
 
-def test_nothing_new_is_let_in_while_the_oldest_waits_for_too_long(redis_client: redis.Redis) -> None:
+def test_nothing_new_is_let_in_while_the_oldest_waits_for_too_long(
+    redis_client: redis.Redis,
+) -> None:
     driver = Driver(redis_client, Settings(max_queue_age=60))
     old = driver.submit()
     driver.submit()
@@ -121,7 +130,9 @@ def test_a_repeat_is_answered_whatever_limit_is_reached(redis_client: redis.Redi
     key = Idempotency("key", "digest")
     new = new_execution(idempotency=key)
     Driver(redis_client).store.submit(new)
-    tight = Driver(redis_client, Settings(max_unfinished=1, max_queue_length=1, max_queue_age=0.001))
+    tight = Driver(
+        redis_client, Settings(max_unfinished=1, max_queue_length=1, max_queue_age=0.001)
+    )
     assert tight.store.submit(new_execution(idempotency=key)).execution_id == new.id
     assert tight.store.submit(new).execution_id == new.id
     with pytest.raises(TooManyUnfinished):
@@ -140,7 +151,9 @@ def large(redis_client: redis.Redis) -> tuple[Driver, str]:
     return driver, id
 
 
-def test_retries_copy_no_more_than_a_tenant_may_and_make_room_when_they_leave(large: tuple[Driver, str]) -> None:
+def test_retries_copy_no_more_than_a_tenant_may_and_make_room_when_they_leave(
+    large: tuple[Driver, str],
+) -> None:
     driver, id = large
     for _ in range(3):
         driver.submit(retry_of=id, take_over=True)

@@ -36,7 +36,9 @@ def test_a_claim_whose_answer_was_lost_is_handed_back_beside_records_that_make_n
 
 def read_steps(store_server: EmbeddedStore, id: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
     async def read() -> tuple[dict[str, bytes], dict[str, bytes]]:
-        store = AttemptStore(Settings(redis_url=f"{store_server.url.removesuffix('/0')}?db=1"), "processes", "w1")
+        store = AttemptStore(
+            Settings(redis_url=f"{store_server.url.removesuffix('/0')}?db=1"), "processes", "w1"
+        )
         try:
             return await store.read_steps(id)
         finally:
@@ -45,7 +47,9 @@ def read_steps(store_server: EmbeddedStore, id: str) -> tuple[dict[str, bytes], 
     return asyncio.run(read())
 
 
-@pytest.mark.parametrize(("fields", "size"), [(0, 0), (3, 10), (1200, 1), (5, 600_000), (20_000, 20)])
+@pytest.mark.parametrize(
+    ("fields", "size"), [(0, 0), (3, 10), (1200, 1), (5, 600_000), (20_000, 20)]
+)
 def test_stored_steps_are_read_whole_in_pieces(
     redis_client: redis.Redis, store_server: EmbeddedStore, fields: int, size: int
 ) -> None:

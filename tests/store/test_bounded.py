@@ -1,8 +1,9 @@
-"""No call of a script holds the store for more than some milliseconds, whatever has come together in it.
+"""No call of a script holds the store for more than some milliseconds, whatever has come together
+in it.
 
-Measured is what the store counts for the call, or the time that its main thread was on a processor, whichever is
-less: a busy machine lengthens the first, and what the store does beside the call the second. It is held against what
-the same machine needs for a known piece of work.
+Measured is what the store counts for the call, or the time that its main thread was on a processor,
+whichever is less: a busy machine lengthens the first, and what the store does beside the call the
+second. It is held against what the same machine needs for a known piece of work.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def test_two_hundred_expire_at_the_end_of_a_long_queue(measured: Measured) -> No
 
 @pytest.mark.parametrize("lost", ["all", "some"])
 def test_a_long_queue_is_put_back_in_order(measured: Measured, lost: str) -> None:
-    ids, client = queued(measured.driver, MANY if lost == "all" else MANY // 5), measured.driver.client
+    ids = queued(measured.driver, MANY if lost == "all" else MANY // 5)
+    client = measured.driver.client
     if lost == "all":
         client.delete("rq:queue:processes")
     else:
@@ -134,7 +136,10 @@ def test_a_queue_of_stale_ids_is_passed_over_in_pieces(measured: Measured, stale
     with client.pipeline(transaction=False) as pipe:
         for id in ids:
             if stale == "cancelled":
-                pipe.hset(f"rq:job:{id}", mapping={"status": "canceled", "meta": CANCELLED, "ended_at": ENDED_AT})
+                pipe.hset(
+                    f"rq:job:{id}",
+                    mapping={"status": "canceled", "meta": CANCELLED, "ended_at": ENDED_AT},
+                )
             else:
                 pipe.delete(f"rq:job:{id}")
             if stale == "of another kind":
@@ -162,8 +167,12 @@ def test_leases_are_granted_once_more_in_pieces(measured: Measured) -> None:
 
 
 @pytest.mark.parametrize("part", ["leases", "delayed", "workers"])
-def test_what_is_due_by_the_hundred_thousand_is_dealt_with_in_pieces(measured: Measured, part: str) -> None:
-    measured.driver.client.zadd(f"exec:{part}", {f"processes:{number}": 1 for number in range(MANY)})
+def test_what_is_due_by_the_hundred_thousand_is_dealt_with_in_pieces(
+    measured: Measured, part: str
+) -> None:
+    measured.driver.client.zadd(
+        f"exec:{part}", {f"processes:{number}": 1 for number in range(MANY)}
+    )
     assert measured.longest_reap() < measured.limit()
     assert measured.driver.client.exists(f"exec:{part}") == 0
 
@@ -190,11 +199,17 @@ def fill(driver: Driver, id: str, items: int) -> None:
     driver.client.hset(f"rq:job:{id}:steps", "one", step)
     for first in range(0, items, 10_000):
         numbers = range(first, min(first + 10_000, items))
-        driver.client.hset(f"rq:job:{id}:steps", mapping={f"one:{number}": "null" for number in numbers})
-        driver.client.hset(f"rq:job:{id}:values", mapping={f"one:{number}": number for number in numbers})
+        driver.client.hset(
+            f"rq:job:{id}:steps", mapping={f"one:{number}": "null" for number in numbers}
+        )
+        driver.client.hset(
+            f"rq:job:{id}:values", mapping={f"one:{number}": number for number in numbers}
+        )
 
 
-def test_a_retry_takes_over_a_large_batch_and_everything_of_it_can_be_read(measured: Measured) -> None:
+def test_a_retry_takes_over_a_large_batch_and_everything_of_it_can_be_read(
+    measured: Measured,
+) -> None:
     driver = measured.driver
     id = driver.submit(type=TargetType.PIPELINE, definition="d1")
     [(_, token)] = driver.claim()
@@ -236,5 +251,7 @@ def test_every_other_call_is_short_beside_a_long_queue(measured: Measured) -> No
         "beat": lambda: driver.beats([(id, "1") for id in ids[:200]]),
         "reap": driver.store.reap,
     }
-    took = {name: min(measured.milliseconds(call) for _ in range(3)) for name, call in calls.items()}
+    took = {
+        name: min(measured.milliseconds(call) for _ in range(3)) for name, call in calls.items()
+    }
     assert {name: each for name, each in took.items() if each > limit} == {}

@@ -1,4 +1,6 @@
-"""The store's clock may be set, back or forward, while executions run: nothing waits for the difference."""
+"""The store's clock may be set, back or forward, while executions run: nothing waits for the
+difference.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def left(driver: Driver, key: str, member: str, shift: int) -> float:
     return float(driver.client.zscore(key, member)) - (seconds * 1_000_000 + rest + shift)
 
 
-def test_a_dead_workers_lease_runs_out_though_the_clock_went_back(driver: Driver, set_clock: SetClock) -> None:
+def test_a_dead_workers_lease_runs_out_though_the_clock_went_back(
+    driver: Driver, set_clock: SetClock
+) -> None:
     id = driver.submit()
     driver.claim()
     driver.reap()
@@ -56,7 +60,9 @@ def test_a_dead_workers_lease_runs_out_though_the_clock_went_back(driver: Driver
     assert driver.status(id) == "pending"
 
 
-def test_a_living_worker_keeps_its_lease_when_the_clock_is_set(driver: Driver, set_clock: SetClock) -> None:
+def test_a_living_worker_keeps_its_lease_when_the_clock_is_set(
+    driver: Driver, set_clock: SetClock
+) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
     for shift in (-HOUR, HOUR, 0):
@@ -83,7 +89,9 @@ def test_a_retry_does_not_wait_for_an_hour_longer(driver: Driver, set_clock: Set
     assert 0 < left(driver, "exec:delayed", id, -HOUR) <= 60_000_000
 
 
-def test_what_ended_in_the_future_is_kept_as_long_as_what_ended_now(driver: Driver, set_clock: SetClock) -> None:
+def test_what_ended_in_the_future_is_kept_as_long_as_what_ended_now(
+    driver: Driver, set_clock: SetClock
+) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
     driver.finish(id, token)
@@ -94,7 +102,9 @@ def test_what_ended_in_the_future_is_kept_as_long_as_what_ended_now(driver: Driv
 
 
 @pytest.mark.parametrize("score", ["+inf", 1e300])
-@pytest.mark.parametrize("key", ["exec:leases", "exec:workers", "exec:delayed", "rq:failed:processes"])
+@pytest.mark.parametrize(
+    "key", ["exec:leases", "exec:workers", "exec:delayed", "rq:failed:processes"]
+)
 def test_no_time_is_forever(driver: Driver, key: str, score: str | float) -> None:
     driver.client.zadd(key, {"processes:x": score})
     driver.reap()

@@ -38,9 +38,13 @@ def test_every_way_to_an_end_is_published_once(redis_client: redis.Redis) -> Non
         assert heard.get_message(timeout=0.2) is None
 
 
-def test_those_who_wait_are_woken_by_the_end_and_look_seldom_before(redis_client: redis.Redis) -> None:
+def test_those_who_wait_are_woken_by_the_end_and_look_seldom_before(
+    redis_client: redis.Redis,
+) -> None:
     ends, looks, ended = Ends(redis_client), list[float](), threading.Event()
-    threads = [threading.Thread(target=waits, args=(ends, "exec_1", looks, ended)) for _ in range(200)]
+    threads = [
+        threading.Thread(target=waits, args=(ends, "exec_1", looks, ended)) for _ in range(200)
+    ]
     for thread in threads:
         thread.start()
     time.sleep(0.5 * LOOK_SECONDS)

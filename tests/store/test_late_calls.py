@@ -1,4 +1,6 @@
-"""Calls that the network delivers late, behind newer ones, or after the store has lost its last writes."""
+"""Calls that the network delivers late, behind newer ones, or after the store has lost its last
+writes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def driver(redis_client: redis.Redis) -> Driver:
     return Driver(redis_client)
 
 
-def test_a_claim_that_arrives_after_its_worker_has_given_it_up_takes_nothing(driver: Driver) -> None:
+def test_a_claim_that_arrives_after_its_worker_has_given_it_up_takes_nothing(
+    driver: Driver,
+) -> None:
     driver.fence("w1", 1)
     driver.fence("w1", 3)  # claim 2 is on its way, and nobody waits for it any more
     id = driver.submit()
@@ -36,7 +40,9 @@ def test_a_claim_that_arrives_twice_takes_something_once(driver: Driver) -> None
 
 
 @pytest.mark.parametrize("number", [1, 2, 7])
-def test_a_claim_of_a_worker_that_the_store_does_not_know_takes_nothing(driver: Driver, number: int) -> None:
+def test_a_claim_of_a_worker_that_the_store_does_not_know_takes_nothing(
+    driver: Driver, number: int
+) -> None:
     """It has left, its death was noticed, or the store was emptied."""
     id = driver.submit()
     assert driver.claim_by_number("w1", number) is None
@@ -59,7 +65,9 @@ def test_the_numbers_of_one_worker_are_no_others(driver: Driver) -> None:
 
 
 def test_numbers_that_lua_would_round_are_told_apart(driver: Driver) -> None:
-    """Above 2^53 neighbours are one number; a worker never gets there, and 10^15 claims are still exact."""
+    """Above 2^53 neighbours are one number; a worker never gets there, and 10^15 claims are still
+    exact.
+    """
     driver.fence("w1", 10**15)
     driver.submit()
     [(_, token)] = driver.claim_by_number("w1", 10**15 + 1) or []
@@ -133,7 +141,9 @@ def test_a_checkpoint_that_broke_off_is_stored_when_it_is_repeated(driver: Drive
 
 LATE: dict[str, Callable[[Driver, str, str], object]] = {
     "beat": lambda driver, id, token: driver.beat(id, token, "[9,9,null]"),
-    "checkpoint": lambda driver, id, token: driver.checkpoint(id, token, (record("a", StepStatus.RUNNING), "started")),
+    "checkpoint": lambda driver, id, token: driver.checkpoint(
+        id, token, (record("a", StepStatus.RUNNING), "started")
+    ),
     "finish": lambda driver, id, token: driver.finish(id, token, outputs='{"output":"late"}'),
     "handed_back": lambda driver, id, token: driver.release(id, token),
     "lost": lambda driver, id, token: driver.release(id, token, "lost"),
@@ -143,7 +153,9 @@ LATE: dict[str, Callable[[Driver, str, str], object]] = {
 
 @pytest.mark.parametrize("call", LATE)
 @pytest.mark.parametrize("state", ["pending", "running", "completed"])
-def test_what_an_earlier_attempt_sent_changes_nothing_for_a_later_one(driver: Driver, call: str, state: str) -> None:
+def test_what_an_earlier_attempt_sent_changes_nothing_for_a_later_one(
+    driver: Driver, call: str, state: str
+) -> None:
     id = driver.submit()
     [(_, old)] = driver.claim("w1")
     driver.release(id, old, "lost")
@@ -208,7 +220,9 @@ def test_one_worker_never_gets_a_token_twice_though_the_store_lost_its_claims(
         go_back = going_back()
         [(_, first)] = driver.claim_by_number("w1", 2) or []
         go_back()
-        assert driver.claim_by_number("w1", 3) is None  # so the worker learns that the store went back
+        assert (
+            driver.claim_by_number("w1", 3) is None
+        )  # so the worker learns that the store went back
         driver.fence("w1", 4)
         [(_, second)] = driver.claim_by_number("w1", 5) or []
         assert first != second

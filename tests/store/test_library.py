@@ -1,4 +1,6 @@
-"""The library of functions in the store: given when it is missing, of one version each, and gone with its version."""
+"""The library of functions in the store: given when it is missing, of one version each, and gone
+with its version.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,18 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 
 def names(client: redis.Redis) -> set[str]:
     found = client.function_list(library="executions_*")
-    return {dict(zip(each[::2], each[1::2], strict=True))[b"library_name"].decode() for each in found}
+    return {
+        dict(zip(each[::2], each[1::2], strict=True))[b"library_name"].decode() for each in found
+    }
 
 
 def other_version() -> Library:
     return Library.of(scripts.text() + "-- another version\n")
 
 
-def test_a_worker_gives_a_store_its_functions_again(client: redis.Redis, own_store: EmbeddedStore) -> None:
+def test_a_worker_gives_a_store_its_functions_again(
+    client: redis.Redis, own_store: EmbeddedStore
+) -> None:
     settings = Settings(redis_url=own_store.url)
     asyncio.run(claims_and_beats(client, settings, Driver(client, settings).submit()))
 
@@ -49,7 +55,9 @@ async def claims_and_beats(client: redis.Redis, settings: Settings, id: str) -> 
     await store.close()
 
 
-def test_a_store_keeps_the_functions_when_it_starts_again(client: redis.Redis, own_store: EmbeddedStore) -> None:
+def test_a_store_keeps_the_functions_when_it_starts_again(
+    client: redis.Redis, own_store: EmbeddedStore
+) -> None:
     client.config_set("appendfsync", "always")
     Driver(client).submit()
     own_store.kill()
@@ -59,7 +67,9 @@ def test_a_store_keeps_the_functions_when_it_starts_again(client: redis.Redis, o
     again.close()
 
 
-def test_two_versions_work_beside_each_other(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_versions_work_beside_each_other(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, other = Driver(client), other_version()
     monkeypatch.setattr("app.store.functions.library", lambda: other)
     monkeypatch.setattr("app.store.together.library", lambda: other)
@@ -94,7 +104,9 @@ def test_a_version_that_reaps_is_in_use(client: redis.Redis) -> None:
 def test_a_store_that_forbids_functions_is_named_in_one_sentence(
     client: redis.Redis, own_store: EmbeddedStore, forbidden: str
 ) -> None:
-    client.acl_setuser("managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", forbidden])
+    client.acl_setuser(
+        "managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", forbidden]
+    )
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
         checks = {check.name: check for check in store_check.look(managed)}
         found = checks["scripts"]
@@ -105,7 +117,9 @@ def test_a_store_that_forbids_functions_is_named_in_one_sentence(
             Functions(managed)("submit", [])
 
 
-def test_functions_that_only_read_answer_on_a_store_that_takes_no_writes(client: redis.Redis) -> None:
+def test_functions_that_only_read_answer_on_a_store_that_takes_no_writes(
+    client: redis.Redis,
+) -> None:
     driver = Driver(client)
     id, broken = driver.submit(), driver.submit()
     client.hset(f"rq:job:{broken}", "created_at", "yesterday")

@@ -1,4 +1,6 @@
-"""Executions whose worker or process died with others in it: nobody knows which of them is to blame."""
+"""Executions whose worker or process died with others in it: nobody knows which of them is to
+blame.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def test_workers_of_other_processes_are_no_company(driver: Driver) -> None:
     assert driver.status(lone) == "failed"
 
 
-@pytest.mark.parametrize(("how", "deaths", "attempt"), [("disturbed", 1, 1), ("suspected", 2, 1), ("set_apart", 2, 0)])
+@pytest.mark.parametrize(
+    ("how", "deaths", "attempt"), [("disturbed", 1, 1), ("suspected", 2, 1), ("set_apart", 2, 0)]
+)
 def test_a_process_that_dies_or_hangs_with_others_in_it_costs_no_attempt(
     driver: Driver, how: str, deaths: int, attempt: int
 ) -> None:

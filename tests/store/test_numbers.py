@@ -11,7 +11,20 @@ import redis
 from app.domain.execution import Include, Retries, TargetType
 from tests.store.driver import Driver
 
-WRONG = ["inf", "-inf", "nan", "1e300", "-1e300", "-1", "", "many", "9" * 40, "-" + "9" * 40, "0x10", "1.5"]
+WRONG = [
+    "inf",
+    "-inf",
+    "nan",
+    "1e300",
+    "-1e300",
+    "-1",
+    "",
+    "many",
+    "9" * 40,
+    "-" + "9" * 40,
+    "0x10",
+    "1.5",
+]
 LEASE = 12_000_000
 RECORD = ("origin", "processes", "tenant", "default", "type", "agent", "target", "echo")
 
@@ -67,14 +80,17 @@ def test_a_submit(driver: Driver, wrong: str) -> None:
 def limits(wrong: str) -> str:
     names = ("max_unfinished", "max_length", "max_age", "ttl")
     return json.dumps(
-        {"tenant": "default", "queue": "processes", "key": "k", "digest": "d"} | dict.fromkeys(names, wrong)
+        {"tenant": "default", "queue": "processes", "key": "k", "digest": "d"}
+        | dict.fromkeys(names, wrong)
     )
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_release(driver: Driver, wrong: str) -> None:
     ids = [driver.submit(retries=Retries(1, (1.0,))) for _ in range(3)]
-    for (id, token), how in zip(driver.claim(count=3), ("failed", "handed_back", "lost"), strict=True):
+    for (id, token), how in zip(
+        driver.claim(count=3), ("failed", "handed_back", "lost"), strict=True
+    ):
         with refused_or_not():
             driver.run("release", id, token, "", how, wrong, "ValueError")
     still_sound(driver, *ids)
@@ -92,7 +108,9 @@ def test_a_claim_and_a_beat(driver: Driver, wrong: str) -> None:
     for id, token in driver.claim():
         for lease, number in ((wrong, 1), (LEASE, wrong)):
             with refused_or_not():
-                driver.run("beat", lease, "processes:w1", "0/1", id, token, number, "[0,1,null]", "")
+                driver.run(
+                    "beat", lease, "processes:w1", "0/1", id, token, number, "[0,1,null]", ""
+                )
     still_sound(driver, *ids)
 
 
@@ -104,7 +122,11 @@ def test_a_checkpoint(driver: Driver, place: int, wrong: str) -> None:
     counts: list[object] = [0, 0, 0, 0]
     counts[place] = wrong
     before = driver.client.hgetall(f"rq:job:{id}")
-    with pytest.raises(redis.ResponseError) if wrong not in ("-inf", "-1e300", "-1", WRONG[9]) else refused_or_not():
+    with (
+        pytest.raises(redis.ResponseError)
+        if wrong not in ("-inf", "-1e300", "-1", WRONG[9])
+        else refused_or_not()
+    ):
         driver.run("checkpoint", id, token, "", 1, "[0,1,null]", "d1", *counts, "one", "{}")
     assert driver.client.hgetall(f"rq:job:{id}") == before
     assert driver.client.exists(f"rq:job:{id}:steps") == 0
@@ -123,7 +145,11 @@ def test_a_reap_and_the_reading_scripts(driver: Driver, wrong: str) -> None:
     with refused_or_not():
         driver.run("observe", wrong, "processes")
     key = "exec:index:default:all:all"
-    for page in ([wrong, 10, "desc", 1, key], [0, wrong, "desc", 1, key], [0, 10, "desc", wrong, key]):
+    for page in (
+        [wrong, 10, "desc", 1, key],
+        [0, wrong, "desc", 1, key],
+        [0, 10, "desc", wrong, key],
+    ):
         with refused_or_not():
             driver.run("page", *page, "status", "tenant", "type")
     driver.run("status", id, "default", Include.STATUS, "status", "tenant", "type")
@@ -158,5 +184,7 @@ def test_a_counter_that_is_as_large_as_it_may_be_stays_so(driver: Driver, field:
     id = driver.submit(max_attempts=999_999_999)
     driver.client.hset(f"rq:job:{id}", field, 999_999_999 if field != "lost" else 999_999_997)
     [(_, token)] = driver.claim()
-    driver.run("release", id, token, "", "failed" if field == "retried" else "lost", 0, "ValueError")
+    driver.run(
+        "release", id, token, "", "failed" if field == "retried" else "lost", 0, "ValueError"
+    )
     still_sound(driver, id)

@@ -1,4 +1,6 @@
-"""Somebody else's data under a key, or in a record, is of no concern to other executions and targets."""
+"""Somebody else's data under a key, or in a record, is of no concern to other executions and
+targets.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def test_what_cannot_be_reaped_holds_up_nobody(driver: Driver, many: int) -> Non
     driver.let_leases_run_out()
     assert {driver.status(id) for id in poisoned} == {"pending"}
     assert driver.stored(poisoned[0]).attempts[0].number == 1
-    assert driver.client.hmget(f"rq:job:{poisoned[0]}", "lost", "deaths") == [b"0", b"1"]  # not twice
+    assert driver.client.hmget(f"rq:job:{poisoned[0]}", "lost", "deaths") == [
+        b"0",
+        b"1",
+    ]  # not twice
 
 
 def test_what_cannot_be_claimed_holds_up_nobody_and_a_lease_holds_it(driver: Driver) -> None:
@@ -100,7 +105,15 @@ def test_a_requeue_that_is_refused_is_held_by_its_lease_and_counts_nothing(drive
 
 
 KEYS = [
-    *("exec:leases", "exec:waiting", "exec:delayed", "exec:reaped", "exec:workers", "exec:slots", "exec:metrics"),
+    *(
+        "exec:leases",
+        "exec:waiting",
+        "exec:delayed",
+        "exec:reaped",
+        "exec:workers",
+        "exec:slots",
+        "exec:metrics",
+    ),
     *("exec:grace", "exec:repair", "exec:missing", "exec:troubles", "exec:nothing"),
     *(registry(status) for status in FINAL),
     *("rq:queue:threads", "rq:workers", "rq:workers:threads", "exec:reported:x"),
@@ -109,7 +122,9 @@ KEYS = [
 
 @pytest.mark.parametrize("kind", ["string", "list", "hash"])
 @pytest.mark.parametrize("key", KEYS)
-def test_a_reaper_does_the_rest_whatever_is_under_one_of_its_keys(driver: Driver, key: str, kind: str) -> None:
+def test_a_reaper_does_the_rest_whatever_is_under_one_of_its_keys(
+    driver: Driver, key: str, kind: str
+) -> None:
     write: dict[str, Callable[[], object]] = {
         "string": lambda: driver.client.set(key, "somebody else's"),
         "list": lambda: driver.client.rpush(key, "somebody else's"),
@@ -140,14 +155,18 @@ def test_a_reaper_does_the_rest_whatever_is_under_one_of_its_keys(driver: Driver
     Statistics(driver.client, Settings()).add(reports)
 
 
-def test_what_was_reported_before_and_makes_no_sense_does_not_stop_a_reporter(driver: Driver) -> None:
+def test_what_was_reported_before_and_makes_no_sense_does_not_stop_a_reporter(
+    driver: Driver,
+) -> None:
     driver.client.rpush("exec:reported:me", "x")
     driver.run("count", "me", 1, "mc:m", 1)
     assert driver.client.hget("exec:metrics", "mc:m") == b"1"
 
 
 @pytest.mark.parametrize("part", ["data", "steps"])
-def test_what_was_asked_or_done_and_is_of_another_kind_ends_as_unreadable(driver: Driver, part: str) -> None:
+def test_what_was_asked_or_done_and_is_of_another_kind_ends_as_unreadable(
+    driver: Driver, part: str
+) -> None:
     id, sound = driver.submit(), driver.submit()
     driver.client.delete(f"rq:job:{id}:{part}")
     driver.client.rpush(f"rq:job:{id}:{part}", "x")
@@ -209,7 +228,11 @@ def test_workers_that_are_gone_leave_what_rq_knows_of_them(driver: Driver) -> No
     client.sadd("rq:workers", "rq:worker:long-gone")
     client.sadd("rq:workers:threads", "rq:worker:long-gone")
     driver.reap()
-    assert client.smembers("rq:workers") == client.smembers("rq:workers:processes") == {b"rq:worker:living"}
+    assert (
+        client.smembers("rq:workers")
+        == client.smembers("rq:workers:processes")
+        == {b"rq:worker:living"}
+    )
     assert client.exists("rq:workers:threads", "rq:worker:killed") == 0
 
 
@@ -217,4 +240,8 @@ def test_a_worker_whose_registration_was_lost_is_registered_by_its_beat(driver: 
     driver.note_worker("processes", "w1")
     driver.client.flushdb()
     driver.note_worker("processes", "w1")
-    assert driver.client.smembers("rq:workers") == driver.client.smembers("rq:workers:processes") == {b"rq:worker:w1"}
+    assert (
+        driver.client.smembers("rq:workers")
+        == driver.client.smembers("rq:workers:processes")
+        == {b"rq:worker:w1"}
+    )

@@ -1,4 +1,6 @@
-"""RQ's own classes and its command line, beside a running service: they tell the truth and change nothing."""
+"""RQ's own classes and its command line, beside a running service: they tell the truth and change
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ from tests.support.service import Service
 
 Make = Callable[..., Service]
 RQ = str(Path(sys.executable).parent / "rq")
-KEPT = re.compile(rb"rq:(job|queue|queues|wip|scheduled|finished|failed|canceled)\b|exec:(index|waiting|delayed)\b")
+KEPT = re.compile(
+    rb"rq:(job|queue|queues|wip|scheduled|finished|failed|canceled)\b|exec:(index|waiting|delayed)\b"
+)
 
 
 def fetch(client: redis.Redis, id: str) -> Job:
@@ -65,15 +69,22 @@ def agrees(job: Job, body: dict[str, Any]) -> None:
     """What RQ reads is what the API answers."""
     assert job.meta["status"] == body["status"]
     shown = body.get("progress")
-    progress = [shown["current_step"], shown["total_steps"], shown["current_step_name"]] if shown else None
+    progress = (
+        [shown["current_step"], shown["total_steps"], shown["current_step_name"]] if shown else None
+    )
     assert job.meta["progress"] == progress
     for field in ("created_at", "started_at", "ended_at"):
-        told, found = body.get(f"{body['status']}_at" if field == "ended_at" else field), getattr(job, field)
+        told = body.get(f"{body['status']}_at" if field == "ended_at" else field)
+        found = getattr(job, field)
         assert (told is None) == (found is None), field
-        assert told is None or abs((datetime.fromisoformat(told) - found).total_seconds()) < 0.002, field
+        assert (
+            told is None or abs((datetime.fromisoformat(told) - found).total_seconds()) < 0.002
+        ), field
     assert job.enqueued_at is not None
     assert (job.func_name, job.origin, job.timeout) == (FUNCTION, "processes", 600)
-    running = body["status"] == "running" or (body["status"] in ("completed", "failed") and body["attempts"])
+    running = body["status"] == "running" or (
+        body["status"] in ("completed", "failed") and body["attempts"]
+    )
     assert job.worker_name == (body["attempts"][-1]["worker"] if running else None)
 
 
@@ -94,7 +105,9 @@ def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Mak
         waiting = service.start("behaves", {"do": "fail"}, config={"retries": retries})
         until(lambda: service.status(waiting).get("phase") == "retry_wait")
         assert " idle processes" in info(service)
-        running, stopped = (service.start("behaves", {"do": "listen", "seconds": 120}) for _ in range(2))
+        running, stopped = (
+            service.start("behaves", {"do": "listen", "seconds": 120}) for _ in range(2)
+        )
         for id in (running, stopped):
             service.until(id, "running")
         queued, cancelled, last = (service.start("behaves", {"do": "echo"}) for _ in range(3))
@@ -123,7 +136,11 @@ def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Mak
         assert ids_in(ScheduledJobRegistry, client) == [waiting]
         assert set(ids_in(StartedJobRegistry, client)) == {running, stopped}
         [worker] = Worker.all(connection=client)
-        assert (worker.get_state(), worker.successful_job_count, worker.failed_job_count) == ("busy", 1, 1)
+        assert (worker.get_state(), worker.successful_job_count, worker.failed_job_count) == (
+            "busy",
+            1,
+            1,
+        )
         for name in names:
             clean_registries(queue(client, name))
         printed = info(service)
@@ -140,11 +157,18 @@ def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Mak
         assert ids_in(StartedJobRegistry, client) == []
 
 
-def test_reading_a_queue_while_it_is_drained_loses_nothing_and_changes_no_order(make_service: Make) -> None:
+def test_reading_a_queue_while_it_is_drained_loses_nothing_and_changes_no_order(
+    make_service: Make,
+) -> None:
     service = make_service(workers=0, WORKER_THREADS=4, WORKER_PROCESSES=0)
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
         driver = Driver(client)
-        call = {"target_id": "behaves", "inputs": {"do": "echo"}, "config": {"flow_id": "thread"}, "queue": "threads"}
+        call = {
+            "target_id": "behaves",
+            "inputs": {"do": "echo"},
+            "config": {"flow_id": "thread"},
+            "queue": "threads",
+        }
         ids = [driver.submit(**call) for _ in range(1000)]
         threads, read = queue(client, "threads"), []
         service.start_worker()
@@ -163,7 +187,9 @@ def test_reading_a_queue_while_it_is_drained_loses_nothing_and_changes_no_order(
 
 
 @pytest.mark.parametrize("at", ["head", "middle", "end"])
-def test_what_fell_out_of_a_queue_comes_back_to_its_place(redis_client: redis.Redis, at: str) -> None:
+def test_what_fell_out_of_a_queue_comes_back_to_its_place(
+    redis_client: redis.Redis, at: str
+) -> None:
     driver = Driver(redis_client)
     ids = [driver.submit() for _ in range(9)]
     for id in {"head": ids[:2], "middle": [ids[3], ids[4], ids[6]], "end": ids[-2:]}[at]:

@@ -14,7 +14,9 @@ LIMIT_BYTES = 1800
 
 
 def test_a_small_execution_holds_less_than_1800_bytes(redis_client: redis.Redis) -> None:
-    """300 bytes in, 300 bytes out. The store's own figure, so what its allocator rounds up counts too."""
+    """300 bytes in, 300 bytes out. The store's own figure, so what its allocator rounds up counts
+    too.
+    """
     driver = Driver(redis_client)
     _run(driver, 100)  # the lists outgrow their compact form
     before = redis_client.info("memory")["used_memory"]

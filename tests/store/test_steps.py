@@ -1,4 +1,6 @@
-"""What is kept of steps: written with a token, in one step; taken over by a retry; removed with their execution."""
+"""What is kept of steps: written with a token, in one step; taken over by a retry; removed with
+their execution.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,17 @@ def running_pipeline(driver: Driver) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     "used",
-    [ModelUsage(1, 11, 5, 16), ModelUsage(2, None, None, None), ModelUsage(2, None, 5, 5, 30), ModelUsage()],
+    [
+        ModelUsage(1, 11, 5, 16),
+        ModelUsage(2, None, None, None),
+        ModelUsage(2, None, 5, 5, 30),
+        ModelUsage(),
+    ],
     ids=str,
 )
-def test_usage_is_read_back_as_it_was_written_also_where_nothing_was_reported(used: ModelUsage) -> None:
+def test_usage_is_read_back_as_it_was_written_also_where_nothing_was_reported(
+    used: ModelUsage,
+) -> None:
     assert read_usage(write_usage({"m": used})) == {"m": used}
 
 
@@ -66,7 +75,11 @@ def test_records_outputs_progress_and_usage_are_stored_together(driver: Driver) 
         None,
     )
     assert first.ended_at is not None
-    assert (second.status, second.started_at is not None, second.ended_at) == (StepStatus.RUNNING, True, None)
+    assert (second.status, second.started_at is not None, second.ended_at) == (
+        StepStatus.RUNNING,
+        True,
+        None,
+    )
     assert execution.step_outputs == {"one": b'"1"'}
     assert execution.progress is not None
     assert (execution.progress.finished, execution.usage) == (1, COMPLETED.usage)
@@ -97,7 +110,9 @@ def test_what_another_definition_left_is_dropped(driver: Driver) -> None:
     assert driver.client.exists(f"rq:job:{id}:values") == 0
 
 
-def test_items_of_a_batch_have_outcomes_and_their_outputs_give_way_to_the_whole(driver: Driver) -> None:
+def test_items_of_a_batch_have_outcomes_and_their_outputs_give_way_to_the_whole(
+    driver: Driver,
+) -> None:
     id, token = running_pipeline(driver)
     failed = '{"type": "ValueError", "message": "no", "details": {}}'
     outcomes = {"second:0": "null", "second:1": failed}
@@ -108,7 +123,9 @@ def test_items_of_a_batch_have_outcomes_and_their_outputs_give_way_to_the_whole(
     assert set(driver.client.hgetall(f"rq:job:{id}:values")) == {b"second"}
 
 
-def test_what_did_not_end_is_pending_between_attempts_and_cancelled_at_the_end(driver: Driver) -> None:
+def test_what_did_not_end_is_pending_between_attempts_and_cancelled_at_the_end(
+    driver: Driver,
+) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (RUNNING, "started"))
     driver.release(id, token)
@@ -118,10 +135,16 @@ def test_what_did_not_end_is_pending_between_attempts_and_cancelled_at_the_end(d
     assert driver.stored(id).steps[0].status is StepStatus.CANCELLED
 
 
-def test_outputs_of_steps_are_read_where_asked_for_and_where_a_pipeline_broke_off(driver: Driver) -> None:
+def test_outputs_of_steps_are_read_where_asked_for_and_where_a_pipeline_broke_off(
+    driver: Driver,
+) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"})
-    for include, read in ((Include.STATUS, {}), (Include.STEPS, {}), (Include.OUTPUTS, {"one": b"1"})):
+    for include, read in (
+        (Include.STATUS, {}),
+        (Include.STEPS, {}),
+        (Include.OUTPUTS, {"one": b"1"}),
+    ):
         assert driver.stored(id, include).step_outputs == read
     driver.finish(id, token, "failed")
     assert driver.stored(id, Include.STATUS).step_outputs == {"one": b"1"}
@@ -142,12 +165,19 @@ def test_a_retry_that_takes_over_steps_is_of_the_same_variant(driver: Driver) ->
     variants = {name: {"one": {"flow": name}} for name in ("quick", "good")}
     pipeline = Pipeline("p", (Step("one", "one", agent="work"),), (), "thread", variants=variants)
     service = ExecutionService(driver.store, Catalog({}, {"p": pipeline}), Settings())
-    id = service.start(StartCommand(TargetType.PIPELINE, "p", {}, {"variant": "quick"})).execution_id
+    id = service.start(
+        StartCommand(TargetType.PIPELINE, "p", {}, {"variant": "quick"})
+    ).execution_id
     service.cancel(id)
     with pytest.raises(InvalidRequest) as refused:
         service.retry(RetryCommand(id, config={"variant": "good"}))
-    assert [(each.field, each.code) for each in refused.value.errors] == [("from", "definition_changed")]
-    for command in (RetryCommand(id), RetryCommand(id, config={"variant": "good"}, from_start=True)):
+    assert [(each.field, each.code) for each in refused.value.errors] == [
+        ("from", "definition_changed")
+    ]
+    for command in (
+        RetryCommand(id),
+        RetryCommand(id, config={"variant": "good"}, from_start=True),
+    ):
         assert service.retry(command).retry_of == id
 
 

@@ -55,15 +55,22 @@ def test_every_caller_gets_its_own_answers_in_their_order(together: Together) ->
 
     for _ in range(5):
         answers = at_once([echo(number) for number in range(CALLERS)])
-        assert answers == [[f"a{number}".encode(), f"b{number}".encode()] for number in range(CALLERS)]
+        assert answers == [
+            [f"a{number}".encode(), f"b{number}".encode()] for number in range(CALLERS)
+        ]
 
 
-def test_an_error_goes_to_its_own_caller_alone(together: Together, redis_client: redis.Redis) -> None:
+def test_an_error_goes_to_its_own_caller_alone(
+    together: Together, redis_client: redis.Redis
+) -> None:
     redis_client.set("text", "x")
     wrong = [lambda: checked(*together.execute(("LPUSH", "text", "y")))] * 10
     right = [lambda: checked(*together.execute(("GET", "text")))] * 40
     answers = at_once([*wrong, *right])
-    assert all(isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer) for answer in answers[:10])
+    assert all(
+        isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        for answer in answers[:10]
+    )
     assert answers[10:] == [b"x"] * 40
 
 
@@ -71,13 +78,18 @@ def test_functions_that_the_store_lost_are_loaded_again_for_all_who_call_them(
     together: Together, redis_client: redis.Redis
 ) -> None:
     cancel, page = Function(together, "cancel"), Function(together, "page")
-    calls: list[Callable[[], Any]] = [lambda: cancel(["exec_1", "default"]), lambda: page([0, 1, "asc", 1, "none"])]
+    calls: list[Callable[[], Any]] = [
+        lambda: cancel(["exec_1", "default"]),
+        lambda: page([0, 1, "asc", 1, "none"]),
+    ]
     for _ in range(3):
         redis_client.function_flush()
         assert at_once(calls * 10) == [None, [0, []]] * 10
 
 
-def test_what_gathers_is_sent_over_two_connections_with_fewer_turns_than_calls(proxy: Proxy) -> None:
+def test_what_gathers_is_sent_over_two_connections_with_fewer_turns_than_calls(
+    proxy: Proxy,
+) -> None:
     client = redis.Redis.from_url(proxy.url)
     together = Together(client.connection_pool)
     together.execute(("PING",))
@@ -97,13 +109,17 @@ def test_a_caller_that_is_alone_is_one_turn(proxy: Proxy) -> None:
     assert proxy.round_trips - before == 1
 
 
-def test_a_connection_that_the_store_closed_goes_unnoticed(together: Together, redis_client: redis.Redis) -> None:
+def test_a_connection_that_the_store_closed_goes_unnoticed(
+    together: Together, redis_client: redis.Redis
+) -> None:
     for _ in range(3):
         assert at_once([lambda: together.execute(("PING",))] * CALLERS) == [[b"PONG"]] * CALLERS
         redis_client.client_kill_filter(_type="normal", skipme=True)
 
 
-def test_a_store_that_hangs_fails_every_call_in_time_and_serves_them_afterwards(own_store: EmbeddedStore) -> None:
+def test_a_store_that_hangs_fails_every_call_in_time_and_serves_them_afterwards(
+    own_store: EmbeddedStore,
+) -> None:
     client = connection.connect(Settings(redis_url=own_store.url))
     together = Together(client.connection_pool)
     together.execute(("PING",))
@@ -114,7 +130,9 @@ def test_a_store_that_hangs_fails_every_call_in_time_and_serves_them_afterwards(
         took = time.monotonic() - began
     finally:
         own_store.send_signal(signal.SIGCONT)
-    assert all(isinstance(answer, (redis.TimeoutError, redis.ConnectionError)) for answer in answers)
+    assert all(
+        isinstance(answer, (redis.TimeoutError, redis.ConnectionError)) for answer in answers
+    )
     assert took < within(2.0)
     assert together.execute(("PING",)) == [b"PONG"]
     os.kill(own_store.pid, 0)

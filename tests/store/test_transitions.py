@@ -26,7 +26,11 @@ def test_a_submitted_execution_is_pending_queued_and_listed(driver: Driver) -> N
     id = driver.submit()
     execution = driver.store.get(id, "default")
     assert execution is not None
-    assert (execution.status, execution.phase, execution.attempt) == (Status.PENDING, Phase.QUEUED, 0)
+    assert (execution.status, execution.phase, execution.attempt) == (
+        Status.PENDING,
+        Phase.QUEUED,
+        0,
+    )
     assert execution.started_at is None
     assert driver.listed() == driver.listed(Status.PENDING) == {id}
     assert driver.client.lrange("rq:queue:processes", 0, -1) == [id.encode()]
@@ -86,7 +90,9 @@ def test_an_execution_that_is_delivered_twice_is_claimed_once(driver: Driver) ->
     assert driver.client.llen("rq:queue:processes") == 0
 
 
-def test_a_cancelled_pending_execution_is_never_claimed_even_if_it_is_still_in_the_queue(driver: Driver) -> None:
+def test_a_cancelled_pending_execution_is_never_claimed_even_if_it_is_still_in_the_queue(
+    driver: Driver,
+) -> None:
     id = driver.submit()
     assert driver.store.cancel(id, "default") is Status.CANCELLED
     driver.client.rpush("rq:queue:processes", id)
@@ -119,11 +125,17 @@ def test_after_a_cancel_request_the_only_end_is_cancelled(driver: Driver, outcom
     assert driver.finish(id, token, outcome) == "cancelled"
     execution = driver.store.get(id, "default")
     assert execution is not None
-    assert (execution.status, execution.outputs, execution.failure) == (Status.CANCELLED, None, None)
+    assert (execution.status, execution.outputs, execution.failure) == (
+        Status.CANCELLED,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("how", ["handed_back", "failed", "lost"])
-def test_a_run_that_was_to_be_cancelled_does_not_go_back_to_the_queue(driver: Driver, how: str) -> None:
+def test_a_run_that_was_to_be_cancelled_does_not_go_back_to_the_queue(
+    driver: Driver, how: str
+) -> None:
     id = driver.submit()
     [(_, token)] = driver.claim()
     driver.store.cancel(id, "default")
@@ -131,7 +143,9 @@ def test_a_run_that_was_to_be_cancelled_does_not_go_back_to_the_queue(driver: Dr
     assert driver.claim() == []
 
 
-def test_a_run_that_was_to_be_cancelled_and_whose_lease_runs_out_is_cancelled(driver: Driver) -> None:
+def test_a_run_that_was_to_be_cancelled_and_whose_lease_runs_out_is_cancelled(
+    driver: Driver,
+) -> None:
     id = driver.submit()
     driver.claim()
     driver.store.cancel(id, "default")
@@ -231,7 +245,11 @@ def test_a_retry_waits_and_keeps_how_the_attempt_ended(driver: Driver) -> None:
     assert driver.release(id, token, "failed", delay=60_000_000, reason="ValueError") == "pending"
     execution = driver.store.get(id, "default")
     assert execution is not None
-    assert (execution.status, execution.phase, execution.attempt) == (Status.PENDING, Phase.RETRY_WAIT, 1)
+    assert (execution.status, execution.phase, execution.attempt) == (
+        Status.PENDING,
+        Phase.RETRY_WAIT,
+        1,
+    )
     assert [(each.number, each.outcome) for each in execution.attempts] == [(1, "failed")]
     assert driver.claim() == []
     driver.let_delays_be_over()
@@ -281,7 +299,9 @@ def test_after_a_gap_in_the_reaping_every_lease_is_granted_once_more(driver: Dri
 
 
 @pytest.mark.parametrize("wrong", ["text", "list"])
-def test_a_reaper_goes_on_where_the_time_of_the_last_reap_makes_no_sense(driver: Driver, wrong: str) -> None:
+def test_a_reaper_goes_on_where_the_time_of_the_last_reap_makes_no_sense(
+    driver: Driver, wrong: str
+) -> None:
     driver.submit()
     driver.claim()
     driver.client.delete("exec:reaped")
@@ -294,7 +314,9 @@ def test_a_reaper_goes_on_where_the_time_of_the_last_reap_makes_no_sense(driver:
 
 
 @pytest.mark.parametrize("lost", [2, 5])
-def test_what_fell_out_of_the_queue_is_queued_again_in_order_of_creation(driver: Driver, lost: int) -> None:
+def test_what_fell_out_of_the_queue_is_queued_again_in_order_of_creation(
+    driver: Driver, lost: int
+) -> None:
     ids = [driver.submit() for _ in range(5)]
     driver.client.lpop("rq:queue:processes", lost)
     driver.reap()
@@ -313,7 +335,9 @@ def test_what_is_to_be_queued_where_nobody_takes_from_ends_as_unreadable(driver:
     assert [claimed for claimed, _ in driver.claim(count=10)] == [sound]
 
 
-def test_retention_removes_everything_of_an_execution_and_nothing_that_lives(driver: Driver) -> None:
+def test_retention_removes_everything_of_an_execution_and_nothing_that_lives(
+    driver: Driver,
+) -> None:
     pending = driver.submit()
     running = driver.submit(queue="threads")
     driver.claim(queue="threads")
@@ -367,7 +391,9 @@ def test_a_full_store_refuses_starts_but_ends_cancels_and_reads(redis_client: re
         {"attempt": "many"},
     ],
 )
-def test_a_record_that_makes_no_sense_does_not_stop_the_others(driver: Driver, garbage: dict[str, str]) -> None:
+def test_a_record_that_makes_no_sense_does_not_stop_the_others(
+    driver: Driver, garbage: dict[str, str]
+) -> None:
     broken, sound = driver.submit(), driver.submit()
     driver.client.hset(f"rq:job:{broken}", mapping=garbage)
     driver.store.reap()
@@ -398,15 +424,25 @@ def held_by_somebody_else(client: redis.Redis, key: str) -> Iterator[None]:
         "exec:delayed",
         "rq:finished:processes",
         "rq:queue:processes",
-        *(index_keys("default", status)[0] for status in (Status.PENDING, Status.RUNNING, Status.COMPLETED)),
+        *(
+            index_keys("default", status)[0]
+            for status in (Status.PENDING, Status.RUNNING, Status.COMPLETED)
+        ),
     ],
 )
 @pytest.mark.parametrize("step", ["submit", "claim", "handed_back", "lost", "finish"])
-def test_what_a_transition_that_breaks_off_has_touched_comes_to_its_end(driver: Driver, key: str, step: str) -> None:
-    """The store refuses one of its calls, in the middle: what was accepted before is not lost, nor is it held twice."""
+def test_what_a_transition_that_breaks_off_has_touched_comes_to_its_end(
+    driver: Driver, key: str, step: str
+) -> None:
+    """The store refuses one of its calls, in the middle: what was accepted before is not lost, nor
+    is it held twice.
+    """
     id = driver.submit() if step != "submit" else None
     token = driver.claim()[0][1] if id and step != "claim" else ""
-    with held_by_somebody_else(driver.client, key), contextlib.suppress(redis.ResponseError, StoreRefused):
+    with (
+        held_by_somebody_else(driver.client, key),
+        contextlib.suppress(redis.ResponseError, StoreRefused),
+    ):
         if id is None:
             driver.submit()
         elif step == "claim":
@@ -435,7 +471,9 @@ def test_a_record_of_the_wrong_kind_does_not_stop_the_beats_of_others(driver: Dr
     assert driver.beats([(id, tokens[id]) for id in (wrong, sound)]) == ["lost", "ok"]
 
 
-def test_a_record_of_the_wrong_kind_or_gone_is_not_found_and_leaves_the_lists(driver: Driver) -> None:
+def test_a_record_of_the_wrong_kind_or_gone_is_not_found_and_leaves_the_lists(
+    driver: Driver,
+) -> None:
     wrong, gone, sound = driver.submit(), driver.submit(), driver.submit()
     driver.client.set(f"rq:job:{wrong}", "a string")
     driver.client.delete(f"rq:job:{gone}")
@@ -449,7 +487,9 @@ def test_a_record_of_the_wrong_kind_or_gone_is_not_found_and_leaves_the_lists(dr
 def test_lists_are_in_order_of_creation_and_pages_join_without_a_gap(driver: Driver) -> None:
     ids = [driver.submit() for _ in range(25)]
     key = index_keys("default")
-    pages = [driver.store.page("default", key, offset, 10, descending=True) for offset in (0, 10, 20, 30)]
+    pages = [
+        driver.store.page("default", key, offset, 10, descending=True) for offset in (0, 10, 20, 30)
+    ]
     assert [each.id for page, _ in pages for each in page] == ids[::-1]
     assert {total for _, total in pages} == {25}
     first, _ = driver.store.page("default", key, 0, 10, descending=False)
@@ -524,7 +564,9 @@ def test_a_reap_that_left_something_says_that_it_is_due_at_once(driver: Driver) 
 
 
 def test_what_is_claimed_at_once_is_limited_in_bytes(driver: Driver) -> None:
-    noise = "".join(random.Random(1).choices("0123456789abcdef", k=1_000_000))  # half of it stays, packed
+    noise = "".join(
+        random.Random(1).choices("0123456789abcdef", k=1_000_000)
+    )  # half of it stays, packed
     for _ in range(8):
         driver.submit(inputs={"text": noise})
     assert 2 <= len(driver.claim_rows(8)) <= 4

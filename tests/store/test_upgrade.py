@@ -1,4 +1,6 @@
-"""What an older version left in the store: records before they were RQ jobs in full. The new one goes on with them."""
+"""What an older version left in the store: records before they were RQ jobs in full. The new one
+goes on with them.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,17 @@ class OldStore:
 
     def put(self, rq_word: str, api_word: str, **fields: object) -> str:
         id = new_id()
-        record = {"status": rq_word, "created": AT, "origin": "processes", "tenant": "default", "type": "agent"}
+        record = {
+            "status": rq_word,
+            "created": AT,
+            "origin": "processes",
+            "tenant": "default",
+            "type": "agent",
+        }
         record |= {"target": self._target, "timeout_seconds": "600.0", "max_attempts": 3, **fields}
-        self.client.hset(f"rq:job:{id}", mapping={name: str(value) for name, value in record.items()})
+        self.client.hset(
+            f"rq:job:{id}", mapping={name: str(value) for name, value in record.items()}
+        )
         self.client.set(f"rq:job:{id}:data", CALL % self._target)
         for state in ("all", api_word):
             for scope in ("all", "agent", f"agent:{self._target}"):
@@ -54,13 +64,25 @@ class OldStore:
         return id
 
     def running(self, **fields: object) -> str:
-        ran = {"attempt": 1, "token": "gone:5:1", "worker": "gone", "started": AT + 5, "progress": '[1,4,"reading"]'}
+        ran = {
+            "attempt": 1,
+            "token": "gone:5:1",
+            "worker": "gone",
+            "started": AT + 5,
+            "progress": '[1,4,"reading"]',
+        }
         id = self.put("started", "running", **{**ran, **fields})
         self.client.zadd("exec:leases", {id: 1})
         return id
 
     def ended(self, status: str, api_word: str, **fields: object) -> str:
-        ran = {"attempt": 1, "token": "gone:5:1", "worker": "gone", "started": AT + 5, "ended": AT + 9}
+        ran = {
+            "attempt": 1,
+            "token": "gone:5:1",
+            "worker": "gone",
+            "started": AT + 5,
+            "ended": AT + 9,
+        }
         id = self.put(status, api_word, **{**ran, **fields})
         self.client.zadd(f"exec:ended:{api_word}", {id: AT + 9})
         return id
@@ -82,14 +104,25 @@ def driver(redis_client: redis.Redis) -> Driver:
 
 
 def test_each_state_is_read_as_before(old: OldStore, driver: Driver) -> None:
-    pending, delayed, running, completed = old.pending(), old.delayed(), old.running(), old.completed()
-    failed = old.ended("failed", "failed", error='{"type":"ValueError","message":"no","details":{}}')
+    pending = old.pending()
+    delayed = old.delayed()
+    running = old.running()
+    completed = old.completed()
+    failed = old.ended(
+        "failed", "failed", error='{"type":"ValueError","message":"no","details":{}}'
+    )
     found = {id: driver.stored(id) for id in (pending, delayed, running, completed, failed)}
     assert found[pending].phase is Phase.QUEUED
     assert found[delayed].phase is Phase.RETRY_WAIT
-    assert (found[running].status, found[running].progress) == (Status.RUNNING, Progress(1, 4, "reading"))
+    assert (found[running].status, found[running].progress) == (
+        Status.RUNNING,
+        Progress(1, 4, "reading"),
+    )
     assert found[running].attempts[0].worker == "gone"
-    assert (found[completed].outputs, found[completed].progress) == (b'{"output":"old"}', Progress(1, 1))
+    assert (found[completed].outputs, found[completed].progress) == (
+        b'{"output":"old"}',
+        Progress(1, 1),
+    )
     assert found[failed].failure is not None
     assert found[failed].failure.type == "ValueError"
     assert {round(each.created_at.timestamp() * 1_000_000) for each in found.values()} == {AT}
@@ -98,7 +131,9 @@ def test_each_state_is_read_as_before(old: OldStore, driver: Driver) -> None:
 def test_lists_show_old_and_new_ones_once_each(old: OldStore, driver: Driver) -> None:
     ids = {old.pending(), old.delayed(), old.running(), old.completed(), driver.submit()}
     assert driver.listed() == ids
-    _, total = driver.store.page("default", index_keys("default", None, TargetType.AGENT), 0, 10, descending=True)
+    _, total = driver.store.page(
+        "default", index_keys("default", None, TargetType.AGENT), 0, 10, descending=True
+    )
     assert total == len(ids)
 
 
@@ -124,19 +159,28 @@ def test_an_attempt_that_ran_on_is_finished_by_its_token(old: OldStore, driver: 
     assert driver.listed(Status.COMPLETED) == {id}
 
 
-def test_after_a_reap_rq_reads_all_of_them_and_takes_nothing_out_of_a_queue(old: OldStore, driver: Driver) -> None:
-    pending, delayed, completed = [old.pending() for _ in range(150)], old.delayed(), old.completed()
+def test_after_a_reap_rq_reads_all_of_them_and_takes_nothing_out_of_a_queue(
+    old: OldStore, driver: Driver
+) -> None:
+    pending = [old.pending() for _ in range(150)]
+    delayed = old.delayed()
+    completed = old.completed()
     driver.reap()
     queue = Queue("processes", connection=old.client, serializer=JSONSerializer)
     assert [job.id for job in queue.jobs] == pending
     assert [job.meta["status"] for job in queue.jobs] == ["pending"] * 150
-    assert Job.fetch(delayed, connection=old.client, serializer=JSONSerializer).get_status() == "scheduled"
+    assert (
+        Job.fetch(delayed, connection=old.client, serializer=JSONSerializer).get_status()
+        == "scheduled"
+    )
     assert old.client.zscore(registry("completed"), completed) is not None
     assert not old.client.exists("exec:ended:completed")
 
 
 @pytest.mark.parametrize("field", ["created", "started", "timeout_seconds", "status"])
-def test_what_made_no_sense_then_ends_with_an_error(old: OldStore, driver: Driver, field: str) -> None:
+def test_what_made_no_sense_then_ends_with_an_error(
+    old: OldStore, driver: Driver, field: str
+) -> None:
     id = old.running(**{field: "nonsense"})
     failure = driver.stored(id).failure
     assert failure is not None
@@ -150,7 +194,9 @@ def test_a_fraction_of_a_second_stays_in_a_time_limit(old: OldStore, driver: Dri
     assert row[4] == b"1.5"
 
 
-def test_a_service_finishes_what_waited_and_what_a_gone_worker_ran(make_service: Callable[..., Service]) -> None:
+def test_a_service_finishes_what_waited_and_what_a_gone_worker_ran(
+    make_service: Callable[..., Service],
+) -> None:
     service = make_service(workers=0, LEASE=4, AUTH="off")
     with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
         old = OldStore(client, "behaves")

@@ -1,4 +1,6 @@
-"""A child process of a worker, with a test in the worker's place: what it is told, and what it answers."""
+"""A child process of a worker, with a test in the worker's place: what it is told, and what it
+answers.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ class Child:
         """Starts an attempt; returns its token."""
         self._number += 1
         token = f"token-{self._number}"
-        call = write_call(type="agent", target_id="coded", inputs=inputs or {}, config={"flow_id": flow, **config})
+        call = write_call(
+            type="agent", target_id="coded", inputs=inputs or {}, config={"flow_id": flow, **config}
+        )
         names = {"execution_id": f"exec_{self._number}", "attempt": 1}
         head = {"kind": "start", "token": token, "id": f"exec_{self._number}", "attempt": 1}
         self.tell({**head, "names": names, "traceparent": None}, call)

@@ -1,4 +1,6 @@
-"""Services that outlive the test that asked for them: most of the time of a short test goes into their start."""
+"""Services that outlive the test that asked for them: most of the time of a short test goes into
+their start.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 _DATABASES = range(8, 13)
-"""Of the store of a test process. Those before have other users; this many services are kept at a time."""
+"""Of the store of a test process. Those before have other users; this many services are kept at a
+time.
+"""
 
 
 class KeptServices:
@@ -54,7 +58,9 @@ class KeptServices:
             return
         try:
             assert not failed
-            assert all(process and process.poll() is None for process in (service.web, *service.workers))
+            assert all(
+                process and process.poll() is None for process in (service.web, *service.workers)
+            )
             _end_executions(service)
         except Exception:
             self._end(name)

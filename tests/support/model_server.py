@@ -1,4 +1,5 @@
-"""A stand-in for a model's vendor: speaks OpenAI's chat completions, records what it is asked, answers as told.
+"""A stand-in for a model's vendor: speaks OpenAI's chat completions, records what it is asked,
+answers as told.
 
 Also `python -m tests.support.model_server PORT DELAY_SECONDS`, for benchmarks.
 """
@@ -21,10 +22,12 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
 
 @dataclass
 class Answer:
-    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as it is.
+    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as
+    it is.
 
-    `message` and `choice` are added to those of the answer; `usage` takes the place of its own. Blank lines drip
-    for `drip_seconds` before the body; with `hang_up` the connection ends in the middle of it.
+    `message` and `choice` are added to those of the answer; `usage` takes the place of its own.
+    Blank lines drip for `drip_seconds` before the body; with `hang_up` the connection ends in the
+    middle of it.
     """
 
     text: str = "An answer."
@@ -56,7 +59,9 @@ class Answer:
 
 
 class ModelServer:
-    """Started by `with`. `answers` is played in order; then `reply` is asked, or `default` is given for ever."""
+    """Started by `with`. `answers` is played in order; then `reply` is asked, or `default` is given
+    for ever.
+    """
 
     def __init__(self, port: int = 0, default: Answer | None = None):
         self.port = port
@@ -116,7 +121,9 @@ class ModelServer:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                headers = dict(
+                    line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line
+                )
                 asked = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.requests.append(asked)
                 self.headers.append(headers)
@@ -134,7 +141,9 @@ class ModelServer:
         finally:
             writer.close()
 
-    async def _wait(self, reader: asyncio.StreamReader, seconds: float, hung_up: list[None]) -> None:
+    async def _wait(
+        self, reader: asyncio.StreamReader, seconds: float, hung_up: list[None]
+    ) -> None:
         """Sleeps, unless the caller hangs up meanwhile."""
         if not seconds:
             return
@@ -146,11 +155,20 @@ class ModelServer:
             hung_up.append(None)
             raise ConnectionError
 
-    async def _answer(self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]) -> None:
+    async def _answer(
+        self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]
+    ) -> None:
         body = answer.body(asked)
         headers = {"Content-Type": "application/json", **answer.headers}
-        headers |= {"Transfer-Encoding": "chunked"} if answer.drip_seconds else {"Content-Length": str(len(body))}
-        lines = [f"HTTP/1.1 {answer.status} Answer", *(f"{name}: {value}" for name, value in headers.items())]
+        headers |= (
+            {"Transfer-Encoding": "chunked"}
+            if answer.drip_seconds
+            else {"Content-Length": str(len(body))}
+        )
+        lines = [
+            f"HTTP/1.1 {answer.status} Answer",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         if answer.hang_up:
             writer.write(body[: len(body) // 2])

@@ -62,7 +62,9 @@ class OtlpServer:
 def _read(body: bytes) -> list[dict[str, Any]]:
     return [
         {
-            "service": {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"],
+            "service": {each.key: each.value.string_value for each in resource.resource.attributes}[
+                "service.name"
+            ],
             "name": span.name,
             "kind": span.kind,
             "trace_id": span.trace_id.hex(),

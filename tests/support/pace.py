@@ -9,9 +9,11 @@ _LOAD = Path("/proc/loadavg")
 
 
 def within(seconds: float) -> float:
-    """How long what is promised within `seconds` may take here: as long on a quiet machine, longer on a busy one.
+    """How long what is promised within `seconds` may take here: as long on a quiet machine, longer
+    on a busy one.
 
-    Where three processes want each processor, everything takes three times as long, and no promise is broken.
+    Where three processes want each processor, everything takes three times as long, and no promise
+    is broken.
     """
     minute, _, _, running, *_ = _LOAD.read_text().split()
     wanting = max(float(minute), float(running.partition("/")[0]))

@@ -1,4 +1,6 @@
-"""A limit of processes and threads, as `docker --pids-limit`, Kubernetes, systemd and Heroku set one."""
+"""A limit of processes and threads, as `docker --pids-limit`, Kubernetes, systemd and Heroku set
+one.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,21 @@ class ProcessLimit:
             (self._group / "pids.max").write_text("max" if limit is None else str(limit))
             return
         wanted = resource.RLIM_INFINITY if limit is None else limit
-        for process in (psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)):
+        for process in (
+            psutil.Process(self._pid),
+            *psutil.Process(self._pid).children(recursive=True),
+        ):
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_NPROC, (wanted, resource.RLIM_INFINITY))
+                resource.prlimit(
+                    process.pid, resource.RLIMIT_NPROC, (wanted, resource.RLIM_INFINITY)
+                )
 
 
 @contextlib.contextmanager
 def process_limit(pid: int) -> Iterator[ProcessLimit | None]:
-    """By a control group if this user may make one, else by RLIMIT_NPROC; None where neither holds (root)."""
+    """By a control group if this user may make one, else by RLIMIT_NPROC; None where neither holds
+    (root).
+    """
     for folder in _FOLDERS:
         group = folder / f"limit-{os.getpid()}-{pid}"
         try:

@@ -15,12 +15,14 @@ Mode = Literal["pass", "cut", "blackhole", "delay", "drop_answer"]
 class Proxy:
     """Started by `with`. `mode` may be changed at any time and holds for open connections too.
 
-    `cut`: connections are closed, new ones refused. `blackhole`: nothing gets through, nothing is closed.
-    `delay`: each piece waits `delay_seconds`. `drop_answer`: the next request whose text contains
-    `drop_after` gets through, its answer does not, and its connection is closed; then `pass` again.
+    `cut`: connections are closed, new ones refused. `blackhole`: nothing gets through, nothing is
+    closed. `delay`: each piece waits `delay_seconds`. `drop_answer`: the next request whose text
+    contains `drop_after` gets through, its answer does not, and its connection is closed; then
+    `pass` again.
 
-    `lose_for` is an outage as a network has it: what was sent meanwhile is delivered later, behind newer calls.
-    `bytes_per_second` is the speed of the link, all connections together; None for as fast as it goes.
+    `lose_for` is an outage as a network has it: what was sent meanwhile is delivered later, behind
+    newer calls. `bytes_per_second` is the speed of the link, all connections together; None for as
+    fast as it goes.
     """
 
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
@@ -46,7 +48,9 @@ class Proxy:
         self._busy_until = [0.0, 0.0]
         self.dropped = 0
         self.round_trips = 0
-        """How often a client spoke after the store had: a pipeline is one, however many commands it holds."""
+        """How often a client spoke after the store had: a pipeline is one, however many commands it
+        holds.
+        """
 
     @property
     def url(self) -> str:
@@ -79,11 +83,13 @@ class Proxy:
     def lose_for(self, seconds: float, deliver_after_seconds: float) -> None:
         """Nothing gets through for some seconds; then new connections work again.
 
-        What was sent on an old one meanwhile arrives later, also if its client has hung up: a kernel goes on
-        sending what was written before the close, with longer and longer pauses.
+        What was sent on an old one meanwhile arrives later, also if its client has hung up: a
+        kernel goes on sending what was written before the close, with longer and longer pauses.
         """
         now = time.monotonic()
-        self._outage_began_at, self._outage_ends_at, self._late_at = now, now + seconds, now + deliver_after_seconds
+        self._outage_began_at = now
+        self._outage_ends_at = now + seconds
+        self._late_at = now + deliver_after_seconds
 
     def kill_connections(self) -> None:
         self._close_all()
@@ -126,9 +132,13 @@ class Proxy:
                 self._pairs.append((client, upstream))
             link = {"drop": False, "answered": True, "began_at": time.monotonic()}
             for source, sink, up in ((client, upstream, True), (upstream, client, False)):
-                threading.Thread(target=self._pump, args=(source, sink, up, link), daemon=True).start()
+                threading.Thread(
+                    target=self._pump, args=(source, sink, up, link), daemon=True
+                ).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, up: bool, link: dict[str, Any]) -> None:
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, up: bool, link: dict[str, Any]
+    ) -> None:
         try:
             while data := source.recv(65536):
                 while self._mode == "blackhole" and not self._closed:

@@ -1,4 +1,6 @@
-"""Runs a target in this process, with the store's part played by lists: for tests of the runtime alone."""
+"""Runs a target in this process, with the store's part played by lists: for tests of the runtime
+alone.
+"""
 
 from __future__ import annotations
 

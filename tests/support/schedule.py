@@ -1,4 +1,5 @@
-"""Which test process runs what, and when: the slowest first, and tests that share a service in one process.
+"""Which test process runs what, and when: the slowest first, and tests that share a service in one
+process.
 
 With pytest-xdist only. The order of a seed (pytest-randomly) stays among tests of the same rank.
 """
@@ -23,15 +24,22 @@ SLOWEST_FIRST = (
     "tests/store/",
     "tests/unit/",
 )
-"""Long tests and long files first; short tests fill what is left, so that all processes end together."""
+"""Long tests and long files first; short tests fill what is left, so that all processes end
+together.
+"""
 
 ONE_BY_ONE = ("tests/faults/", "tests/hostile/")
-"""Each of these tests has a service of its own, so each may run in any process. Other files stay together."""
+"""Each of these tests has a service of its own, so each may run in any process. Other files stay
+together.
+"""
 
 
 def rank(nodeid: str) -> int:
     """The place of a test in the order: that of the first entry that fits."""
-    return next((place for place, start in enumerate(SLOWEST_FIRST) if nodeid.startswith(start)), len(SLOWEST_FIRST))
+    return next(
+        (place for place, start in enumerate(SLOWEST_FIRST) if nodeid.startswith(start)),
+        len(SLOWEST_FIRST),
+    )
 
 
 class SlowestFirst(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist exports no types

@@ -27,7 +27,9 @@ OWN_BIN = Path(sys.executable).parent
 """The programs of the tests' own environment, in which every optional package is installed."""
 
 BIN = Path(os.environ.get("SERVICE_BIN") or OWN_BIN)
-"""The service's programs. `make test` names an environment as it is deployed, with requirements.txt alone."""
+"""The service's programs. `make test` names an environment as it is deployed, with requirements.txt
+alone.
+"""
 
 _NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
@@ -57,9 +59,14 @@ class Service:
         self.http = requests.Session()
         own = ROOT / "tests"
         paths = {
-            "AGENTS_PATH": os.pathsep.join(map(str, [ROOT / "agents", own / "agents", *([agents] if agents else [])])),
+            "AGENTS_PATH": os.pathsep.join(
+                map(str, [ROOT / "agents", own / "agents", *([agents] if agents else [])])
+            ),
             "PIPELINES_PATH": os.pathsep.join(
-                map(str, [ROOT / "pipelines", own / "pipelines", *([pipelines] if pipelines else [])])
+                map(
+                    str,
+                    [ROOT / "pipelines", own / "pipelines", *([pipelines] if pipelines else [])],
+                )
             ),
         }
         self.env = {
@@ -110,7 +117,9 @@ class Service:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.web is not None and self.web.poll() is None:
             try:
-                requests.get(f"{self.url}/healthz", timeout=START_SECONDS)  # it listens before it has loaded
+                requests.get(
+                    f"{self.url}/healthz", timeout=START_SECONDS
+                )  # it listens before it has loaded
                 return
             except requests.RequestException:
                 time.sleep(0.02)
@@ -124,7 +133,12 @@ class Service:
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`flask ...` beside it, with its environment."""
         return subprocess.run(
-            [self._bin / "flask", *arguments], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60
+            [self._bin / "flask", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
@@ -135,7 +149,9 @@ class Service:
         return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
-        """The output of a process (`web`, `worker0`, `worker1`, ...) in this test, if tests share the service."""
+        """The output of a process (`web`, `worker0`, `worker1`, ...) in this test, if tests share
+        the service.
+        """
         return (self.folder / f"{name}.log").read_bytes()[self._log_bytes.get(name, 0) :].decode()
 
     def begin_test(self) -> None:
@@ -151,7 +167,9 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(end_with_parent, signal.SIGKILL),  # also if it is frozen as the tests are killed
+                preexec_fn=partial(
+                    end_with_parent, signal.SIGKILL
+                ),  # also if it is frozen as the tests are killed
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:
@@ -160,9 +178,19 @@ class Service:
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.http.get(f"{self.url}/api/v1{path}", timeout=60, **options)
 
-    def start(self, target_id: str, inputs: dict[str, Any] | None = None, *, type: str = "agent", **more: Any) -> str:
+    def start(
+        self,
+        target_id: str,
+        inputs: dict[str, Any] | None = None,
+        *,
+        type: str = "agent",
+        **more: Any,
+    ) -> str:
         """Starts an execution and returns its id; `more` are other fields of the body."""
-        response = self.post("/executions", json={"type": type, "target_id": target_id, "inputs": inputs or {}, **more})
+        response = self.post(
+            "/executions",
+            json={"type": type, "target_id": target_id, "inputs": inputs or {}, **more},
+        )
         assert response.status_code == 202, response.text
         return str(response.json()["execution_id"])
 
@@ -175,14 +203,20 @@ class Service:
         while (body := self.status(execution_id)).get("status") not in statuses:
             waited = time.monotonic() - began
             if waited > seconds:
-                raise AssertionError(f"not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}")
-            time.sleep(min(max(0.01, waited / 20), 0.05))  # a question costs the machine more than a wait
+                raise AssertionError(
+                    f"not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}"
+                )
+            time.sleep(
+                min(max(0.01, waited / 20), 0.05)
+            )  # a question costs the machine more than a wait
         return body
 
     def ended(self, execution_id: str, seconds: float = 60) -> dict[str, Any]:
         return self.until(execution_id, *ENDED, seconds=seconds)
 
-    def run(self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def run(
+        self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Starts an execution and follows it to its end."""
         return self.ended(self.start(target_id, inputs, **more))
 

@@ -14,4 +14,6 @@ _SCHEMA = json.loads((CONTRACT / "responses.schema.json").read_text())
 
 def check_shape(body: Any, shape: str) -> None:
     """Raises `ValidationError` where the body is not of this published shape."""
-    jsonschema.Draft202012Validator({"$ref": f"#/$defs/{shape}", "$defs": _SCHEMA["$defs"]}).validate(body)
+    jsonschema.Draft202012Validator(
+        {"$ref": f"#/$defs/{shape}", "$defs": _SCHEMA["$defs"]}
+    ).validate(body)

@@ -24,7 +24,12 @@ except ValueError as error:
 
 def test_what_fails_aside_of_a_loop_is_raised_and_not_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FAILS_ON_A_LOOP], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", FAILS_ON_A_LOOP],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
     )
     assert done.stdout.startswith("raised Expecting property name")
     assert done.stderr == ""

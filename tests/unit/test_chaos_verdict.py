@@ -1,4 +1,6 @@
-"""The judge of `make chaos`, judged: a sound history passes, and each broken promise is found in a forged one."""
+"""The judge of `make chaos`, judged: a sound history passes, and each broken promise is found in a
+forged one.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,9 @@ def never_recover(it: Verdict) -> None:
         (never_recover, ["recovered after more than 20 s"]),
     ],
 )
-def test_each_broken_promise_is_found(forge: Callable[[Verdict], None], promises: list[str]) -> None:
+def test_each_broken_promise_is_found(
+    forge: Callable[[Verdict], None], promises: list[str]
+) -> None:
     verdict = history()
     forge(verdict)
     assert found(verdict) == promises
@@ -172,7 +176,9 @@ def test_an_outage_of_the_store_is_counted_from_its_end() -> None:
 
 
 @pytest.mark.parametrize("forge", [lose, complete_after_a_yes, run_twice_at_a_time, go_on])
-def test_what_was_said_in_a_second_that_the_store_lost_is_excused(forge: Callable[[Verdict], None]) -> None:
+def test_what_was_said_in_a_second_that_the_store_lost_is_excused(
+    forge: Callable[[Verdict], None],
+) -> None:
     verdict = history()
     verdict.set_back.append((BEGAN - 1, BEGAN + 16))
     forge(verdict)

@@ -19,7 +19,8 @@ COMPLETED = Outcome("completed", outputs=b"{}")
 FAILED = Outcome("failed", error=ERROR, retryable=True)
 HOPELESS = Outcome("failed", error=ERROR)
 STOPPED, DIED = Outcome("stopped"), Outcome("died", reason="It died.")
-UNSTARTED, UNSAVED = Outcome("unstarted", reason="No thread."), Outcome("unsaved", reason="Too big.")
+UNSTARTED = Outcome("unstarted", reason="No thread.")
+UNSAVED = Outcome("unsaved", reason="Too big.")
 HUNG = Outcome("hung", reason="It held its process.")
 EVERY = [COMPLETED, FAILED, HOPELESS, STOPPED, DIED, UNSTARTED, UNSAVED, HUNG]
 BY_OTHERS = [
@@ -60,11 +61,15 @@ def test_the_reason_to_stop_goes_before_every_outcome(outcome: Outcome) -> None:
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
-def test_without_a_reason_to_stop_the_outcome_decides(outcome: Outcome, ending: Finish | Release) -> None:
+def test_without_a_reason_to_stop_the_outcome_decides(
+    outcome: Outcome, ending: Finish | Release
+) -> None:
     assert decide(claim(), None, outcome, 0) == ending
 
 
-@pytest.mark.parametrize(("outcome", "ending"), BY_OTHERS, ids=lambda value: getattr(value, "kind", ""))
+@pytest.mark.parametrize(
+    ("outcome", "ending"), BY_OTHERS, ids=lambda value: getattr(value, "kind", "")
+)
 def test_what_another_run_may_have_ended_is_not_failed_also_if_its_time_ran_out_meanwhile(
     outcome: Outcome, ending: Release
 ) -> None:
@@ -103,7 +108,9 @@ def test_a_shutdown_hands_back_what_did_not_end_by_itself(outcome: Outcome) -> N
 
 def test_what_ended_by_itself_during_a_shutdown_is_not_run_again() -> None:
     assert decide(claim(), Stopping.SHUTDOWN, COMPLETED, 0) == Finish("completed", b"{}")
-    assert decide(claim(), Stopping.SHUTDOWN, HOPELESS, 0) == Finish("failed", error=json.dumps(ERROR))
+    assert decide(claim(), Stopping.SHUTDOWN, HOPELESS, 0) == Finish(
+        "failed", error=json.dumps(ERROR)
+    )
 
 
 def test_a_failure_is_tried_again_only_while_retries_are_left() -> None:

@@ -1,4 +1,6 @@
-"""No text that strangers send makes a pattern slow: the time that each takes grows with the text, and no faster."""
+"""No text that strangers send makes a pattern slow: the time that each takes grows with the text,
+and no faster.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ from app.runtime.parsers import _BULLET, _FENCE
         (NAME.regex, "", "a", "\n"),
     ],
 )
-def test_the_time_grows_with_the_text_and_no_faster(pattern: re.Pattern[Any], head: Any, unit: Any, tail: Any) -> None:
-    short, long = (_cpu(pattern, head + unit * (length // len(unit)) + tail) for length in (4_000, 40_000))
+def test_the_time_grows_with_the_text_and_no_faster(
+    pattern: re.Pattern[Any], head: Any, unit: Any, tail: Any
+) -> None:
+    short, long = (
+        _cpu(pattern, head + unit * (length // len(unit)) + tail) for length in (4_000, 40_000)
+    )
     assert long < 40 * short + 0.05
 
 

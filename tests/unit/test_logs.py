@@ -1,4 +1,6 @@
-"""`app.telemetry.logs` and `app.telemetry.log_fields`: exceptions without their messages, fields cut and masked."""
+"""`app.telemetry.logs` and `app.telemetry.log_fields`: exceptions without their messages, fields
+cut and masked.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +223,11 @@ log.info("second", request_id="its own")
 
 def test_a_line_tells_what_is_known_of_its_own_request_and_nothing_of_the_one_before() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOGS_TWO_REQUESTS], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOGS_TWO_REQUESTS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["request_id"], first["tenant"]) == ("one", "acme")

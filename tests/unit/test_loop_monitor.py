@@ -31,7 +31,12 @@ gevent.sleep(2.5)
 
 def test_a_request_that_holds_the_loop_is_logged_with_its_place() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HOLDS], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", HOLDS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
     )
     told = [json.loads(line) for line in done.stdout.splitlines() if '"loop_held"' in line]
     slow = [line for line in told if (line["method"], line["path"]) == ("POST", "/slow")]

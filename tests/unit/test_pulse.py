@@ -12,7 +12,8 @@ from app.worker.threads_of import Facts, Threads, busiest, hindrance
 def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Threads:
     """Of each, for how long it has computed, and been ready without a processor."""
     return {
-        number: Facts(f"t{number}", state, computed, delayed, faults) for number, (computed, delayed) in enumerate(rows)
+        number: Facts(f"t{number}", state, computed, delayed, faults)
+        for number, (computed, delayed) in enumerate(rows)
     }
 
 

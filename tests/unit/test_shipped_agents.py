@@ -87,21 +87,30 @@ class TestSummarizer:
             "metadata": {"model_used": "extractive", "tokens_used": 0},
         }
 
-    def test_the_sentences_that_say_most_are_kept_in_their_order(self, summarize: Callable[..., str]) -> None:
+    def test_the_sentences_that_say_most_are_kept_in_their_order(
+        self, summarize: Callable[..., str]
+    ) -> None:
         text = " ".join(DOCUMENT.split("\n\n")[1:])
         summary = summarize(text, max_sentences=4)
-        positions = [" ".join(text.split()).index(part) for part in summary.removesuffix(".").split(". ")]
+        positions = [
+            " ".join(text.split()).index(part) for part in summary.removesuffix(".").split(". ")
+        ]
         assert len(positions) == 4
         assert positions == sorted(positions)
         assert "harbour" in summary
         assert "Some people like boats" not in summary
 
     def test_three_sentences_unless_told_otherwise(self, summarize: Callable[..., str]) -> None:
-        assert summarize("One fox runs. Two dogs sleep. Three cats eat. Four birds sing.").count(".") == 3
+        assert (
+            summarize("One fox runs. Two dogs sleep. Three cats eat. Four birds sing.").count(".")
+            == 3
+        )
 
     def test_chinese_is_cut_at_its_own_punctuation(self, summarize: Callable[..., str]) -> None:
         summary = summarize(CHINESE)
-        sentences = [part for part in summary.replace("！", "。").replace("？", "。").split("。") if part]
+        sentences = [
+            part for part in summary.replace("！", "。").replace("？", "。").split("。") if part
+        ]
         assert len(sentences) == 3
         assert all(sentence in CHINESE for sentence in sentences)
         assert "人工智能" in summary
@@ -127,13 +136,17 @@ class TestSummarizer:
     def test_sentences_end_where_a_reader_would_say_so(
         self, summarize: Callable[..., str], text: str, sentences: int
     ) -> None:
-        """A text of exactly as many sentences as asked for comes back unchanged; one fewer shortens it."""
+        """A text of exactly as many sentences as asked for comes back unchanged; one fewer shortens
+        it.
+        """
         assert summarize(text, max_sentences=sentences) == text
         if sentences > 1:
             assert len(summarize(text, max_sentences=sentences - 1)) < len(text)
 
     @pytest.mark.parametrize("text", ["", "   \n ", "。。。", "???", "🙂", "a" * 1000])
-    def test_a_text_without_sentences_is_no_error(self, summarize: Callable[..., str], text: str) -> None:
+    def test_a_text_without_sentences_is_no_error(
+        self, summarize: Callable[..., str], text: str
+    ) -> None:
         assert summarize(text) == text.strip()
 
     def test_less_than_one_sentence_is_refused(self, summarize: Callable[..., str]) -> None:
@@ -141,9 +154,12 @@ class TestSummarizer:
             summarize("Text.", max_sentences=0)
 
     @pytest.mark.parametrize(
-        "part", ["One more sentence, number {}. ", "第{}句话很重要。", "word{} ", " \n ", "{}.", "?!"]
+        "part",
+        ["One more sentence, number {}. ", "第{}句话很重要。", "word{} ", " \n ", "{}.", "?!"],
     )
-    def test_a_large_text_takes_seconds_at_most(self, summarize: Callable[..., str], part: str) -> None:
+    def test_a_large_text_takes_seconds_at_most(
+        self, summarize: Callable[..., str], part: str
+    ) -> None:
         text = "".join(part.format(n) for n in range(200_000 // len(part)))
         start = time.process_time()
         summarize(text)
@@ -154,7 +170,11 @@ class TestCustomerService:
     @pytest.mark.parametrize(
         ("query", "intent", "words"),
         [
-            ("How do I reset my password?", "password_reset", ["reset your password", "Forgot password?"]),
+            (
+                "How do I reset my password?",
+                "password_reset",
+                ["reset your password", "Forgot password?"],
+            ),
             ("I'm locked out and can't log in", "password_reset", ["reset your password"]),
             ("I want my money back", "refund", ["refund", "30 days"]),
             ("My parcel has not arrived", "shipping", ["Track"]),
@@ -185,13 +205,17 @@ class TestCustomerService:
             ("火星上的天气怎么样？", "我不知道这个问题的答案"),
         ],
     )
-    def test_what_is_not_known_is_said_to_be_unknown(self, run: Execute, query: str, words: str) -> None:
+    def test_what_is_not_known_is_said_to_be_unknown(
+        self, run: Execute, query: str, words: str
+    ) -> None:
         outputs = run("customer_service_flow", customer_query=query)
         assert outputs["intent"] == "other"
         assert words in outputs["answer"]
 
     def test_what_is_mentioned_is_found_and_used(self, run: Execute) -> None:
-        query = "Refund order #A-12345 of 2024-12-01 over $20.50 to jo@example.com, call +49 30 1234567"
+        query = (
+            "Refund order #A-12345 of 2024-12-01 over $20.50 to jo@example.com, call +49 30 1234567"
+        )
         outputs = run("customer_service_flow", customer_query=query)
         assert outputs["entities"] == {
             "email": ["jo@example.com"],
@@ -203,24 +227,41 @@ class TestCustomerService:
         assert "A-12345" in outputs["answer"]
 
     def test_entities_are_found_in_chinese(self, run: Execute) -> None:
-        found = run("entity_extractor", text="订单号：20241201，12月3日付了300元，电话13800138000")["output"]
-        assert found == {"date": ["12月3日"], "amount": ["300元"], "order": ["20241201"], "phone": ["13800138000"]}
+        found = run("entity_extractor", text="订单号：20241201，12月3日付了300元，电话13800138000")[
+            "output"
+        ]
+        assert found == {
+            "date": ["12月3日"],
+            "amount": ["300元"],
+            "order": ["20241201"],
+            "phone": ["13800138000"],
+        }
 
     def test_no_model_is_named_where_none_was_asked(self, run: Execute) -> None:
         outputs = run("customer_service_flow", customer_query="refund")
         assert outputs["metadata"] == {"tokens_used": 0, "models_used": []}
 
-    def test_the_answerer_finds_the_topic_itself_where_no_intent_is_known(self, run: Execute) -> None:
-        assert "Forgot password?" in run("knowledge_answerer", query="How do I reset my password?")["output"]
+    def test_the_answerer_finds_the_topic_itself_where_no_intent_is_known(
+        self, run: Execute
+    ) -> None:
+        assert (
+            "Forgot password?"
+            in run("knowledge_answerer", query="How do I reset my password?")["output"]
+        )
         assert "重置密码" in run("knowledge_answerer", query="密码忘了")["output"]
-        assert "I do not know" in run("knowledge_answerer", query="How tall is the Eiffel tower?")["output"]
+        assert (
+            "I do not know"
+            in run("knowledge_answerer", query="How tall is the Eiffel tower?")["output"]
+        )
 
     def test_every_intent_but_other_has_an_answer(self, run: Execute, catalog: Catalog) -> None:
         llm = catalog.agents["intent_classifier"].flow("llm")
         assert isinstance(llm, PromptFlow)
         intents = llm.system_prompt.splitlines()[-1].split(", ")
         for intent in set(intents) - {"other"}:
-            assert "I do not know" not in run("knowledge_answerer", query="?", intent=intent)["output"]
+            assert (
+                "I do not know" not in run("knowledge_answerer", query="?", intent=intent)["output"]
+            )
 
 
 def questions(name: str) -> dict[str, list[str]]:
@@ -231,16 +272,26 @@ class TestQuestions:
     """What customers may write, in words that nobody wrote down for the agents."""
 
     @pytest.mark.parametrize("name", ["held_out.toml", "held_out_zh.toml", "tuning.toml"])
-    def test_of_ten_questions_for_an_entry_at_least_eight_are_answered_right(self, run: Execute, name: str) -> None:
+    def test_of_ten_questions_for_an_entry_at_least_eight_are_answered_right(
+        self, run: Execute, name: str
+    ) -> None:
         for intent, asked in questions(name).items():
-            right = run("knowledge_answerer", query="?" if asked[0].isascii() else "吗", intent=intent)["output"]
-            wrong = [query for query in asked if run("customer_service_flow", customer_query=query)["answer"] != right]
+            right = run(
+                "knowledge_answerer", query="?" if asked[0].isascii() else "吗", intent=intent
+            )["output"]
+            wrong = [
+                query
+                for query in asked
+                if run("customer_service_flow", customer_query=query)["answer"] != right
+            ]
             assert len(wrong) <= 0.2 * len(asked), (intent, wrong)
 
     @pytest.mark.parametrize("name", ["held_out.toml", "held_out_zh.toml"])
     def test_the_answerer_alone_does_as_well(self, run: Execute, name: str) -> None:
         for intent, asked in questions(name).items():
-            found = [run("knowledge_answerer", query=query)["metadata"]["intent"] for query in asked]
+            found = [
+                run("knowledge_answerer", query=query)["metadata"]["intent"] for query in asked
+            ]
             assert found.count(intent) >= 0.8 * len(asked), (intent, found)
 
     @pytest.mark.parametrize(
@@ -272,7 +323,9 @@ class TestQuestions:
         found = run("knowledge_answerer", query="I want my money back")["metadata"]
         assert found["intent"] == "refund"
         assert 0.5 < found["confidence"] <= 1
-        given = run("knowledge_answerer", query="I want my money back", intent="invoice")["metadata"]
+        given = run("knowledge_answerer", query="I want my money back", intent="invoice")[
+            "metadata"
+        ]
         assert given["intent"] == "invoice"
         assert "confidence" not in given
 
@@ -289,7 +342,9 @@ class TestQuestions:
         start = time.process_time()
         run(
             "intent_classifier",
-            query=" ".join(f"quibble{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}" for n in range(5000)),
+            query=" ".join(
+                f"quibble{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}" for n in range(5000)
+            ),
         )
         assert time.process_time() - start < 5
 
@@ -313,7 +368,9 @@ class TestDocumentSummary:
         assert run("document_summary", text=CHINESE)["keywords"][:2] == ["人工智能", "医院使用"]
 
     def test_no_text_is_lost_between_sections(self, run: Execute) -> None:
-        text = DOCUMENT + "\n \n" + "\n\n".join("A paragraph of some length. " * 20 for _ in range(10))
+        text = (
+            DOCUMENT + "\n \n" + "\n\n".join("A paragraph of some length. " * 20 for _ in range(10))
+        )
         sections = run("section_splitter", text=text)["output"]
         assert "".join("".join(sections).split()) == "".join(text.split())
         assert len(sections) > 4

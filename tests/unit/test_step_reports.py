@@ -1,4 +1,6 @@
-"""A child's checkpoints on their way to its worker: the run goes on once the store has what it must not lose."""
+"""A child's checkpoints on their way to its worker: the run goes on once the store has what it must
+not lose.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_the_run_waits_until_the_worker_says_that_its_checkpoint_is_stored(
     assert saving.ended == "stored"
 
 
-def test_a_run_that_is_asked_to_stop_waits_no_longer_for_the_store(reports: StepReports, stop: StopSignal) -> None:
+def test_a_run_that_is_asked_to_stop_waits_no_longer_for_the_store(
+    reports: StepReports, stop: StopSignal
+) -> None:
     saving = Saving(reports)
     saving.join(SOON_SECONDS)
     stop.request()

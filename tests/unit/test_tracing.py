@@ -1,4 +1,6 @@
-"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace Context."""
+"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace
+Context.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ def test_a_bad_habit_is_named_with_its_line(tmp_path: Path, text: str) -> None:
     assert [line.split(": ")[0] for line in mistakes(path)] == [f"{path}:2"]
 
 
-@pytest.mark.parametrize("text", ["# It cannot be; it can not only be.", "for item in 'ab': pass  # each item"])
+@pytest.mark.parametrize(
+    "text", ["# It cannot be; it can not only be.", "for item in 'ab': pass  # each item"]
+)
 def test_what_is_right_passes(tmp_path: Path, text: str) -> None:
     path = tmp_path / "module.py"
     path.write_text(text)

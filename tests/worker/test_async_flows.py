@@ -47,7 +47,9 @@ class Echo:
         import threading
 
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", 0)
+        )
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         return int(self._server.sockets[0].getsockname()[1])
@@ -74,7 +76,9 @@ class Echo:
 
 
 @BOTH
-def test_a_client_of_the_module_works_in_each_run(make_child: Callable, isolation: str, slots: int) -> None:
+def test_a_client_of_the_module_works_in_each_run(
+    make_child: Callable, isolation: str, slots: int
+) -> None:
     flows = ("ask", "asks_by_a_plain_function")
     child = make_child(CLIENT, *flows, isolation=isolation, slots=slots)
     with Echo() as port:
@@ -112,14 +116,26 @@ def test_after_an_asynchronous_flow_a_plain_one_finds_asyncio_as_in_a_fresh_pyth
         assert child.run(flow).output == "ok", flow
 
 
-def test_a_plain_flow_in_a_thread_finds_a_loop_of_its_own_as_in_a_main_thread(make_child: Callable) -> None:
+def test_a_plain_flow_in_a_thread_finds_a_loop_of_its_own_as_in_a_main_thread(
+    make_child: Callable,
+) -> None:
     child = make_child(
         PLAIN,
         *("run", "old_style", "runs", "closes", "unsets"),
         isolation="thread",
         slots=8,
     )
-    for flow in ["old_style", "run", "old_style", "runs", "old_style", "closes", "old_style", "unsets", "old_style"]:
+    for flow in [
+        "old_style",
+        "run",
+        "old_style",
+        "runs",
+        "old_style",
+        "closes",
+        "old_style",
+        "unsets",
+        "old_style",
+    ]:
         assert child.run(flow).output == "ok", flow
 
 
@@ -174,7 +190,9 @@ def test_thread_flows_that_wait_cost_tasks_and_not_threads(make_child: Callable)
     assert [child.ended(token, seconds=60).output for token in tokens] == list(range(500))
 
 
-def test_a_flow_that_blocks_the_loop_is_named_and_holds_up_no_sign_of_life(make_child: Callable) -> None:
+def test_a_flow_that_blocks_the_loop_is_named_and_holds_up_no_sign_of_life(
+    make_child: Callable,
+) -> None:
     child = make_child(
         """
         import asyncio, pathlib, time
@@ -209,8 +227,12 @@ def test_a_flow_that_blocks_the_loop_is_named_and_holds_up_no_sign_of_life(make_
 
 
 @BOTH
-@pytest.mark.parametrize("how", ["sys.exit(3)", "task(sys.exit)", "loop.stop()", "raise KeyboardInterrupt"])
-def test_the_loop_outlives_what_a_flow_does_to_it(make_child: Callable, isolation: str, slots: int, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["sys.exit(3)", "task(sys.exit)", "loop.stop()", "raise KeyboardInterrupt"]
+)
+def test_the_loop_outlives_what_a_flow_does_to_it(
+    make_child: Callable, isolation: str, slots: int, how: str
+) -> None:
     child = make_child(
         """
         import asyncio, sys

@@ -48,7 +48,9 @@ def test_a_running_flow_that_listens_ends_at_once(service: Service, flow: str) -
         ("thread", "sleep"),
     ],
 )
-def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(shared_service, flow: str, do: str) -> None:
+def test_a_running_flow_that_is_deaf_is_ended_after_the_grace(
+    shared_service, flow: str, do: str
+) -> None:
     service = shared_service(CANCEL_GRACE=0.5)
     id = start(service, flow, do=do, seconds=30)
     service.until(id, "running")
@@ -121,7 +123,9 @@ def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> No
     answers: list[requests.Response] = []
     url = f"{service.url}/api/v1/executions"
     threads = [
-        threading.Thread(target=lambda id=id: answers.append(requests.post(f"{url}/{id}/cancel", timeout=30)))
+        threading.Thread(
+            target=lambda id=id: answers.append(requests.post(f"{url}/{id}/cancel", timeout=30))
+        )
         for id in ids
     ]
     for thread in threads:
@@ -130,10 +134,14 @@ def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> No
     assert requests.get(f"{service.url}/healthz", timeout=10).elapsed.total_seconds() < within(1)
     for thread in threads:
         thread.join()
-    assert {(each.status_code, each.json()["data"]["phase"]) for each in answers} == {(202, "cancelling")}
+    assert {(each.status_code, each.json()["data"]["phase"]) for each in answers} == {
+        (202, "cancelling")
+    }
 
 
-def test_an_ended_execution_is_not_cancelled_and_the_answer_names_its_status(service: Service) -> None:
+def test_an_ended_execution_is_not_cancelled_and_the_answer_names_its_status(
+    service: Service,
+) -> None:
     for do, status in (("echo", "completed"), ("fail", "failed")):
         id = service.run("behaves", {"do": do})["execution_id"]
         answer = service.cancel(id)

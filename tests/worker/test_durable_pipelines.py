@@ -146,11 +146,19 @@ def completed(steps: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def wait_until_held(
-    service: Service, id: str, log: Path, held: Sequence[str], ready: Callable[[dict[str, dict[str, Any]]], bool]
+    service: Service,
+    id: str,
+    log: Path,
+    held: Sequence[str],
+    ready: Callable[[dict[str, dict[str, Any]]], bool],
 ) -> None:
-    """Until each of `held` is where its plan holds it, and `ready` is true of what the service says of the steps."""
+    """Until each of `held` is where its plan holds it, and `ready` is true of what the service says
+    of the steps.
+    """
     deadline = time.monotonic() + 60
-    while not (all(Path(f"{log}.{step}.held").exists() for step in held) and ready(steps_of(service, id))):
+    while not (
+        all(Path(f"{log}.{step}.held").exists() for step in held) and ready(steps_of(service, id))
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -175,7 +183,9 @@ SIDE_BY_SIDE = {
 """Which steps are held when their worker is killed, and which have been finished by then."""
 
 
-@pytest.mark.parametrize(("max_workers", "held_and_finished"), [(1, ONE_BY_ONE), (4, SIDE_BY_SIDE)], ids=["1", "4"])
+@pytest.mark.parametrize(
+    ("max_workers", "held_and_finished"), [(1, ONE_BY_ONE), (4, SIDE_BY_SIDE)], ids=["1", "4"]
+)
 @pytest.mark.parametrize("flow", ["process", "thread"])
 def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
     make_service: Make,
@@ -185,25 +195,37 @@ def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
     max_workers: int,
     held_and_finished: dict[tuple[str, ...], list[str]],
 ) -> None:
-    """Executions that are each held before, or inside, others of their six steps when kill -9 ends their worker."""
+    """Executions that are each held before, or inside, others of their six steps when kill -9 ends
+    their worker.
+    """
     cases = [(moment, held) for moment in ("before", "inside") for held in held_and_finished]
     service = make_service(**targets, LEASE=2, WORKER_PROCESSES=len(cases))
-    undisturbed = service.run(f"by_{flow}", {"plan": {"log": str(tmp_path / "calm")}}, type="pipeline")["outputs"]
+    undisturbed = service.run(
+        f"by_{flow}", {"plan": {"log": str(tmp_path / "calm")}}, type="pipeline"
+    )["outputs"]
     ids, logs = {}, {case: tmp_path / "-".join([case[0], *case[1]]) for case in cases}
     for moment, held in cases:
         plan = {"log": str(logs[moment, held]), "hold": held, "moment": moment}
-        id = service.start(f"by_{flow}", {"plan": plan}, type="pipeline", config={"max_workers": max_workers})
+        id = service.start(
+            f"by_{flow}", {"plan": plan}, type="pipeline", config={"max_workers": max_workers}
+        )
         ids[moment, held] = id
     for (moment, held), id in ids.items():
         finished = held_and_finished[held]
-        wait_until_held(service, id, logs[moment, held], held, lambda steps, it=finished: completed(steps) == it)
+        wait_until_held(
+            service, id, logs[moment, held], held, lambda steps, it=finished: completed(steps) == it
+        )
     kill_the_worker(service)
     for log in logs.values():
         let_go(log)
     service.start_worker()
     for (moment, held), id in ids.items():
         ended = service.ended(id)
-        assert (ended["status"], ended["attempt"], ended["outputs"]) == ("completed", 2, undisturbed)
+        assert (ended["status"], ended["attempt"], ended["outputs"]) == (
+            "completed",
+            2,
+            undisturbed,
+        )
         runs = logs[moment, held].read_text().split()
         assert sorted(runs) == sorted([*STEPS, *held] if moment == "inside" else STEPS)
         attempts = {step: record["attempt"] for step, record in steps_of(service, id).items()}
@@ -212,7 +234,11 @@ def test_a_worker_that_is_killed_at_any_step_leaves_finished_steps_finished(
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
 def test_no_step_starts_while_the_store_cannot_be_told_of_it(
-    make_service: Make, targets: dict[str, Path], tmp_path: Path, own_store: EmbeddedStore, flow: str
+    make_service: Make,
+    targets: dict[str, Path],
+    tmp_path: Path,
+    own_store: EmbeddedStore,
+    flow: str,
 ) -> None:
     service, log = make_service(own_store.url, **targets), tmp_path / "log"
     plan = {"log": str(log), "hold": ["s1"], "moment": "inside"}
@@ -234,7 +260,9 @@ def test_a_worker_that_is_killed_inside_an_item_leaves_finished_items_finished(
     service, log = make_service(**targets, LEASE=2), tmp_path / "log"
     plan = {"log": str(log), "hold": ["each:1"], "moment": "inside"}
     id = service.start("batched", {"plan": plan, "items": ["a", "b", "c", "d"]}, type="pipeline")
-    wait_until_held(service, id, log, ["each:1"], lambda steps: len(steps["each"].get("items", [])) == 3)
+    wait_until_held(
+        service, id, log, ["each:1"], lambda steps: len(steps["each"].get("items", [])) == 3
+    )
     kill_the_worker(service)
     let_go(log)
     service.start_worker()
@@ -254,7 +282,9 @@ def test_a_step_that_failed_is_retried_on_its_own(service_with: Make, tmp_path: 
     }
     assert set(failed["outputs_partial"]) == {"s1", "s2", "s3"}
     assert failed["outputs_partial"]["s2"] == ["s2", ["s1", None, None], None]
-    assert {id: step["status"] for id, step in steps_of(service, failed["execution_id"]).items()} == {
+    assert {
+        id: step["status"] for id, step in steps_of(service, failed["execution_id"]).items()
+    } == {
         **dict.fromkeys(["s1", "s2", "s3"], "completed"),
         "s4": "failed",
         **dict.fromkeys(["s5", "s6"], "cancelled"),
@@ -264,7 +294,11 @@ def test_a_step_that_failed_is_retried_on_its_own(service_with: Make, tmp_path: 
     assert answer.status_code == 202
     assert answer.json()["retry_of"] == failed["execution_id"]
     ended = service.ended(answer.json()["execution_id"])
-    assert (ended["status"], ended["attempt"], ended["retry_of"]) == ("completed", 1, failed["execution_id"])
+    assert (ended["status"], ended["attempt"], ended["retry_of"]) == (
+        "completed",
+        1,
+        failed["execution_id"],
+    )
     assert sorted(log.read_text().split()) == ["s1", "s2", "s3", "s4", "s4", "s5", "s6"]
     assert service.status(failed["execution_id"])["status"] == "failed"
 
@@ -277,15 +311,22 @@ def service_with(shared_service: Make, shared_targets: dict[str, Path]) -> Make:
 def test_a_retry_from_the_start_does_all_again(service_with: Make, tmp_path: Path) -> None:
     service, log = service_with(), tmp_path / "log"
     failed = service.run(
-        "by_thread", {"plan": {"log": str(log), "fail": "s2"}}, type="pipeline", config={"max_workers": 1}
+        "by_thread",
+        {"plan": {"log": str(log), "fail": "s2"}},
+        type="pipeline",
+        config={"max_workers": 1},
     )
     (tmp_path / "log.go").touch()
-    again = service.post(f"/executions/{failed['execution_id']}/retry", json={"from": "start"}).json()
+    again = service.post(
+        f"/executions/{failed['execution_id']}/retry", json={"from": "start"}
+    ).json()
     assert service.ended(again["execution_id"])["status"] == "completed"
     assert log.read_text().split() == ["s1", "s2", *STEPS]
 
 
-def test_only_what_failed_or_was_cancelled_can_be_retried(service_with: Make, tmp_path: Path) -> None:
+def test_only_what_failed_or_was_cancelled_can_be_retried(
+    service_with: Make, tmp_path: Path
+) -> None:
     service = service_with()
     done = service.run("behaves", {"do": "echo"})["execution_id"]
     running = service.start("behaves", {"do": "listen", "seconds": 30})
@@ -302,7 +343,9 @@ def test_only_what_failed_or_was_cancelled_can_be_retried(service_with: Make, tm
     assert service.post("/executions/exec_00000000000000000000/retry").status_code == 404
     assert service.post(f"/executions/{running}/retry", json={"form": "start"}).status_code == 400
     assert (
-        service.post(f"/executions/{running}/retry", data="{", headers={"Content-Type": "application/json"}).status_code
+        service.post(
+            f"/executions/{running}/retry", data="{", headers={"Content-Type": "application/json"}
+        ).status_code
         == 400
     )
 
@@ -312,7 +355,9 @@ def test_a_retry_of_another_definition_is_refused_unless_from_the_start(
 ) -> None:
     first = make_service(own_store.url, **targets)
     log = tmp_path / "log"
-    failed = first.run("by_process", {"plan": {"log": str(log), "fail": "s2"}}, type="pipeline")["execution_id"]
+    failed = first.run("by_process", {"plan": {"log": str(log), "fail": "s2"}}, type="pipeline")[
+        "execution_id"
+    ]
     first.__exit__()
     path = targets["pipelines"] / "by_process.yaml"
     path.write_text(path.read_text().replace("before: s5", "before: s4"))
@@ -322,11 +367,15 @@ def test_a_retry_of_another_definition_is_refused_unless_from_the_start(
     assert refused.status_code == 400
     [error] = refused.json()["errors"]
     assert (error["field"], error["code"]) == ("from", "definition_changed")
-    again = second.post(f"/executions/{failed}/retry", json={"from": "start"}).json()["execution_id"]
+    again = second.post(f"/executions/{failed}/retry", json={"from": "start"}).json()[
+        "execution_id"
+    ]
     assert second.ended(again)["status"] == "completed"
 
 
-def test_a_retry_that_is_repeated_with_its_key_is_one_execution(service_with: Make, tmp_path: Path) -> None:
+def test_a_retry_that_is_repeated_with_its_key_is_one_execution(
+    service_with: Make, tmp_path: Path
+) -> None:
     service = service_with()
     plan = {"log": str(tmp_path / "log"), "fail": "s2"}
     failed = service.run("by_thread", {"plan": plan}, type="pipeline")["execution_id"]
@@ -375,7 +424,9 @@ def test_tokens_are_counted_and_the_budget_holds_also_over_a_retry(
     same = service.ended(service.post(url).json()["execution_id"])
     assert same["error"]["type"] == "BudgetExceeded"
     assert len(model.requests) == 2
-    more = service.post(url, json={"config": {"budget": {"max_tokens": 100}}}).json()["execution_id"]
+    more = service.post(url, json={"config": {"budget": {"max_tokens": 100}}}).json()[
+        "execution_id"
+    ]
     ended = service.ended(more)
     assert ended["outputs"]["metadata"] == {"tokens_used": 48, "models_used": ["m-served"]}
     assert len(model.requests) == 3
@@ -410,7 +461,12 @@ def test_an_agents_execution_has_one_step(service: Service) -> None:
     done = service.run("behaves", {"do": "echo"}, config={"flow_id": "thread"})["execution_id"]
     body = service.get(f"/executions/{done}/steps").json()
     [step] = body["steps"]
-    assert (body["status"], step["id"], step["agent"], step["flow"]) == ("completed", "behaves", "behaves", "thread")
+    assert (body["status"], step["id"], step["agent"], step["flow"]) == (
+        "completed",
+        "behaves",
+        "behaves",
+        "thread",
+    )
     assert (step["status"], step["attempt"]) == ("completed", 1)
     assert step["started_at"] <= step["ended_at"]
     failed = service.run("behaves", {"do": "fail"})["execution_id"]
@@ -425,14 +481,22 @@ def test_an_agents_execution_has_one_step(service: Service) -> None:
     assert service.get(f"/executions/{failed}/steps", params={"include": "x"}).status_code == 400
 
 
-def test_what_was_passed_over_is_in_the_record_of_its_step(service_with: Make, tmp_path: Path) -> None:
+def test_what_was_passed_over_is_in_the_record_of_its_step(
+    service_with: Make, tmp_path: Path
+) -> None:
     service, log = service_with(), tmp_path / "log"
     inputs = {"plan": {"log": str(log), "fail": "one"}, "rows": [{"price": 2}, {"price": "5"}]}
     ended = service.run("odd", inputs, type="pipeline")
-    assert ended["outputs"] == {"two": None, "dear": [{"price": 2}], "metadata": ended["outputs"]["metadata"]}
+    assert ended["outputs"] == {
+        "two": None,
+        "dear": [{"price": 2}],
+        "metadata": ended["outputs"]["metadata"],
+    }
     steps = steps_of(service, ended["execution_id"])
     assert steps["two"]["status"] == "skipped"
-    assert steps["two"]["warnings"][0].startswith("The condition 'length(one) > `0`' cannot be evaluated")
+    assert steps["two"]["warnings"][0].startswith(
+        "The condition 'length(one) > `0`' cannot be evaluated"
+    )
     assert steps["dear"]["warnings"][0].startswith("Item 1 counts as false")
     assert "warnings" not in steps["one"]
 
@@ -449,7 +513,9 @@ def test_large_step_outputs_cost_a_status_nothing_and_can_be_read(
 ) -> None:
     service = make_service(own_store.url, **targets, MAX_RESULT_BYTES=20_000_000)
     big = service.run("by_process", {"plan": {"bytes": 2_000_000}}, type="pipeline")["execution_id"]
-    outputs = service.get(f"/executions/{big}/steps", params={"include": "outputs"}).json()["outputs"]
+    outputs = service.get(f"/executions/{big}/steps", params={"include": "outputs"}).json()[
+        "outputs"
+    ]
     assert {name: len(value) for name, value in outputs.items()} == dict.fromkeys(STEPS, 2_000_000)
     with redis.Redis.from_url(own_store.url) as client:
         assert client.memory_usage(f"rq:job:{big}") < 3000
@@ -459,12 +525,21 @@ def test_large_step_outputs_cost_a_status_nothing_and_can_be_read(
 
 
 def test_independent_steps_take_the_time_of_the_longest(service: Service) -> None:
-    """Four steps of a second side by side, and one that waits for all: two seconds, or five one by one."""
+    """Four steps of a second side by side, and one that waits for all: two seconds, or five one by
+    one.
+    """
 
     def run(max_workers: int) -> tuple[float, list[tuple[datetime, datetime]]]:
-        ended = service.run("diamond", {"work": {"seconds": 1}}, type="pipeline", config={"max_workers": max_workers})
+        ended = service.run(
+            "diamond",
+            {"work": {"seconds": 1}},
+            type="pipeline",
+            config={"max_workers": max_workers},
+        )
         assert ended["status"] == "completed"
-        *four, _ = sorted(times_of(step) for step in steps_of(service, ended["execution_id"]).values())
+        *four, _ = sorted(
+            times_of(step) for step in steps_of(service, ended["execution_id"]).values()
+        )
         began, done = times_of({**ended, "ended_at": ended["completed_at"]})
         return (done - began).total_seconds(), four
 

@@ -24,7 +24,12 @@ def test_what_a_flow_returns_is_its_output(service: Service, flow: str) -> None:
     assert ended["status"] == "completed"
     assert ended["outputs"]["output"]["text"] == "héllo 世界"
     assert ended["outputs"]["metadata"] == {"model_used": None, "tokens_used": None}
-    assert ended["progress"] == {"current_step": 1, "total_steps": 1, "percentage": 100.0, "current_step_name": None}
+    assert ended["progress"] == {
+        "current_step": 1,
+        "total_steps": 1,
+        "percentage": 100.0,
+        "current_step_name": None,
+    }
     assert [each["outcome"] for each in ended["attempts"]] == ["completed"]
 
 
@@ -39,13 +44,21 @@ def test_async_functions_and_objects_with_invoke_are_flows_too(service: Service)
 @BOTH
 def test_an_exception_fails_with_its_name_and_message(service: Service, flow: str) -> None:
     ended = run(service, flow, do="fail", message="No such customer.")
-    assert ended["error"] == {"type": "ValueError", "message": "No such customer.", "details": {"agent_id": "behaves"}}
+    assert ended["error"] == {
+        "type": "ValueError",
+        "message": "No such customer.",
+        "details": {"agent_id": "behaves"},
+    }
     assert "outputs" not in ended
 
 
 @BOTH
-def test_a_secret_in_an_exception_is_masked_and_a_long_message_cut(service: Service, flow: str) -> None:
-    message = run(service, flow, do="fail", message="key sk-abcdefghijkl failed " + "x" * 9000)["error"]["message"]
+def test_a_secret_in_an_exception_is_masked_and_a_long_message_cut(
+    service: Service, flow: str
+) -> None:
+    message = run(service, flow, do="fail", message="key sk-abcdefghijkl failed " + "x" * 9000)[
+        "error"
+    ]["message"]
     assert "sk-abc" not in message
     assert len(message) <= 4096
 
@@ -56,7 +69,9 @@ def test_sys_exit_fails_and_does_not_end_the_worker(service: Service, flow: str)
     assert run(service, flow, do="echo")["status"] == "completed"
 
 
-@pytest.mark.parametrize("what", ["set", "nan", "object", "generator", "keys", "loop", "surrogate", "bytes"])
+@pytest.mark.parametrize(
+    "what", ["set", "nan", "object", "generator", "keys", "loop", "surrogate", "bytes"]
+)
 def test_a_result_that_json_can_not_hold_fails_and_is_named(service: Service, what: str) -> None:
     ended = run(service, "thread", do="not_json", what=what)
     assert ended["status"] == "failed"
@@ -70,14 +85,20 @@ def test_a_process_that_dies_is_tried_again_and_then_lost(service: Service, how:
     assert ended["status"] == "failed"
     assert ended["error"]["type"] == "WorkerLost"
     assert ended["error"]["details"] == {"agent_id": "behaves"}
-    assert ("out of memory" in ended["error"]["message"]) == (how == "kill")  # as the kernel would do it
+    assert ("out of memory" in ended["error"]["message"]) == (
+        how == "kill"
+    )  # as the kernel would do it
     assert ended["attempt"] == 2
     assert [each["outcome"] for each in ended["attempts"]] == ["lost", "lost"]
 
 
 def test_a_process_that_dies_once_ends_well_at_the_next_attempt(service: Service) -> None:
     ended = run(service, "process", do="kill", until_attempt=2)
-    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == ("completed", "survived", 2)
+    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == (
+        "completed",
+        "survived",
+        2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +112,9 @@ def test_a_process_that_dies_once_ends_well_at_the_next_attempt(service: Service
         ("thread", "listen"),
     ],
 )
-def test_a_timeout_ends_whatever_the_flow_does_at_most_a_second_late(service: Service, flow: str, do: str) -> None:
+def test_a_timeout_ends_whatever_the_flow_does_at_most_a_second_late(
+    service: Service, flow: str, do: str
+) -> None:
     began = time.monotonic()
     ended = run(service, flow, {"timeout": 1}, do=do, seconds=5)
     assert ended["error"]["type"] == "Timeout"
@@ -112,7 +135,9 @@ def test_a_failure_is_tried_again_as_often_as_retries_say(service: Service, flow
 
 
 def test_while_a_retry_waits_the_execution_is_pending(service: Service) -> None:
-    id = service.start("behaves", {"do": "fail"}, config={"retries": {"max": 1, "backoff_seconds": [30]}})
+    id = service.start(
+        "behaves", {"do": "fail"}, config={"retries": {"max": 1, "backoff_seconds": [30]}}
+    )
     deadline = time.monotonic() + 60
     while (body := service.status(id))["attempt"] == 0 or body["status"] != "pending":
         assert time.monotonic() < deadline, body
@@ -157,7 +182,9 @@ def test_the_next_run_finds_its_process_as_the_last_one_did(make_service, tmp_pa
     assert run(service, "process", do="dirty")["outputs"]["output"] == first
     late = tmp_path / "late"
     assert run(service, "process", do="dirty", late=str(late))["status"] == "completed"
-    assert run(service, "process", do="dirty")["outputs"]["output"][2] != first[2]  # threads end with their process
+    assert (
+        run(service, "process", do="dirty")["outputs"]["output"][2] != first[2]
+    )  # threads end with their process
     time.sleep(1.2)
     assert not late.exists()
 

@@ -1,4 +1,6 @@
-"""`multiprocessing` works in a flow as in plain Python, run after run; a full machine costs no neighbour."""
+"""`multiprocessing` works in a flow as in plain Python, run after run; a full machine costs no
+neighbour.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_pools_of_processes_work_in_each_run(child, how: str) -> None:  # type: 
     for _ in range(2):
         for flow, output in expected.items():
             ended = child.run(flow, {"how": how})
-            assert (ended.output, ended["left_behind"], ended.get("unfit")) == (output, 0, None), ended
+            assert (ended.output, ended["left_behind"], ended.get("unfit")) == (output, 0, None), (
+                ended
+            )
 
 
 def test_a_pool_of_forked_processes_never_hangs(child) -> None:  # type: ignore[no-untyped-def]

@@ -14,7 +14,9 @@ from tests.support.service import Service
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     agents = tmp_path_factory.mktemp("fresh")
     (agents / "once").mkdir()
-    (agents / "once/agent.yaml").write_text('flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: fresh}\n')
+    (agents / "once/agent.yaml").write_text(
+        'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: fresh}\n'
+    )
     (agents / "once/flow.py").write_text(
         "import os\n\nruns = []\n\ndef run(inputs):\n    runs.append(1)\n    return [os.getpid(), len(runs)]\n"
     )

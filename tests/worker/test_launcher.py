@@ -36,7 +36,13 @@ def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
             subprocess.Popen(
                 [sys.executable, "-m", "tools.run"],
                 cwd=ROOT,
-                env={**plain, "PORT": str(port), "DATA_DIR": str(tmp_path / "data"), "WEB_CONCURRENCY": "1", **env},
+                env={
+                    **plain,
+                    "PORT": str(port),
+                    "DATA_DIR": str(tmp_path / "data"),
+                    "WEB_CONCURRENCY": "1",
+                    **env,
+                },
                 stdout=log,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -91,7 +97,9 @@ def test_a_signal_ends_every_process_and_a_new_start_has_every_execution(
     assert len(processes) >= 6
     launcher.send_signal(number)
     assert launcher.wait(60) == 0
-    assert [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    assert [
+        each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+    ] == []
     launch()
     answers(port)
     kept = requests.get(f"http://127.0.0.1:{port}/api/v1/executions/{id}", timeout=10).json()
@@ -137,7 +145,9 @@ def test_data_that_is_in_use_is_not_opened_twice(launch: Launch, port: int) -> N
     assert "Another process uses the data" in second.stderr.read()
 
 
-def test_with_a_store_of_ones_own_no_server_is_started(launch: Launch, port: int, store_server) -> None:
+def test_with_a_store_of_ones_own_no_server_is_started(
+    launch: Launch, port: int, store_server
+) -> None:
     launcher = launch(REDIS_URL=f"{store_server.url}?db=3")
     answers(port)
     run_one(port)

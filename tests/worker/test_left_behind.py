@@ -85,7 +85,9 @@ CHANGES = {
     ),
     "faulthandler timer": "faulthandler.dump_traceback_later(1, exit=True)",
     "faulthandler": "faulthandler.enable()",
-    "soft limit": ("resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"),
+    "soft limit": (
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
+    ),
     "processors": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
     "hooks": "sys.excepthook = sys.unraisablehook = threading.excepthook = print",
     "trace": "sys.settrace(lambda *_: None); threading.setprofile(print); sys.setprofile(lambda *_: None)",
@@ -146,7 +148,10 @@ FLOWS = ("picture", "changes", "innocent")
 def test_what_a_run_changes_in_its_process_is_put_back(child, change: str) -> None:  # type: ignore[no-untyped-def]
     before = child.run("picture").output
     changed = child.run("changes", {"code": CHANGES[change]})
-    if change not in ("interval timer", "a handler that raises late"):  # these may fail their own run
+    if change not in (
+        "interval timer",
+        "a handler that raises late",
+    ):  # these may fail their own run
         assert changed["outcome"] == "completed", changed
     assert not changed.get("unfit"), changed
     assert child.run("picture").output == before
@@ -246,7 +251,9 @@ def test_random_numbers_of_the_next_run_are_not_those_of_a_seed(make_child: Call
     assert len(drawn) == 3
 
 
-def test_what_the_import_of_a_flow_sets_up_is_there_in_each_of_its_runs(make_child: Callable) -> None:
+def test_what_the_import_of_a_flow_sets_up_is_there_in_each_of_its_runs(
+    make_child: Callable,
+) -> None:
     child = make_child(
         """
         import decimal, logging, os, pathlib, sys, warnings
@@ -276,7 +283,9 @@ def test_what_the_import_of_a_flow_sets_up_is_there_in_each_of_its_runs(make_chi
         assert child.run("looks").output == [7, number, "yes", "x", 5, 1, 10]
 
 
-def test_two_flows_that_import_their_own_module_of_one_name_get_their_own(make_child: Callable) -> None:
+def test_two_flows_that_import_their_own_module_of_one_name_get_their_own(
+    make_child: Callable,
+) -> None:
     child = make_child(
         """
         import pathlib, sys
@@ -373,7 +382,9 @@ def replaces(inputs):
 """
 
 
-def test_in_a_process_of_threads_what_would_harm_neighbours_is_put_back(make_child: Callable) -> None:
+def test_in_a_process_of_threads_what_would_harm_neighbours_is_put_back(
+    make_child: Callable,
+) -> None:
     child = make_child(THREADS, "changes", "looks", isolation="thread", slots=4)
     before = child.run("looks", {"mark": "first"}).output
     slow = child.start("looks", {"mark": "slow", "seconds": 2.5})
@@ -385,7 +396,9 @@ def test_in_a_process_of_threads_what_would_harm_neighbours_is_put_back(make_chi
     assert log.count("PRINTED") == 3
 
 
-def test_a_process_of_threads_that_is_left_unfit_for_the_next_run_says_so(make_child: Callable) -> None:
+def test_a_process_of_threads_that_is_left_unfit_for_the_next_run_says_so(
+    make_child: Callable,
+) -> None:
     for flow in ("fills", "replaces"):
         child = make_child(THREADS, flow, isolation="thread", slots=4)
         ended = child.run(flow)

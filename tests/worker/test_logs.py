@@ -1,4 +1,6 @@
-"""The lines of real processes: one JSON object each, with its ids, and with nothing of what users sent."""
+"""The lines of real processes: one JSON object each, with its ids, and with nothing of what users
+sent.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts").mkdir(parents=True)
     (folder / "agent.yaml").write_text(AGENT)
     (folder / "flow.py").write_text(FLOW)
-    (folder / "prompts" / "prompt.yaml").write_text("user_template: 'Say {text}'\noutput_parser: {type: json}\n")
+    (folder / "prompts" / "prompt.yaml").write_text(
+        "user_template: 'Say {text}'\noutput_parser: {type: json}\n"
+    )
     return folder.parent
 
 
@@ -104,13 +108,17 @@ def pipelines(agents: Path) -> Path:
 
 
 @pytest.fixture
-def logging_service(shared_service: Callable[..., Service], agents: Path, pipelines: Path) -> Service:
+def logging_service(
+    shared_service: Callable[..., Service], agents: Path, pipelines: Path
+) -> Service:
     """A service with the agent `logger` and the pipeline `steps`."""
     return shared_service(agents=agents, pipelines=pipelines)
 
 
 def lines(service: Service, name: str) -> list[dict[str, Any]]:
-    """Every line that a process printed; each must be a JSON object, but for what the flow prints itself."""
+    """Every line that a process printed; each must be a JSON object, but for what the flow prints
+    itself.
+    """
     output = service.output(name)
     try:
         return [json.loads(line) for line in output.splitlines() if line != "printed"]
@@ -118,8 +126,12 @@ def lines(service: Service, name: str) -> list[dict[str, Any]]:
         pytest.fail(f"A line of {name} is no JSON object:\n{output}")
 
 
-def until(service: Service, name: str, event: str, seconds: float = 30, **fields: str) -> list[dict[str, Any]]:
-    """The lines of an event, with these fields if any are named, once there is one: lines may come after answers."""
+def until(
+    service: Service, name: str, event: str, seconds: float = 30, **fields: str
+) -> list[dict[str, Any]]:
+    """The lines of an event, with these fields if any are named, once there is one: lines may come
+    after answers.
+    """
     deadline = time.monotonic() + seconds
     wanted = {"event": event, **fields}
     while not (found := [line for line in lines(service, name) if wanted.items() <= line.items()]):
@@ -150,9 +162,19 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
         for _ in range(2):
             service.run("logger", {"text": MARKER}, config={"flow_id": "prompt"})
         service.run("behaves", {"do": "not_json", "what": "object", "text": MARKER})
-        for body in ("{" + MARKER, json.dumps({"type": MARKER, "target_id": MARKER, "inputs": {MARKER: 1}})):
-            service.post("/executions", data=body, headers={"Content-Type": "application/json", "X-API-Key": MARKER})
-        for request in (f"GET /x?key={MARKER} HTTP/9.9\r\n\r\n", f"GET / HTTP/1.1\r\nX-API-Key : {MARKER}\r\n\r\n"):
+        for body in (
+            "{" + MARKER,
+            json.dumps({"type": MARKER, "target_id": MARKER, "inputs": {MARKER: 1}}),
+        ):
+            service.post(
+                "/executions",
+                data=body,
+                headers={"Content-Type": "application/json", "X-API-Key": MARKER},
+            )
+        for request in (
+            f"GET /x?key={MARKER} HTTP/9.9\r\n\r\n",
+            f"GET / HTTP/1.1\r\nX-API-Key : {MARKER}\r\n\r\n",
+        ):
             with socket.create_connection(("127.0.0.1", service.port)) as connection:
                 connection.sendall(request.encode())
                 assert b" 400 " in connection.recv(1000)
@@ -162,7 +184,11 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
         assert MARKER not in service.output(name)
     events = [each["event"] for each in lines(service, "worker0")]
     assert events.count("crashed") == 2  # each thread that a flow let die
-    chatty = [each for each in lines(service, "worker0") if each["logger"].split(".")[0] in ("openai", "asyncio")]
+    chatty = [
+        each
+        for each in lines(service, "worker0")
+        if each["logger"].split(".")[0] in ("openai", "asyncio")
+    ]
     assert {each["level"] for each in chatty} <= {"warning", "error"}
     assert "abc123secret" not in service.output("worker0")
 
@@ -176,7 +202,9 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     assert ended["status"] == "completed", ended
     own = {"execution_id": ended["execution_id"]}
     until(service, "worker0", "attempt_ended", **own)
-    named, secret, long = [line for line in until(service, "worker0", "flow_log", **own) if line["message"] != "seen"]
+    named, secret, long = [
+        line for line in until(service, "worker0", "flow_log", **own) if line["message"] != "seen"
+    ]
     assert named["message"] == "named"
     assert (named["level"], named["logger"], named["execution_id"]) == (
         "info",
@@ -196,12 +224,16 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     assert "printed\n" in service.output("worker0")  # at once, though nothing flushed it
 
 
-def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(logging_service: Service) -> None:
+def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(
+    logging_service: Service,
+) -> None:
     service = logging_service
     body = {"type": "agent", "target_id": "logger", "inputs": {"do": "library", "text": "x"}}
     for flow in ("run", "thread"):
         headers = {"X-Request-ID": f"request-{flow}"}
-        id = service.post("/executions", json={**body, "config": {"flow_id": flow}}, headers=headers).json()
+        id = service.post(
+            "/executions", json={**body, "config": {"flow_id": flow}}, headers=headers
+        ).json()
         service.ended(id["execution_id"])
         names = {
             "execution_id": id["execution_id"],
@@ -221,7 +253,10 @@ def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(logg
                 assert names.items() <= line.items()
     service.get(f"/executions/{names['execution_id']}x", headers={"X-Request-ID": "request-3"})
     [refused] = until(service, "web", "request_refused", request_id="request-3")
-    assert (refused["event"], refused["execution_id"]) == ("request_refused", f"{names['execution_id']}x")
+    assert (refused["event"], refused["execution_id"]) == (
+        "request_refused",
+        f"{names['execution_id']}x",
+    )
 
 
 def test_a_step_of_a_pipeline_logs_with_the_ids_too(logging_service: Service) -> None:
@@ -235,10 +270,16 @@ def test_a_step_of_a_pipeline_logs_with_the_ids_too(logging_service: Service) ->
 
 
 def events_of(service: Service, execution_id: str) -> list[str]:
-    return [each["event"] for each in lines(service, "worker0") if each.get("execution_id") == execution_id]
+    return [
+        each["event"]
+        for each in lines(service, "worker0")
+        if each.get("execution_id") == execution_id
+    ]
 
 
-def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(logging_service: Service) -> None:
+def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(
+    logging_service: Service,
+) -> None:
     service = logging_service
     service.run("logger", {"do": "thread", "text": MARKER})
     [line] = until(service, "worker0", "crashed")
@@ -249,15 +290,22 @@ def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(logging_s
 
 
 def test_a_large_body_that_is_no_json_leaves_no_line_of_another_form(service: Service) -> None:
-    answer = service.post("/executions", data="{" * 100_000, headers={"Content-Type": "application/json"})
+    answer = service.post(
+        "/executions", data="{" * 100_000, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 400
-    assert len(until(service, "web", "request_refused", request_id=answer.headers["X-Request-ID"])) == 1
+    assert (
+        len(until(service, "web", "request_refused", request_id=answer.headers["X-Request-ID"]))
+        == 1
+    )
 
 
 def test_the_lines_of_gunicorn_have_the_same_form(make_service: Callable[..., Service]) -> None:
     service = make_service(workers=0)
     started = [each for each in lines(service, "web") if each["event"] == "library_message"]
-    assert any(each["logger"] == "gunicorn.error" and "Listening" in each["message"] for each in started)
+    assert any(
+        each["logger"] == "gunicorn.error" and "Listening" in each["message"] for each in started
+    )
     assert all(each["timestamp"].endswith("Z") and each["level"] for each in started)
 
 
@@ -280,4 +328,8 @@ def test_an_outage_is_said_at_its_beginning_and_at_its_end_with_how_long_it_was(
 
 
 def about(service: Service, event: str, queue: str) -> list[dict[str, Any]]:
-    return [each for each in lines(service, "worker0") if (each["event"], each.get("queue")) == (event, queue)]
+    return [
+        each
+        for each in lines(service, "worker0")
+        if (each["event"], each.get("queue")) == (event, queue)
+    ]

@@ -49,7 +49,11 @@ def text(inputs, context):
     return context.complete(inputs["question"]).text
 """
 
-CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+}
 
 
 AGENT = """
@@ -99,7 +103,9 @@ def service(shared_service: Callable[..., Service], model: ModelServer, agents: 
 
 def test_a_prompt_is_rendered_asked_and_answered(service: Service, model: ModelServer) -> None:
     model.play("好的")
-    ended = service.run("asker", {"question": "{name}?", "tags": ["a", "b"]}, config={"model_override": "big"})
+    ended = service.run(
+        "asker", {"question": "{name}?", "tags": ["a", "b"]}, config={"model_override": "big"}
+    )
     assert ended["outputs"]["output"] == "好的"
     metadata = ended["outputs"]["metadata"]
     assert (metadata["model_used"], metadata["tokens_used"]) == ("big-served", 16)
@@ -130,10 +136,15 @@ def test_a_python_flow_asks_through_its_context(service: Service, model: ModelSe
         (Answer(raw='{"error": "no"}'), "ModelUnavailable"),
         (Answer(raw="<html>no</html>"), "ModelAnswerInvalid"),
         (Answer(raw='{"choices": null, "detail": "no"}'), "ModelAnswerInvalid"),
-        (Answer("", message={"content": None}, choice={"finish_reason": "no"}), "ModelAnswerInvalid"),
+        (
+            Answer("", message={"content": None}, choice={"finish_reason": "no"}),
+            "ModelAnswerInvalid",
+        ),
     ],
 )
-def test_a_failing_call_is_named(service: Service, model: ModelServer, answer: Answer, type: str) -> None:
+def test_a_failing_call_is_named(
+    service: Service, model: ModelServer, answer: Answer, type: str
+) -> None:
     model.play(answer)
     error = service.run("asker", {"question": "?"})["error"]
     assert error["type"] == type
@@ -142,19 +153,27 @@ def test_a_failing_call_is_named(service: Service, model: ModelServer, answer: A
     assert "sk-secret" not in str(error)
 
 
-def test_a_failed_call_is_retried_when_the_provider_says(service: Service, model: ModelServer) -> None:
+def test_a_failed_call_is_retried_when_the_provider_says(
+    service: Service, model: ModelServer
+) -> None:
     model.play(Answer("slow down", 429, {"Retry-After": "1"}), "Now.")
     began = time.monotonic()
-    ended = service.run("asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [60]}})
+    ended = service.run(
+        "asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [60]}}
+    )
     assert ended["outputs"]["output"] == "Now."
     assert 1 <= time.monotonic() - began < 50
     model.play(Answer("wrong", 400))
-    refused = service.run("asker", {"question": "?"}, config={"retries": {"max": 3, "backoff_seconds": [0.1]}})
+    refused = service.run(
+        "asker", {"question": "?"}, config={"retries": {"max": 3, "backoff_seconds": [0.1]}}
+    )
     assert refused["attempt"] == 1
 
 
 @pytest.mark.parametrize("flow", ["asker", "behaves"])
-def test_a_cancel_hangs_up_on_the_model_at_once(service: Service, model: ModelServer, flow: str) -> None:
+def test_a_cancel_hangs_up_on_the_model_at_once(
+    service: Service, model: ModelServer, flow: str
+) -> None:
     model.default = Answer(delay_seconds=60)
     id = service.start(flow, {"question": "?", "do": "complete", "text": "?"})
     deadline = time.monotonic() + 30
@@ -171,7 +190,9 @@ def test_a_cancel_hangs_up_on_the_model_at_once(service: Service, model: ModelSe
 
 def test_a_timeout_hangs_up_as_well(service: Service, model: ModelServer) -> None:
     model.default = Answer(delay_seconds=60)
-    assert service.run("asker", {"question": "?"}, config={"timeout": 1})["error"]["type"] == "Timeout"
+    assert (
+        service.run("asker", {"question": "?"}, config={"timeout": 1})["error"]["type"] == "Timeout"
+    )
 
 
 def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer) -> None:
@@ -183,7 +204,9 @@ def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer)
     assert model.most_at_once > 50
 
 
-def test_without_a_model_the_failure_names_the_setting(shared_service: Callable[..., Service]) -> None:
+def test_without_a_model_the_failure_names_the_setting(
+    shared_service: Callable[..., Service],
+) -> None:
     ended = shared_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
     assert ended["error"]["type"] == "ModelAuthenticationError"
     assert "OPENAI_API_KEY" in ended["error"]["message"]
@@ -193,7 +216,9 @@ def test_without_a_model_the_failure_names_the_setting(shared_service: Callable[
     "named",
     ["inf", "nan", "-1", "9999999999", "31536000", "soon", "Fri, 31 Dec 9999 23:59:59 GMT"],
 )
-def test_a_wait_that_makes_no_sense_is_not_waited_for(service: Service, model: ModelServer, named: str) -> None:
+def test_a_wait_that_makes_no_sense_is_not_waited_for(
+    service: Service, model: ModelServer, named: str
+) -> None:
     model.default = Answer(delay_seconds=3)
     neighbours = [service.start("asker", {"question": "?"}) for _ in range(3)]
     deadline = time.monotonic() + 20
@@ -201,17 +226,31 @@ def test_a_wait_that_makes_no_sense_is_not_waited_for(service: Service, model: M
         assert time.monotonic() < deadline
         time.sleep(0.01)
     model.play(Answer("slow down", 429, {"Retry-After": named}), "Now.")
-    ended = service.run("asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [0.1]}})
-    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == ("completed", "Now.", 2)
+    ended = service.run(
+        "asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [0.1]}}
+    )
+    assert (ended["status"], ended["outputs"]["output"], ended["attempt"]) == (
+        "completed",
+        "Now.",
+        2,
+    )
     assert [service.ended(id)["attempt"] for id in neighbours] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("form", ["Retry-After-Ms", "Retry-After", "date"])
 def test_a_wait_is_obeyed_in_every_form(service: Service, model: ModelServer, form: str) -> None:
-    value = {"Retry-After-Ms": "2000", "Retry-After": "2", "date": email.utils.formatdate(time.time() + 3, usegmt=True)}
-    model.play(Answer("slow down", 429, {form if form != "date" else "Retry-After": value[form]}), "Now.")
+    value = {
+        "Retry-After-Ms": "2000",
+        "Retry-After": "2",
+        "date": email.utils.formatdate(time.time() + 3, usegmt=True),
+    }
+    model.play(
+        Answer("slow down", 429, {form if form != "date" else "Retry-After": value[form]}), "Now."
+    )
     began = time.monotonic()
-    ended = service.run("asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [0]}})
+    ended = service.run(
+        "asker", {"question": "?"}, config={"retries": {"max": 1, "backoff_seconds": [0]}}
+    )
     assert ended["outputs"]["output"] == "Now."
     assert time.monotonic() - began >= 1.5
 
@@ -222,12 +261,17 @@ def test_a_cut_answer_and_a_refusal_are_visible(service: Service, model: ModelSe
     assert (cut["output"], cut["metadata"]["finish_reason"]) == ("cut o", "length")
     model.play(Answer(message={"content": None, "refusal": "I cannot help."}))
     refused = service.run("asker", {"question": "?"})["outputs"]
-    assert (refused["output"], refused["metadata"]["refusal"]) == ("I cannot help.", "I cannot help.")
+    assert (refused["output"], refused["metadata"]["refusal"]) == (
+        "I cannot help.",
+        "I cannot help.",
+    )
     model.play(Answer(""))
     assert service.run("asker", {"question": "?"})["error"]["type"] == "ModelAnswerInvalid"
 
 
-def test_the_options_of_a_prompt_file_are_sent_as_they_stand(service: Service, model: ModelServer) -> None:
+def test_the_options_of_a_prompt_file_are_sent_as_they_stand(
+    service: Service, model: ModelServer
+) -> None:
     service.run("asker", {"question": "?"}, config={"flow_id": "options"})
     [asked] = model.requests
     assert {name: value for name, value in asked.items() if name not in ("model", "messages")} == {
@@ -242,11 +286,16 @@ def test_the_options_of_a_prompt_file_are_sent_as_they_stand(service: Service, m
     }
 
 
-def test_a_python_flow_answers_the_tool_calls_of_its_model(service: Service, model: ModelServer) -> None:
+def test_a_python_flow_answers_the_tool_calls_of_its_model(
+    service: Service, model: ModelServer
+) -> None:
     message = {"content": None, "tool_calls": [CALL]}
     model.play(Answer(message=message, choice={"finish_reason": "tool_calls"}), "It rains.")
     ended = service.run("asker", {}, config={"flow_id": "tools"})
-    assert (ended["outputs"]["output"], ended["outputs"]["metadata"]["finish_reason"]) == ("It rains.", "stop")
+    assert (ended["outputs"]["output"], ended["outputs"]["metadata"]["finish_reason"]) == (
+        "It rains.",
+        "stop",
+    )
     assert model.requests[1]["messages"][1:] == [
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "c1", "content": "Rain."},
@@ -254,11 +303,16 @@ def test_a_python_flow_answers_the_tool_calls_of_its_model(service: Service, mod
 
 
 def test_a_python_flow_may_ask_with_a_text_alone(service: Service, model: ModelServer) -> None:
-    assert service.run("asker", {"question": "Hi"}, config={"flow_id": "text"})["outputs"]["output"] == "An answer."
+    assert (
+        service.run("asker", {"question": "Hi"}, config={"flow_id": "text"})["outputs"]["output"]
+        == "An answer."
+    )
     assert model.requests[0]["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-def test_tokens_that_nobody_reported_are_null_in_every_place(service: Service, model: ModelServer) -> None:
+def test_tokens_that_nobody_reported_are_null_in_every_place(
+    service: Service, model: ModelServer
+) -> None:
     model.play(Answer(usage=None))
     ended = service.run("asker", {"question": "?"})
     assert ended["outputs"]["metadata"]["tokens_used"] is None
@@ -271,7 +325,9 @@ def test_tokens_that_nobody_reported_are_null_in_every_place(service: Service, m
     assert service.run("asker", {"question": "?"})["usage"]["tokens_used"] == 1000
 
 
-def test_a_budget_holds_against_a_server_that_reports_no_tokens(service: Service, model: ModelServer) -> None:
+def test_a_budget_holds_against_a_server_that_reports_no_tokens(
+    service: Service, model: ModelServer
+) -> None:
     model.default = Answer("x" * 4000, usage=None, message={"tool_calls": [CALL]})
     config = {"flow_id": "tools", "budget": {"max_tokens": 5000}, "timeout": 30}
     error = service.run("asker", {}, config=config)["error"]
@@ -279,7 +335,9 @@ def test_a_budget_holds_against_a_server_that_reports_no_tokens(service: Service
     assert "estimated" in error["message"]
 
 
-def test_a_body_that_never_ends_is_given_up_in_time(make_service: Callable[..., Service], model: ModelServer) -> None:
+def test_a_body_that_never_ends_is_given_up_in_time(
+    make_service: Callable[..., Service], model: ModelServer
+) -> None:
     service = make_service(OPENAI_BASE_URL=model.url, MODEL_TIMEOUT=1, MODEL_MAX_RETRIES=3)
     model.default = Answer(drip_seconds=60)
     began = time.monotonic()

@@ -10,7 +10,9 @@ from tests.support.model_server import Answer, ModelServer
 from tests.support.service import Service
 
 
-def test_a_worker_raises_a_small_limit_of_open_files(make_service: Callable[..., Service], tmp_path: Path) -> None:
+def test_a_worker_raises_a_small_limit_of_open_files(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
     (tmp_path / "agents/asker/prompts").mkdir(parents=True)
     (tmp_path / "agents/asker/agent.yaml").write_text("flows:\n  - {name: main, file: ask.yaml}\n")
     (tmp_path / "agents/asker/prompts/ask.yaml").write_text("user_template: 'Hello {text}'\n")

@@ -1,4 +1,6 @@
-"""Files as Prompt Lab's users have them run unmodified: Chinese, both styles of placeholders, batches."""
+"""Files as Prompt Lab's users have them run unmodified: Chinese, both styles of placeholders,
+batches.
+"""
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant
 
@@ -15,7 +17,12 @@ from tests.support.service import ROOT, Service
 
 FILES = ROOT / "tests" / "prompt_lab"
 
-REVIEWS = {"送货太慢，很生气": ("生气", 1), "味道不错": ("开心", 5), "包装破了": ("失望", 2), "还可以": ("平静", 4)}
+REVIEWS = {
+    "送货太慢，很生气": ("生气", 1),
+    "味道不错": ("开心", 5),
+    "包装破了": ("失望", 2),
+    "还可以": ("平静", 4),
+}
 
 
 def answer(asked: dict[str, Any]) -> Answer:
@@ -24,7 +31,9 @@ def answer(asked: dict[str, Any]) -> Answer:
     if "晨报" in asked["messages"][0]["content"]:
         return Answer("1. 加快发货\n2. 换包装\n- 回访客户")
     mood, score = next(found for review, found in REVIEWS.items() if review in question)
-    return Answer("```json\n" + json.dumps({"mood": mood, "score": score}, ensure_ascii=False) + "\n```")
+    return Answer(
+        "```json\n" + json.dumps({"mood": mood, "score": score}, ensure_ascii=False) + "\n```"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,10 @@ def model(shared_model: ModelServer) -> ModelServer:
 @pytest.fixture
 def service(shared_service: Callable[..., Service], model: ModelServer) -> Service:
     return shared_service(
-        agents=FILES / "agents", pipelines=FILES / "pipelines", OPENAI_BASE_URL=model.url, MODEL_MAX_RETRIES=0
+        agents=FILES / "agents",
+        pipelines=FILES / "pipelines",
+        OPENAI_BASE_URL=model.url,
+        MODEL_MAX_RETRIES=0,
     )
 
 
@@ -52,7 +64,9 @@ def report(service: Service, **config: Any) -> dict[str, Any]:
     return service.run("review_report", inputs, type="pipeline", config=config)
 
 
-def test_a_report_comes_out_of_a_batch_and_every_kind_of_aggregation(service: Service, model: ModelServer) -> None:
+def test_a_report_comes_out_of_a_batch_and_every_kind_of_aggregation(
+    service: Service, model: ModelServer
+) -> None:
     ended = report(service)
     assert ended["status"] == "completed", ended
     outputs = ended["outputs"]
@@ -73,7 +87,11 @@ def test_the_model_is_asked_what_the_files_say(service: Service, model: ModelSer
     assert asked["messages"][0]["content"] == (
         '你是北京西路店的客服质检员。只输出 JSON，例如：\n{"mood": "开心", "score": 5, "quote": "……"}\n'
     )
-    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("doubao-pro-32k", 0.1, 200)
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == (
+        "doubao-pro-32k",
+        0.1,
+        200,
+    )
     writer = model.requests[-1]["messages"][1]["content"]
     assert "不满意的评价（ 种情绪）" in writer  # a placeholder without a value is empty
     assert '[{"mood": "生气", "score": 1}, {"mood": "失望", "score": 2}]' in writer
@@ -109,13 +127,22 @@ def test_an_answer_that_does_not_parse_is_asked_for_again_and_only_that_item(
     assert "could not be read" in again["messages"][3]["content"]
 
 
-def test_a_retry_asks_only_for_the_items_that_are_missing(service: Service, model: ModelServer) -> None:
+def test_a_retry_asks_only_for_the_items_that_are_missing(
+    service: Service, model: ModelServer
+) -> None:
     def refuse_one(asked: dict[str, Any]) -> Answer:
-        return Answer("no", status=400) if "还可以" in asked["messages"][1]["content"] else answer(asked)
+        return (
+            Answer("no", status=400)
+            if "还可以" in asked["messages"][1]["content"]
+            else answer(asked)
+        )
 
     model.reply = refuse_one
     failed = report(service)
-    assert (failed["error"]["type"], failed["error"]["details"]["step_id"]) == ("ModelRejected", "judge_each")
+    assert (failed["error"]["type"], failed["error"]["details"]["step_id"]) == (
+        "ModelRejected",
+        "judge_each",
+    )
     [step, *_] = service.get(f"/executions/{failed['execution_id']}/steps").json()["steps"]
     assert step["items"][3]["error"]["type"] == "ModelRejected"
     done = sum(item["status"] == "completed" for item in step["items"])

@@ -1,4 +1,5 @@
-"""How often the store is asked. A proxy between counts turns: a pipeline is one, and so is a script.
+"""How often the store is asked. A proxy between counts turns: a pipeline is one, and so is a
+script.
 
 Leases are long, so that no beat and no reap falls into what is counted.
 """
@@ -63,7 +64,9 @@ def test_a_small_execution_is_few_round_trips_from_its_start_to_its_end(
     """Submit, claim, finish; then the worker looks for more and waits again, on two queues at most."""
     with redis.Redis.from_url(own_store.url) as client:
         client.config_resetstat()
-        taken = trips(lambda: asking.start("behaves", {"text": "x" * 280}, config={"flow_id": flow}))
+        taken = trips(
+            lambda: asking.start("behaves", {"text": "x" * 280}, config={"flow_id": flow})
+        )
         calls = {name: each["calls"] for name, each in client.info("commandstats").items()}
         assert completed(client) == 7
     assert taken <= 8, calls
@@ -97,5 +100,10 @@ def test_a_status_is_one_round_trip(asking: Service, trips: Counted) -> None:
 
 
 def test_a_page_is_one_round_trip_with_any_filter(asking: Service, trips: Counted) -> None:
-    for query in ("", "?status=completed", "?type=agent&page_size=5", "?target_id=behaves&page=2&page_size=2"):
+    for query in (
+        "",
+        "?status=completed",
+        "?type=agent&page_size=5",
+        "?target_id=behaves&page=2&page_size=2",
+    ):
         assert trips(lambda query=query: asking.get(f"/executions{query}")) == 1  # type: ignore[misc]

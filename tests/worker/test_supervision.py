@@ -1,4 +1,6 @@
-"""Errors in the worker's own code: whatever is thrown, and wherever, ends the one attempt that it is about."""
+"""Errors in the worker's own code: whatever is thrown, and wherever, ends the one attempt that it
+is about.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ from app.worker.worker import ExecutionWorker
 from app.worker.write import Write
 
 CLAIM = Claim(
-    "exec_1", "w:1:1", 1, data=write_call(type="agent", target_id="a", inputs={}, config={}), timeout_seconds=5
+    "exec_1",
+    "w:1:1",
+    1,
+    data=write_call(type="agent", target_id="a", inputs={}, config={}),
+    timeout_seconds=5,
 )
 
 
@@ -118,12 +124,17 @@ def pool_with(child: FakeChild) -> Pool:
 Act = Callable[[Pool, FakeChild, Attempt], None]
 
 
-async def run_beside_a_neighbour(act: Act, claim: Claim = CLAIM, **fakes: Any) -> tuple[FakeWriter, FakeChild, Attempt]:
-    """Runs an attempt, does something to it, waits for its end; the neighbour in the same child must go on."""
+async def run_beside_a_neighbour(
+    act: Act, claim: Claim = CLAIM, **fakes: Any
+) -> tuple[FakeWriter, FakeChild, Attempt]:
+    """Runs an attempt, does something to it, waits for its end; the neighbour in the same child
+    must go on.
+    """
     child, writer = FakeChild(), fakes.get("writer") or FakeWriter()
     pool, store = pool_with(child), fakes.get("store") or FakeStore()
     attempt, neighbour = (
-        Attempt(one, Settings(), Tracing()) for one in (claim, replace(CLAIM, id="exec_2", token="w:1:2"))
+        Attempt(one, Settings(), Tracing())
+        for one in (claim, replace(CLAIM, id="exec_2", token="w:1:2"))
     )
     tasks = [
         asyncio.ensure_future(one.run(pool.acquire(one), pool, store, writer))  # type: ignore[arg-type]
@@ -162,7 +173,9 @@ USAGE = {"usage": "", "left_behind": 0, "memory_bytes": 1, "counts": {}}
     ],
     ids=lambda head: "-".join(map(str, head.values()))[:40],
 )
-def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(head: dict[str, Any]) -> None:
+def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(
+    head: dict[str, Any],
+) -> None:
     def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
         pool._hear(child, {"token": KEY, **head}, b"")  # type: ignore[arg-type]
 
@@ -170,7 +183,9 @@ def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(head: d
     assert writer.written == [("release", "lost")]
 
 
-@pytest.mark.parametrize("head", [{}, {"kind": None}, {"kind": "progress", "token": ["list"]}, {"kind": "ready!"}])
+@pytest.mark.parametrize(
+    "head", [{}, {"kind": None}, {"kind": "progress", "token": ["list"]}, {"kind": "ready!"}]
+)
 def test_a_message_about_nothing_ends_nothing(head: dict[str, Any]) -> None:
     def act(pool: Pool, child: FakeChild, attempt: Attempt) -> None:
         pool._hear(child, head, b"")  # type: ignore[arg-type]
@@ -183,7 +198,14 @@ def test_a_message_about_nothing_ends_nothing(head: dict[str, Any]) -> None:
 
 def test_a_checkpoint_that_makes_no_sense_ends_its_attempt() -> None:
     def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
-        head = {"kind": "checkpoint", "token": KEY, "number": 1, "usage": "", "values": ["a"], "lengths": []}
+        head = {
+            "kind": "checkpoint",
+            "token": KEY,
+            "number": 1,
+            "usage": "",
+            "values": ["a"],
+            "lengths": [],
+        }
         pool._hear(child, head, b"")  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act))
@@ -207,7 +229,9 @@ def test_an_error_on_the_way_to_a_child_ends_the_attempt() -> None:
 
 
 def longest_hold(steps: dict[str, bytes]) -> float:
-    """For how long the start of a resumed batch holds the loop, as a share of what putting it together takes."""
+    """For how long the start of a resumed batch holds the loop, as a share of what putting it
+    together takes.
+    """
 
     class Large(FakeStore):
         async def read_steps(self, _: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -231,7 +255,9 @@ def longest_hold(steps: dict[str, bytes]) -> float:
                 turns.append((time.monotonic() - last) / in_one_piece)
                 last = time.monotonic()
             assert child.sizes[-1] == len(message)
-            pool._hear(child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}")  # type: ignore[arg-type]
+            pool._hear(
+                child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}"
+            )  # type: ignore[arg-type]
 
         beats.append(asyncio.ensure_future(beat()))
 
@@ -251,14 +277,25 @@ def test_the_start_of_a_batch_with_very_many_items_does_not_hold_the_loop() -> N
 
 def test_an_error_in_reading_steps_ends_the_attempt() -> None:
     store = FakeStore(RuntimeError("a bug"))
-    writer, _, _ = run(run_beside_a_neighbour(lambda *_: None, replace(CLAIM, resumes=True), store=store))
+    writer, _, _ = run(
+        run_beside_a_neighbour(lambda *_: None, replace(CLAIM, resumes=True), store=store)
+    )
     assert writer.written == [("release", "lost")]
 
 
 def test_an_error_in_storing_a_checkpoint_ends_the_attempt() -> None:
     def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
-        lists: dict[str, Any] = {name: [] for name in ("records", "outcomes", "values", "lengths", "dropped")}
-        head = {"kind": "checkpoint", "token": KEY, "number": 1, "usage": "", "progress": "", "definition": "d"}
+        lists: dict[str, Any] = {
+            name: [] for name in ("records", "outcomes", "values", "lengths", "dropped")
+        }
+        head = {
+            "kind": "checkpoint",
+            "token": KEY,
+            "number": 1,
+            "usage": "",
+            "progress": "",
+            "definition": "d",
+        }
         pool._hear(child, {**head, **lists}, b"")  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act, writer=FakeWriter(RuntimeError("a bug"))))

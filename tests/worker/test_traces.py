@@ -19,9 +19,13 @@ HEADER = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 SERVER, CLIENT, CONSUMER = 2, 3, 5
 
 
-def start(service: Service, headers: dict[str, str], config: dict | None = None, **inputs: object) -> dict:
+def start(
+    service: Service, headers: dict[str, str], config: dict | None = None, **inputs: object
+) -> dict:
     body = {"type": "agent", "target_id": "behaves", "inputs": inputs, "config": config or {}}
-    return service.ended(service.post("/executions", json=body, headers=headers).json()["execution_id"])
+    return service.ended(
+        service.post("/executions", json=body, headers=headers).json()["execution_id"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def model(shared_model: ModelServer) -> ModelServer:
 
 
 @pytest.fixture
-def traced(shared_service: Callable[..., Service], collector: OtlpServer, model: ModelServer) -> Service:
+def traced(
+    shared_service: Callable[..., Service], collector: OtlpServer, model: ModelServer
+) -> Service:
     return shared_service(
         bin=OWN_BIN,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
@@ -61,18 +67,26 @@ def traced(shared_service: Callable[..., Service], collector: OtlpServer, model:
 
 
 @pytest.mark.parametrize("flow", ["process", "thread"])
-def test_a_traceparent_is_kept_shown_handed_to_the_flow_and_in_every_line(service: Service, flow: str) -> None:
+def test_a_traceparent_is_kept_shown_handed_to_the_flow_and_in_every_line(
+    service: Service, flow: str
+) -> None:
     ended = start(service, HEADER, {"flow_id": flow}, do="traceparent")
     assert ended["traceparent"] == ended["outputs"]["output"] == HEADER["traceparent"]
     until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
-    own = [each for each in lines(service, "worker0") if each.get("execution_id") == ended["execution_id"]]
+    own = [
+        each
+        for each in lines(service, "worker0")
+        if each.get("execution_id") == ended["execution_id"]
+    ]
     assert {each["trace_id"] for each in own} == {TRACE}
 
 
 def test_a_retry_belongs_to_the_trace_that_comes_with_it(service: Service) -> None:
     failed = start(service, HEADER, do="fail")
     other = f"00-{PARENT * 2}-{PARENT}-01"
-    retry = service.post(f"/executions/{failed['execution_id']}/retry", headers={"traceparent": other}).json()
+    retry = service.post(
+        f"/executions/{failed['execution_id']}/retry", headers={"traceparent": other}
+    ).json()
     assert service.ended(retry["execution_id"])["traceparent"] == other
     again = service.post(f"/executions/{failed['execution_id']}/retry").json()
     assert "traceparent" not in service.ended(again["execution_id"])
@@ -84,11 +98,17 @@ def test_without_a_valid_one_there_is_none(service: Service, headers: dict[str, 
     assert "traceparent" not in ended
     assert ended["outputs"]["output"] is None
     until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
-    own = [each for each in lines(service, "worker0") if each.get("execution_id") == ended["execution_id"]]
+    own = [
+        each
+        for each in lines(service, "worker0")
+        if each.get("execution_id") == ended["execution_id"]
+    ]
     assert not any("trace_id" in each for each in own)
 
 
-def test_request_attempt_and_model_call_are_one_trace(traced: Service, collector: OtlpServer) -> None:
+def test_request_attempt_and_model_call_are_one_trace(
+    traced: Service, collector: OtlpServer
+) -> None:
     ended = start(traced, HEADER, do="complete", text="mark3r")
     request, attempt, call = collector.wait_for(TRACE, 3)
     assert [each["kind"] for each in (request, attempt, call)] == [SERVER, CONSUMER, CLIENT]
@@ -115,12 +135,17 @@ def test_request_attempt_and_model_call_are_one_trace(traced: Service, collector
     assert "mark3r" not in str(collector.spans)
 
 
-def test_each_attempt_has_its_span_also_one_whose_process_died(traced: Service, collector: OtlpServer) -> None:
+def test_each_attempt_has_its_span_also_one_whose_process_died(
+    traced: Service, collector: OtlpServer
+) -> None:
     ended = start(traced, HEADER, do="kill", until_attempt=2)
     assert ended["outputs"]["output"] == "survived"
     _, lost, second = collector.wait_for(TRACE, 3)
     assert (lost["failed"], lost["attributes"]["error.type"]) == (True, "WorkerLost")
-    assert (lost["attributes"]["execution.attempt"], second["attributes"]["execution.attempt"]) == (1, 2)
+    assert (lost["attributes"]["execution.attempt"], second["attributes"]["execution.attempt"]) == (
+        1,
+        2,
+    )
     assert not second["failed"]
 
 
@@ -130,7 +155,11 @@ def test_what_failed_is_named_in_its_spans_and_nothing_else_is(
     model.play(Answer("mark3r", 429))
     start(traced, HEADER, do="complete", text="x")
     _, attempt, call = collector.wait_for(TRACE, 3)
-    assert attempt["attributes"]["error.type"] == call["attributes"]["error.type"] == "ModelRateLimited"
+    assert (
+        attempt["attributes"]["error.type"]
+        == call["attributes"]["error.type"]
+        == "ModelRateLimited"
+    )
     assert attempt["failed"]
     assert call["failed"]
     assert "mark3r" not in str(collector.spans)
@@ -147,7 +176,9 @@ def test_without_a_caller_s_trace_one_begins_and_polls_of_health_make_none(
     traced.http.get(f"{traced.url}/readyz", timeout=30)
     start(traced, HEADER, do="echo")
     collector.wait_for(TRACE, 2)
-    assert not [each for each in collector.spans if "health" in each["name"] or "ready" in each["name"]]
+    assert not [
+        each for each in collector.spans if "health" in each["name"] or "ready" in each["name"]
+    ]
 
 
 def test_a_caller_that_does_not_sample_is_heeded(traced: Service, collector: OtlpServer) -> None:
@@ -171,7 +202,9 @@ def test_without_the_packages_one_line_says_so_and_everything_runs(
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ImportError('not installed')\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    service = make_service(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path, WEB_CONCURRENCY=2)
+    service = make_service(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path, WEB_CONCURRENCY=2
+    )
     ended = start(service, HEADER, do="traceparent")
     assert ended["outputs"]["output"] == HEADER["traceparent"]
     for name in ("web", "worker0"):

@@ -1,10 +1,12 @@
 """The transitions of an execution, in Lua: the only code that ever changes an execution's state.
 
-They are one library of functions, which the store keeps and runs one at a time, on its own clock. Each file of a
-function begins with what it promises, and each may be repeated without harm, because an answer can be lost on its way.
+They are one library of functions, which the store keeps and runs one at a time, on its own clock.
+Each file of a function begins with what it promises, and each may be repeated without harm, because
+an answer can be lost on its way.
 
-The names of the library and of its functions end with a digest of its code. So two versions of the service may work
-on one store, each with its own functions, and none is ever called with the arguments of another version.
+The names of the library and of its functions end with a digest of its code. So two versions of the
+service may work on one store, each with its own functions, and none is ever called with the
+arguments of another version.
 """
 
 from __future__ import annotations
@@ -36,13 +38,17 @@ _FUNCTIONS = {
     "page": "no-writes",
     "observe": "no-writes",
 }
-"""Each function with its flag. `allow-oom`: a full store takes it, because executions that end make room.
-`no-writes`: it only reads, so a store that takes no writes runs it. New executions have neither."""
+"""Each function with its flag. `allow-oom`: a full store takes it, because executions that end make
+room. `no-writes`: it only reads, so a store that takes no writes runs it. New executions have
+neither.
+"""
 
 PREFIX = "executions_"
 
 NOT_FOUND = "Function not found"
-"""What a store answers that does not have the library: it was emptied or replaced, or never asked before."""
+"""What a store answers that does not have the library: it was emptied or replaced, or never asked
+before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,9 @@ class Library:
     def of(cls, text: str) -> Library:
         """Names the library, and its functions, after the digest of their text."""
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(f"{PREFIX}{digest}", f"#!lua name={PREFIX}{digest}\n{text.replace('@digest@', digest)}")
+        return cls(
+            f"{PREFIX}{digest}", f"#!lua name={PREFIX}{digest}\n{text.replace('@digest@', digest)}"
+        )
 
     def function(self, name: str) -> str:
         """What a function is called in the store."""
@@ -76,7 +84,9 @@ def library() -> Library:
 
 
 def _function(name: str, flag: str) -> str:
-    """A block of its own, so that what one file names is not seen by the others. Each file has a function `run`."""
+    """A block of its own, so that what one file names is not seen by the others. Each file has a
+    function `run`.
+    """
     flags = f"flags = {{'{flag}'}}, " if flag else ""
     return (
         f"do\n{_read(name)}"

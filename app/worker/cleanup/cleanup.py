@@ -75,14 +75,17 @@ class Cleanup:
         self._own_modules, self._patches = OwnModules(), Patches()
         if not self._alone:
             for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
-                signal.signal(number, lambda *_: None)  # a flow's alarm would end all its neighbours
+                signal.signal(
+                    number, lambda *_: None
+                )  # a flow's alarm would end all its neighbours
 
     @contextlib.contextmanager
     def around(self, run: Cleaned) -> Iterator[Found]:
         """For a run that has the process for itself: it finds the process as every other run does.
 
-        What the import of a flow's code changes is part of that flow: it is there in each of its runs,
-        though the code is imported once. Threads cannot be ended: what does not end is left behind.
+        What the import of a flow's code changes is part of that flow: it is there in each of its
+        runs, though the code is imported once. Threads cannot be ended: what does not end is left
+        behind.
         """
         before, found = set(threading.enumerate()), Found()
         random.seed()  # one flow's seed must not make another's numbers known
@@ -105,18 +108,24 @@ class Cleanup:
                 self._streams.repair()
                 faulthandler.cancel_dump_traceback_later()
                 changed = self._restored()
-                return _too_many_files(_first_free_number, FULL_FILES_SHARE) or self._changed_for_good(changed)
+                return _too_many_files(
+                    _first_free_number, FULL_FILES_SHARE
+                ) or self._changed_for_good(changed)
             except Exception as error:
                 return _failed(error)
 
     def _clean_up(self, run: Cleaned, before: set[threading.Thread]) -> str:
-        """Why the process is unfit for another run, or nothing. So it is where this cannot even be found out."""
+        """Why the process is unfit for another run, or nothing. So it is where this cannot even be
+        found out.
+        """
         self._disarm()
         try:
             is_alone = end_processes_of_run()
             run.leave_behind(_end_threads(before))
             self._keep_modules(run)
-            return self._put_back() or ("" if is_alone else "A flow's processes could not be ended.")
+            return self._put_back() or (
+                "" if is_alone else "A flow's processes could not be ended."
+            )
         except Exception as error:
             return _failed(error)
 
@@ -140,7 +149,9 @@ class Cleanup:
         return {
             entry.name: entry.difference(before[entry.name], after[entry.name])
             for entry in self._entries
-            if entry.name in before and entry.name in after and before[entry.name] != after[entry.name]
+            if entry.name in before
+            and entry.name in after
+            and before[entry.name] != after[entry.name]
         }
 
     def _keep_modules(self, run: Cleaned) -> None:
@@ -215,7 +226,11 @@ def _is_ours(thread: threading.Thread) -> bool:
 
     Whether a helper still works for a run is known to the loop: see `the_loop.end_of_run`.
     """
-    return thread is the_loop.thread or thread.name == "models" or thread.name.startswith(("asyncio_", HELPER_NAME))
+    return (
+        thread is the_loop.thread
+        or thread.name == "models"
+        or thread.name.startswith(("asyncio_", HELPER_NAME))
+    )
 
 
 def _failed(error: Exception) -> str:
@@ -224,7 +239,9 @@ def _failed(error: Exception) -> str:
 
 
 def _too_many_files(count: Callable[[], int], share: float) -> str:
-    """Clients that a flow's module keeps may stay open for the next run. A leak must not go on for ever."""
+    """Clients that a flow's module keeps may stay open for the next run. A leak must not go on for
+    ever.
+    """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         opened = count()

@@ -1,4 +1,6 @@
-"""The state of Python's logging: levels, handlers and filters of all loggers, and of the handlers of the service."""
+"""The state of Python's logging: levels, handlers and filters of all loggers, and of the handlers
+of the service.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def _of_handler(handler: logging.Handler) -> tuple[Any, ...]:
     return handler, handler.level, handler.formatter, tuple(handler.filters), stream
 
 
-def _set_handler(handler: logging.Handler, level: int, formatter: Any, filters: Any, stream: Any) -> None:
+def _set_handler(
+    handler: logging.Handler, level: int, formatter: Any, filters: Any, stream: Any
+) -> None:
     handler.setLevel(level)
     handler.setFormatter(formatter)
     handler.filters[:] = filters

@@ -1,7 +1,9 @@
-"""The modules that belong to one flow: found by its own additions to `sys.path`, and kept for it alone.
+"""The modules that belong to one flow: found by its own additions to `sys.path`, and kept for it
+alone.
 
 Two agents that each put their folder on `sys.path` and import their own `utils` must not get each
-other's. What is installed, and the files of flows themselves, stays for all: it means the same everywhere.
+other's. What is installed, and the files of flows themselves, stays for all: it means the same
+everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Notices what a flow has replaced of the standard library: modules, functions, classes, methods.
 
-Who replaces some of them (gevent, say) may hold on to others, so they are not put back one by one: the
-process is unfit for another run.
+Who replaces some of them (gevent, say) may hold on to others, so they are not put back one by one:
+the process is unfit for another run.
 """
 
 from __future__ import annotations
@@ -13,15 +13,37 @@ from operator import itemgetter
 from typing import Any
 
 _WATCHED = (
-    *("builtins", "os", "io", "time", "random", "json", "json.encoder", "json.decoder", "pathlib", "tempfile"),
+    *(
+        "builtins",
+        "os",
+        "io",
+        "time",
+        "random",
+        "json",
+        "json.encoder",
+        "json.decoder",
+        "pathlib",
+        "tempfile",
+    ),
     *("datetime", "decimal", "codecs", "pickle", "queue", "select", "selectors", "signal"),
 )
 
 _INSTRUMENTED = (
-    *("socket", "ssl", "threading", "subprocess", "multiprocessing", "logging", "http.client", "urllib.request"),
+    *(
+        "socket",
+        "ssl",
+        "threading",
+        "subprocess",
+        "multiprocessing",
+        "logging",
+        "http.client",
+        "urllib.request",
+    ),
     *("asyncio", "asyncio.events", "asyncio.base_events", "asyncio.tasks", "asyncio.runners"),
 )
-"""Watched without the methods of their classes: libraries that trace replace some of these, and call the old ones."""
+"""Watched without the methods of their classes: libraries that trace replace some of these, and
+call the old ones.
+"""
 
 _KINDS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _METHODS = (types.FunctionType, classmethod, staticmethod, property)
@@ -31,7 +53,9 @@ _HOOKS = ("excepthook", "settrace", "setprofile")
 
 
 class _Known:
-    """What some names of a module or a class stood for. Compared in one go, as this is done after each run."""
+    """What some names of a module or a class stood for. Compared in one go, as this is done after
+    each run.
+    """
 
     def __init__(self, owner: str, names: Mapping[str, Any], values: Mapping[str, Any]):
         self._owner, self._names, self._values = owner, names, dict(values)
@@ -45,7 +69,9 @@ class _Known:
                 return ""
         except KeyError:
             pass  # it was removed
-        changed = (name for name, value in self._values.items() if self._names.get(name) is not value)
+        changed = (
+            name for name, value in self._values.items() if self._names.get(name) is not value
+        )
         return f"{self._owner}.{next(changed, '')}"
 
 
@@ -53,11 +79,15 @@ class Patches:
     """Made at the birth of a process: knows what the modules hold that are loaded then."""
 
     def __init__(self) -> None:
-        modules = {name: sys.modules[name] for name in (*_WATCHED, *_INSTRUMENTED) if name in sys.modules}
+        modules = {
+            name: sys.modules[name] for name in (*_WATCHED, *_INSTRUMENTED) if name in sys.modules
+        }
         self._known = [_Known("sys.modules", sys.modules, modules)]
         for name, module in modules.items():
             self._known += _known(name, vars(module), _KINDS)
-        for owner, its_class in dict(_classes(modules[name] for name in _WATCHED if name in modules)).items():
+        for owner, its_class in dict(
+            _classes(modules[name] for name in _WATCHED if name in modules)
+        ).items():
             self._known += _known(owner, vars(its_class), _METHODS)
 
     def first(self) -> str:
@@ -66,7 +96,11 @@ class Patches:
 
 
 def _known(owner: str, names: Mapping[str, Any], kinds: tuple[type, ...]) -> list[_Known]:
-    values = {name: value for name, value in names.items() if isinstance(value, kinds) and name not in _HOOKS}
+    values = {
+        name: value
+        for name, value in names.items()
+        if isinstance(value, kinds) and name not in _HOOKS
+    }
     return [_Known(owner, names, values)] if values else []
 
 

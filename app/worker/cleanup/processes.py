@@ -26,8 +26,8 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 def forks_are_plain(worker: socket.socket) -> None:
     """Makes what a flow forks a process like any other.
 
-    It can be ended by SIGTERM, which is what `multiprocessing.Pool` does, and it has no way to speak to
-    the worker: two processes that write to one socket would garble what both say.
+    It can be ended by SIGTERM, which is what `multiprocessing.Pool` does, and it has no way to
+    speak to the worker: two processes that write to one socket would garble what both say.
     """
 
     before = threading.local()
@@ -47,7 +47,9 @@ def forks_are_plain(worker: socket.socket) -> None:
         # A signal that came meanwhile has waited for this, else it would be lost.
         signal.pthread_sigmask(signal.SIG_SETMASK, before.blocked)
 
-    os.register_at_fork(before=about_to_fork, after_in_parent=forked_in_parent, after_in_child=forked_in_child)
+    os.register_at_fork(
+        before=about_to_fork, after_in_parent=forked_in_parent, after_in_child=forked_in_child
+    )
 
 
 def has_children(pid: int) -> bool:
@@ -70,7 +72,9 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
         return
     with contextlib.suppress(psutil.Error):
         descendants = [
-            descendant for descendant in psutil.Process(pid).children(recursive=True) if descendant.pid not in spared
+            descendant
+            for descendant in psutil.Process(pid).children(recursive=True)
+            if descendant.pid not in spared
         ]
         for descendant in descendants:
             kill_process(descendant)
@@ -78,7 +82,8 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
 
 
 def _end_chain(pid: int) -> bool:
-    """Ends what forks and ends itself, again and again: each is gone before a look at all processes has found it.
+    """Ends what forks and ends itself, again and again: each is gone before a look at all processes
+    has found it.
 
     Whoever's parent is gone is a child of this process. Returns whether none is left.
     """
@@ -100,17 +105,19 @@ def kill_process(process: Any) -> None:
 
 
 def end_processes_of_run() -> bool:
-    """Ends all that this process has started, and leaves multiprocessing as if nobody had used it. Returns whether
-    nothing of it is left.
+    """Ends all that this process has started, and leaves multiprocessing as if nobody had used it.
+    Returns whether nothing of it is left.
 
-    Its fork server and its resource tracker end when nobody holds their pipes any more, and then remove
-    what would stay in the machine's memory. They are started anew when somebody needs them.
+    Its fork server and its resource tracker end when nobody holds their pipes any more, and then
+    remove what would stay in the machine's memory. They are started anew when somebody needs them.
     """
     pid = os.getpid()
     if not has_children(pid):
         return True
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    tracker = getattr(
+        sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None
+    )
     helpers = [(server, "_forkserver_pid", "_forkserver_alive_fd"), (tracker, "_pid", "_fd")]
     kill_descendants(pid, [getattr(helper, name, 0) or 0 for helper, name, _ in helpers])
     for helper, name, pipe in helpers:

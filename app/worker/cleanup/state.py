@@ -1,7 +1,7 @@
 """The table of what a flow can change in its process and what can be put back as it was.
 
-Each entry takes a picture and puts it back; a picture is equal to another one exactly if nothing has
-changed. What was changed and cannot be put back makes the process unfit for another run.
+Each entry takes a picture and puts it back; a picture is equal to another one exactly if nothing
+has changed. What was changed and cannot be put back makes the process unfit for another run.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _difference(_: Any, after: Any) -> Any:
 class Entry:
     """One thing that a flow can change.
 
-    `difference` is what an import changed, of the pictures before and after it; `apply` does the same
-    again, for the next run of what was imported.
+    `difference` is what an import changed, of the pictures before and after it; `apply` does the
+    same again, for the next run of what was imported.
     """
 
     name: str
@@ -217,7 +217,9 @@ def _put_lists_back(lists: list[tuple[list[Any], list[Any]]]) -> None:
     for (owner, name), (value, items) in zip(_LISTS, lists, strict=True):
         value[:] = items
         setattr(owner, name, value)
-    getattr(warnings, "_filters_mutated", lambda: None)()  # else what was decided by the filters stays
+    getattr(
+        warnings, "_filters_mutated", lambda: None
+    )()  # else what was decided by the filters stays
 
 
 def _lists_difference(before: Any, after: Any) -> Any:
@@ -274,9 +276,17 @@ _RECURSION_LIMIT = sys.getrecursionlimit()
 
 
 def _take_pace() -> Any:
-    """What makes all threads slow, or fail. A flow may need a deeper recursion than others; none needs less of it."""
+    """What makes all threads slow, or fail. A flow may need a deeper recursion than others; none
+    needs less of it.
+    """
     deep_enough = sys.getrecursionlimit() >= _RECURSION_LIMIT
-    return sys.getswitchinterval(), deep_enough, threading.gettrace(), threading.getprofile(), tracemalloc.is_tracing()
+    return (
+        sys.getswitchinterval(),
+        deep_enough,
+        threading.gettrace(),
+        threading.getprofile(),
+        tracemalloc.is_tracing(),
+    )
 
 
 def _put_pace_back(values: Any) -> None:
@@ -322,7 +332,14 @@ def _put_decimal_back(texts: list[str]) -> None:
         context.traps.update(saved.traps)
 
 
-_TEXT_ERRORS = ("strict", "ignore", "replace", "xmlcharrefreplace", "backslashreplace", "namereplace")
+_TEXT_ERRORS = (
+    "strict",
+    "ignore",
+    "replace",
+    "xmlcharrefreplace",
+    "backslashreplace",
+    "namereplace",
+)
 _ERROR_HANDLERS = (*_TEXT_ERRORS, "surrogateescape", "surrogatepass")
 
 
@@ -402,7 +419,9 @@ ALONE = (
     Entry("signal handlers", _take_signals, _put_signals_back),
     Entry("blocked signals", _take_blocked, _put_blocked_back),
     Entry("hooks", _take_attributes, _put_attributes_back),
-    Entry("sys.path and other lists", _take_lists, _put_lists_back, _lists_difference, _apply_lists),
+    Entry(
+        "sys.path and other lists", _take_lists, _put_lists_back, _lists_difference, _apply_lists
+    ),
     Entry("settings of the interpreter", _take_interpreter, _put_interpreter_back),
     Entry("faulthandler", faulthandler.is_enabled, _put_faulthandler_back),
     Entry("the decimal context", _take_decimal, _put_decimal_back),

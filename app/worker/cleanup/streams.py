@@ -1,4 +1,6 @@
-"""Standard input, output and errors: a flow has its own objects, and what it does to them ends with its run."""
+"""Standard input, output and errors: a flow has its own objects, and what it does to them ends with
+its run.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,15 @@ _PRIVATE_FROM = 64
 
 
 class Streams:
-    """Copies the three descriptors at birth, so that they can be put back whatever a flow does to them."""
+    """Copies the three descriptors at birth, so that they can be put back whatever a flow does to
+    them.
+    """
 
     def __init__(self) -> None:
-        self._copies = {number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM) for number in (0, 1, 2)}
+        self._copies = {
+            number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
+            for number in (0, 1, 2)
+        }
         self._blocking = {number: os.get_blocking(number) for number in self._copies}
 
     @property
@@ -27,7 +34,9 @@ class Streams:
         return self._copies[1]
 
     def put_back(self) -> None:
-        """Sets up all three anew, descriptors and objects. What a flow has printed is written before."""
+        """Sets up all three anew, descriptors and objects. What a flow has printed is written
+        before.
+        """
         self.put_back_descriptors()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # it may be anything that a flow has put there
@@ -38,7 +47,9 @@ class Streams:
             setattr(sys, f"__{name}__", stream)
 
     def repair(self) -> None:
-        """Beside other flows: mends what is closed, and leaves what works to those who work with it."""
+        """Beside other flows: mends what is closed, and leaves what works to those who work with
+        it.
+        """
         self.put_back_descriptors()
         for name, number in (("stdout", 1), ("stderr", 2)):
             stream = getattr(sys, name, None)
@@ -62,5 +73,7 @@ def _is_the_same(one: int, other: int) -> bool:
 
 
 def _writer(number: int) -> io.TextIOWrapper:
-    """A stream whose `close` does not close the descriptor. Each line is written at once, and waits for nobody."""
+    """A stream whose `close` does not close the descriptor. Each line is written at once, and waits
+    for nobody.
+    """
     return PrintStream(number).text()

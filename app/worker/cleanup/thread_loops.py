@@ -1,4 +1,6 @@
-"""`asyncio.get_event_loop()` in the threads of flows: it gives a loop there, as in the main thread of a program."""
+"""`asyncio.get_event_loop()` in the threads of flows: it gives a loop there, as in the main thread
+of a program.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import threading
 
 
 class ThreadLoops(asyncio.DefaultEventLoopPolicy):
-    """Makes a loop for a thread that asks for one and has none. `end_run` closes it, in the same thread."""
+    """Makes a loop for a thread that asks for one and has none. `end_run` closes it, in the same
+    thread.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -207,8 +207,13 @@ def _noise(inputs, context):
 
 
 def _picture(inputs, context):
-    """Random bytes as text of the same length on the wire: base64 packs back to what it was. With its mark."""
-    return {"ticks": inputs["ticks"], "picture": base64.b64encode(os.urandom(inputs["bytes"])).decode()}
+    """Random bytes as text of the same length on the wire: base64 packs back to what it was. With
+    its mark.
+    """
+    return {
+        "ticks": inputs["ticks"],
+        "picture": base64.b64encode(os.urandom(inputs["bytes"])).decode(),
+    }
 
 
 def _leak(inputs, context):

@@ -78,7 +78,10 @@ def test_an_address_that_does_not_exist_needs_a_key_of_any_scope(client: Client)
 def test_without_keys_everything_is_served_as_the_default_tenant(client: Client) -> None:
     for auth in (None, "off"):
         anyone = client(auth=auth)
-        assert anyone.get("/reads", headers={"Authorization": "nonsense", "X-API-Key": "a,b"}).text == "default"
+        assert (
+            anyone.get("/reads", headers={"Authorization": "nonsense", "X-API-Key": "a,b"}).text
+            == "default"
+        )
         assert anyone.get("/forgotten").text == "served"
 
 
@@ -88,7 +91,10 @@ def test_a_key_that_was_right_is_asked_for_even_where_its_peer_has_tried_too_man
     monkeypatch.setattr("app.services.authentication.CACHE_SECONDS", 0.0)
     reader = client(Scope.READ)
     assert reader.get("/reads").status_code == 200
-    statuses = [reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code for number in range(110)]
+    statuses = [
+        reader.get("/reads", headers={"X-API-Key": f"wrong {number}"}).status_code
+        for number in range(110)
+    ]
     assert statuses == [401] * 100 + [429] * 10
     assert reader.get("/reads").status_code == 200
 

@@ -36,7 +36,12 @@ def _close_files(inputs, context):
 
 
 def _lower_limits(inputs, context):
-    for number in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_STACK):
+    for number in (
+        resource.RLIMIT_NOFILE,
+        resource.RLIMIT_FSIZE,
+        resource.RLIMIT_CORE,
+        resource.RLIMIT_STACK,
+    ):
         resource.setrlimit(number, (8, 8))
 
 
@@ -78,7 +83,9 @@ def _progress_much(inputs, context):
 
 
 def _fork_in_a_chain(inputs, context):
-    """Each process starts the next one and ends: whoever lists them sees those that are gone. Each writes a byte."""
+    """Each process starts the next one and ends: whoever lists them sees those that are gone. Each
+    writes a byte.
+    """
     file = os.open(inputs.get("file", os.devnull), os.O_WRONLY | os.O_APPEND)
     if os.fork() == 0:
         deadline = time.monotonic() + 20
@@ -95,4 +102,6 @@ def _exit(inputs, context):
     os._exit(0)
 
 
-ACTIONS = {name[1:]: value for name, value in globals().items() if name.startswith("_") and callable(value)}
+ACTIONS = {
+    name[1:]: value for name, value in globals().items() if name.startswith("_") and callable(value)
+}
