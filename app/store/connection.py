@@ -44,6 +44,10 @@ _FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing 
 """Of a command, of one in a script, and the same in older stores."""
 
 
+class NotSent(redis.RedisError):
+    """A call waited too long behind others of its process. This says nothing about the store."""
+
+
 def connect(settings: Settings, **options: Any) -> redis.Redis:
     """A client for calls that are answered at once. A call whose answer is lost is repeated once."""
     retry = Retry(NoBackoff(), 1)
@@ -107,6 +111,8 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
         error, (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
     ):
         return StoreUnavailable()
+    if isinstance(error, NotSent):
+        return StoreUnavailable(str(error))
     if not isinstance(error, redis.ResponseError):
         return None
     text = f"{type(error).__name__}: {error}"

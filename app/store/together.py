@@ -24,7 +24,7 @@ from redis.retry import Retry
 
 from app.process.aside import short_lock
 from app.store import functions
-from app.store.connection import CALL_TIMEOUT_SECONDS
+from app.store.connection import CALL_TIMEOUT_SECONDS, NotSent
 from app.store.scripts import library
 
 CONNECTIONS = 2
@@ -35,6 +35,9 @@ MOST_CALLS = 64
 
 WAIT_SECONDS = 1.9
 """For an answer, whoever brings it: a request is answered within 2 s whatever the store does."""
+
+LEAST_SECONDS = 0.4
+"""A call with less time left than this is not sent any more: a store that works may need it."""
 
 Command = tuple[Any, ...]
 
@@ -84,10 +87,10 @@ class Together:
 
     def _serve(self, line: _Line) -> None:
         """Sends what waits, the caller's own call among it, and hands the connection on."""
-        with self._lock:
-            calls = [self._waiting.popleft() for _ in range(min(MOST_CALLS, len(self._waiting)))]
+        calls = self._take()
         try:
-            line.exchange(calls)
+            if calls:
+                line.exchange(calls)
         except BaseException as error:
             self._fail(calls, error)
             if not isinstance(error, (redis.RedisError, OSError)):
@@ -96,6 +99,20 @@ class Together:
             self._hand_on(line)
             for call in calls:
                 _wake(call)
+
+    def _take(self) -> list[_Call]:
+        """Takes the calls to send next. Fails those that have waited too long, each alone."""
+        latest = monotonic() + LEAST_SECONDS
+        with self._lock:
+            late = []
+            # The first has waited longest, so behind one that is in time all are.
+            while self._waiting and self._waiting[0].until < latest:
+                late.append(self._waiting.popleft())
+            calls = [self._waiting.popleft() for _ in range(min(MOST_CALLS, len(self._waiting)))]
+        for call in late:
+            call.error = NotSent("Too many requests are waiting for the store. Try again later.")
+            _wake(call)
+        return calls
 
     def _fail(self, calls: list[_Call], error: BaseException) -> None:
         """Also those who wait: they ask the same store, and have waited for as long."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import connection
 from app.store.together import CONNECTIONS, Function, Together, checked
@@ -137,3 +138,19 @@ def test_a_store_that_hangs_fails_every_call_in_time_and_serves_them_afterwards(
     assert together.execute(("PING",)) == [b"PONG"]
     os.kill(own_store.pid, 0)
     client.close()
+
+
+def test_calls_that_waited_too_long_to_be_sent_fail_alone_and_say_nothing_of_the_store(
+    together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = connection.Breaker()
+
+    def ask() -> Any:
+        with breaker.calling():
+            return together.execute(("ECHO", "a"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.store.together.WAIT_SECONDS", 0.1)  # as if it had waited before
+        with pytest.raises(StoreUnavailable, match="Too many requests"):
+            ask()
+    assert ask() == [b"a"]
