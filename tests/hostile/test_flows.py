@@ -76,7 +76,7 @@ def test_a_flow_that_ends_its_worker_again_and_again_costs_no_neighbour_an_attem
 ) -> None:
     replaced, until = town.replaced, time.monotonic() + 40
     with unharmed(town, "process", "thread"):
-        attack = town.start("vandal", {"do": "end_parent"})
+        attack = town.start("vandal", {"do": "end_worker"})
         while town.replaced < replaced + 3:
             assert time.monotonic() < until
             time.sleep(0.1)

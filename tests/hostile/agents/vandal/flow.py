@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 kept = []
 
@@ -65,8 +66,10 @@ def _end_group(inputs, context):
     os.killpg(0, signal.SIGTERM)
 
 
-def _end_parent(inputs, context):
-    os.kill(os.getppid(), signal.SIGTERM)
+def _end_worker(inputs, context):
+    # The parent is a keeper, which ignores SIGTERM. The keeper's parent is the worker.
+    stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGTERM)
     time.sleep(30)
 
 
