@@ -56,9 +56,7 @@ class Verdict:
         last = _settled(service, [each.id for each in load.accepted])
         ticks = {each.id: _read_ticks(each) for each in load.accepted}
         with redis.Redis.from_url(store.url) as client:
-            listed = {
-                status: _members(client, f"exec:index:default:{status}:all") for status in ENDED
-            }
+            listed = {status: _listed(client, status) for status in ENDED}
             leased = sorted(_members(client, "exec:leases"))
         codes, slowest_seconds = load.codes, load.slowest_seconds
         held = _held(service)
@@ -228,6 +226,11 @@ class Verdict:
             if each.name in AWAY and each.began_at < before
         )
         return max(ends, default=0.0)
+
+
+def _listed(client: redis.Redis, status: str) -> set[str]:
+    keys = [f"exec:index:default:{status}:{type}" for type in ("agent", "pipeline")]
+    return set().union(*(_members(client, key) for key in keys))
 
 
 def _members(client: redis.Redis, key: str) -> set[str]:

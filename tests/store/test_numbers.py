@@ -144,7 +144,7 @@ def test_a_reap_and_the_reading_scripts(driver: Driver, wrong: str) -> None:
             driver.run("reap", *arguments, "processes", "threads")
     with refused_or_not():
         driver.run("observe", wrong, "processes")
-    key = "exec:index:default:all:all"
+    key = "exec:index:default:running:agent"
     for page in (
         [wrong, 10, "desc", 1, key],
         [0, wrong, "desc", 1, key],
