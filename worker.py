@@ -7,7 +7,13 @@ agents and pipelines again, for executions that start from then on. The exit cod
 normal shutdown, 1 after an error, and 2 for wrong arguments.
 """
 
-from app.worker.main import main
+import signal
+
+# SIGHUP asks for a reload. Until the handler is there, nothing has been loaded, so it is ignored:
+# its default action would end the process.
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+from app.worker.main import main  # noqa: E402  importing takes half a second
 
 if __name__ == "__main__":
     main()

@@ -77,6 +77,10 @@ TRAPS: dict[str, Callable[[Path], object]] = {
 
 def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Town) -> None:
     """All at once: the reason names each of them."""
+    deadline = time.monotonic() + 60
+    while town.log().count('"worker_started"') < len(town.workers):  # else it loads the traps
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     processes = [town.web, *(worker for worker in town.workers if worker.poll() is None)]
     names = [trap.replace(" ", "-") for trap in TRAPS]
     try:
