@@ -1,7 +1,7 @@
 """A Flask application with two lists of steps that run before and after every view.
 
-`app.api.build` creates it and adds the steps. Flask has a dozen kinds of hooks for this purpose, but
-it looks through all of them for every request, which makes small requests slower.
+`app.api.build` creates it and adds the steps. Flask has a dozen kinds of hooks for this purpose,
+but it looks through all of them for every request, which makes small requests slower.
 """
 
 from __future__ import annotations
