@@ -31,7 +31,7 @@ _View = TypeVar("_View", bound=Callable[..., object])
 def needs(scope: Scope) -> Callable[[_View], _View]:
     """Decorates a view with the scope that a key must have to call it.
 
-    Put it below the decorator that adds the route, which reads the declaration.
+    Put it below `@blueprint.operation`, which copies the scope to the function that Flask calls.
     """
 
     def declare(view: _View) -> _View:

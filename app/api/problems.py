@@ -60,6 +60,19 @@ _DETAILS = {
 }
 
 
+_SERVICE_ERRORS: dict[type[ServiceError], tuple[int, str]] = {
+    InvalidRequest: (400, "invalid_request"),
+    AlreadyEnded: (400, "already_ended"),
+    NotRetryable: (400, "not_retryable"),
+    NotFound: (404, "not_found"),
+    KeyReused: (422, "idempotency_key_reused"),
+    TooManyUnfinished: (429, "too_many_unfinished"),
+    TooMuchRetried: (429, "too_much_retried"),
+    QueueFull: (503, "queue_full"),
+    TooManyLarge: (503, "too_many_large"),
+}
+
+
 class Problem(Exception):
     """A refusal that the HTTP side raises itself; see `app.domain.errors` for all others."""
 
@@ -150,44 +163,21 @@ def _render_problem(error: Problem) -> Response:
 
 
 def _render_service_error(error: ServiceError) -> Response:
-    detail = str(error)
-    if isinstance(error, NotFound):
-        return problem(404, "not_found", detail)
-    if isinstance(error, InvalidRequest):
-        return problem(400, "invalid_request", detail, error.errors[:MAX_ERRORS])
-    if isinstance(error, KeyReused):
-        return problem(422, "idempotency_key_reused", detail)
-    if isinstance(error, AlreadyEnded):
-        return problem(400, "already_ended", detail)
+    if isinstance(error, StoreRefused):
+        # Unlike an outage, this needs a person: a bug, or another program's data under our keys.
+        log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, TooManyUnfinished):
         quotas.note_unfinished(error.allowed, error.allowed)
-        return problem(
-            429,
-            "too_many_unfinished",
-            detail,
-            headers={"Retry-After": str(error.retry_after_seconds)},
-        )
-    if isinstance(error, TooMuchRetried):
-        return problem(
-            429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, QueueFull):
-        return problem(
-            503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, TooManyLarge):
-        return problem(
-            503, "too_many_large", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, NotRetryable):
-        return problem(400, "not_retryable", detail)
-    if isinstance(error, StoreRefused):
-        log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, StoreUnavailable):
-        return problem(
-            503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    return _render_bug(error)
+        status, code = 503, error.code
+    elif type(error) in _SERVICE_ERRORS:
+        status, code = _SERVICE_ERRORS[type(error)]
+    else:
+        return _render_bug(error)
+    errors = error.errors[:MAX_ERRORS] if isinstance(error, InvalidRequest) else ()
+    wait_seconds = getattr(error, "retry_after_seconds", None)
+    headers = None if wait_seconds is None else {"Retry-After": str(wait_seconds)}
+    return problem(status, code, str(error), errors, headers)
 
 
 def _render_bug(error: Exception) -> Response:

@@ -42,8 +42,9 @@ _REFUSALS = {
 
 
 class SecurityPlugin(BasePlugin):
-    """apispec calls it for every operation. If the service requires no keys (`required` is false),
-    a key is described as optional.
+    """Adds the scope and the refusals to each operation that is not open. apispec calls it.
+
+    A key is described as optional if the service does not require keys (`required` is false).
     """
 
     def __init__(self, app: Flask, required: bool):

@@ -106,6 +106,7 @@ def register(app: Flask, catalog: Catalog) -> None:
         **{("agent", id): body for id, body in agents.items()},
         **{("pipeline", id): body for id, body in pipelines.items()},
     }
+    # `default=str`, since the default of an input in a YAML file may contain a date.
     app.extensions["targets"] = {
         name: json.dumps(body, default=str).encode() for name, body in answers.items()
     }

@@ -31,7 +31,7 @@ SWITCH_SECONDS = 0.001
 Python's default of 5 ms would slow down every request while the thread works.
 """
 
-_SHOWN_OF_A_REASON = 4096
+_SHOWN_OF_A_REASON = 4096  # the end of a traceback or a list of errors, as one log line
 
 log = structlog.get_logger("web")
 
