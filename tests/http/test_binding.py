@@ -124,7 +124,7 @@ def test_a_weak_key_is_refused_at_start_and_not_shown(launch: Launch) -> None:
     process, _ = launch(API_KEYS="acme:hunter2")
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
-    assert output.startswith("API_KEYS: The key of entry 1 must be 16")
+    assert output.startswith("API_KEYS: The key in entry 1 must have at least 16")
     assert "hunter2" not in output
 
 
