@@ -1,5 +1,7 @@
-"""gunicorn's settings: `gunicorn wsgi:app` reads this file by itself. Its hooks are in
-`app.web.lifecycle`.
+"""gunicorn's settings. `gunicorn wsgi:app` reads this file from the present folder.
+
+Values come from the service's own settings where an operator may change them. The hooks at the end
+are in `app.web.lifecycle`.
 """
 
 from __future__ import annotations
@@ -23,30 +25,27 @@ bind = f"{host}:{chosen.port}"
 workers = chosen.web_concurrency
 worker_class = "app.web.worker.LoopWorker"  # gevent, with deadlines for slow clients
 worker_connections = chosen.web_connections
-file_limit.raise_to(
-    worker_connections + 128
-)  # beside them, those to the store and what gunicorn itself has open
-backlog = 1024  # those who wait while a process is replaced
+# The 128 are for connections to the store and for what gunicorn itself opens.
+file_limit.raise_to(worker_connections + 128)
+backlog = 1024  # clients that wait while a process is replaced
 control_socket_disable = True  # it would be a file in HOME, which may be read-only
 
-timeout = 30  # for a process whose loop is held; requests have no limit of their own
-graceful_timeout = 20  # what runs may end, and Heroku kills after 30 s; a cancel takes five
-keepalive = 30  # polling clients come back within it
+timeout = 30  # for a process whose event loop is blocked; a single request has no limit
+graceful_timeout = 20  # enough for running requests (a cancel takes 5 s); Heroku kills after 30 s
+keepalive = 30  # clients that poll keep their connection
 
-limit_request_line = 4094  # the longest address that the API answers is far shorter
-limit_request_fields = 64  # proxies add a dozen
-limit_request_field_size = 8190  # a bearer token with room to spare
-forwarder_headers = (
-    ""  # no header may say where the application is mounted (SCRIPT_NAME) or who is logged in
-)
-secure_scheme_headers: dict[str, str] = {}  # nor that it came by TLS, which changes no answer
-forwarded_allow_ips = "*"  # so no address is looked up among those that may say it: none may
-sendfile = (
-    False  # a file is read piece by piece, like every answer, so that one deadline holds for all
-)
-accesslog = (
-    None  # a line a request costs more than the request; refusals are logged by the application
-)
+limit_request_line = 4094  # the API's own URLs are far shorter
+limit_request_fields = 64  # proxies add about a dozen
+limit_request_field_size = 8190  # far more than a bearer token needs
+
+# No header of a proxy is trusted: none may set SCRIPT_NAME, the user or the scheme. No answer
+# depends on them. With no such headers, "*" only saves the comparison of addresses.
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarded_allow_ips = "*"
+
+sendfile = False  # files are sent in pieces like every answer, so the same deadlines apply
+accesslog = None  # a line per request would cost more than the request; refusals are logged
 
 logger_class = lifecycle.logger_class(chosen)
 on_starting = partial(lifecycle.on_starting, chosen)

@@ -1,4 +1,4 @@
-"""The web process's application, for gunicorn: `gunicorn wsgi:app`."""
+"""Holds the application for gunicorn, which the Procfile starts with `gunicorn wsgi:app`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The web application's factory: builds everything once. Importing it starts nothing."""
+"""Builds the web application: `create_app` connects settings, catalog, services and views.
+
+`wsgi.py`, Flask's command line and the tests call it. Importing this package starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings | None = None, service: ExecutionService | None = None) -> Flask:
-    """The application. Raises `ConfigurationError` where a setting, an agent or a pipeline is
-    wrong.
+    """Builds the application. Tests may pass their own `settings` and `service`.
 
-    It does not need the store to be there: requests are answered with 503 until it is.
+    Raises `ConfigurationError` if a setting, an agent or a pipeline is wrong. It does not need the
+    store: requests get a 503 until the store answers.
     """
-    # Imported here because workers import this package too, and should not load a web framework.
+    # Imported here, since workers import this package too and do not need a web framework.
     from app import api, catalog
     from app.api import key_commands as commands
     from app.services.authentication import Authenticator
@@ -30,8 +33,8 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     settings = settings or load()
     logs.configure(settings.log_level, settings.secrets)
     if service is None:
-        known = catalog.load(settings.agents_path, settings.pipelines_path)
-        service = ExecutionService(ExecutionStore.connect(settings), known, settings)
+        targets = catalog.load(settings.agents_path, settings.pipelines_path)
+        service = ExecutionService(ExecutionStore.connect(settings), targets, settings)
     keys = KeyStore.connect(settings)
     app = api.build(settings, service, Authenticator(settings, keys))
     app.cli.add_command(commands.group(settings, keys))

@@ -1,4 +1,8 @@
-"""The HTTP side: blueprints, schemas, problems. Knows the service; knows neither Redis nor RQ."""
+"""The HTTP side of the service; `build` puts the Flask application together for `create_app`.
+
+It calls the services, and knows nothing of RQ. Every request passes the steps that `build` adds to
+`app.before` (request id, traces, access), then its view, then the steps of `app.after`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ from app.telemetry import logs, tracing
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
-def build(settings: Settings, service: ExecutionService, ring: Authenticator) -> Flask:
-    """A Flask application around the service, open to those whom the ring knows."""
+def build(settings: Settings, service: ExecutionService, authenticator: Authenticator) -> Flask:
+    """Builds the application. The order of the calls is the order of the steps of a request."""
     app = Application(__name__, static_folder=None)
     app.extensions["executions"] = service
     app.config.update(
@@ -37,16 +41,16 @@ def build(settings: Settings, service: ExecutionService, ring: Authenticator) ->
         OPENAPI_URL_PREFIX="/",
         OPENAPI_JSON_PATH="openapi.json",
     )
-    app.url_map.merge_slashes = False
+    app.url_map.merge_slashes = False  # no redirects from `/api//v1`: each path has one spelling
     operations.register(app, settings, service.catalog)
     app.before.append(_begin)
     traces.register(app, tracing.connect(settings))
-    access.register(app, ring, metrics_open=settings.metrics == "open")
+    access.register(app, authenticator, metrics_open=settings.metrics == "open")
     limits.register(app, settings, service, executions.earlier_start)
-    app.after[:0] = [quotas.tell, _give_request_id]  # the others measure, up to the last
+    app.after[:0] = [quotas.tell, _give_request_id]  # first; the others measure
     problems.register(app)
     described = ApiDescription(
-        app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, ring.required)]}
+        app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, authenticator.required)]}
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
     described.register_blueprint(executions.blueprint)
@@ -58,10 +62,9 @@ def build(settings: Settings, service: ExecutionService, ring: Authenticator) ->
 
 
 def _begin(request: Request, context: Any) -> None:
-    """The caller's own `X-Request-ID` where it is a plain one, else a new one; every log line
-    carries it.
+    """Sets the request id, which every log line and the answer carry.
 
-    `//api/...` is not this API; Werkzeug has made one slash of it by the time it looks for a route.
+    It is the caller's `X-Request-ID` if that has plain characters only, otherwise a new one.
     """
     environ = request.environ
     given = environ.get("HTTP_X_REQUEST_ID")
@@ -71,6 +74,7 @@ def _begin(request: Request, context: Any) -> None:
     if execution_id and identifiers.PATTERN.fullmatch(execution_id):
         logged["execution_id"] = execution_id
     logs.begin_request(**logged)
+    # Werkzeug makes one slash of `//api/...` before it looks for a route, whatever the map says.
     if environ["PATH_INFO"].startswith("//"):
         raise NotFound
     if "HTTP_HOST" not in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
@@ -82,5 +86,5 @@ def _give_request_id(_: Request, context: Any, response: Response) -> None:
 
 
 def _healthz() -> Response:
-    """This process lives. It says nothing about the store."""
+    """Answers 200 while this process is alive, whatever the state of the store."""
     return Answer(json.dumps({"status": "ok"}), content_type="application/json")

@@ -1,8 +1,9 @@
-"""Who may call which view: every request is asked for its key, every view for what it needs.
+"""Checks the API key of every request, and whether its scopes allow the view that it calls.
 
-A view says what it needs with `@needs(Scope.READ)`. One that says nothing needs `admin`, so that a
-forgotten one is closed. What is open stands in `OPEN`, and nowhere else. An address that does not
-exist needs a key too.
+`app.api.build` registers the `Gate`, which runs before every view. A view declares its scope with
+`@needs(Scope.READ)`; a view without a declaration needs `admin`, so a forgotten one stays closed.
+`OPEN` lists the paths that need no key. A path that does not exist needs a key too, so that
+strangers cannot find out which paths exist.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from app.services.invalid_keys import InvalidKeyThrottle
 from app.telemetry import logs
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/<path:path>"})
-METRICS = "/metrics"
+METRICS = "/metrics"  # open only with METRICS=open: its figures cover all tenants
 
 _View = TypeVar("_View", bound=Callable[..., object])
 
 
 def needs(scope: Scope) -> Callable[[_View], _View]:
-    """Declares what a key must be allowed to, to call this view. Stands below `route`."""
+    """Decorates a view with the scope that a key must have to call it.
+
+    Put it below `@blueprint.operation`, which copies the scope to the function that Flask calls.
+    """
 
     def declare(view: _View) -> _View:
         view.needs_scope = scope  # type: ignore[attr-defined]
@@ -38,72 +42,77 @@ def needs(scope: Scope) -> Callable[[_View], _View]:
 
 
 def scope_of(view: object) -> Scope:
-    """What a view needs."""
+    """The scope that a view needs; `admin` if it declares none."""
     return getattr(view, "needs_scope", None) or Scope.ADMIN
 
 
 def identity() -> Identity:
-    """Who asks, in a view that is not open."""
-    found: Identity = g.identity
-    return found
+    """The owner of the request's key. Only for views that are not open."""
+    caller: Identity = g.identity
+    return caller
 
 
 def tenant() -> str:
-    """Whose executions this request may see and start, in a view that is not open."""
+    """The tenant whose executions this request may see and start. Not for open views."""
     return identity().tenant
 
 
 class Gate:
-    """Stands before every view, and says who asks: `g.identity`."""
+    """Lets a request through to its view, or refuses it. Stores the caller as `g.identity`."""
 
     def __init__(
-        self, ring: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]
+        self, authenticator: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]
     ):
-        self._ring, self._open_rules, self._views = ring, open_rules, views
-        self._wrong = InvalidKeyThrottle()
+        self._authenticator = authenticator
+        self._open_rules = open_rules
+        self._views = views  # Flask's own dict, so views that are added later are found too
+        self._throttle = InvalidKeyThrottle()
 
     def check(self, request: Request, context: Any) -> None:
-        """Raises a `Problem`: 401, 403, 429, or 400 where it is not clear which key is meant."""
+        """Raises a `Problem`: 401, 403 or 429, or 400 if two different keys were sent."""
         rule = request.url_rule
         if rule is not None and rule.rule in self._open_rules:
             return
         if isinstance(request.routing_exception, RequestRedirect):
-            return  # it leads to where the key is asked for
-        context.identity = who = self._identify(request.environ) if self._ring.required else ANYONE
-        logs.name_in_request(
-            tenant=who.tenant, **({} if who.key is None else {"key_name": who.key})
-        )
-        if rule is not None and (scope := scope_of(self._views[rule.endpoint])) not in who.scopes:
-            raise _lacks(scope)
+            return  # the request to the new address is checked
+        caller = self._identify(request.environ) if self._authenticator.required else ANYONE
+        context.identity = caller
+        key_name = {} if caller.key is None else {"key_name": caller.key}
+        logs.name_in_request(tenant=caller.tenant, **key_name)
+        if rule is None:
+            return  # Flask answers 404 or 405 after this step
+        scope = scope_of(self._views[rule.endpoint])
+        if scope not in caller.scopes:
+            raise refuse_scope(scope)
 
     def _identify(self, environ: dict[str, Any]) -> Identity:
         digest = digest_of(credentials.presented(environ))
-        return self._ring.known(digest) or self._look_up(digest, environ.get("REMOTE_ADDR", ""))
+        # The cache first: a throttled address must not slow down keys that are known to be valid.
+        known = self._authenticator.known(digest)
+        return known or self._look_up(digest, environ.get("REMOTE_ADDR", ""))
 
-    def _look_up(self, digest: str, peer: str) -> Identity:
-        """Asks the store, unless too many wrong keys came from this peer.
-
-        A key that was right before is asked for all the same: whoever shares an address (a proxy's,
-        say) with one who tries out keys is not locked out.
-        """
-        wait_seconds = self._wrong.wait_seconds(peer)
-        if wait_seconds and not self._ring.has_seen(digest):
-            raise credentials.too_many_wrong_keys(wait_seconds)
-        found = self._ring.look_up(digest)
-        if found is None:
-            self._wrong.count(peer)
-            raise credentials.unauthorized("This is no valid key.", error="invalid_token")
-        return found
-
-
-def register(app: Application, ring: Authenticator, metrics_open: bool) -> None:
-    """Puts the gate before every view that the application has or will have."""
-    app.before.append(
-        Gate(ring, OPEN | {METRICS} if metrics_open else OPEN, app.view_functions).check
-    )
+    def _look_up(self, digest: str, address: str) -> Identity:
+        """Asks the store for the key, unless this address sent too many invalid keys."""
+        wait_seconds = self._throttle.wait_seconds(address)
+        # A key that was valid before is looked up all the same. Many clients may share one address
+        # (a proxy's), and one of them that guesses keys must not lock out the others.
+        if wait_seconds and not self._authenticator.has_seen(digest):
+            raise credentials.too_many_invalid_keys(wait_seconds)
+        caller = self._authenticator.look_up(digest)
+        if caller is None:
+            self._throttle.count(address)
+            raise credentials.invalid_key()
+        return caller
 
 
-def _lacks(scope: Scope) -> Problem:
+def register(app: Application, authenticator: Authenticator, metrics_open: bool) -> None:
+    """Puts a `Gate` before every view that the application has or will have."""
+    open_rules = OPEN | {METRICS} if metrics_open else OPEN
+    app.before.append(Gate(authenticator, open_rules, app.view_functions).check)
+
+
+def refuse_scope(scope: Scope) -> Problem:
+    """A 403 that names the scope that the key lacks."""
     challenge = f'Bearer realm="executions", error="insufficient_scope", scope="{scope}"'
     detail = f"This API key does not have the required scope {scope.value!r}."
     return Problem(403, "forbidden", detail, headers={"WWW-Authenticate": challenge})

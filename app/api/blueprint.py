@@ -1,8 +1,7 @@
-"""An operation of the API: what its view reads, which is checked before it is called, and how it is
-described.
+"""Declares an operation of the API in one place: its path, its checked inputs and its description.
 
-Both come from one declaration beside the view. The description is OpenAPI's own, and nothing of it
-is looked at again when a request comes.
+`app.api.executions` and `app.api.targets` decorate their views with `ApiBlueprint.operation`. The
+description is built once, for OpenAPI; a request does not use it.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ _RETRY_AFTER = {
     "schema": {"type": "integer", "minimum": 1},
 }
 _LIMITS = {
-    "RateLimit-Policy": {"description": "What the caller may have.", "schema": {"type": "string"}},
-    "RateLimit": {"description": "What is left of it.", "schema": {"type": "string"}},
+    "RateLimit-Policy": {"description": "The limits of the caller.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of the limits.", "schema": {"type": "string"}},
 }
 _HEADERS: dict[int, dict[str, Any]] = {
     429: {"Retry-After": _RETRY_AFTER, **_LIMITS},
     503: {"Retry-After": _RETRY_AFTER},
 }
-_ANYWHERE = (
+# The codes that every operation may answer with.
+_COMMON_PROBLEMS = (
     "invalid_request",
     "rate_limited",
     "too_many_wrong_keys",
@@ -46,7 +46,7 @@ _ANYWHERE = (
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """An answer that is no problem: its status, and what its body holds."""
+    """A successful answer for the description: its status, headers and body."""
 
     status: int
     schema: type[Schema] | None = None
@@ -70,6 +70,8 @@ class Success:
 
 
 class ApiBlueprint(Blueprint):
+    """flask-smorest's blueprint with one decorator, which validates and describes in one step."""
+
     def operation(
         self,
         method: str,
@@ -79,10 +81,11 @@ class ApiBlueprint(Blueprint):
         problems: Sequence[str] = (),
         parameters: Sequence[dict[str, Any]] = (),
     ) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-        """Adds a view, which is called with what it `reads`, in this order, and the parts of its
-        path by name.
+        """Adds a view under a path.
 
-        `problems` are the codes of those that it may answer with, beside those that any view may.
+        The view is called with the result of each reader in `reads`, in this order, and with the
+        variables of its path as keywords. `problems` are the codes of the problems that the view
+        may answer with, in addition to those of every view.
         """
 
         def add(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -103,16 +106,14 @@ class ApiBlueprint(Blueprint):
 
 
 def _checked(view: Callable[..., Response], reads: tuple[Reader, ...]) -> Callable[..., Response]:
-    """The view as it is called for a request. `reads` is there for whoever needs the same before
-    the view.
-    """
+    """Wraps a view so that its readers run first. `earlier_start` uses the attribute `reads`."""
     takes_query = any(isinstance(reader, Query) for reader in reads)
 
     def checked(**path: str) -> Response:
-        asked = request_ctx.request
+        request = request_ctx.request  # flask.request looks it up again at every attribute
         if not takes_query:
-            refuse_query(asked)
-        return view(*[read(asked) for read in reads], **path)
+            refuse_query(request)
+        return view(*[read(request) for read in reads], **path)
 
     checked.__doc__, checked.__name__ = view.__doc__, view.__name__
     checked.reads = reads  # type: ignore[attr-defined]
@@ -127,5 +128,5 @@ def _described(problems: Sequence[str]) -> dict[int, dict[str, Any]]:
             "content": {"application/problem+json": {"schema": PROBLEM, "examples": shown}},
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
-        for status, shown in examples.problems((*problems, *_ANYWHERE)).items()
+        for status, shown in examples.problems((*problems, *_COMMON_PROBLEMS)).items()
     }

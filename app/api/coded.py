@@ -1,6 +1,7 @@
-"""marshmallow's sentences, each with the stable code that a client gets beside it.
+"""Gives marshmallow's error messages the stable codes that clients get beside them.
 
-A code belongs to the kind of mistake that a field or a validator found, whatever the sentence says.
+`app.api.schemas` uses these validators instead of marshmallow's. The code depends on the validator
+or field that found the mistake, never on the words of the message.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from typing import Any
 
 from marshmallow import fields, validate
 
-UNKNOWN_FIELD, UNKNOWN_PARAMETER, READ_ONLY = "unknown_field", "unknown_parameter", "read_only"
-REQUIRED, INVALID_TYPE, INVALID_TEXT = "required", "invalid_type", "invalid_text"
-INVALID_CHOICE, OUT_OF_RANGE = "invalid_choice", "out_of_range"
+UNKNOWN_FIELD = "unknown_field"
+UNKNOWN_PARAMETER = "unknown_parameter"
+READ_ONLY = "read_only"
+REQUIRED = "required"
+INVALID_TYPE = "invalid_type"
+INVALID_TEXT = "invalid_text"
+INVALID_CHOICE = "invalid_choice"
+OUT_OF_RANGE = "out_of_range"
 
 CODES = (
     *(UNKNOWN_FIELD, UNKNOWN_PARAMETER, READ_ONLY, REQUIRED),
@@ -20,15 +26,16 @@ CODES = (
 
 
 class Coded(str):
-    """A sentence with its code, which stays with it when marshmallow fills it in."""
+    """A message with its code."""
 
     code: str
 
-    def __new__(cls, sentence: str, code: str = "invalid") -> Coded:
-        made = super().__new__(cls, sentence)
+    def __new__(cls, message: str, code: str = "invalid") -> Coded:
+        made = super().__new__(cls, message)
         made.code = code
         return made
 
+    # marshmallow fills in its messages with `format`, which would return a plain `str`.
     def format(self, *args: Any, **values: Any) -> Coded:
         return Coded(super().format(*args, **values), self.code)
 
@@ -51,8 +58,8 @@ class OneOf(validate.OneOf):
 
 
 def give_codes(field: fields.Field[Any]) -> None:
-    """To what a field says itself, and the fields inside of it: that it is missing, or of another
-    type.
+    """Gives codes to a field's own messages (it is missing, or has the wrong type), and to those of
+    the fields inside it.
     """
     field.error_messages = {
         key: Coded(str(text), REQUIRED if key == "required" else INVALID_TYPE)

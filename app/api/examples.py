@@ -1,4 +1,7 @@
-"""Examples of requests and answers, for the API's description: those of `examples.yaml`."""
+"""Loads the examples of requests and answers in `examples.yaml`, for the API's description.
+
+The views name the examples of their successes, `app.api.blueprint` adds those of their problems.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,30 @@ from typing import Any
 
 import yaml
 
-_WRITTEN: dict[str, Any] = yaml.safe_load(
+_EXAMPLES: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8")
 )
 
-STARTS, RETRIES, CANCELS = _WRITTEN["starts"], _WRITTEN["retries"], _WRITTEN["cancels"]
-STARTED, RETRIED = _WRITTEN["started"], _WRITTEN["retried"]
-EXECUTIONS, STEPS, PAGE = _WRITTEN["executions"], _WRITTEN["steps"], _WRITTEN["page"]
-CANCELLED, CANCELLING = _WRITTEN["cancelled"], _WRITTEN["cancelling"]
-INDEX, AGENT, PIPELINE = _WRITTEN["index"], _WRITTEN["agent"], _WRITTEN["pipeline"]
+STARTS = _EXAMPLES["starts"]
+RETRIES = _EXAMPLES["retries"]
+CANCELS = _EXAMPLES["cancels"]
+STARTED = _EXAMPLES["started"]
+RETRIED = _EXAMPLES["retried"]
+EXECUTIONS = _EXAMPLES["executions"]
+STEPS = _EXAMPLES["steps"]
+PAGE = _EXAMPLES["page"]
+CANCELLED = _EXAMPLES["cancelled"]
+CANCELLING = _EXAMPLES["cancelling"]
+INDEX = _EXAMPLES["index"]
+AGENT = _EXAMPLES["agent"]
+PIPELINE = _EXAMPLES["pipeline"]
 
-PROBLEMS: dict[str, dict[str, Any]] = _WRITTEN["problems"]
-"""What each code of a problem looks like: its status, its detail, and the errors of its fields."""
+PROBLEMS: dict[str, dict[str, Any]] = _EXAMPLES["problems"]
+"""By code: the status, the detail and the field errors of a problem."""
 
 
 def problems(codes: Iterable[str]) -> dict[int, dict[str, Any]]:
-    """Examples of these problems, by status, as OpenAPI has them."""
+    """Returns examples of these problems in OpenAPI's form, by status."""
     found: dict[int, dict[str, Any]] = {}
     for code in dict.fromkeys(codes):
         found.setdefault(PROBLEMS[code]["status"], {})[code] = {"value": problem(code)}
@@ -32,7 +43,7 @@ def problems(codes: Iterable[str]) -> dict[int, dict[str, Any]]:
 
 
 def problem(code: str) -> dict[str, Any]:
-    """The whole body of a problem."""
+    """Returns the complete body of an example, as `app.api.problems.problem` would write it."""
     shown = PROBLEMS[code]
     status: int = shown["status"]
     body: dict[str, Any] = {

@@ -1,4 +1,7 @@
-"""The endpoints for executions. Each view reads its request, calls the service, and answers."""
+"""The endpoints to start, retry, get, list and cancel executions.
+
+Each view gets what its readers read, calls `ExecutionService`, and writes the answer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import bodies, examples, idempotency, quotas
+from app.api import examples, idempotency, quotas, serializers
 from app.api.access import needs, tenant
 from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
@@ -38,7 +41,10 @@ from app.services.executions import ExecutionService, ListQuery, RetryCommand, S
 from app.store.large_texts import Held
 
 blueprint = ApiBlueprint(
-    "executions", __name__, url_prefix="/api/v1", description="Start, follow, list and cancel."
+    "executions",
+    __name__,
+    url_prefix="/api/v1",
+    description="Start, follow, list, retry and cancel executions.",
 )
 
 _start_headers = Headers(StartHeadersSchema())
@@ -50,7 +56,8 @@ _STARTED_HEADERS = {
         "schema": {"type": "string"},
     },
     "Idempotency-Replayed": {
-        "description": "There where this is the answer of an earlier start with the same `Idempotency-Key`.",
+        "description": "Present if this is the answer to an earlier start with the same "
+        "`Idempotency-Key`.",
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
@@ -76,15 +83,17 @@ _START_PROBLEMS = (
 def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     """Start an execution
 
-    It is stored and queued when the answer is 202; follow it at `status_url`. With an
-    `Idempotency-Key` it may be repeated: that starts nothing, and is answered as the first time.
+    A 202 means that the execution is stored and queued. Poll `status_url` to follow it. With an
+    `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
+    answer again.
     """
     return _accepted(_service().start(_command(body, headers)))
 
 
 def earlier_start() -> Response | None:
-    """The answer to a start or retry that is repeated with its idempotency key; None for any other
-    request.
+    """The first answer, if the present request repeats a start or retry with its idempotency key.
+
+    None for any other request. `app.api.limits` calls it before the view, which is not run.
     """
     commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
         "executions.start_execution": _command,
@@ -98,7 +107,7 @@ def earlier_start() -> Response | None:
         read = [reader(request) for reader in view.reads]
         earlier = _service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
-        return None
+        return None  # a request that is not valid is no repeat, and is refused by its limit
     return _accepted(earlier) if earlier else None
 
 
@@ -118,7 +127,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
 
 
 def _body_bytes() -> int:
-    """How large the request's body is, at most."""
+    """The size of the request's body, or the most it can be if it was sent in chunks."""
     length = request.content_length
     return int(current_app.config["MAX_CONTENT_LENGTH"]) if length is None else length
 
@@ -134,9 +143,9 @@ def _body_bytes() -> int:
 def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
     """Start a failed or cancelled execution again
 
-    As a new execution, which takes over the finished steps of a pipeline, unless it is asked for
-    from the `start`. What is in `config` replaces what was asked for then. An `Idempotency-Key`
-    makes it safe to repeat.
+    Starts a new execution with the same inputs. It keeps the finished steps of a pipeline, unless
+    `from` is `start`. Fields in `config` replace those of the first start. With an
+    `Idempotency-Key` the request is safe to repeat.
     """
     return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
 
@@ -145,7 +154,7 @@ def _retry_command(
     body: dict[str, Any], headers: dict[str, str], execution_id: str
 ) -> RetryCommand:
     return RetryCommand(
-        execution_id=_known_form(execution_id),
+        execution_id=_checked_id(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
         tenant=tenant(),
@@ -169,8 +178,10 @@ def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
     include = Include(query.get("include", Include.STATUS))
     with Held() as held:
-        execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        return _kept(held, _json(bodies.execution(execution, with_steps=include is Include.STEPS)))
+        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
+        return _kept(
+            held, _json(serializers.execution(execution, with_steps=include is Include.STEPS))
+        )
 
 
 @blueprint.operation(
@@ -182,14 +193,16 @@ def get_execution(query: dict[str, Any], execution_id: str) -> Response:
 )
 @needs(Scope.READ)
 def get_steps(query: dict[str, Any], execution_id: str) -> Response:
-    """Get what became of each step
+    """Get the status of every step
 
-    In the order of the pipeline's file. An agent's execution has one step, the agent.
+    Steps are in the order of the pipeline's file. An agent's execution has one step, the agent.
     """
     include = Include(query.get("include", Include.STEPS))
     with Held() as held:
-        execution = _service().get(_known_form(execution_id), tenant(), include, held)
-        return _kept(held, _json(bodies.steps(execution, with_outputs=include is Include.OUTPUTS)))
+        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
+        return _kept(
+            held, _json(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
+        )
 
 
 @blueprint.operation(
@@ -199,7 +212,7 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
 def list_executions(query: dict[str, Any]) -> Response:
     """List executions, newest first
 
-    The totals are exact. A page past the end is empty.
+    The totals are exact. A page after the last one is empty.
     """
     found = _service().list(
         ListQuery(
@@ -212,7 +225,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             tenant=tenant(),
         )
     )
-    return _json(json.dumps(bodies.page(found)))
+    return _json(json.dumps(serializers.page(found)))
 
 
 @blueprint.operation(
@@ -227,17 +240,17 @@ def list_executions(query: dict[str, Any]) -> Response:
 def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     """Cancel an execution
 
-    200 once it has really ended as cancelled, 202 where that takes longer than five seconds: then
-    ask again.
+    Waits up to five seconds for the end. 200 means that the execution has ended as cancelled. 202
+    means that it is still being cancelled: ask for its status again.
     """
-    execution = _service().cancel(_known_form(execution_id), tenant())
+    execution = _service().cancel(_checked_id(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
-    return _json(json.dumps(bodies.cancelled(execution)), status)
+    return _json(json.dumps(serializers.cancelled(execution)), status)
 
 
 def _accepted(receipt: Started) -> Response:
     quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
-    answer = bodies.started(receipt)
+    answer = serializers.started(receipt)
     replayed = idempotency.REPLAYED if receipt.replayed else {}
     return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
@@ -246,23 +259,23 @@ def _service() -> ExecutionService:
     return cast(ExecutionService, current_app.extensions["executions"])
 
 
-def _known_form(execution_id: str) -> str:
-    """What is no id at all is not looked up."""
+def _checked_id(execution_id: str) -> str:
+    """Refuses what cannot be an id without asking the store, so no odd text gets into its keys."""
     if not identifiers.PATTERN.fullmatch(execution_id):
         raise Problem(404, "not_found", "There is no execution with this id.")
     return execution_id
 
 
 def _kept(held: Held, response: Response) -> Response:
-    """What is held is held until the response has been sent."""
+    """Keeps large outputs in memory until the response has been sent."""
     if held.used:
         response.call_on_close(held.pop_all().close)
     return response
 
 
 def _json(
-    body: str | bytes | bodies.Pieces, status: int = 200, headers: dict[str, str] | None = None
+    body: str | bytes | serializers.Pieces, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    if isinstance(body, bodies.Pieces):
+    if isinstance(body, serializers.Pieces):
         headers = {"Content-Length": str(body.size), **(headers or {})}
     return Answer(body, status, headers, content_type="application/json")

@@ -1,5 +1,6 @@
-"""`Idempotency-Key` on starts: what counts as the same request, and how a repeated answer says what
-it is.
+"""Reads the `Idempotency-Key` of a start or retry, and decides which bodies count as the same.
+
+`app.api.executions` passes the result to the service, which finds the earlier execution.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 def of_request(
     body: dict[str, Any], headers: dict[str, str], body_bytes: int
 ) -> Idempotency | None:
-    """The key with a digest of the body as it was understood, None where no key was sent.
+    """Returns the key with a digest of the validated body; None if no key was sent.
 
-    The order of keys, white space, escapes, and a `config` that is left out or empty make no
-    difference; `60` and `60.0` do. A field that is left out and has no default is not part of the
-    digest, so fields that a later version adds do not turn a repeat into another request.
+    Two bodies are the same if they differ only in the order of fields, white space, escapes, or in
+    an empty `config` that is left out. `60` and `60.0` are different.
     """
+    # Fields without a value are not in `body`, so a field that a later version adds does not change
+    # the digest of requests that were sent before.
     if IDEMPOTENCY_KEY not in headers:
         return None
     return Idempotency(headers[IDEMPOTENCY_KEY], aside(body_bytes, _digest, body))

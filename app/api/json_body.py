@@ -1,5 +1,6 @@
-"""Reads a request's body as strict JSON: what could be read in two ways is refused, with its
-reason.
+"""Reads a request's body as strict JSON. Refuses what two parsers could read differently.
+
+`app.api.parsing` calls it for every view that takes a body.
 """
 
 from __future__ import annotations
@@ -20,36 +21,40 @@ from app.process.aside import aside
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_FIELDS = 100
-"""Of the body and of its `config`: each unknown one costs a look for its like. `inputs` has a limit
-of its own.
+"""For the body and for its `config`: every unknown field costs a search for a similar name. The
+`inputs` have a limit of their own.
 """
 
 MAX_SHOWN_NAME = 256
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""One that is never closed ends with the body, also behind a lone backslash: else each quote in it
-would be tried as a beginning, and a body of a MiB would take hours.
+"""Matches every string. A string that is never closed matches up to the end of the body, even after
+a lone backslash: otherwise each quote in it would be tried as a new beginning, and a body of 1 MiB
+would take hours.
 """
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 class _Refused(ValueError):
-    """Raised inside the parser's hooks: a code and a sentence."""
+    """Raised by the parser's hooks below, with a code and a message."""
 
 
 def read_json_object(request: Request) -> dict[str, Any]:
-    """The body's object. Raises a `Problem`: 415 for another media type, 413, or 400 with what is
-    wrong.
+    """Returns the body's object.
+
+    Raises a `Problem`: 415 for another media type or a compressed body, 413 for one that is too
+    large, 400 for one that is not valid JSON or exceeds a limit above; and `InvalidRequest` for
+    texts that are too long.
     """
     _check_headers(request)
     body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= (request.max_content_length or 0):
-        raise RequestEntityTooLarge  # a chunked body is cut off at the limit, without a word
+        raise RequestEntityTooLarge  # Werkzeug cuts off a chunked body at the limit, silently
     return aside(len(body), _parsed, body, current_app.config["MAX_TEXT_LENGTH"])
 
 
-def _parsed(body: bytes, longest: int) -> dict[str, Any]:
+def _parsed(body: bytes, max_text: int) -> dict[str, Any]:
     if body.startswith(b"\xef\xbb\xbf"):
         raise Problem.of_body(
             "invalid_encoding", "The body must be UTF-8 without a byte order mark."
@@ -58,30 +63,30 @@ def _parsed(body: bytes, longest: int) -> dict[str, Any]:
     try:
         value = _DECODER.decode(body.decode())
         if b"\\u" in body:
+            # An escape can produce half of a surrogate pair, which no UTF-8 can express.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise Problem.of_body("invalid_encoding", "The body is not valid UTF-8.") from None
     except UnicodeEncodeError:
         raise Problem.of_body(
-            "invalid_text", "The body holds text that is not valid Unicode (a lone surrogate)."
+            "invalid_text", "The body contains text that is not valid Unicode (a lone surrogate)."
         ) from None
     except _Refused as error:
         raise Problem.of_body(*error.args) from None
     except json.JSONDecodeError as error:
         message = f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         raise Problem.of_body("invalid_json", message) from None
-    except (ValueError, RecursionError):
-        raise Problem.of_body("invalid_json", "The body holds a number that is too long.") from None
+    except (ValueError, RecursionError):  # Python's limit on the digits of an integer
+        message = "The body contains a number with too many digits."
+        raise Problem.of_body("invalid_json", message) from None
     if not isinstance(value, dict):
-        raise Problem.of_body("invalid_type", "The body must be an object.")
-    if any(
-        len(each) > MAX_FIELDS for each in (value, value.get("config")) if isinstance(each, dict)
-    ):
-        raise Problem.of_body(
-            "too_many_values", f"There are more than {MAX_FIELDS} fields; no request has so many."
-        )
-    if _may_hold_a_text_over(longest, body):
-        _check_texts(value, longest)
+        raise Problem.of_body("invalid_type", "The body must be a JSON object.")
+    objects = (value, value.get("config"))
+    if any(len(item) > MAX_FIELDS for item in objects if isinstance(item, dict)):
+        message = f"The body and its config may have at most {MAX_FIELDS} fields each."
+        raise Problem.of_body("too_many_values", message)
+    if _may_contain_text_over(max_text, body):
+        _check_texts(value, max_text)
     return value
 
 
@@ -90,72 +95,74 @@ def _check_headers(request: Request) -> None:
         request.environ.get("CONTENT_TYPE") == "application/json"
         and "HTTP_CONTENT_ENCODING" not in request.environ
     ):
-        return  # as nearly every request has it
+        return  # nearly every request; Werkzeug's parsing of the header is skipped for them
     if request.mimetype != "application/json":
-        raise Problem(415, "unsupported_media_type", "The body must be application/json.")
+        raise Problem(415, "unsupported_media_type", "The Content-Type must be application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem(415, "unsupported_encoding", "A compressed body is not accepted.")
+        message = "Compressed bodies are not supported. Send the body without Content-Encoding."
+        raise Problem(415, "unsupported_encoding", message)
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise Problem.of_body("invalid_encoding", "The body must be UTF-8.")
+        raise Problem.of_body("invalid_encoding", "The body must be encoded in UTF-8.")
 
 
 def _check_size(body: bytes) -> None:
-    """Depth and number of values, before the parser is let at them. Small bodies pass by counting
-    alone.
+    """Refuses bodies that are too deep or have too many values, before the parser sees them.
+
+    A deep body would exhaust the parser's stack, one with many values the memory.
     """
+    # A small body passes after two counts. Otherwise brackets in strings must not be counted.
     opened = body.count(b"{") + body.count(b"[")
     if opened <= MAX_DEPTH and body.count(b",") < MAX_VALUES:
         return
     bare = _STRINGS.sub(b"", body) if b"\\" in body else b"".join(body.split(b'"')[::2])
     if bare.count(b",") + bare.count(b"{") + bare.count(b"[") > MAX_VALUES:
-        raise Problem.of_body("too_many_values", f"The body holds more than {MAX_VALUES} values.")
+        raise Problem.of_body("too_many_values", f"The body has more than {MAX_VALUES} values.")
     depth = 0
     for bracket in _BRACKETS.finditer(bare):
         depth += 1 if bracket[0] in (b"{", b"[") else -1
         if depth > MAX_DEPTH:
-            raise Problem.of_body("too_deep", f"The body is nested deeper than {MAX_DEPTH}.")
+            raise Problem.of_body("too_deep", f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
-def _may_hold_a_text_over(longest: int, body: bytes) -> bool:
-    """A look at how far its quotes are apart, which spares most large bodies a walk through all
-    their values.
+def _may_contain_text_over(max_text: int, body: bytes) -> bool:
+    """Compares the distances between quotes, which saves most large bodies the walk through all
+    their values. An escaped quote would split a text, so bodies with a backslash need the walk.
     """
-    return len(body) > longest and (b"\\" in body or max(map(len, body.split(b'"'))) > longest)
+    return len(body) > max_text and (b"\\" in body or max(map(len, body.split(b'"'))) > max_text)
 
 
-def _check_texts(value: dict[str, Any], longest: int) -> None:
-    message = f"Must be at most {longest} characters."
-    errors = [
-        FieldError(".".join(place), message, "too_long") for place in _too_long(value, longest, ())
-    ]
+def _check_texts(value: dict[str, Any], max_text: int) -> None:
+    message = f"Must have at most {max_text} characters."
+    paths = _too_long(value, max_text, ())
+    errors = [FieldError(".".join(path), message, "too_long") for path in paths]
     if errors:
         raise InvalidRequest(errors)
 
 
-def _too_long(value: Any, longest: int, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Where a text is longer than that; where it is a name, the place of what bears the name."""
-    if isinstance(value, str) and len(value) > longest:
-        yield place
+def _too_long(value: Any, max_text: int, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yields the paths of all texts and names that are longer than `max_text`."""
+    if isinstance(value, str) and len(value) > max_text:
+        yield path
     elif isinstance(value, dict):
         for name, content in value.items():
-            if len(name) > longest:
-                yield (*place, f"{name[:MAX_SHOWN_NAME]}...")
-            yield from _too_long(content, longest, (*place, name[:MAX_SHOWN_NAME]))
+            if len(name) > max_text:
+                yield (*path, f"{name[:MAX_SHOWN_NAME]}...")
+            yield from _too_long(content, max_text, (*path, name[:MAX_SHOWN_NAME]))
     elif isinstance(value, list):
         for number, content in enumerate(value):
-            yield from _too_long(content, longest, (*place, str(number)))
+            yield from _too_long(content, max_text, (*path, str(number)))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise _Refused("duplicate_key", f"The key {twice[:100]!r} stands twice in one object.")
+        [(duplicate, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise _Refused("duplicate_key", f"Duplicate key {duplicate[:100]!r} in an object.")
     return found
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Refused("invalid_json", f"{name} is not JSON.")
+    raise _Refused("invalid_json", f"{name} is not valid JSON.")
 
 
 def _float(text: str) -> float:
@@ -166,4 +173,4 @@ def _float(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
-"""Made once: to make one takes as long as to read a small body with it."""
+"""Built once, since building a decoder takes as long as reading a small body."""

@@ -1,8 +1,8 @@
-"""How much a caller may ask for: Flask-Limiter counts requests, the store counts executions.
+"""Limits how many requests a caller may send, with Flask-Limiter and counters in the store.
 
-Requests are limited only where RATE_LIMIT_... says so; otherwise nothing here costs a request
-anything. The limits on executions are checked by the store itself, in the step that would store
-them (`admission.lua`).
+`app.api.build` registers it. Requests are limited only if a RATE_LIMIT_... setting is set; without
+one, no request is counted. The limits on executions are not here: the store checks them in the step
+that stores an execution (`admission.lua`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ def register(
     service: ExecutionService,
     earlier_answer: Callable[[], Response | None],
 ) -> None:
-    """Limits requests, and tells of every quota. `earlier_answer` is given instead of a 429 where
-    there is one.
+    """Adds the limits that the settings ask for.
+
+    `earlier_answer` is called for a request over its limit. What it returns is sent instead of the
+    429, so that a start can be repeated with its idempotency key at any time.
     """
     if not (settings.rate_limit_start or settings.rate_limit_cancel or settings.rate_limit_read):
         return
@@ -49,12 +51,10 @@ def register(
 
 
 class _Counters(RedisStorage):
-    """Counters in the executions' store, reached like everything there: 503 within 2 s where it is
-    away.
+    """Keeps the counters in the executions' store.
 
-    The windows are the store's: they begin with a caller's first request and end by its clock.
-    Where the store is full nothing can be counted; then nothing is limited, so that reads and
-    cancels go on.
+    A window begins with a caller's first request and ends by the store's clock. Raises
+    `StoreUnavailable` within 2 s if the store does not answer.
     """
 
     STORAGE_SCHEME = ["executions"]  # noqa: RUF012  limits' own
@@ -68,7 +68,7 @@ class _Counters(RedisStorage):
             with self._store.guard():
                 return super().incr(key, expiry, amount)
         except StoreFull:
-            return 0
+            return 0  # nothing can be counted, and reads and cancels must still work
 
     def get(self, key: str) -> int:
         with self._store.guard():
@@ -80,15 +80,15 @@ class _Counters(RedisStorage):
 
 
 def _caller() -> str:
-    """Whom a request counts for: its key; without keys, the peer's address."""
-    who = identity()
-    return (
-        f"key:{who.tenant}:{who.key}" if who.key is not None else f"address:{request.remote_addr}"
-    )
+    """The name under which a request counts: its API key, or its address if no key is required."""
+    caller = identity()
+    if caller.key is None:
+        return f"address:{request.remote_addr}"
+    return f"key:{caller.tenant}:{caller.key}"
 
 
 def _limit(settings: Settings) -> str:
-    """The limit that is in force for this request, as Flask-Limiter reads it; empty for none."""
+    """The limit of this request in Flask-Limiter's notation; empty if it has none."""
     limit: str | None = None
     if request.blueprint in LIMITED_BLUEPRINTS and request.method == "POST":
         cancels = request.endpoint == "executions.cancel_execution"
@@ -100,13 +100,13 @@ def _limit(settings: Settings) -> str:
 
 def _note_requests(limiter: Limiter, response: Response) -> Response:
     try:
-        for each in limiter.current_limits:
-            quota = _quota(each)
+        for limit in limiter.current_limits:
+            quota = _quota(limit)
             quotas.note(quota)
-            if each.breached and response.status_code == 429:
+            if limit.breached and response.status_code == 429:
                 response.headers["Retry-After"] = str(quota.reset_seconds)
     except StoreUnavailable:
-        # it went away after the request was counted; the answer is right without these headers
+        # The store went away after the request was counted. The answer is right without headers.
         pass
     return response
 
@@ -114,7 +114,8 @@ def _note_requests(limiter: Limiter, response: Response) -> Response:
 def _quota(limit: RequestLimit) -> quotas.Quota:
     reset, remaining = limit.window
     seconds = max(1, math.ceil(reset - time.time()))
-    kind, per = (request.endpoint or "").partition(".")[2], limit.limit.GRANULARITY.name
+    kind = (request.endpoint or "").partition(".")[2]
+    per = limit.limit.GRANULARITY.name
     return quotas.Quota(
         f"{kind}-per-{per}", limit.limit.amount, remaining, limit.limit.get_expiry(), seconds
     )

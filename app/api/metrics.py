@@ -1,9 +1,9 @@
-"""The metrics as Prometheus reads them: names, labels and meanings, made from a snapshot of the
-store.
+"""Defines the service's Prometheus metrics, and builds them from a snapshot of the store.
 
-The counters stand in the store, so that any web process answers for all of them, and for the
-workers. The number of series is bounded: targets and models are labelled where the catalog knows
-them, else they are added up under an empty label. Tenants, executions and workers are no labels.
+`app.api.operations` serves them at `/metrics`. All counters are kept in the store, so any web
+process can answer for all processes. The number of series is bounded: a target or model that the
+catalog does not know counts under an empty label, and tenants, executions and workers are never
+labels.
 """
 
 from __future__ import annotations
@@ -23,26 +23,32 @@ from app.store.statistics import Snapshot
 Labels = tuple[str, ...]
 
 _OUTCOMES = ("lost", "retried", "handed_back")
-"""Shown from the start, as 0: the first of them is what an alert must see."""
+"""Present from the start with 0: an alert on an increase misses the first event of a new series."""
 
 _QUEUE_GAUGES = (
     ("execution_queue_length", "Executions in the queue, waiting for a worker.", "length"),
-    ("execution_queue_oldest_seconds", "How long the oldest of them has waited.", "oldest_seconds"),
-    ("execution_workers", "Workers that take from the queue and live.", "workers"),
-    ("execution_worker_slots", "How many executions they can run at once.", "slots"),
-    ("execution_worker_slots_used", "How many they run.", "used"),
+    (
+        "execution_queue_oldest_seconds",
+        "How long the oldest queued execution has waited.",
+        "oldest_seconds",
+    ),
+    ("execution_workers", "Live workers of the queue.", "workers"),
+    ("execution_worker_slots", "How many executions the workers can run at once.", "slots"),
+    ("execution_worker_slots_used", "How many executions the workers run now.", "used"),
 )
 
 
 class StoreCollector(Collector):
-    """Reads the store at each scrape; where it does not answer, `execution_store_up` 0 is all there
-    is.
+    """Reads the store at each scrape. If it does not answer, `execution_store_up` 0 is the only
+    metric.
     """
 
     def __init__(
         self, read: Callable[[], Snapshot], targets: Collection[str], models: Collection[str]
     ):
-        self._read, self._targets, self._models = read, frozenset(targets), frozenset(models)
+        self._read = read
+        self._targets = frozenset(targets)
+        self._models = frozenset(models)
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -61,13 +67,11 @@ class StoreCollector(Collector):
 
     def _executions(self, counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
         created = ((self._target(rest), amount) for rest, amount in counts["c"])
-        yield _counter(
-            "executions_created", "Executions that were accepted.", ("type", "target"), created
-        )
+        yield _counter("executions_created", "Accepted executions.", ("type", "target"), created)
         waited = [((queue,), bucket, amount) for queue, bucket, amount in _split(counts["w"])]
         yield _histogram(
             "execution_wait_seconds",
-            "From the start request to the first start.",
+            "From the start request to the start of the first attempt.",
             ("queue",),
             waited,
         )
@@ -76,6 +80,7 @@ class StoreCollector(Collector):
         yield _histogram(
             "execution_run_seconds", "From the start of the last attempt to the end.", labels, ran
         )
+        # Runs are counted in buckets, so their sum is the number of executions that ran and ended.
         ended = [(target, amount) for target, bucket, amount in ran if bucket != "sum"]
         ended += [(self._target(rest), amount) for rest, amount in counts["x"]]
         yield _counter(
@@ -83,16 +88,18 @@ class StoreCollector(Collector):
         )
         how = [
             ((outcome,), amount)
-            for outcome, amount in [*counts["a"], *((each, 0) for each in _OUTCOMES)]
+            for outcome, amount in [*counts["a"], *((outcome, 0) for outcome in _OUTCOMES)]
         ]
-        text = "Attempts that were lost with their process, failed and are tried again, or were handed back."
+        text = (
+            "Attempts that were lost with their process, retried after a failure, or handed back."
+        )
         yield _counter("execution_attempts", text, ("outcome",), how)
         unreadable: list[tuple[Labels, int]] = [
             ((), amount) for _, amount in [*counts["u"], ("", 0)]
         ]
         yield _counter(
             "executions_unreadable",
-            "Records that made no sense, and ended as failed.",
+            "Executions that failed because their record could not be read.",
             (),
             unreadable,
         )
@@ -102,23 +109,26 @@ class StoreCollector(Collector):
             return (((self._model(model),), amount) for model, amount in counts[kind])
 
         yield _counter(
-            "model_calls", "Calls of a model, whatever became of them.", ("model",), labelled("mc")
+            "model_calls", "Model calls, failed ones included.", ("model",), labelled("mc")
         )
         yield _counter(
-            "model_retries", "Repeats of calls that met 429 or 5xx.", ("model",), labelled("mr")
+            "model_retries", "Repeated model calls after a 429 or 5xx.", ("model",), labelled("mr")
         )
         tokens = [((model[0], "input"), amount) for model, amount in labelled("mi")]
         tokens += [((model[0], "output"), amount) for model, amount in labelled("mo")]
         yield _counter(
             "model_tokens",
-            "Tokens that the models' servers reported.",
+            "Tokens as reported by the model servers.",
             ("model", "direction"),
             tokens,
         )
-        errors = [(each.partition(":"), amount) for each, amount in counts["mx"]]
+        errors = [(rest.partition(":"), amount) for rest, amount in counts["mx"]]
         failed = (((self._model(model), error), amount) for (error, _, model), amount in errors)
         yield _counter(
-            "model_errors", "Calls that failed, by the error's name.", ("model", "type"), failed
+            "model_errors",
+            "Failed model calls by the type of their error.",
+            ("model", "type"),
+            failed,
         )
 
     def _target(self, rest: str) -> Labels:
@@ -131,10 +141,10 @@ class StoreCollector(Collector):
 
 def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "executions_running", "Executions that run now.", value=snapshot.running
+        "executions_running", "Executions that are running now.", value=snapshot.running
     )
     yield GaugeMetricFamily(
-        "executions_delayed", "Executions that wait for their retry.", value=snapshot.delayed
+        "executions_delayed", "Executions that wait for an automatic retry.", value=snapshot.delayed
     )
     for name, text, attribute in _QUEUE_GAUGES:
         family = GaugeMetricFamily(name, text, labels=("queue",))
@@ -144,18 +154,17 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _http(counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
-    requests = [(each.split(":", 2), amount) for each, amount in counts["h"]]
+    requests = [(rest.split(":", 2), amount) for rest, amount in counts["h"]]
     answered = (((route, method, status), amount) for (method, status, route), amount in requests)
-    yield _counter(
-        "http_requests", "Requests that were answered.", ("route", "method", "status"), answered
-    )
-    durations = [(each.split(":", 2), amount) for each, amount in counts["d"]]
+    yield _counter("http_requests", "Answered requests.", ("route", "method", "status"), answered)
+    durations = [(rest.split(":", 2), amount) for rest, amount in counts["d"]]
     took = [((route, method), bucket, amount) for (method, bucket, route), amount in durations]
-    text = "From a request's arrival in the application to its answer."
+    text = "From the arrival of a request in the application to its answer."
     yield _histogram("http_request_duration_seconds", text, ("route", "method"), took)
 
 
 def _by_kind(counts: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
+    """Groups the store's counters by the kind before the first colon: kind -> (rest, amount)."""
     kinds: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for field, amount in counts.items():
         kind, _, rest = field.partition(":")
@@ -164,13 +173,15 @@ def _by_kind(counts: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
 
 
 def _split(counts: list[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
-    for each, amount in counts:
-        rest, _, bucket = each.rpartition(":")
+    """Splits off the bucket, which is the part after the last colon."""
+    for labels, amount in counts:
+        rest, _, bucket = labels.rpartition(":")
         yield rest, bucket, amount
 
 
 def _counter(name: str, text: str, labels: Labels, amounts: Iterable[tuple[Labels, int]]) -> Metric:
-    family, sums = CounterMetricFamily(name, text, labels=labels), defaultdict(int)  # type: ignore[var-annotated]
+    family = CounterMetricFamily(name, text, labels=labels)
+    sums: dict[Labels, int] = defaultdict(int)  # unknown targets share one series
     for values, amount in amounts:
         sums[values] += amount
     for values, amount in sums.items():
@@ -181,7 +192,7 @@ def _counter(name: str, text: str, labels: Labels, amounts: Iterable[tuple[Label
 def _histogram(
     name: str, text: str, labels: Labels, amounts: Iterable[tuple[Labels, str, int]]
 ) -> Metric:
-    """From how many fell into each bucket: Prometheus wants how many fell into it or a lower one."""
+    """Converts counts per bucket to Prometheus' form, where a bucket includes all lower ones."""
     family = HistogramMetricFamily(name, text, labels=labels)
     series: dict[Labels, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for values, bucket, amount in amounts:

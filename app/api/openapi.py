@@ -1,5 +1,7 @@
-"""How the description at /openapi.json is made from the schemas that validate, beyond what the
-libraries do.
+"""Builds the description at /openapi.json from the schemas, with flask-smorest and apispec.
+
+`app.api.build` creates it. The functions here translate what these libraries do not: patterns,
+exclusive minimums and inputs.
 """
 
 from __future__ import annotations
@@ -17,13 +19,9 @@ from app.api.schemas import MAX_INPUTS, Inputs
 
 
 class ApiDescription(Api):
-    """flask-smorest with our problems instead of its own error bodies, and the headers it would
-    drop.
+    """flask-smorest's `Api` with our problems in place of its own error bodies."""
 
-    An answer that is not described is not given: there is no `default` one.
-    """
-
-    DEFAULT_ERROR_RESPONSE_NAME = None
+    DEFAULT_ERROR_RESPONSE_NAME = None  # operations list every answer, so none needs `default`
 
     _written: bytes | None = None
 
@@ -33,7 +31,7 @@ class ApiDescription(Api):
             self.ma_plugin.converter.add_attribute_function(function)
 
     def _openapi_json(self) -> Any:
-        """The same for everybody, and large: it is written once."""
+        """Writes the description at the first request only: it is large and never changes."""
         if self._written is None:
             self._written = super()._openapi_json().get_data()
         return Response(self._written, content_type="application/json")
@@ -43,22 +41,23 @@ class ApiDescription(Api):
 
 
 def _pattern(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema searches where Python matches from the beginning, and knows no `\\Z`."""
+    """Anchors a pattern, since JSON Schema searches, and replaces `\\Z`, which it does not know."""
     pattern = ret.get("pattern")
     return {"pattern": f"^{pattern.removesuffix(chr(92) + 'Z')}$"} if pattern else {}
 
 
 def _exclusive(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """A number that must be more than the least, which apispec takes for one that may be equal to
-    it.
-    """
-    if any(isinstance(each, Range) and not each.min_inclusive for each in field.validators):
+    """Corrects an exclusive minimum, which apispec describes as an inclusive one."""
+    if any(
+        isinstance(validator, Range) and not validator.min_inclusive
+        for validator in field.validators
+    ):
         return {"exclusiveMinimum": ret.pop("minimum")}
     return {}
 
 
 def _inputs(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """How many inputs there may be, and how their names may look."""
+    """Describes how many inputs there may be, and which names."""
     if not isinstance(field, Inputs):
         return {}
     name = converter.field2property(field.key_field)

@@ -1,8 +1,8 @@
-"""What operators ask: is it ready, and how is it doing? Not part of the documented API.
+"""The views `/readyz` and `/metrics` for operators, and the counters of HTTP requests.
 
-Each web process counts its requests in memory and tells the store every few seconds, with its
-reaper's beat, and before it answers `/metrics`: what other processes counted may be missing for
-that long.
+Neither view is part of the documented API. Each web process counts its requests in memory. It adds
+them to the store every few seconds, when its reaper runs, and before it answers `/metrics`; so the
+counts of other processes are a few seconds old.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ from app.store.statistics import Snapshot, Statistics
 from app.store.store_check import Check
 
 LOOK_SECONDS = 1.8
-"""What a look at the store may take, so that the answer is there within two seconds. One that drips
-its answers byte by byte is not waited for.
+"""How long the store may take, so that the answer arrives within two seconds. A thread keeps this
+time, because the timeout of a socket starts again with every byte that arrives.
 """
 
 SILENT_SECONDS = 1.0
+"""How long both views answer at once that the store is away, after it did not answer in time."""
 
 Found = TypeVar("Found")
 
+# Other methods are counted as one, since a client may send any word as a method.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
 class Operations:
-    """The two views, and the counting of requests. `flush` may be called from any thread."""
+    """The two views and the request counters. `flush` may be called from any thread."""
 
     def __init__(self, settings: Settings, catalog: Catalog):
         self._readiness = Readiness.connect(settings)
@@ -55,11 +57,11 @@ class Operations:
         self._requests = counters.Reports()
         self._registry = CollectorRegistry()
         models = models_of(catalog) | {settings.openai_model_name}
-        targets = {each.id for each in catalog}
+        targets = {target.id for target in catalog}
         self._registry.register(StoreCollector(lambda: self._in_time(self._read), targets, models))
 
     def readyz(self) -> Response:
-        """Whether what is started now would be kept and run."""
+        """Answers 200 if an execution that is started now would be stored and run, else 503."""
         try:
             checks = self._in_time(lambda: self._readiness.look(self._queues))
         except StoreUnavailable as error:
@@ -67,15 +69,15 @@ class Operations:
         return _readiness(checks)
 
     def metrics(self) -> Response:
-        """For Prometheus, in its text format or in OpenMetrics."""
+        """Answers with the metrics in Prometheus' text format, or in OpenMetrics if asked to."""
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except (TypeError, ValueError):  # it asks for a version that is none
+        except (TypeError, ValueError):  # the header names a version that does not exist
             encode, content_type = choose_encoder("")
         return Response(encode(self._registry), content_type=content_type)
 
     def flush(self) -> None:
-        """Tells the store what was counted here. While the store is away, it stays here."""
+        """Adds this process's counts to the store, or keeps them for later if the store is away."""
         try:
             self._statistics.add(self._requests)
         except StoreUnavailable:
@@ -85,7 +87,8 @@ class Operations:
         context.began = time.perf_counter()
 
     def count(self, request: Request, context: Any, response: Response) -> None:
-        """By the route's template, not the path: what no route takes is counted under an empty one."""
+        """Counts an answered request under its route, method and status."""
+        # The route's template, not the path: paths have ids in them, and would be without number.
         route = request.url_rule.rule if request.url_rule else ""
         method = request.method if request.method in _METHODS else "other"
         seconds = time.perf_counter() - context.began
@@ -102,8 +105,10 @@ class Operations:
         return self._statistics.read()
 
     def _in_time(self, look: Callable[[], Found]) -> Found:
-        """Raises `StoreUnavailable` after `LOOK_SECONDS`, and for a second after that at once:
-        those who wait for a thread of the process meanwhile do not wait as long again.
+        """Calls `look` in a thread. Raises `StoreUnavailable` if it takes over `LOOK_SECONDS`.
+
+        For `SILENT_SECONDS` after that, it raises at once. The threads are still busy with the old
+        calls then, so new ones would only wait for a thread.
         """
         if time.monotonic() < self._silent_until:
             raise StoreUnavailable("The store does not answer in time.")
@@ -115,7 +120,7 @@ class Operations:
 
 
 def register(app: Application, settings: Settings, catalog: Catalog) -> None:
-    """Adds the views. Who may see them is decided where keys are checked."""
+    """Adds the views. `app.api.access` decides who may call them."""
     operations = Operations(settings, catalog)
     app.extensions["operations"] = operations
     app.before.append(operations.begin)
@@ -125,17 +130,17 @@ def register(app: Application, settings: Settings, catalog: Catalog) -> None:
 
 
 def queues_needed(catalog: Catalog) -> frozenset[str]:
-    """The queues that some target may be put on: every flow of an agent can be asked for."""
+    """The queues that executions of these targets can be put on: each needs a worker."""
     flows = [flow for agent in catalog.agents.values() for flow in agent.flows.values()]
-    return frozenset(QUEUES[each.isolation] for each in (*flows, *catalog.pipelines.values()))
+    return frozenset(QUEUES[target.isolation] for target in (*flows, *catalog.pipelines.values()))
 
 
 def _readiness(checks: list[Check]) -> Response:
-    body = [{name: value for name, value in asdict(each).items() if value} for each in checks]
-    failed = [each for each in checks if each.status == "failed"]
+    body = [{name: value for name, value in asdict(check).items() if value} for check in checks]
+    failed = [check for check in checks if check.status == "failed"]
     if not failed:
         return Response(
             json.dumps({"status": "ready", "checks": body}), content_type="application/json"
         )
-    detail = " ".join(each.detail for each in failed)
+    detail = " ".join(check.detail for check in failed)
     return problem(503, "not_ready", detail, headers={"Retry-After": "2"}, more={"checks": body})

@@ -1,7 +1,7 @@
-"""What a view reads of its request, through marshmallow and by our rules: strict JSON, 400, unknown
-names refused.
+"""Reads the body, headers and query of a request, and validates them with marshmallow schemas.
 
-Each reader also describes what it reads, for OpenAPI.
+A view lists its readers in `ApiBlueprint.operation`, which calls them before the view. Each reader
+also describes its part for OpenAPI.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from app.domain.errors import FieldError, InvalidRequest
 
 
 class Reader(Protocol):
-    """Reads a part of a request. Raises `InvalidRequest`, and a `Problem` where it is no question
-    of fields.
+    """Reads one part of a request.
+
+    Raises `InvalidRequest` for wrong fields, and a `Problem` if the part cannot be read at all.
     """
 
     def __call__(self, request: Request) -> dict[str, Any]: ...
 
     def describe(self, operation: dict[str, Any]) -> None:
-        """Adds what it reads to an operation of OpenAPI's."""
+        """Adds this part to the description of an operation, which is in OpenAPI's form."""
 
 
 class Body:
-    """The JSON object of a body, which may be left out where it is `optional`."""
+    """The JSON object in the body. An `optional` body may be left out, and then counts as `{}`."""
 
     def __init__(
         self, schema: Schema, *, optional: bool = False, examples: dict[str, Any] | None = None
     ):
-        self._schema, self._optional, self._examples = schema, optional, examples
+        self._schema = schema
+        self._optional = optional
+        self._examples = examples
 
     def __call__(self, request: Request) -> dict[str, Any]:
         if self._optional and not request.content_length and not request.get_data(cache=True):
@@ -52,13 +55,13 @@ class Body:
 
 
 class Headers:
-    """Headers by their names in the schema; all others are let through."""
+    """The headers that the schema names. All other headers are ignored."""
 
     def __init__(self, schema: Schema):
         self._schema = schema
         self._names = [field.data_key or name for name, field in schema.fields.items()]
         self._keys = [f"HTTP_{name.upper().replace('-', '_')}" for name in self._names]
-        self._of_none = _loaded(schema, {}, EXCLUDE)
+        self._defaults = _loaded(schema, {}, EXCLUDE)  # most requests have none of the headers
 
     def __call__(self, request: Request) -> dict[str, Any]:
         environ = request.environ
@@ -67,25 +70,26 @@ class Headers:
             for name, key in zip(self._names, self._keys, strict=True)
             if key in environ
         }
-        return _loaded(self._schema, sent, EXCLUDE) if sent else dict(self._of_none)
+        return _loaded(self._schema, sent, EXCLUDE) if sent else dict(self._defaults)
 
     def describe(self, operation: dict[str, Any]) -> None:
         operation.setdefault("parameters", []).append({"in": "headers", "schema": self._schema})
 
 
 class Query:
-    """The parameters behind the `?`."""
+    """The query parameters. Refuses a parameter that is sent twice."""
 
     def __init__(self, schema: Schema):
-        self._schema, self._of_none = schema, _loaded(schema, {}, RAISE)
+        self._schema = schema
+        self._defaults = _loaded(schema, {}, RAISE)  # most requests have no parameters
 
     def __call__(self, request: Request) -> dict[str, Any]:
         if not request.query_string:
-            return dict(self._of_none)
-        twice = [name for name, values in request.args.lists() if len(values) > 1]
-        if twice:
+            return dict(self._defaults)
+        duplicates = [name for name, values in request.args.lists() if len(values) > 1]
+        if duplicates:
             raise InvalidRequest(
-                [FieldError(name, "This parameter stands twice.", "repeated") for name in twice]
+                [FieldError(name, "Duplicate parameter.", "repeated") for name in duplicates]
             )
         return _loaded(self._schema, request.args.to_dict(), RAISE)
 
@@ -94,9 +98,9 @@ class Query:
 
 
 def refuse_query(request: Request) -> None:
-    """For a view that takes no parameters."""
+    """Raises `InvalidRequest` for any parameter. Called for views that have no `Query` reader."""
     if request.query_string and request.args:
-        message = "Unknown parameter. This endpoint takes none."
+        message = "Unknown parameter. This endpoint takes no parameters."
         raise InvalidRequest(
             [FieldError(name, message, "unknown_parameter") for name in request.args]
         )
@@ -109,15 +113,16 @@ def _loaded(schema: Schema, data: Mapping[str, Any], unknown: Any) -> dict[str, 
         raise InvalidRequest(list(_flat(error.messages, ()))) from None
 
 
-def _flat(messages: Any, place: tuple[str, ...]) -> Iterator[FieldError]:
-    """One error for each field, in dotted form; the first thing that is wrong with it."""
+def _flat(messages: Any, path: tuple[str, ...]) -> Iterator[FieldError]:
+    """Flattens marshmallow's nested messages: one error for each field, with its first message."""
     if isinstance(messages, dict):
         for name, content in messages.items():
-            yield from _flat(content, place if name == "_schema" else (*place, shown(str(name))))
+            # marshmallow files errors of a whole object under `_schema`
+            yield from _flat(content, path if name == "_schema" else (*path, shown(str(name))))
     else:
-        yield FieldError(".".join(place), str(messages[0]), getattr(messages[0], "code", "invalid"))
+        yield FieldError(".".join(path), str(messages[0]), getattr(messages[0], "code", "invalid"))
 
 
 def shown(name: str) -> str:
-    """A name from a request, as it may stand in an answer: not without end."""
+    """Shortens a name from a request to what an answer may repeat."""
     return name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."

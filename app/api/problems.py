@@ -1,4 +1,8 @@
-"""Every 4xx and 5xx as `application/problem+json` (RFC 9457). One function renders them all."""
+"""Turns every error into an `application/problem+json` answer (RFC 9457).
+
+`app.api.build` registers the handlers here; Flask calls them for whatever a view or a step raises.
+The one function `problem` renders all of these answers, so all have the same fields.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,9 @@ from app.domain.errors import (
 log = structlog.get_logger(__name__)
 
 MAX_ERRORS = 100
-"""More are not told: nobody reads them, and a small body could ask for a very large answer."""
+"""How many field errors an answer lists. Without a limit, a small body with many wrong fields would
+get a very large answer, and nobody reads more.
+"""
 
 _CONTENT_TYPE = "application/problem+json"
 
@@ -46,16 +52,29 @@ _CODES = {
 }
 
 _DETAILS = {
-    404: "There is nothing at this address.",
-    412: "The version differs from the one in If-Match or If-Unmodified-Since.",
-    413: "A body may have {MAX_CONTENT_LENGTH} bytes at most.",
-    429: "Too many requests: RateLimit-Policy says how many are allowed.",
-    500: "Something went wrong on our side. The request_id finds it in the log.",
+    404: "There is no endpoint with this path.",
+    412: "The current version does not match If-Match or If-Unmodified-Since.",
+    413: "The body is larger than {MAX_CONTENT_LENGTH} bytes.",
+    429: "Too many requests. RateLimit-Policy states the limit, Retry-After when to try again.",
+    500: "Internal error. Its cause is in the service's log, under this request_id.",
+}
+
+
+_SERVICE_ERRORS: dict[type[ServiceError], tuple[int, str]] = {
+    InvalidRequest: (400, "invalid_request"),
+    AlreadyEnded: (400, "already_ended"),
+    NotRetryable: (400, "not_retryable"),
+    NotFound: (404, "not_found"),
+    KeyReused: (422, "idempotency_key_reused"),
+    TooManyUnfinished: (429, "too_many_unfinished"),
+    TooMuchRetried: (429, "too_much_retried"),
+    QueueFull: (503, "queue_full"),
+    TooManyLarge: (503, "too_many_large"),
 }
 
 
 class Problem(Exception):
-    """An answer that is a problem, raised by the HTTP side itself."""
+    """A refusal that the HTTP side raises itself; see `app.domain.errors` for all others."""
 
     def __init__(
         self,
@@ -74,12 +93,12 @@ class Problem(Exception):
 
     @classmethod
     def of_body(cls, code: str, detail: str) -> Problem:
-        """400: the body as a whole is wrong."""
+        """A 400 about the body as a whole, which has one entry in `errors` with an empty field."""
         return cls(400, code, detail, [FieldError("", detail, code)])
 
 
 def register(app: Flask) -> None:
-    """Lets every exception of every view end in `problem`."""
+    """Makes every exception from a view or a step end as a `problem`."""
     app.register_error_handler(Problem, _render_problem)
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(Exception, _render_bug)
@@ -94,9 +113,7 @@ def problem(
     headers: dict[str, str] | None = None,
     more: dict[str, Any] | None = None,
 ) -> Response:
-    """The one form of a refusal; `more` are members of its own. It is logged, without what was
-    sent.
-    """
+    """Builds and logs a refusal. `more` adds members to the body beside those of every problem."""
     body: dict[str, Any] = {
         "type": f"urn:problem:{code.replace('_', '-')}",
         "title": http.HTTPStatus(status).phrase,
@@ -109,18 +126,19 @@ def problem(
     }
     if errors:
         body["errors"] = [
-            {"field": each.field, "message": each.message, "code": each.code} for each in errors
+            {"field": error.field, "message": error.message, "code": error.code} for error in errors
         ]
+    # No field, message or header: they may quote what the caller sent, which may be a secret.
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
     return Answer(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
 
 
 def render_http_error(error: HTTPException) -> Response:
-    """Werkzeug's own errors. Headers that belong to one, such as `Allow`, stay."""
+    """Turns an error of Werkzeug's into a problem. Keeps its headers, for example `Allow`."""
     if error.response is not None or error.code is None or error.code < 400:
         return error.get_response()  # type: ignore[return-value]  # a redirect, or made by hand
     if isinstance(error, (BadHost, SecurityError)):
-        return problem(400, "invalid_host", "The Host header does not name a host.")
+        return problem(400, "invalid_host", "The Host header is not a valid host name.")
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     code = _CODES.get(
         error.code, error.name.lower().replace(" ", "_").replace("-", "_").replace("'", "")
@@ -130,7 +148,10 @@ def render_http_error(error: HTTPException) -> Response:
 
 
 def _no_other_refusal(response: Response) -> Response:
-    """A view that heeds `If-Match` makes its answer a 412, with the body still in it."""
+    """Replaces error answers that no handler made.
+
+    Werkzeug's `make_conditional` turns an answer into a 412 in place, and keeps its body.
+    """
     if response.status_code < 400 or response.mimetype == _CONTENT_TYPE:
         return response
     response.close()
@@ -142,44 +163,21 @@ def _render_problem(error: Problem) -> Response:
 
 
 def _render_service_error(error: ServiceError) -> Response:
-    detail = str(error)
-    if isinstance(error, NotFound):
-        return problem(404, "not_found", detail)
-    if isinstance(error, InvalidRequest):
-        return problem(400, "invalid_request", detail, error.errors[:MAX_ERRORS])
-    if isinstance(error, KeyReused):
-        return problem(422, "idempotency_key_reused", detail)
-    if isinstance(error, AlreadyEnded):
-        return problem(400, "already_ended", detail)
+    if isinstance(error, StoreRefused):
+        # Unlike an outage, this needs a person: a bug, or another program's data under our keys.
+        log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, TooManyUnfinished):
         quotas.note_unfinished(error.allowed, error.allowed)
-        return problem(
-            429,
-            "too_many_unfinished",
-            detail,
-            headers={"Retry-After": str(error.retry_after_seconds)},
-        )
-    if isinstance(error, TooMuchRetried):
-        return problem(
-            429, "too_much_retried", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, QueueFull):
-        return problem(
-            503, "queue_full", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, TooManyLarge):
-        return problem(
-            503, "too_many_large", detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    if isinstance(error, NotRetryable):
-        return problem(400, "not_retryable", detail)
-    if isinstance(error, StoreRefused):
-        log.error("store_refused", method=request.method, path=request.path, exc_info=error)
     if isinstance(error, StoreUnavailable):
-        return problem(
-            503, error.code, detail, headers={"Retry-After": str(error.retry_after_seconds)}
-        )
-    return _render_bug(error)
+        status, code = 503, error.code
+    elif type(error) in _SERVICE_ERRORS:
+        status, code = _SERVICE_ERRORS[type(error)]
+    else:
+        return _render_bug(error)
+    errors = error.errors[:MAX_ERRORS] if isinstance(error, InvalidRequest) else ()
+    wait_seconds = getattr(error, "retry_after_seconds", None)
+    headers = None if wait_seconds is None else {"Retry-After": str(wait_seconds)}
+    return problem(status, code, str(error), errors, headers)
 
 
 def _render_bug(error: Exception) -> Response:

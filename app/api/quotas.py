@@ -1,5 +1,7 @@
-"""What is left to a caller of what he may have, and the headers that say so. Nothing is counted
-here.
+"""Writes the headers `RateLimit-Policy` and `RateLimit`: a caller's limits, and what is left.
+
+`app.api.limits` and the views note quotas during a request; `tell` runs after each view. Nothing is
+counted here.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from flask import Request, Response, g
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What is left to a caller of what he may have, as draft-ietf-httpapi-ratelimit-headers says
-    it.
+    """One limit and what is left of it, as in draft-ietf-httpapi-ratelimit-headers.
 
-    `window_seconds` is None for what is not counted over time: executions that are there at once.
+    `window_seconds` is None for a limit that has no time window, such as the one on pending and
+    running executions.
     """
 
     name: str
@@ -40,19 +42,21 @@ class Quota:
 
 
 def note(quota: Quota) -> None:
-    """Has the answer to this request tell of the quota."""
+    """Adds the quota to the headers of this request's answer."""
     g.setdefault("quotas", []).append(quota)
 
 
 def note_unfinished(allowed: int, unfinished: int | None) -> None:
-    """The same for the tenant's pending and running executions, where they are limited."""
+    """Notes the tenant's limit of pending and running executions; `unfinished` is None if the
+    setting MAX_UNFINISHED gives no limit.
+    """
     if unfinished is not None:
         note(Quota("unfinished", allowed, max(0, allowed - unfinished)))
 
 
 def tell(_: Request, context: Any, response: Response) -> None:
-    """Writes what was noted into the answer's headers."""
+    """Writes the noted quotas into the answer's headers."""
     noted: list[Quota] = context.get("quotas", [])
     if noted:
-        response.headers["RateLimit-Policy"] = ", ".join(each.policy for each in noted)
-        response.headers["RateLimit"] = ", ".join(each.state for each in noted)
+        response.headers["RateLimit-Policy"] = ", ".join(quota.policy for quota in noted)
+        response.headers["RateLimit"] = ", ".join(quota.state for quota in noted)

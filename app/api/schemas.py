@@ -1,4 +1,8 @@
-"""What requests may hold and what answers do hold: the one description, from which OpenAPI is made."""
+"""Defines marshmallow's schemas of requests and answers; OpenAPI's description is made from them.
+
+`app.api.parsing` validates requests with them. Answers are not validated: `app.api.serializers`
+writes them by hand, and tests/http/test_description.py compares them with their schemas.
+"""
 
 from __future__ import annotations
 
@@ -27,60 +31,40 @@ from app.domain.execution import Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(
     r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",
-    error=Coded("Must be plain text.", INVALID_TEXT),
+    error=Coded("Must not contain control, zero-width or text direction characters.", INVALID_TEXT),
 )
-"""No control, zero-width or direction-changing characters: a name must look like what it is."""
+"""Refuses characters that nobody sees: two names that look the same must be the same."""
 
 MAX_INPUTS = 256
-MAX_PAGE = 999_999_999
+MAX_PAGE = 999_999_999  # times the page size, far below the 2**63 that the store counts to
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
-SERVER_OWNED = frozenset(
-    (
-        *(
-            "id",
-            "execution_id",
-            "status",
-            "phase",
-            "owner",
-            "tenant",
-            "created_at",
-            "started_at",
-            "completed_at",
-        ),
-        *(
-            "attempt",
-            "attempts",
-            "progress",
-            "outputs",
-            "error",
-            "result_ttl",
-            "func",
-            "queue",
-            "retry_of",
-        ),
-    )
-)
+# fmt: off
+SERVER_OWNED = frozenset((
+    "id", "execution_id", "status", "phase", "owner", "tenant", "created_at", "started_at",
+    "completed_at", "attempt", "attempts", "progress", "outputs", "error", "result_ttl", "func",
+    "queue", "retry_of",
+))
+# fmt: on
+"""Names that callers may expect to set. They get their own message instead of a suggestion."""
 
 
 def composed(text: str) -> None:
-    """Two names that look the same must be the same: they are accepted in one of Unicode's forms,
-    and never changed.
-    """
+    """Refuses text that is not in NFC, instead of changing a name that answers have to repeat."""
     if not unicodedata.is_normalized("NFC", text):
-        raise ValidationError(Coded("Must be in Unicode's composed form (NFC).", INVALID_TEXT))
+        raise ValidationError(Coded("Must be in Unicode normalization form C (NFC).", INVALID_TEXT))
 
 
-def _name(longest: int = 128) -> list[Any]:
-    """The checks of a name of something."""
-    return [Length(1, longest), NAME, composed]
+def _name(max_length: int = 128) -> list[Any]:
+    """The validators of a name."""
+    return [Length(1, max_length), NAME, composed]
 
 
 class _RequestSchema(StrictSchema):
-    """Every sentence of it has its code."""
+    """The base of all request schemas: strict, and with a code beside each message."""
 
-    error_messages = {"type": Coded("Invalid input type.", INVALID_TYPE)}  # noqa: RUF012  marshmallow's own
+    error_messages = {"type": Coded("Must be an object.", INVALID_TYPE)}  # noqa: RUF012  marshmallow's own
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         give_codes(field_obj)
@@ -91,16 +75,17 @@ class _RequestSchema(StrictSchema):
             for name in error.messages.keys() & data.keys() - self.names:
                 error.messages[name] = [self._unknown(name, error.messages[name][0])]
 
-    def _unknown(self, name: str, sentence: str) -> Coded:
+    def _unknown(self, name: str, message: str) -> Coded:
         if name in SERVER_OWNED:
-            return Coded("This field is set by the service.", READ_ONLY)
-        return Coded(sentence, UNKNOWN_FIELD)
+            return Coded("This field is read-only: the service sets it.", READ_ONLY)
+        return Coded(message, UNKNOWN_FIELD)
 
 
 class ShortList(fields.List[Any]):
-    """A list that may be too long for its items to be worth a look."""
+    """A list whose length is checked before its items are."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        # marshmallow checks the items first, which would report one error for each of them.
         if isinstance(value, list):
             self._validate(value)
         return super()._deserialize(value, *args, **kwargs)
@@ -110,75 +95,91 @@ class RetriesSchema(_RequestSchema):
     max = ExactInteger(
         required=True,
         validate=Range(0, 10),
-        metadata={"description": "How often it is started again."},
+        metadata={"description": "How many times a failed execution is tried again."},
     )
     backoff_seconds = ShortList(
         ExactNumber(validate=Range(0, 86_400)),
         validate=Length(0, 10),
-        metadata={"description": "The wait before each; the last one for all further ones."},
+        metadata={
+            "description": "Seconds to wait before each retry. "
+            "The last value applies to all further retries."
+        },
     )
 
 
 class BudgetSchema(_RequestSchema):
     max_tokens = ExactInteger(
-        validate=Range(1), metadata={"description": "Tokens of all model calls together."}
+        validate=Range(1), metadata={"description": "Maximum tokens of all model calls together."}
     )
     max_steps = ExactInteger(
-        validate=Range(1), metadata={"description": "Steps of a pipeline; model calls of an agent."}
+        validate=Range(1),
+        metadata={"description": "Maximum steps of a pipeline, or model calls of an agent."},
     )
     max_seconds = ExactNumber(
         validate=Range(0, min_inclusive=False),
-        metadata={"description": "Seconds of an attempt, between calls."},
+        metadata={"description": "Maximum seconds of one attempt. Checked before each model call."},
     )
 
 
 class ConfigSchema(_RequestSchema):
-    flow_id = fields.String(validate=_name(), metadata={"description": "Which flow of an agent."})
+    flow_id = fields.String(
+        validate=_name(),
+        metadata={"description": "The agent's flow to run. If omitted, its default flow."},
+    )
     max_workers = ExactInteger(
-        validate=Range(1, 64), metadata={"description": "Steps of a pipeline side by side."}
+        validate=Range(1, 64),
+        metadata={"description": "How many steps of a pipeline run at the same time."},
     )
     timeout = ExactNumber(
-        validate=Range(1, 86_400), metadata={"description": "Seconds that one attempt may take."}
+        validate=Range(1, 86_400), metadata={"description": "Maximum seconds of one attempt."}
     )
     model_override = fields.String(
-        validate=_name(256), metadata={"description": "The model for this run."}
+        validate=_name(256),
+        metadata={"description": "The model to use instead of the configured one."},
     )
     max_attempts = ExactInteger(
-        validate=Range(1, 10), metadata={"description": "Runs that may lose their process."}
+        validate=Range(1, 10),
+        metadata={"description": "How many attempts may be lost with their process."},
     )
     retries = fields.Nested(
-        RetriesSchema, metadata={"description": "Starting again after a failure."}
+        RetriesSchema, metadata={"description": "Automatic retries after a failure."}
     )
     variant = fields.String(
-        validate=_name(), metadata={"description": "Which variant of a pipeline."}
+        validate=_name(), metadata={"description": "The variant of the pipeline to run."}
     )
     budget = fields.Nested(
-        BudgetSchema, metadata={"description": "What a run may spend, looked at before each call."}
+        BudgetSchema,
+        metadata={"description": "Limits on what a run may use. Checked before each model call."},
     )
 
 
 class Inputs(Table):
-    """The inputs: a bounded number of them, each with a name that looks like what it is."""
+    """The inputs by name. Checks how many there are, and their names; the catalog checks values."""
 
     def __init__(self, **options: Any):
         super().__init__(keys=fields.String(validate=_name()), **options)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(value, dict) and len(value) > MAX_INPUTS:
-            raise ValidationError(Coded(f"Must be at most {MAX_INPUTS} inputs.", OUT_OF_RANGE))
+            raise ValidationError(Coded(f"Must have at most {MAX_INPUTS} inputs.", OUT_OF_RANGE))
         return super()._deserialize(value, *args, **kwargs)
 
 
 class StartSchema(_RequestSchema):
-    type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
+    type = fields.String(required=True, validate=OneOf([type.value for type in TargetType]))
     target_id = fields.String(required=True, validate=_name())
     inputs = Inputs(
-        required=True, metadata={"description": "By name; see the target's own list of inputs."}
+        required=True,
+        metadata={
+            "description": "Values by input name. The target's description lists its inputs."
+        },
     )
     config = fields.Nested(ConfigSchema, load_default=dict)
     expires_in = ExactInteger(
         validate=Range(1, 604_800),
-        metadata={"description": "Seconds in which it must start, or it fails as Expired."},
+        metadata={
+            "description": "Seconds in which it must start. Otherwise it fails with `Expired`."
+        },
     )
 
 
@@ -191,15 +192,15 @@ class StartHeadersSchema(Schema):
             error=Coded("Must be 1 to 255 visible ASCII characters, in one header.", OUT_OF_RANGE),
         ),
         metadata={
-            "description": "Makes the start safe to repeat: with the same key and the same body it is answered as the "
-            "first time, with `Idempotency-Replayed: true`; with another body it is refused. Kept for a day, "
-            "unless IDEMPOTENCY_TTL says otherwise."
+            "description": "Makes the start safe to repeat. The same key with the same body "
+            "returns the first answer again, with `Idempotency-Replayed: true`; with another body "
+            "it is refused. A key is kept for one day, unless IDEMPOTENCY_TTL is set."
         },
     )
 
 
 class CancelSchema(_RequestSchema):
-    """There is nothing to say."""
+    """A cancel has no fields, so its body is `{}` or is left out."""
 
 
 class RetrySchema(_RequestSchema):
@@ -208,18 +209,19 @@ class RetrySchema(_RequestSchema):
         load_default="failure",
         validate=OneOf(["failure", "start"]),
         metadata={
-            "description": "`failure` takes over the finished steps of a pipeline, `start` does all again."
+            "description": "`failure` keeps the finished steps of a pipeline, "
+            "`start` runs every step again."
         },
     )
     config = fields.Nested(
         ConfigSchema,
         load_default=dict,
-        metadata={"description": "What is to be changed; the rest stays as it was."},
+        metadata={"description": "The fields to change. The others keep their values."},
     )
 
 
 class _DigitsField(fields.Integer):
-    """A whole number as ASCII digits: not `+5`, ` 5 `, `1_000`, `5.0`, nor digits of other scripts."""
+    """An integer in ASCII digits. Refuses `+5`, ` 5 `, `1_000`, `5.0` and other scripts' digits."""
 
     def _validated(self, value: Any) -> int:
         if not (
@@ -233,26 +235,27 @@ class _DigitsField(fields.Integer):
 
 
 class _QuerySchema(_RequestSchema):
-    def _unknown(self, name: str, sentence: str) -> Coded:
-        return Coded(sentence.replace("field", "parameter", 1), UNKNOWN_PARAMETER)
+    def _unknown(self, name: str, message: str) -> Coded:
+        # The catalog's sentence, which may end with a suggestion: "Unknown field. Did you mean ..."
+        return Coded(message.replace("field", "parameter", 1), UNKNOWN_PARAMETER)
 
 
 class StatusQuerySchema(_QuerySchema):
     include = fields.String(
-        validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps."}
+        validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps to the answer."}
     )
 
 
 class StepsQuerySchema(_QuerySchema):
     include = fields.String(
         validate=OneOf(["outputs"]),
-        metadata={"description": "`outputs` adds what the finished steps have put out."},
+        metadata={"description": "`outputs` adds the outputs of the finished steps."},
     )
 
 
 class ListQuerySchema(_QuerySchema):
-    status = fields.String(validate=OneOf([each.value for each in Status]))
-    type = fields.String(validate=OneOf([each.value for each in TargetType]))
+    status = fields.String(validate=OneOf([status.value for status in Status]))
+    type = fields.String(validate=OneOf([type.value for type in TargetType]))
     target_id = fields.String(validate=[Length(1, 128), NAME])
     page = _DigitsField(load_default=1, validate=Range(1, MAX_PAGE))
     page_size = _DigitsField(load_default=50, validate=Range(1, 100))
@@ -260,8 +263,7 @@ class ListQuerySchema(_QuerySchema):
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
 
 
-# Answers. They are written by `app.api.bodies`, without a pass through marshmallow; these describe
-# them.
+# Answers. `app.api.serializers` writes them without marshmallow, which would take twice as long.
 
 
 def _time(description: str, **options: Any) -> fields.String:
@@ -273,13 +275,13 @@ class StartedSchema(Schema):
     status = fields.String(required=True, validate=OneOf(["pending"]))
     message = fields.String(required=True)
     status_url = fields.String(required=True)
-    retry_of = fields.String(metadata={"description": "The execution that this one repeats."})
+    retry_of = fields.String(metadata={"description": "The execution that this one retries."})
     created_at = _time("When it was accepted.", required=True)
 
 
 class ProgressSchema(Schema):
     current_step = fields.Integer(
-        required=True, metadata={"description": "How many steps are done."}
+        required=True, metadata={"description": "How many steps are finished."}
     )
     total_steps = fields.Integer(required=True)
     percentage = fields.Float(required=True)
@@ -295,35 +297,35 @@ class FailureSchema(Schema):
 class AttemptSchema(Schema):
     number = fields.Integer(required=True)
     worker = fields.String(required=True)
-    started_at = _time("When this attempt began.", required=True)
-    ended_at = _time("When it ended; left out while it runs.")
+    started_at = _time("When this attempt started.", required=True)
+    ended_at = _time("When it ended. Omitted while it runs.")
     outcome = fields.String(
         required=True,
-        metadata={"description": "`running`, a final status, or `lost` with its process."},
+        metadata={"description": "`running`, a final status, or `lost` if its process was lost."},
     )
-    error = fields.String(metadata={"description": "The type of the error it ended with."})
+    error = fields.String(metadata={"description": "The type of the error that ended it."})
 
 
 class SummarySchema(Schema):
     execution_id = fields.String(required=True)
-    type = fields.String(required=True, validate=OneOf([each.value for each in TargetType]))
+    type = fields.String(required=True, validate=OneOf([type.value for type in TargetType]))
     target_id = fields.String(required=True)
-    status = fields.String(required=True, validate=OneOf([each.value for each in Status]))
-    phase = fields.String(validate=OneOf([each.value for each in Phase]))
+    status = fields.String(required=True, validate=OneOf([status.value for status in Status]))
+    phase = fields.String(validate=OneOf([phase.value for phase in Phase]))
     attempt = fields.Integer(required=True)
     created_at = _time("When it was accepted.", required=True)
-    retry_of = fields.String(metadata={"description": "The execution that this one repeats."})
-    started_at = _time("When the current or last attempt began.")
+    retry_of = fields.String(metadata={"description": "The execution that this one retries."})
+    started_at = _time("When the current or last attempt started.")
     completed_at = _time("When it completed.")
     failed_at = _time("When it failed.")
-    cancelled_at = _time("When it was over, as cancelled.")
+    cancelled_at = _time("When it ended as cancelled.")
 
 
 def _reported() -> fields.Integer:
     return fields.Integer(
         required=True,
         allow_none=True,
-        metadata={"description": "Null where the model's server reported none."},
+        metadata={"description": "Null if the model's server reported none."},
     )
 
 
@@ -334,7 +336,8 @@ class ModelUsageSchema(Schema):
     total_tokens = _reported()
     estimated_tokens = fields.Integer(
         metadata={
-            "description": "Beside the reported ones: of calls whose server reported none, by their texts."
+            "description": "Tokens of calls whose server reported none, estimated from their "
+            "texts. Not part of the other counts."
         }
     )
 
@@ -354,7 +357,7 @@ class TokensSchema(Schema):
 
 class ItemSchema(Schema):
     item = fields.Integer(
-        required=True, metadata={"description": "Its position in the list, from 0."}
+        required=True, metadata={"description": "Its position in the list, starting at 0."}
     )
     status = fields.String(required=True, validate=OneOf(["completed", "failed"]))
     error = fields.Nested(FailureSchema)
@@ -364,60 +367,67 @@ class StepSchema(Schema):
     id = fields.String(required=True)
     agent = fields.String(required=True, allow_none=True)
     flow = fields.String(required=True, allow_none=True)
-    status = fields.String(required=True, validate=OneOf([each.value for each in StepStatus]))
-    attempt = fields.Integer(required=True, metadata={"description": "How often it was started."})
+    status = fields.String(required=True, validate=OneOf([status.value for status in StepStatus]))
+    attempt = fields.Integer(
+        required=True, metadata={"description": "How many times the step was started."}
+    )
     output_key = fields.String(required=True)
-    started_at = _time("When its last attempt began.")
+    started_at = _time("When its last attempt started.")
     ended_at = _time("When it ended.")
-    model = fields.String(metadata={"description": "The model that was asked last."})
+    model = fields.String(metadata={"description": "The model of the last call."})
     tokens = fields.Nested(TokensSchema)
     usage = fields.Nested(UsageSchema)
     error = fields.Nested(FailureSchema)
     warnings = fields.List(
         fields.String(),
         metadata={
-            "description": "What was passed over: conditions that could not be evaluated, odd items."
+            "description": "What was skipped: conditions that could not be evaluated, and items "
+            "that do not fit."
         },
     )
     items = fields.List(
-        fields.Nested(ItemSchema), metadata={"description": "Of a batch: the items that ended."}
+        fields.Nested(ItemSchema),
+        metadata={"description": "The finished items, if the step is a batch."},
     )
 
 
 class StepsSchema(Schema):
     execution_id = fields.String(required=True)
-    status = fields.String(required=True, validate=OneOf([each.value for each in Status]))
+    status = fields.String(required=True, validate=OneOf([status.value for status in Status]))
     steps = fields.List(fields.Nested(StepSchema), required=True)
-    outputs = fields.Dict(metadata={"description": "By output key, where they were asked for."})
+    outputs = fields.Dict(metadata={"description": "By output key. Only with `include=outputs`."})
 
 
 class ExecutionSchema(SummarySchema):
     definition = fields.String(
         metadata={
-            "description": "The version of the target: of a pipeline's steps, or of an agent's folder."
+            "description": "A hash of the target's definition: of a pipeline's steps, or of an "
+            "agent's folder."
         }
     )
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict(
         metadata={
-            "description": "Of an agent `output` and `metadata`: `model_used` and `tokens_used`, where a model was "
-            "asked also `finish_reason` (`length`: the answer was cut off), and `refusal` if it refused. Of a "
-            "pipeline its output keys and `metadata`: `tokens_used`, `models_used`."
+            "description": "An agent has `output` and `metadata`. Its metadata are `model_used` "
+            "and `tokens_used`; if a model was called, also `finish_reason` (`length`: the answer "
+            "was cut off), and `refusal` if the model refused. A pipeline has its output keys and "
+            "`metadata` with `tokens_used` and `models_used`."
         }
     )
     outputs_partial = fields.Dict(
         metadata={
-            "description": "Of a pipeline that failed or was cancelled: what its finished steps have put out."
+            "description": "The outputs of the finished steps of a pipeline that failed or was "
+            "cancelled."
         }
     )
     usage = fields.Nested(
-        UsageSchema, metadata={"description": "What its model calls have used, over all attempts."}
+        UsageSchema, metadata={"description": "The tokens of its model calls, over all attempts."}
     )
     steps = fields.List(fields.Nested(StepSchema))
     error = fields.Nested(FailureSchema)
     attempts = fields.List(fields.Nested(AttemptSchema))
     traceparent = fields.String(
-        metadata={"description": "As it came with the start (W3C Trace Context)."}
+        metadata={"description": "The value that the start was sent with (W3C Trace Context)."}
     )
 
 
@@ -439,7 +449,7 @@ class CancelledDataSchema(Schema):
     execution_id = fields.String(required=True)
     status = fields.String(required=True)
     phase = fields.String()
-    cancelled_at = _time("When it was over; left out while it is being stopped.")
+    cancelled_at = _time("When it ended. Omitted while it is being cancelled.")
 
 
 class CancelledSchema(Schema):
@@ -449,7 +459,8 @@ class CancelledSchema(Schema):
 
 class FieldErrorSchema(Schema):
     field = fields.String(
-        required=True, metadata={"description": "In dotted form; empty for the body as a whole."}
+        required=True,
+        metadata={"description": "The field's path with dots. Empty if the whole body is wrong."},
     )
     message = fields.String(required=True)
     code = fields.String(required=True)
@@ -460,13 +471,11 @@ class ProblemSchema(Schema):
     title = fields.String(required=True)
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
-    instance = fields.String(
-        required=True, metadata={"description": "The path that was asked for."}
-    )
+    instance = fields.String(required=True, metadata={"description": "The path of the request."})
     request_id = fields.String(
-        required=True, metadata={"description": "It is in `X-Request-ID` and in the log, too."}
+        required=True, metadata={"description": "The same as in `X-Request-ID` and in the log."}
     )
     code = fields.String(
-        required=True, metadata={"description": "What is wrong, as a stable word."}
+        required=True, metadata={"description": "A stable name for this kind of error."}
     )
     errors = fields.List(fields.Nested(FieldErrorSchema))

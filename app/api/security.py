@@ -1,5 +1,6 @@
-"""The part of the API's description that says which key is needed where. It is made from what the
-views declare.
+"""Adds API keys to OpenAPI's description: how to send one, which scope an operation needs.
+
+`app.api.build` passes the plugin to apispec. The scopes come from `@needs` of the views.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ _SCHEMES = {
 
 _REFUSALS = {
     401: (
-        "No key, or one that is not valid.",
+        "The API key is missing or invalid.",
         "unauthorized",
         "WWW-Authenticate",
         {"type": "string"},
     ),
     403: (
-        "The key has not the scope that is needed.",
+        "The API key does not have the required scope.",
         "forbidden",
         "WWW-Authenticate",
         {"type": "string"},
     ),
     429: (
-        "Too many wrong keys came from this address.",
+        "Too many invalid API keys came from this address.",
         "too_many_wrong_keys",
         "Retry-After",
         {"type": "integer", "description": "Seconds."},
@@ -41,10 +42,9 @@ _REFUSALS = {
 
 
 class SecurityPlugin(BasePlugin):
-    """Adds the schemes, and to every operation that is not open its need of a key and how it is
-    refused.
+    """Adds the scope and the refusals to each operation that is not open. apispec calls it.
 
-    Where the service wants no keys (`required` is false), a key is described as optional.
+    A key is described as optional if the service does not require keys (`required` is false).
     """
 
     def __init__(self, app: Flask, required: bool):

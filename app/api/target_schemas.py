@@ -1,4 +1,4 @@
-"""What the answers about targets hold, for OpenAPI. They are written by `app.api.targets`."""
+"""Describes the answers about agents and pipelines for OpenAPI; `app.api.targets` writes them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ class IndexSchema(Schema):
 
 
 class TargetSchema(Schema):
-    id = fields.String(required=True, metadata={"description": "A start's `target_id`."})
+    id = fields.String(required=True, metadata={"description": "The `target_id` of a start."})
     name = fields.String(required=True)
     description = fields.String(required=True)
     version = fields.String(required=True)
     inputs = fields.Dict(
-        required=True, metadata={"description": "What a start's `inputs` must be: a JSON Schema."}
+        required=True, metadata={"description": "A JSON Schema for the `inputs` of a start."}
     )
 
 
 class FlowSchema(Schema):
-    name = fields.String(required=True, metadata={"description": "A start's `config.flow_id`."})
+    name = fields.String(
+        required=True, metadata={"description": "The `config.flow_id` of a start."}
+    )
     kind = fields.String(required=True, validate=OneOf(["prompt", "python"]))
     isolation = fields.String(required=True, validate=OneOf(["thread", "process"]))
     default = fields.Boolean(
-        required=True, metadata={"description": "Whether it is run where no flow is named."}
+        required=True, metadata={"description": "Whether it runs if a start names no flow."}
     )
 
 
@@ -55,7 +57,8 @@ class PipelineStepSchema(Schema):
     flow = fields.String()
     depends_on = fields.List(fields.String(), required=True)
     required = fields.Boolean(
-        required=True, metadata={"description": "If not, the pipeline goes on without it."}
+        required=True,
+        metadata={"description": "If false, the pipeline continues when this step fails."},
     )
     output_key = fields.String(required=True)
 
@@ -70,7 +73,9 @@ class PipelineSchema(TargetSchema):
     steps = fields.List(fields.Nested(PipelineStepSchema), required=True)
     outputs = fields.List(fields.Nested(OutputSchema), required=True)
     variants = fields.List(
-        fields.String(), required=True, metadata={"description": "A start's `config.variant`."}
+        fields.String(),
+        required=True,
+        metadata={"description": "The possible values of `config.variant` in a start."},
     )
 
 

@@ -1,8 +1,7 @@
-"""What can be run: agents and pipelines, and the list of the endpoints. Nothing of how they are
-made is shown.
+"""The endpoints that describe the agents and pipelines, and the list of all endpoints.
 
-The answers are written once, at the start; a request reads them and may ask whether they changed
-(ETag).
+`register` writes every answer once, when the process starts; a request only gets what is written,
+or 304 if its ETag still matches. Prompts and code of the targets are never shown.
 """
 
 from __future__ import annotations
@@ -29,23 +28,32 @@ from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, 
 from app.domain.errors import NotFound
 from app.domain.key import Scope
 
-blueprint = ApiBlueprint("targets", __name__, url_prefix="/api/v1", description="What can be run.")
+blueprint = ApiBlueprint(
+    "targets",
+    __name__,
+    url_prefix="/api/v1",
+    description="The agents and pipelines that can be run.",
+)
 
 _IF_NONE_MATCH = {
     "in": "header",
     "name": "If-None-Match",
-    "description": "The ETag of what is known already: then 304, unless it changed.",
+    "description": "The ETag of an earlier answer. The answer is 304 if nothing has changed.",
     "schema": {"type": "string"},
 }
 _ETAG = {
-    "ETag": {"description": "Names this answer.", "required": True, "schema": {"type": "string"}}
+    "ETag": {
+        "description": "The version of this answer, for `If-None-Match`.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
 }
 
 
 def _operation(path: str, schema: type[Schema], example: Any, *problems: str) -> Any:
-    """One that answers with an ETag."""
+    """Declares a GET whose answer has an ETag."""
     found = Success(200, schema, example, headers=_ETAG)
-    same = Success(304, description="It has not changed.")
+    same = Success(304, description="Nothing has changed.")
     codes = (*problems, "precondition_failed")
     return blueprint.operation(
         "GET", path, found, same, problems=codes, parameters=[_IF_NONE_MATCH]
@@ -88,7 +96,7 @@ def get_pipeline(pipeline_id: str) -> Response:
 
 
 def register(app: Flask, catalog: Catalog) -> None:
-    """Writes the answers. All routes must be there."""
+    """Writes the answers. Call it after all routes are added, since one answer lists them."""
     agents = {id: _agent(agent) for id, agent in catalog.agents.items()}
     pipelines = {id: _pipeline(pipeline, catalog) for id, pipeline in catalog.pipelines.items()}
     answers: dict[tuple[str, str], Any] = {
@@ -98,6 +106,7 @@ def register(app: Flask, catalog: Catalog) -> None:
         **{("agent", id): body for id, body in agents.items()},
         **{("pipeline", id): body for id, body in pipelines.items()},
     }
+    # `default=str`, since the default of an input in a YAML file may contain a date.
     app.extensions["targets"] = {
         name: json.dumps(body, default=str).encode() for name, body in answers.items()
     }
@@ -114,7 +123,7 @@ def _answer(kind: str, id: str) -> Response:
 
 
 def _index(app: Flask) -> dict[str, Any]:
-    """Every route of the API, under the first sentence of its view."""
+    """Lists every route with the first line of its view's docstring, which describes it."""
     endpoints = [
         {
             "method": method,
@@ -129,7 +138,7 @@ def _index(app: Flask) -> dict[str, Any]:
         "version": app.config["API_VERSION"],
         "openapi_url": "/openapi.json",
         "docs_url": "/docs/",
-        "endpoints": sorted(endpoints, key=lambda each: (each["path"], each["method"])),
+        "endpoints": sorted(endpoints, key=lambda endpoint: (endpoint["path"], endpoint["method"])),
     }
 
 
@@ -148,7 +157,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
     default = agent.flow()
     return {
         **_described(agent, "agent"),
-        "flows": [_flow(each, each is default) for each in agent.flows.values()],
+        "flows": [_flow(flow, flow is default) for flow in agent.flows.values()],
     }
 
 
@@ -160,8 +169,8 @@ def _flow(flow: Flow, default: bool) -> dict[str, Any]:
 def _pipeline(pipeline: Pipeline, catalog: Catalog) -> dict[str, Any]:
     return {
         **_described(pipeline, "pipeline"),
-        "steps": [_step(each, catalog) for each in pipeline.steps],
-        "outputs": [{"key": each.key, "label": each.label} for each in pipeline.outputs],
+        "steps": [_step(step, catalog) for step in pipeline.steps],
+        "outputs": [{"key": output.key, "label": output.label} for output in pipeline.outputs],
         "variants": sorted(pipeline.variants),
     }
 

@@ -1,5 +1,7 @@
-"""The trace that a request belongs to: its `traceparent` is read, bound into log lines, and becomes
-a span.
+"""Reads a request's `traceparent` header, adds its trace id to log lines, and records a span.
+
+`app.api.build` registers it as a step before and after every view. Views pass `g.traceparent` on to
+the execution, so that the worker's spans belong to the same trace.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from flask import Request, Response
 from app.api.application import Application
 from app.telemetry import logs, tracing
 
+# Machines call these every few seconds; their spans would bury all others.
 UNTRACED = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
 def register(app: Application, traces: tracing.Tracing) -> None:
-    """Views find the traceparent to hand on in `g.traceparent`; None where there is none."""
+    """Adds the steps. `g.traceparent` is None if the request has none and tracing is off."""
 
     def begin(request: Request, context: Any) -> None:
         context.traceparent = tracing.accepted(request.environ.get("HTTP_TRACEPARENT"))

@@ -1,5 +1,7 @@
-"""The use cases: start, get, list, cancel, retry. Knows the catalog and the store; knows neither
-HTTP nor RQ.
+"""Implements the use cases of executions: start, retry, get, list and cancel.
+
+The views in `app.api.executions` call `ExecutionService`, which checks a request against the
+catalog and reads and writes the store. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -35,14 +37,14 @@ from app.store.executions import QUEUES, ExecutionStore, index_keys
 from app.store.steps import as_seen
 
 DEFAULT_TENANT = keys.DEFAULT_TENANT
-DEFAULT_MAX_ATTEMPTS = 3
-CANCEL_WAIT_SECONDS = 5.0
+DEFAULT_MAX_ATTEMPTS = 3  # a flow that kills its process must not do so for ever
+CANCEL_WAIT_SECONDS = 5.0  # most flows stop within it, and callers do not wait long for an answer
 
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """A start as it was asked for, its shape already checked. `config` has only keys of the
-    contract.
+    """A request to start an execution. Its form is checked already, so `config` has known fields
+    only; whether the target, inputs and names exist is not.
     """
 
     type: TargetType
@@ -54,12 +56,12 @@ class StartCommand:
     request_id: str | None = None
     traceparent: str | None = None
     idempotency: Idempotency | None = None
-    body_bytes: int = 0  # about how much was sent
+    body_bytes: int = 0  # the size of the request, at most
 
 
 @dataclass(frozen=True, slots=True)
 class RetryCommand:
-    """A retry as it was asked for. `config` has what is to be changed; the rest stays as it was."""
+    """A request to retry an execution. Fields in `config` replace those of the first start."""
 
     execution_id: str
     from_start: bool = False
@@ -72,7 +74,7 @@ class RetryCommand:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """Which executions, and which page of them. `page` from 1, `page_size` 1 to 100."""
+    """Filters for a list, and the page to return: `page` from 1, `page_size` from 1 to 100."""
 
     status: Status | None = None
     type: TargetType | None = None
@@ -84,40 +86,44 @@ class ListQuery:
 
 
 class ExecutionService:
-    """Raises `StoreUnavailable` from every method when the store does not answer in time."""
+    """Safe to use from many threads.
+
+    Every method raises `StoreUnavailable` if the store does not answer in time.
+    """
 
     def __init__(self, store: ExecutionStore, catalog: Catalog, settings: Settings):
-        self.store, self.catalog, self.settings = store, catalog, settings
+        self.store = store
+        self.catalog = catalog
+        self.settings = settings
 
     def start(self, command: StartCommand) -> Started:
-        """Stores and queues an execution in one step, or finds the one that its idempotency key
-        started.
+        """Stores and queues an execution in one step.
 
-        Raises `NotFound` (target), `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or
-        `QueueFull` where a limit is reached: nothing is stored then, and a repeated start is not
-        refused.
+        A repeat with the same idempotency key returns the first receipt, even at a limit. Raises
+        `NotFound` for an unknown target, `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or
+        `QueueFull` at a limit. Nothing is stored if it raises.
         """
         return self._submit_or_recall(command, lambda: self._checked(command))
 
     def recall(self, command: StartCommand | RetryCommand) -> Started | None:
-        """The receipt of an earlier start or retry with the same idempotency key and body, if there
-        was one.
+        """The receipt of an earlier start or retry with the same idempotency key and body; None if
+        there was none.
         """
-        return (
-            self.store.recall(command.tenant, command.idempotency) if command.idempotency else None
-        )
+        if command.idempotency is None:
+            return None
+        return self.store.recall(command.tenant, command.idempotency)
 
     def retry(self, command: RetryCommand) -> Started:
-        """Starts a failed or cancelled execution again, as a new one that takes over its finished
-        steps.
+        """Starts a new execution from a failed or cancelled one, with its inputs and, unless
+        `from_start`, its finished steps.
 
-        Raises `NotFound`, `NotRetryable`, what `start` raises at a limit, and `InvalidRequest`
-        where the pipeline's definition or its variant is another one than that of the finished
-        steps, unless it is asked for from the start. Repeated with its idempotency key it finds the
-        execution that it started.
+        A repeat with the same idempotency key returns the first receipt. Raises `NotFound`,
+        `NotRetryable`, what `start` raises at a limit, and `InvalidRequest` if the finished steps
+        belong to another definition or variant of the pipeline.
         """
         old = self.store.get(command.execution_id, command.tenant)
-        if old is None:  # now; it may have been there when it was first asked
+        if old is None:
+            # It may have existed when this retry was sent for the first time.
             return self.recall(command) or self._unknown(command.execution_id)
         if old.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(old.id, old.status)
@@ -153,9 +159,10 @@ class ExecutionService:
         include: Include = Include.STATUS,
         held: ExitStack | None = None,
     ) -> Execution:
-        """One execution, with what `include` says. Raises `NotFound`, and `TooManyLarge` if it may
-        be large, and as many of those as may be are on their way to clients. What is large of it is
-        there until `held` is closed.
+        """Returns one execution, with its steps or outputs if `include` asks for them.
+
+        Raises `NotFound`, and `TooManyLarge` if the outputs are large and this process is already
+        sending as many large ones as it may. Large outputs are readable until `held` is closed.
         """
         execution = self._stored(execution_id, tenant, include, held)
         if include is Include.STATUS or execution.steps:
@@ -166,7 +173,7 @@ class ExecutionService:
         return replace(execution, steps=(_agent_step(execution),), step_outputs=outputs)
 
     def list(self, query: ListQuery) -> Page:
-        """One page, in one round trip; its cost does not grow with the number of executions stored."""
+        """Returns one page in one round trip. The number of stored executions does not slow it."""
         keys = index_keys(query.tenant, query.status, query.type, query.target_id)
         offset = (query.page - 1) * query.page_size
         found, total = self.store.page(
@@ -175,10 +182,11 @@ class ExecutionService:
         return Page(tuple(found), query.page, query.page_size, total)
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
-        """Cancels and waits up to 5 s for the end.
+        """Cancels an execution, and waits for its end for up to `CANCEL_WAIT_SECONDS`.
 
-        The answer is `cancelled` only when that is true, else `running` with `phase` `cancelling`.
-        Raises `NotFound`, and `AlreadyEnded` for a completed or failed one. Repeating is harmless.
+        Returns it as `cancelled` if it has ended, otherwise as `running` with the phase
+        `cancelling`. A repeat changes nothing. Raises `NotFound`, and `AlreadyEnded` for a
+        completed or failed execution.
         """
         status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
         execution = (
@@ -191,16 +199,18 @@ class ExecutionService:
         return execution
 
     def _at_end(self, execution_id: str, tenant: str) -> Execution:
-        """The execution when it has ended, or as it is after `CANCEL_WAIT_SECONDS`."""
+        """Returns the execution at its end, or as it is after `CANCEL_WAIT_SECONDS`."""
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
         with self.store.watching(execution_id) as wait:
             while True:
+                # It may return before the end, for example once the subscription is active.
                 wait(deadline - time.monotonic())
                 execution = self._stored(execution_id, tenant)
                 if execution.status.ended or time.monotonic() >= deadline:
                     return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
+        """Checks a start against the catalog. Raises `NotFound` and `InvalidRequest`."""
         target = self._target(command.type, command.target_id)
         isolation, flow, total_steps = self._plan(target, command.config)
         errors = check_inputs(target.inputs, command.inputs)
@@ -232,20 +242,19 @@ class ExecutionService:
     def _submit_or_recall(
         self, command: StartCommand, checked: Callable[[], NewExecution]
     ) -> Started:
-        """Submits what is `checked`. What is refused now may have been right when it was first
-        asked.
-        """
+        """Submits what `checked` returns, or returns the receipt of an earlier submission."""
         try:
             new = checked()
         except (NotFound, InvalidRequest):
+            # The catalog may have changed since the first request, which must stay repeatable.
             if earlier := self.recall(command):
                 return earlier
             raise
         return self.store.submit(new)
 
     def _call(self, execution_id: str) -> dict[str, Any]:
-        """What was asked of it. Raises `NotFound`, and `InvalidRequest` where that cannot be read
-        any more.
+        """Returns the stored inputs and config. Raises `NotFound`, and `InvalidRequest` if they
+        are damaged.
         """
         try:
             call = self.store.call(execution_id)
@@ -255,7 +264,9 @@ class ExecutionService:
                 return call or self._unknown(execution_id)
         except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
             pass
-        message = f"What {execution_id} was asked to do cannot be read any more. Start a new execution instead."
+        message = (
+            f"The stored inputs of {execution_id} cannot be read. Start a new execution instead."
+        )
         raise InvalidRequest([FieldError("", message, "record_unreadable")])
 
     def _stored(
@@ -268,14 +279,14 @@ class ExecutionService:
         return self.store.get(execution_id, tenant, include, held) or self._unknown(execution_id)
 
     def _planned_steps(self, execution: Execution) -> tuple[StepRecord, ...]:
-        """Those of a pipeline's execution that has stored none, as the catalog knows them."""
+        """The steps of a pipeline's execution that has stored none yet, from the catalog."""
         pipeline = self.catalog.pipelines.get(execution.target_id)
         return tuple(
             as_seen(
-                StepRecord(each.id, place, StepStatus.PENDING, each.output_key, each.agent),
+                StepRecord(step.id, position, StepStatus.PENDING, step.output_key, step.agent),
                 execution.status,
             )
-            for place, each in enumerate(pipeline.steps if pipeline else ())
+            for position, step in enumerate(pipeline.steps if pipeline else ())
         )
 
     def _target(self, type: TargetType, target_id: str) -> Target:
@@ -285,41 +296,44 @@ class ExecutionService:
         return known[target_id]
 
     def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, str | None, int]:
-        """Where it runs, by which flow, in how many steps. Raises `InvalidRequest` for an unknown
-        flow or variant.
+        """Returns the isolation, the flow's name (of an agent) and the number of steps.
+
+        Raises `InvalidRequest` for an unknown flow or variant.
         """
         if isinstance(target, Pipeline):
             variant = config.get("variant")
             if variant is not None and variant not in target.variants:
-                raise InvalidRequest(
-                    [_unknown_name("variant", variant, target.id, target.variants)]
-                )
+                error = _unknown_name("variant", "variant", variant, target.id, target.variants)
+                raise InvalidRequest([error])
             return target.isolation, None, len(target.steps)
         flow = target.flow(config.get("flow_id"))
         if flow is None:
-            raise InvalidRequest(
-                [_unknown_name("flow_id", config["flow_id"], target.id, target.flows)]
-            )
+            name = config["flow_id"]
+            raise InvalidRequest([_unknown_name("flow_id", "flow", name, target.id, target.flows)])
         return flow.isolation, flow.name, 1
 
     def _unknown(self, execution_id: str) -> NoReturn:
         raise NotFound.of_execution(execution_id)
 
 
-def _unknown_name(field: str, name: str, target_id: str, known: Iterable[str]) -> FieldError:
+def _unknown_name(
+    field: str, noun: str, name: str, target_id: str, known: Iterable[str]
+) -> FieldError:
     choices = ", ".join(sorted(known)) or "none"
-    return FieldError(
-        f"config.{field}", f"{target_id} has no {name!r}; it has: {choices}.", f"unknown_{field}"
-    )
+    message = f"{target_id} has no {noun} {name!r}. Available: {choices}."
+    return FieldError(f"config.{field}", message, f"unknown_{field}")
 
 
 def _changed(old: Execution) -> FieldError:
-    message = f"{old.target_id} is another one than when {old.id} ran, so its finished steps do not fit; say 'start'."
+    message = (
+        f"The definition or the variant of {old.target_id} has changed since {old.id} ran, so its "
+        'finished steps cannot be reused. Retry with "from": "start".'
+    )
     return FieldError("from", message, "definition_changed")
 
 
 def _agent_step(execution: Execution) -> StepRecord:
-    """The one step of an agent's execution is the agent."""
+    """The agent itself, shown as the only step of its execution."""
     return StepRecord(
         id=execution.target_id,
         position=0,
@@ -337,8 +351,8 @@ def _agent_step(execution: Execution) -> StepRecord:
 
 
 def _agent_outputs(execution: Execution) -> dict[str, bytes]:
-    """What that step has put out, by its output key; nothing where it did not complete."""
-    outputs = execution.outputs  # a large text is read for a status alone, which has no steps
+    """The outputs of that step by output key; empty if it did not complete."""
+    outputs = execution.outputs  # large outputs are only read for a status, which has no steps
     if not isinstance(outputs, bytes):
         return {}
     return {"output": json.dumps(json.loads(outputs).get("output"), ensure_ascii=False).encode()}

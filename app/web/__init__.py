@@ -1,5 +1,5 @@
-"""How gunicorn serves the application: one event loop in each web process. Knows sockets, not the
-API.
+"""Serves the application with gunicorn and gevent: one event loop in each web process.
 
-A request, and a client that waits or drips, costs a greenlet, never a thread.
+`gunicorn.conf.py` names what gunicorn uses from here. These modules handle sockets and processes,
+and know nothing of the API. Each request and each slow client has a greenlet, never a thread.
 """

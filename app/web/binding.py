@@ -45,7 +45,7 @@ def refusal(settings: Settings, hosts: Iterable[str], on_heroku: bool) -> str | 
 
 
 def remark(settings: Settings) -> str | None:
-    """Returns what to warn the operator of at the start; None if requests need keys."""
+    """Returns the warning for the operator at the start, or None if requests need keys."""
     if settings.keys_required:
         return None
     if settings.auth == "off":

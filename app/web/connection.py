@@ -1,7 +1,8 @@
-"""A client's socket with deadlines, as gunicorn reads requests from it and writes answers to it.
+"""Wraps a client's socket with deadlines and memory limits; gunicorn reads and writes through it.
 
-A deadline is a time in `late_at`, which the worker looks at twice a second. So a request starts no
-timer, of which it would need three, each as dear as its routing.
+`app.web.worker` creates a `Connection` for each client. A deadline is a time in `late_at`, which
+the worker compares with the clock twice a second. A request would need three timers instead, and
+starting one takes as long as finding the route.
 """
 
 from __future__ import annotations
@@ -20,43 +21,42 @@ import gevent
 from gevent.socket import cancel_wait_ex
 
 READ_SECONDS = 12.0
-"""For a whole request, from its first byte or from the opening of its connection."""
+"""How long a request may take to arrive, from its first byte or the start of the connection."""
 
 WRITE_SECONDS = 5.0
-"""How long a client may take nothing of its answer."""
+"""How long a client may read nothing of its answer."""
 
 SLOWEST_BYTES_PER_SECOND = 50 * 1024
-"""A client that takes less, over its whole answer, loses its connection."""
+"""A client that reads its answer more slowly than this, on average, loses its connection."""
 
 LINGER_SECONDS = 2.0
-"""How long a closed connection still reads, so that its client is not reset before it has the
-answer.
+"""How long a half-closed connection still reads. Closing it with unread data would send a reset,
+and the client could lose the answer.
 """
 
 HELD_BYTES = 128 * 1024 * 1024
-"""What unfinished requests, and answers that are not taken, may hold in one process together."""
+"""Memory for all unfinished requests and unsent answers in one process together."""
 
 SMALL_BYTES = 64 * 1024
-"""Of one request or answer; so much is held whatever the others hold, and is read without a pause.
+"""The part of a request or answer that always gets memory, so that small requests are served even
+if large ones have used up the rest.
 """
 
 _LINGER_PIECE_BYTES = 64 * 1024
 
 
 class Full(Exception):
-    """Other clients' unfinished requests hold too much."""
+    """There is no memory left for large requests; the client gets a 503."""
 
 
 class Budget:
-    """What the connections of this process hold, in bytes."""
+    """Counts the bytes that the connections of this process hold."""
 
     def __init__(self, limit: int = HELD_BYTES):
         self._limit, self.held = limit, 0
 
     def take(self, count: int, *, small: bool) -> bool:
-        """False, and nothing is taken, if that is too much. A small request or answer always has
-        room.
-        """
+        """Takes `count` bytes, or returns False if that is too much. `small` always succeeds."""
         if not small and self.held + count > self._limit:
             return False
         self.held += count
@@ -67,29 +67,35 @@ class Budget:
 
 
 class Connection:
-    """Stands in for the socket of one client. An end of file is also what its slowness looks like.
+    """Replaces the socket of one client for gunicorn.
 
-    `most_bytes` of one request are read; whoever sends more of it is cut off.
+    A client that misses a deadline, or sends more than `max_bytes` in one request, looks like one
+    that has closed its connection.
     """
 
-    def __init__(self, client: Any, budget: Budget, most_bytes: int):
-        self._client, self._budget, self._most_bytes = client, budget, most_bytes
+    def __init__(self, client: Any, budget: Budget, max_bytes: int):
+        self._client = client
+        self._budget = budget
+        self._max_bytes = max_bytes
         self.late_at = monotonic() + READ_SECONDS
         self._answer_began_at = 0.0
-        self._head: bytes | None = (
-            None  # of the present answer, until it is sent; empty from then on
-        )
-        self._received = self._held = self._sent = self._queued = 0
-        self.idle = True  # nothing of the next request is here
-        self.ended = False  # nothing more comes from the client
+        # The head of the present answer until it is sent, then empty; None before the answer.
+        self._head: bytes | None = None
+        self._received = 0  # bytes of the present request
+        self._held = 0  # the part of them that counts in the budget
+        self._sent = 0  # bytes of the present answer, those that wait to be sent included
+        self._queued = 0  # bytes in the kernel's send buffer when it was last looked at
+        self.idle = True  # no byte of the next request has arrived
+        self.ended = False  # no more bytes will be read from the client
 
     def begin_to_answer(self) -> None:
-        """The request is here. What the application does with it takes as long as it takes."""
+        """Called when the request is complete. The application has no deadline."""
         self.late_at = math.inf
 
     def begin_to_wait(self, seconds: float, *, idle: bool) -> None:
-        """A request was answered. `idle`: nothing of the next one is here yet, and it may take
-        `seconds`.
+        """Called when a request was answered.
+
+        `idle` means that no byte of the next one has arrived; it must begin within `seconds`.
         """
         self.flush()
         self.release()
@@ -99,30 +105,31 @@ class Connection:
         self.late_at = monotonic() + (seconds if idle else READ_SECONDS)
 
     def release(self) -> None:
-        """What was received is not kept."""
+        """Gives the memory of the present request back."""
         self._budget.give_back(self._held)
         self._held = 0
 
     def end_if_late(self, now: float) -> None:
-        """Whoever waits for this client is told that it has gone."""
+        """Shuts the connection down if its deadline has passed, and so wakes what waits for it."""
         if now > self.late_at and not (self._sent and self._takes_enough(now)):
             self.late_at = math.inf
             with contextlib.suppress(OSError):
+                # While a request is read, the end of the file is enough to make gunicorn give up.
                 self._client.shutdown(socket.SHUT_RDWR if self._sent else socket.SHUT_RD)
 
     def close_if_idle(self) -> None:
-        """Ends the wait for a next request. Part of one that is here already is still read."""
+        """Ends the wait for the next request, unless a part of it has arrived."""
         if self.idle:
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_RD)
 
     def recv(self, size: int) -> bytes:
-        """Raises `Full`. Gives way to others before each further piece of a large request."""
+        """Reads a piece of a request. Raises `Full` if the budget is used up."""
         small = self._received < SMALL_BYTES
         if not small:
-            gevent.sleep(0)
+            gevent.sleep(0)  # other greenlets run between the pieces of a large request
         data = self._receive(min(size, SMALL_BYTES))
-        self.ended = not data or self._received + len(data) > self._most_bytes
+        self.ended = not data or self._received + len(data) > self._max_bytes
         if self.ended:
             return b""
         if not self._budget.take(len(data), small=small):
@@ -134,9 +141,8 @@ class Connection:
         return data
 
     def sendall(self, data: Any) -> None:
-        """Raises `BrokenPipeError` if the client has gone, or takes too little. The first piece of
-        an answer, its head, is sent with the next one.
-        """
+        """Sends a piece of an answer. Raises `BrokenPipeError` if the client is too slow."""
+        # The first piece is the head. It is sent with the next piece, which saves a packet.
         if self._head is None:
             self._head = bytes(data)
             return
@@ -148,12 +154,12 @@ class Connection:
             self._send_all(data)
 
     def flush(self) -> None:
-        """Sends a head that nothing follows."""
+        """Sends the head of an answer that has no body."""
         if self._head:
             self.sendall(b"")
 
     def send(self, data: bytes) -> int:
-        """At once: `100 Continue`, which is no answer."""
+        """Sends at once. gunicorn uses it for `100 Continue`, which comes before the answer."""
         return int(self._client.send(data))
 
     def _send_all(self, data: Any) -> None:
@@ -168,14 +174,14 @@ class Connection:
 
     def _send_rest(self, rest: memoryview) -> None:
         if not self._budget.take(len(rest), small=len(rest) < SMALL_BYTES):
-            raise BrokenPipeError(errno.EPIPE, "Too many answers are not taken by their clients.")
+            raise BrokenPipeError(errno.EPIPE, "Too many clients are not reading their answers.")
         try:
             at = 0
             while at < len(rest):
                 self._expect_progress()
                 at += self._client.send(rest[at:])
         except cancel_wait_ex:  # `end_if_late`
-            raise BrokenPipeError(errno.EPIPE, "The client does not take its answer.") from None
+            raise BrokenPipeError(errno.EPIPE, "The client is not reading its answer.") from None
         finally:
             self._budget.give_back(len(rest))
         self.late_at = math.inf
@@ -186,19 +192,27 @@ class Connection:
 
     def _expect_progress(self) -> None:
         self.late_at = monotonic() + WRITE_SECONDS
-        self._queued = self._in_the_system()
+        self._queued = self._in_send_buffer()
 
     def _takes_enough(self, now: float) -> bool:
-        """Also of what the system has taken over: it says that there is room again only when a
-        third of that has gone, which may be more than a MiB.
-        """
-        before, self._queued = self._queued, self._in_the_system()
-        self.late_at = now + WRITE_SECONDS
-        whole_by = self._answer_began_at + WRITE_SECONDS + self._sent / SLOWEST_BYTES_PER_SECOND
-        return now < whole_by and before - self._queued >= WRITE_SECONDS * SLOWEST_BYTES_PER_SECOND
+        """Whether the client reads fast enough; extends the deadline.
 
-    def _in_the_system(self) -> int:
-        """How many bytes were sent that the client has not confirmed."""
+        The kernel's send buffer is looked at too: the socket becomes writable only when a third of
+        the buffer is free, and that may be more than 1 MiB.
+        """
+        before = self._queued
+        self._queued = self._in_send_buffer()
+        self.late_at = now + WRITE_SECONDS
+        answer_due_at = (
+            self._answer_began_at + WRITE_SECONDS + self._sent / SLOWEST_BYTES_PER_SECOND
+        )
+        return (
+            now < answer_due_at
+            and before - self._queued >= WRITE_SECONDS * SLOWEST_BYTES_PER_SECOND
+        )
+
+    def _in_send_buffer(self) -> int:
+        """The number of sent bytes that the client has not confirmed."""
         count: int
         (count,) = struct.unpack(
             "i", fcntl.ioctl(self._client.fileno(), termios.TIOCOUTQ, bytes(4))
@@ -206,7 +220,7 @@ class Connection:
         return count
 
     def close(self) -> None:
-        """Half closes, reads what still comes for a moment, and closes."""
+        """Closes the sending side, reads for up to `LINGER_SECONDS`, and closes."""
         with contextlib.suppress(OSError):
             self.flush()
         self.release()
@@ -222,9 +236,8 @@ class Connection:
     def _receive(self, size: int) -> bytes:
         try:
             return bytes(self._client.recv(size))
-        except (
-            cancel_wait_ex
-        ):  # the wait was ended from here; what came in the same moment is still there
+        except cancel_wait_ex:
+            # A deadline ended the wait. Bytes that arrived in the same moment are not lost.
             return bytes(self._client.recv(size))
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,6 @@
-"""gunicorn's hooks: what happens as the server and its processes start, are reloaded and end.
+"""Implements gunicorn's hooks: the start, reload and end of the web server and of its processes.
 
-`gunicorn.conf.py` takes them from here by name.
+`gunicorn.conf.py` passes them to gunicorn, which calls them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from app.web import binding
 from app.web.loop_monitor import LoopMonitor
 
 ONCE = ("IDEMPOTENCY-KEY",)
-"""Headers that are refused where they come twice."""
+"""Headers that are refused if a request has them twice."""
 
 SWITCH_SECONDS = 0.001
-"""How long the thread beside the loop (`app.process.aside`) keeps the interpreter when the loop
-asks for it.
+"""How long the thread of `app.process.aside` keeps the interpreter when the event loop asks for it.
+Python's default of 5 ms would slow down every request while the thread works.
 """
 
-_SHOWN_OF_A_REASON = 4096
+_SHOWN_OF_A_REASON = 4096  # the end of a traceback or a list of errors, as one log line
 
 log = structlog.get_logger("web")
 
 
 def logger_class(chosen: Settings) -> type[Logger]:
-    """Sends the server's own messages the way of all others. (A `logconfig` would bring back the
-    access log.)
+    """Makes a logger class that writes gunicorn's own messages to the service's log.
+
+    gunicorn's setting `logconfig` cannot be used for this: it would turn the access log on again.
     """
 
     class OwnLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -52,19 +53,19 @@ def logger_class(chosen: Settings) -> type[Logger]:
 
 
 def on_starting(chosen: Settings, server: Any) -> None:
-    """Says once, not in each web process, what is missing or not understood."""
+    """Logs warnings about settings once, in the master, not in each web process."""
     tracing.warn_if_missing(chosen)
     for variable, setting in settings.warnings():
         log.warning("setting_unknown", variable=variable, meant=setting)
-    # gunicorn asks no hook before it ends the old processes, so its handler is wrapped.
+    # gunicorn has no hook that runs before it ends the old processes, so its handler is wrapped.
     server.handle_hup = partial(reload_what_loads, server.handle_hup)
 
 
 def reload_what_loads(reload: Callable[[], None]) -> None:
-    """SIGHUP: new processes take over, with the agents, pipelines and code as they are now.
+    """Handles SIGHUP: new processes load the present agents, pipelines and code, and take over.
 
-    gunicorn ends the old ones before the new ones have loaded anything, so all is loaded once
-    beforehand, in a process of its own. Where that fails, the old ones serve on.
+    gunicorn would end the old processes before the new ones have loaded anything. So another
+    process loads everything first, and if that fails, the old processes keep serving.
     """
     tried = subprocess.run(  # noqa: S603  our own command line
         [sys.executable, *sys.argv, "--check-config"], capture_output=True, text=True
@@ -77,8 +78,9 @@ def reload_what_loads(reload: Callable[[], None]) -> None:
 
 
 def when_ready(chosen: Settings, server: Any) -> None:
-    """Looks at the sockets themselves, as `--bind` and systemd may have chosen others; nobody is
-    served yet.
+    """Ends the server before it serves anybody, if strangers could reach it without a key.
+
+    It checks the sockets, not the settings, since `--bind` or systemd may have chosen others.
     """
     listeners = [
         listener for listener in server.LISTENERS if listener.sock.family != socket.AF_UNIX
@@ -91,10 +93,10 @@ def when_ready(chosen: Settings, server: Any) -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Makes it visible that a header came twice, where that must not be.
+    """Joins the values of a repeated header so that the API refuses the result.
 
-    gunicorn joins the values with a comma alone, which may as well be part of one; with a space in
-    between, which is just as right, the result is no valid value.
+    gunicorn joins them with a comma alone, and a single value may contain a comma too. The space
+    after our comma makes the result an invalid key.
     """
     names = [name for name, _ in request.headers]
     for name in ONCE:
@@ -109,9 +111,8 @@ def post_worker_init(worker: Any) -> None:
     """Every web process also runs the reaper, so that lost executions are recovered even if no
     worker is running.
     """
-    from app.store.reaper import (
-        start_reaper,
-    )  # after the fork, like everything that knows the store
+    # Imported after the fork, like everything that connects to the store.
+    from app.store.reaper import start_reaper
 
     service = worker.wsgi.extensions["executions"]
     worker.max_body_bytes = service.settings.max_content_length
@@ -126,6 +127,6 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Sends what a web process counted and traced last, before it ends."""
-    if hasattr(worker, "wsgi"):  # else it ended before it began
+    if hasattr(worker, "wsgi"):  # otherwise the process ended before it loaded the application
         worker.wsgi.extensions["operations"].flush()
         worker.wsgi.extensions["tracing"].close()

@@ -1,8 +1,8 @@
-"""Logs which request held the event loop, and with it all others, for too long.
+"""Logs which request blocked a web process's event loop, and with it all other requests.
 
-A greenlet ticks, and a thread outside the loop looks if it still does. (gevent's own monitor traces
-every switch of greenlets, and its report lists all of them, which takes the longer the more clients
-wait.)
+`app.web.lifecycle` starts a `LoopMonitor` in each web process. A greenlet ticks, and a thread
+outside the loop checks that it still does. gevent's own monitor is not used: it traces every switch
+of greenlets, and its report lists all of them, so it gets slower with every client.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Held:
-    """One of them, as it was seen last."""
+    """One time that the loop was blocked: since when, how long, by which request, and where."""
 
     since: float
     seconds: float
@@ -41,7 +41,7 @@ class Held:
 
 
 class LoopMonitor:
-    """Watches the loop of the thread that makes it."""
+    """Watches the event loop of the thread that creates it."""
 
     def __init__(self) -> None:
         self._thread_id = monkey.get_original("_thread", "get_ident")()
@@ -64,10 +64,11 @@ class LoopMonitor:
             gevent.sleep(_TICK_SECONDS)
 
     def _note(self, hold: Hold) -> None:
-        """Runs in a thread of its own, where no lock of the loop may be taken: so it logs nothing."""
+        """Remembers a hold for `_tell`. It runs in the watching thread."""
+        # It must not log: the logger's locks belong to the loop, which is blocked.
         if self._holds and self._holds[-1].since == hold.since:
             self._holds[-1].seconds = hold.seconds
-        elif where := _where(hold):  # else a busy machine held it
+        elif where := _where(hold):  # if none of our code is there, the machine was busy
             self._holds.append(Held(hold.since, hold.seconds, _request(hold.frame), where))
 
     def _tell(self) -> None:
@@ -87,7 +88,7 @@ class LoopMonitor:
 
 
 def _request(frame: Any) -> Any:
-    """The one that is served in this frame; None where none is."""
+    """The gunicorn request that this frame serves, or None."""
     while frame is not None:
         if frame.f_code.co_name == "handle_request" and "req" in frame.f_locals:
             return frame.f_locals["req"]
@@ -96,6 +97,6 @@ def _request(frame: Any) -> Any:
 
 
 def _where(hold: Hold) -> list[str]:
-    """The innermost places in the service's own code."""
+    """The innermost lines of the service's own code in the stack."""
     own = [place for file, place in hold.places() if Path(file).is_relative_to(_ROOT / "app")]
     return [place.removeprefix(f"{_ROOT}/") for place in own[-_SHOWN_FRAMES:]]

@@ -1,10 +1,11 @@
-"""gunicorn's gevent worker, with deadlines, whole and bounded bodies, and a stop that resets
-nobody.
+"""A worker class for gunicorn: its gevent worker with deadlines, bounded bodies and a clean stop.
 
-gunicorn patches the standard library for gevent (sockets, locks and threads become those of the
-event loop) in `init_process`: after the fork and before the application is imported. That is the
-one place. The master process, which forks and waits for children, is not patched, and workers of
-the queue do not know gevent.
+`gunicorn.conf.py` names `LoopWorker`, and gunicorn runs one in each web process.
+
+gunicorn patches the standard library for gevent (sockets, locks and threads then use the event
+loop) in `init_process`: after the fork and before the application is imported. Nothing else is
+patched, neither the master process, which forks and waits for children, nor the workers of the
+queue.
 """
 
 from __future__ import annotations
@@ -33,23 +34,26 @@ from app.telemetry import logs
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
-"""What is read of a body that is too large: a client that is still sending would miss the answer.
+"""How much of a body that is too large is read and thrown away: most clients do not look for an
+answer before they have sent everything.
 """
 
 TRY_AGAIN_SECONDS = 1.0
+"""The wait before gunicorn replaces a process that could not load the application."""
 
 LOOK_SECONDS = 0.5
-"""How often the deadlines of all connections are looked at."""
+"""How often the deadlines of all connections are checked."""
 
 USED_UP_SECONDS = 0.1
-"""The wait where files are used up: the listener stays ready, and would be asked without a pause.
+"""The wait when no file descriptor is free. The listener stays readable all the time, so without a
+pause the loop would do nothing else.
 """
 
 log = structlog.get_logger(__name__)
 
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_APP_LOAD_ERROR = 4  # gunicorn's own code: it stops instead of starting the process again for ever
+_APP_LOAD_ERROR = 4  # gunicorn's exit code that makes the master stop, not replace the process
 _PIECE_BYTES = 256 * 1024
 
 
@@ -57,7 +61,7 @@ class Server(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Accepts clients of one listener."""
 
     def do_read(self) -> Any:
-        """Where there is no file for one more connection, those that are held go on all the same."""
+        """Accepts a client. Pauses if no file descriptor is free, so that present clients go on."""
         try:
             return super().do_read()
         except OSError as error:
@@ -72,14 +76,14 @@ class Server(StreamServer):  # type: ignore[misc]  # gevent has no types
             self.start_accepting()
 
     def close(self) -> None:
-        """Takes in first whoever has connected already: the end of a listener resets them."""
+        """Accepts the clients that wait in the backlog, which closing the listener would reset."""
         while not (self.closed or self.full()) and (accepted := self.do_read()):
             self.do_handle(*accepted)
         super().close()
 
 
 class Address:
-    """Stands in for a listener, whose clients are served on when it is closed."""
+    """Keeps a listener's address, which gunicorn needs for clients after the listener is closed."""
 
     def __init__(self, listener: Any):
         self._name = listener.getsockname()
@@ -89,7 +93,7 @@ class Address:
 
 
 class Reply(wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's answer, with a `Date` that is written once a second."""
+    """gunicorn's response. Formats the `Date` header once per second instead of per answer."""
 
     _date, _written = "", 0
 
@@ -97,42 +101,45 @@ class Reply(wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
         now = int(time.time())
         if now != Reply._written:
             Reply._date, Reply._written = f"Date: {util.http_date(now)}\r\n", now
-        version, kept = self.req.version, "close" if self.should_close() else "keep-alive"
+        version = self.req.version
+        kept = "close" if self.should_close() else "keep-alive"
         chunked = ["Transfer-Encoding: chunked\r\n"] if self.chunked else []
         first = f"HTTP/{version[0]}.{version[1]} {self.status}\r\nServer: {self.version}\r\n"
         return [first, Reply._date, f"Connection: {kept}\r\n", *chunked]
 
 
 class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """Serves all listeners in one event loop. Names of overridden methods are gunicorn's."""
+
     max_body_bytes = 1024 * 1024
-    """The largest body that is read; the application refuses what is larger."""
+    """The largest body that is kept. `app.web.lifecycle` sets it; the application refuses more."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._budget, self._connections = Budget(), set[Connection]()
 
     def init_process(self) -> None:
-        # gunicorn finds each of its settings through two functions, twenty times a request; an
-        # attribute needs none.
+        # gunicorn looks up each of its settings through two functions, twenty times per request.
+        # Attributes in the instance's dict are found without them.
         self.cfg.__dict__.update(
             {name: setting.get() for name, setting in self.cfg.settings.items()}
         )
         self._stopping = Event()
-        signal.signal(
-            signal.SIGTERM, self.handle_exit
-        )  # gunicorn does so after the patching, which takes a moment
+        # gunicorn does the same after the patching, but a signal may arrive before that.
+        signal.signal(signal.SIGTERM, self.handle_exit)
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """A mistake in the configuration is said in its own words. It ends the service at its
-        start; later the other processes serve on, and this one is tried again until the file is
-        mended.
+        """Loads the application. Prints a configuration error as its sentence, without a traceback.
+
+        At the start of the service, the error ends it. Later, the other processes keep serving, and
+        gunicorn tries again until the file is corrected.
         """
         try:
             super().load_wsgi()
         except ConfigurationError as error:
             print(error, file=sys.stderr, flush=True)
-            if self.age <= self.cfg.workers:
+            if self.age <= self.cfg.workers:  # gunicorn numbers processes: one of the first ones
                 sys.exit(_APP_LOAD_ERROR)
             time.sleep(TRY_AGAIN_SECONDS)
             sys.exit(1)
@@ -141,16 +148,15 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gevent.get_hub().print_exception = log_exception
         pool = Pool(self.worker_connections)
         servers = [
-            Server(each, handle=partial(self.handle, Address(each)), spawn=pool)
-            for each in self.sockets
+            Server(listener, handle=partial(self.handle, Address(listener)), spawn=pool)
+            for listener in self.sockets
         ]
         for server in servers:
-            server.max_accept = (
-                1 if self.cfg.workers > 1 else server.max_accept
-            )  # all processes get their share
+            if self.cfg.workers > 1:
+                server.max_accept = 1  # otherwise one process could take all waiting clients
             server.start()
         while not self._stopping.wait(LOOK_SECONDS):
-            self._look_after_connections()
+            self._check_deadlines()
         for server in servers:
             server.close()
         self._finish(pool)
@@ -160,14 +166,13 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._stopping.set()
 
     def timeout_ctx(self) -> Any:
-        """gunicorn's own limit for keep-alive, in place of which connections have deadlines."""
+        """Turns gunicorn's timer for keep-alive off: `Connection` has a deadline for that."""
         return contextlib.nullcontext()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        most_bytes = (
-            self._head_bytes + SKIP_BYTES + 9 * self.max_body_bytes
-        )  # chunks have their framing
-        connection = Connection(client, self._budget, most_bytes)
+        # Times 9, since a chunk of one byte takes six bytes, and clients may pad a chunk's size.
+        max_bytes = self._head_bytes + SKIP_BYTES + 9 * self.max_body_bytes
+        connection = Connection(client, self._budget, max_bytes)
         self._connections.add(connection)
         try:
             super().handle(listener, connection, addr)
@@ -175,23 +180,22 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._connections.discard(connection)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
-        req.version = min(
-            req.version, (1, 1)
-        )  # the highest that is spoken here; gunicorn answers as it was asked
+        # gunicorn would answer in the version of the request, and this is the highest it supports.
+        req.version = min(req.version, (1, 1))
         if len(self._connections) >= self.worker_connections:
-            req.force_close()  # somebody may be waiting to be let in
+            req.force_close()  # no keep-alive, since another client may wait for this connection
         self._receive_body(req, sock)
         sock.begin_to_answer()
         try:
             self._answer(listener_name, req, sock, addr)
-        except gevent.GreenletExit:  # the process ends, and has waited for long enough
+        except gevent.GreenletExit:  # the process ends, and its time to finish is over
             raise StopIteration from None
         finally:
-            req.body = io.BytesIO()  # the parser holds on to the request until the next one
+            req.body = io.BytesIO()  # the parser keeps the request, and its body, until the next
         sock.begin_to_wait(self.cfg.keepalive, idle=not req.unreader.buf.tell())
 
     def _answer(self, listener_name: str, req: Any, sock: Connection, addr: Any) -> None:
-        """What gunicorn's own does, without its access log, the `Date` of each answer and HTTP/2."""
+        """Does what gunicorn's method does, without its access log and HTTP/2."""
         self.cfg.pre_request(self, req)
         reply, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Reply)
         environ["wsgi.multithread"] = True
@@ -206,7 +210,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         except Exception as error:
             if not reply.headers_sent or isinstance(error, OSError):
                 raise
-            # Half of an answer is there; a whole one cannot follow it.
+            # A part of the answer is sent already, so no error answer can follow.
             log.error("request_crashed", method=req.method, path=req.path, exc_info=error)
             raise StopIteration from None
         finally:
@@ -227,9 +231,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             super().handle_error(req, client, addr, exc)
 
     def _receive_body(self, req: Any, connection: Connection) -> None:
-        """Reads all of it: what is wrong with its framing is found here, not in the middle of the
-        application.
-        """
+        """Reads the whole body, so that no view waits for a client or meets bad framing."""
         headers = dict(req.headers)
         if headers.get("TRANSFER-ENCODING", "chunked").lower() != "chunked":
             raise UnsupportedTransferCoding("only chunked")
@@ -247,29 +249,29 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._skip_body(req, connection, 0 if asks_first else SKIP_BYTES)
         req.body = io.BytesIO(body)
 
-    def _skip_body(self, req: Any, connection: Connection, most_bytes: int) -> None:
-        """Of a body that is too large nothing is kept, and the connection ends with it."""
-        while most_bytes > 0 and (piece := req.body.read(min(most_bytes, _PIECE_BYTES))):
-            most_bytes -= len(piece)
+    def _skip_body(self, req: Any, connection: Connection, max_bytes: int) -> None:
+        """Throws a body away that is too large, and ends the connection after the answer."""
+        while max_bytes > 0 and (piece := req.body.read(min(max_bytes, _PIECE_BYTES))):
+            max_bytes -= len(piece)
             connection.release()
         req.force_close()
         req.body = io.BytesIO()
 
     def _finish(self, pool: Any) -> None:
-        """Lets requests end. A client that was just answered may send one more before its
-        connection is closed.
-        """
+        """Waits for running requests to end, up to `graceful_timeout`."""
         until = time.monotonic() + self.cfg.graceful_timeout
         idle_until = time.monotonic() + LINGER_SECONDS
         while len(pool) and time.monotonic() < until:
             pool.join(timeout=LOOK_SECONDS)
-            self._look_after_connections()
+            self._check_deadlines()
+            # A client may be sending its next request already, which a close would reset. So idle
+            # connections stay open for a moment.
             if time.monotonic() > idle_until:
                 for connection in self._connections:
                     connection.close_if_idle()
         pool.kill(timeout=1.0)
 
-    def _look_after_connections(self) -> None:
+    def _check_deadlines(self) -> None:
         self.notify()
         now = time.monotonic()
         for connection in list(self._connections):
@@ -284,7 +286,5 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def log_exception(_: Any, kind: Any, error: BaseException | None, places: Any) -> None:
-    """Sends what a greenlet or a callback raised the way of all logs: gevent prints it to stderr,
-    as it is.
-    """
+    """Logs what a greenlet or callback raised; gevent would print a traceback to stderr instead."""
     logs.crashed(kind, error, places)

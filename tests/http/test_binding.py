@@ -29,7 +29,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         plain = Service("redis://127.0.0.1:1/0", tmp_path).env
         command = [
             str(BIN / "gunicorn"),
-            *(each.replace("PORT", str(port)) for each in options),
+            *(option.replace("PORT", str(port)) for option in options),
             "wsgi:app",
         ]
         process = subprocess.Popen(
@@ -46,19 +46,19 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         return process, port
 
     yield start
-    for each in started:
-        if each.poll() is None:
-            each.terminate()
-        each.communicate(timeout=60)
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
 
 
 def listens_on(process: subprocess.Popen[str], port: int) -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
-        for each in psutil.Process(process.pid).net_connections("inet"):
-            if each.status == psutil.CONN_LISTEN and each.laddr.port == port:
-                return str(each.laddr.ip)
+        for connection in psutil.Process(process.pid).net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                return str(connection.laddr.ip)
         time.sleep(0.05)
     raise AssertionError("It does not listen.")
 

@@ -100,7 +100,7 @@ def test_lists_filter_and_keep_order(service: Service) -> None:
     def ids(**query: str) -> list[str]:
         body = service.get("/executions", params={"page_size": "100", **query}).json()
         check_shape(body, "list")
-        return [each["execution_id"] for each in body["executions"]]
+        return [execution["execution_id"] for execution in body["executions"]]
 
     assert ids()[:5] == [relayed, failed, *reversed(done)]
     assert failed in ids(status="failed")
@@ -142,8 +142,8 @@ def test_pages_and_totals_are_exact_under_concurrent_starts(shared_service) -> N
             "has_prev": page > 1,
         }
         found += body["executions"]
-    assert len({each["execution_id"] for each in found}) == 80
-    created = [each["created_at"] for each in found]
+    assert len({execution["execution_id"] for execution in found}) == 80
+    created = [execution["created_at"] for execution in found]
     assert created == sorted(created, reverse=True)
 
 

@@ -72,7 +72,7 @@ def families(service: Service) -> dict[str, str]:
     """Each metric that the service has now, with its type."""
     service.run("behaves", {"do": "echo"})
     text = requests.get(f"{service.url}/metrics", timeout=10).text
-    return {each.name: each.type for each in text_string_to_metric_families(text)}
+    return {family.name: family.type for family in text_string_to_metric_families(text)}
 
 
 def test_the_service_has_the_metrics_that_are_documented_and_no_others(
@@ -109,8 +109,8 @@ def test_every_expression_is_promql_and_asks_for_series_that_exist(
             used |= set(node.modifier.labels)
     assert asked
     assert asked <= set(series)
-    for each in asked:
-        assert used <= LABELS[series[each]]
+    for name in asked:
+        assert used <= LABELS[series[name]]
 
 
 def test_every_alert_and_panel_is_named_once_and_every_alert_is_explained() -> None:

@@ -68,7 +68,7 @@ def _contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 def test_every_answer_has_examples_that_are_as_described(description: dict[str, Any]) -> None:
     for place, content in _contents(description):
-        examples = [each["value"] for each in content.get("examples", {}).values()]
+        examples = [entry["value"] for entry in content.get("examples", {}).values()]
         examples += [content["example"]] if "example" in content else []
         assert examples, place
         for example in examples:
@@ -79,14 +79,14 @@ def test_every_answer_has_examples_that_are_as_described(description: dict[str, 
 def test_every_operation_has_a_name_and_says_what_it_answers(description: dict[str, Any]) -> None:
     items = description["paths"].values()
     operations = [item[method] for item in items for method in ("get", "post") if method in item]
-    names = [each["operationId"] for each in operations]
+    names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names) == 11
-    for each in operations:
-        assert each["summary"]
-        assert {"429", "503"} <= set(each["responses"])
-        assert "default" not in each["responses"]
+    for operation in operations:
+        assert operation["summary"]
+        assert {"429", "503"} <= set(operation["responses"])
+        assert "default" not in operation["responses"]
         for status in ("429", "503"):
-            assert each["responses"][status]["headers"]["Retry-After"]["required"]
+            assert operation["responses"][status]["headers"]["Retry-After"]["required"]
 
 
 def test_every_code_of_a_problem_that_a_view_may_answer_is_shown(

@@ -107,7 +107,7 @@ def test_a_refused_start_does_not_use_its_key_up(service: Service) -> None:
 def test_a_key_that_is_none_is_400(service: Service, key: Any) -> None:
     before = total(service)
     errors = refusal(post(service, key), 400)["errors"]
-    assert [each["field"] for each in errors] == ["Idempotency-Key"]
+    assert [error["field"] for error in errors] == ["Idempotency-Key"]
     assert total(service) == before
 
 
@@ -160,9 +160,9 @@ def test_parallel_starts_with_one_key_are_one_execution(service: Service) -> Non
         thread.start()
     for thread in threads:
         thread.join()
-    assert {each.status_code for each in answers} == {202}
-    assert len({each.content for each in answers}) == 1
-    assert sum("Idempotency-Replayed" not in each.headers for each in answers) == 1
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
 
 
 @pytest.fixture

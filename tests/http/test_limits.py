@@ -52,7 +52,7 @@ def get(service: Service) -> requests.Response:
 
 
 def codes(answers: list[requests.Response]) -> Counter[int]:
-    return Counter(each.status_code for each in answers)
+    return Counter(answer.status_code for answer in answers)
 
 
 def total(service: Service) -> int:
@@ -78,7 +78,9 @@ def test_exactly_as_many_unfinished_executions_are_accepted_as_a_tenant_may_have
             assert refusal(answer, 429)["code"] == "too_many_unfinished"
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.headers["RateLimit"] == '"unfinished";r=0'
-    accepted = sorted(each.headers["RateLimit"] for each in answers if each.status_code == 202)
+    accepted = sorted(
+        answer.headers["RateLimit"] for answer in answers if answer.status_code == 202
+    )
     assert accepted == sorted(f'"unfinished";r={left}' for left in range(25))
 
 
@@ -201,7 +203,9 @@ def test_a_repeated_retry_is_answered_whatever_limit_is_reached(make_service: Ma
         service.post(f"/executions/{id}/retry", headers={"Idempotency-Key": "mine"})
         for _ in range(3)
     ]
-    assert [(each.status_code, each.content) for each in answers] == [(202, answers[0].content)] * 3
+    assert [(answer.status_code, answer.content) for answer in answers] == [
+        (202, answers[0].content)
+    ] * 3
     assert answers[2].headers["Idempotency-Replayed"] == "true"
     assert answers[2].json()["retry_of"] == id
     assert (

@@ -39,9 +39,9 @@ class Metrics:
 
     def __call__(self, name: str, **labels: str) -> float:
         return sum(
-            each.value
-            for each in self.samples
-            if each.name == name and labels.items() <= each.labels.items()
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
         )
 
 
@@ -135,7 +135,7 @@ def test_metrics_are_exact_after_every_kind_of_ending_on_three_workers_and_two_w
     assert metrics("http_requests_total", route="", method="PUT", status="404") == 1
     assert metrics("http_request_duration_seconds_count", route="/api/v1/executions") == 60
     assert metrics("execution_store_up") == 1
-    names = {label for each in metrics.samples for label in each.labels}
+    names = {label for sample in metrics.samples for label in sample.labels}
     assert names == {"type", "target", "status", "queue", "le", "outcome", "route", "method"}
 
 
@@ -156,7 +156,7 @@ def test_model_calls_are_counted_by_model_with_tokens_errors_and_retries(
         *["failed"] * 2,
     ]
     service.run("behaves", ask, config={"model_override": "somebody's own"})
-    metrics = until(service, lambda each: each("model_calls_total") == 6)
+    metrics = until(service, lambda metrics: metrics("model_calls_total") == 6)
     assert metrics("model_calls_total", model="tiny:8b") == 5
     assert metrics("model_calls_total", model="") == 1
     assert metrics("model_tokens_total", model="tiny:8b", direction="input") == 33
@@ -193,10 +193,10 @@ def test_a_store_that_is_away_leaves_one_gauge_and_is_not_forgotten_when_back(
     assert service.get("/executions").status_code == 200
     own_store.kill()
     metrics = scrape(service)
-    assert {each.name for each in metrics.samples} == {"execution_store_up"}
+    assert {sample.name for sample in metrics.samples} == {"execution_store_up"}
     assert metrics("execution_store_up") == 0
     own_store.start()
-    metrics = until(service, lambda each: each("execution_store_up") == 1)
+    metrics = until(service, lambda metrics: metrics("execution_store_up") == 1)
     assert metrics("http_requests_total", route="/api/v1/executions", status="200") == 1
     assert metrics("http_requests_total", route="/metrics") >= 1
 

@@ -67,7 +67,7 @@ def test_wait_with_progress(
 def test_batch_processing(helpers: dict[str, Any], here: Callable[[str], str]) -> None:
     helpers["batch_items"] = [{"do": "echo", "number": number} for number in range(3)]
     exec(here(BATCH).replace('"processor"', '"behaves"'), helpers)
-    assert [each["output"]["number"] for each in helpers["results"]] == [0, 1, 2]
+    assert [result["output"]["number"] for result in helpers["results"]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,9 @@ def test_curl_calls(
         block = block.replace(
             "exec_abc123", service.start("behaves", {"do": "listen", "seconds": 30})
         )
-    commands = [each for each in re.split(r"\n(?=curl|#)", here(block)) if each.startswith("curl")]
+    commands = [
+        command for command in re.split(r"\n(?=curl|#)", here(block)) if command.startswith("curl")
+    ]
     assert commands
     for command in commands:
         # A shell reads an unquoted `&` as its own: the reference's last example then asks for page

@@ -406,7 +406,7 @@ def test_a_thousand_slow_clients_keep_nobody_waiting_and_lose_their_connections(
             took.append(time.monotonic() - began)
             time.sleep(0.1)
         assert statistics.median(took) < within(1)
-        ports = {each.getsockname()[1] for each in crowd}
+        ports = {client.getsockname()[1] for client in crowd}
         deadline = time.monotonic() + 6 * CLOSED_SECONDS
         while ports & peers_of(service):
             assert time.monotonic() < deadline
@@ -499,10 +499,10 @@ def peers_of(service: Service) -> set[int]:
     assert service.web is not None
     processes = psutil.Process(service.web.pid).children()
     return {
-        each.raddr.port
+        connection.raddr.port
         for process in processes
-        for each in process.net_connections("tcp4")
-        if each.raddr
+        for connection in process.net_connections("tcp4")
+        if connection.raddr
     }
 
 
@@ -534,7 +534,7 @@ def test_a_full_process_says_with_each_answer_that_it_closes(
     service = make_service(workers=0, GUNICORN_CMD_ARGS="--worker-connections 6")
     with contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(connected(service)) for _ in range(6)]
-        ports = {each.getsockname()[1] for each in crowd}
+        ports = {client.getsockname()[1] for client in crowd}
         deadline = time.monotonic() + 60
         while not ports <= peers_of(service):
             assert time.monotonic() < deadline

@@ -38,7 +38,9 @@ def until(service: Service, status: int, seconds: float = 60) -> requests.Respon
 
 
 def failed(answer: requests.Response) -> dict[str, dict[str, str]]:
-    return {each["name"]: each for each in answer.json()["checks"] if each["status"] == "failed"}
+    return {
+        check["name"]: check for check in answer.json()["checks"] if check["status"] == "failed"
+    }
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 
 
 def look(client: redis.Redis, **commands: str) -> dict[str, Check]:
-    return {each.name: each for each in Readiness(client, Settings()).look(BOTH)}
+    return {check.name: check for check in Readiness(client, Settings()).look(BOTH)}
 
 
 def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
@@ -55,7 +57,7 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
 ) -> None:
     service = make_service(own_store.url)
     answer = until(service, 200)
-    assert {each["name"] for each in answer.json()["checks"]} == {
+    assert {check["name"] for check in answer.json()["checks"]} == {
         *(
             "store",
             "scripts",

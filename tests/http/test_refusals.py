@@ -91,7 +91,7 @@ def test_a_field_that_does_not_fit_is_named(
 ) -> None:
     body = {name: value for name, value in {**GOOD, **change}.items() if value is not ...}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
-    assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
+    assert [(error["field"], error["code"]) for error in errors] == [(field, code)]
 
 
 def test_what_is_as_long_as_allowed_is_read(service: Service) -> None:
@@ -126,7 +126,7 @@ def test_a_list_that_is_too_long_is_refused_before_its_items_are_looked_at(
 ) -> None:
     body = {**GOOD, "config": {"retries": {"max": 1, "backoff_seconds": ["soon"] * 5000}}}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
-    assert [each["field"] for each in errors] == ["config.retries.backoff_seconds"]
+    assert [error["field"] for error in errors] == ["config.retries.backoff_seconds"]
 
 
 def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:
@@ -137,7 +137,7 @@ def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:
         "config": {"max_workers": 0, "timeout": "x"},
     }
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
-    assert {each["field"] for each in errors} == {
+    assert {error["field"] for error in errors} == {
         "type",
         "target_id",
         "inputs",
@@ -149,7 +149,7 @@ def test_all_fields_that_do_not_fit_are_named_at_once(service: Service) -> None:
 def test_a_misspelt_field_gets_a_suggestion(service: Service) -> None:
     body = {"type": "agent", "target": "x", "inputs": {}}
     errors = refusal(service.post("/executions", json=body), 400)["errors"]
-    assert any("target_id" in each["message"] for each in errors if each["field"] == "target")
+    assert any("target_id" in error["message"] for error in errors if error["field"] == "target")
 
 
 def test_an_unknown_target_is_404_and_nothing_is_stored(service: Service) -> None:
@@ -199,7 +199,7 @@ def test_a_body_that_is_not_strict_json_is_refused(
     response = service.post("/executions", data=body, headers={"Content-Type": "application/json"})
     problem = refusal(response, 400)
     assert problem["code"] == code
-    assert [(each["field"], each["code"]) for each in problem["errors"]] == [("", code)]
+    assert [(error["field"], error["code"]) for error in problem["errors"]] == [("", code)]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_large_body_is_refused_as_quickly_as_a_small_one(
 )
 def test_a_query_where_none_is_taken_is_refused(service: Service, path: str) -> None:
     body = refusal(service.post(f"/executions{path}?statsu=1", json=GOOD), 400)
-    assert [(each["field"], each["code"]) for each in body["errors"]] == [
+    assert [(error["field"], error["code"]) for error in body["errors"]] == [
         ("statsu", "unknown_parameter")
     ]
 
@@ -244,7 +244,7 @@ def test_a_query_where_none_is_taken_is_refused(service: Service, path: str) -> 
 def test_a_cancel_takes_no_field(service: Service) -> None:
     id = service.start("behaves", {"do": "listen", "seconds": 30})
     errors = refusal(service.post(f"/executions/{id}/cancel", json={"reason": "x"}), 400)["errors"]
-    assert [(each["field"], each["code"]) for each in errors] == [("reason", "unknown_field")]
+    assert [(error["field"], error["code"]) for error in errors] == [("reason", "unknown_field")]
     assert service.status(id)["status"] != "cancelled"
     assert service.post(f"/executions/{id}/cancel", json={}).status_code == 200
 
@@ -318,7 +318,7 @@ def test_a_query_that_does_not_fit_is_named(
     service: Service, query: str, field: str, code: str
 ) -> None:
     errors = refusal(service.get(f"/executions?{query}"), 400)["errors"]
-    assert [(each["field"], each["code"]) for each in errors] == [(field, code)]
+    assert [(error["field"], error["code"]) for error in errors] == [(field, code)]
 
 
 def test_an_unknown_parameter_is_called_one_and_its_like_is_named(service: Service) -> None:

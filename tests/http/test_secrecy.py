@@ -79,7 +79,7 @@ def gets_itself_back(request: bytes, answer: str, key: str) -> bool:
     it could not read.
     """
     sent = (b"/" + key.encode(), b"X-Request-ID: " + key.encode())
-    return any(each in request for each in sent) or "text/html" in answer
+    return any(text in request for text in sent) or "text/html" in answer
 
 
 @pytest.mark.parametrize("kind", ["of the store", "revoked", "never made", "of the environment"])

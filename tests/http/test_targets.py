@@ -15,7 +15,7 @@ from tests.support.service import Service
 def by_id(service: Service, kind: str) -> dict[str, dict[str, Any]]:
     response = service.get(f"/{kind}")
     assert response.status_code == 200
-    return {each["id"]: each for each in response.json()[kind]}
+    return {target["id"]: target for target in response.json()[kind]}
 
 
 def test_the_index_names_every_route_of_the_api(service: Service) -> None:
@@ -26,10 +26,10 @@ def test_the_index_names_every_route_of_the_api(service: Service) -> None:
     routes = {
         (method.upper(), path) for path, item in described["paths"].items() for method in item
     }
-    assert {(each["method"], each["path"]) for each in body["endpoints"]} == {
+    assert {(endpoint["method"], endpoint["path"]) for endpoint in body["endpoints"]} == {
         (method, path) for method, path in routes if method in ("GET", "POST")
     }
-    assert all(each["description"] for each in body["endpoints"])
+    assert all(endpoint["description"] for endpoint in body["endpoints"])
     assert requests.get(service.url + body["docs_url"], timeout=10).status_code == 200
 
 
@@ -42,24 +42,24 @@ def test_an_agent_is_shown_with_its_inputs_and_flows(service: Service) -> None:
     assert {"name": "llm", "kind": "prompt", "isolation": "thread", "default": False} in agent[
         "flows"
     ]
-    assert [each["default"] for each in agent["flows"]].count(True) == 1
+    assert [flow["default"] for flow in agent["flows"]].count(True) == 1
 
 
 def test_an_agent_without_declared_inputs_takes_any(service: Service) -> None:
     agent = service.get("/agents/behaves").json()
     jsonschema.validate({"do": "echo", "anything": [1]}, agent["inputs"])
-    assert {each["name"] for each in agent["flows"]} == {"process", "thread", "async", "invoke"}
+    assert {flow["name"] for flow in agent["flows"]} == {"process", "thread", "async", "invoke"}
 
 
 def test_a_pipeline_is_shown_with_its_steps_outputs_and_variants(service: Service) -> None:
     pipeline = service.get("/pipelines/customer_service_flow").json()
     assert pipeline == by_id(service, "pipelines")["customer_service_flow"]
-    steps = {each["id"]: each for each in pipeline["steps"]}
+    steps = {step["id"]: step for step in pipeline["steps"]}
     assert steps["extract"]["agent"] == "entity_extractor"
     assert steps["extract"]["flow"] == "default"
     assert steps["extract"]["required"] is False
     assert steps["answer"]["depends_on"] == ["classify", "extract"]
-    assert all({"key", "label"} == set(each) for each in pipeline["outputs"])
+    assert all({"key", "label"} == set(output) for output in pipeline["outputs"])
     assert isinstance(pipeline["variants"], list)
 
 

@@ -67,10 +67,10 @@ def same_as_unknown(stage: Stage, method: str, rule: str) -> None:
     for state, id in stage.ids.items():
         unknown = new_id()
         texts = []
-        for each in (id, unknown):
-            response = stage.ask(BETA, method, rule.replace("<execution_id>", each))
+        for execution_id in (id, unknown):
+            response = stage.ask(BETA, method, rule.replace("<execution_id>", execution_id))
             body = refusal(response, 404)
-            texts.append(json.dumps({**body, "request_id": ""}).replace(each, "ID"))
+            texts.append(json.dumps({**body, "request_id": ""}).replace(execution_id, "ID"))
         assert texts[0] == texts[1]
         assert stage.service.status(id)["status"] == state
 
@@ -86,7 +86,9 @@ def lists_its_own(stage: Stage, method: str, rule: str) -> None:
         "?target_id=behaves&status=completed",
     ):
         body = stage.ask(BETA, method, rule + query).json()
-        assert not {each["execution_id"] for each in body["executions"]} & set(stage.ids.values())
+        assert not {execution["execution_id"] for execution in body["executions"]} & set(
+            stage.ids.values()
+        )
         assert body["pagination"]["total_items"] == len(body["executions"])
     assert own in stage.ask(BETA, method, rule).text
     assert own not in stage.ask(ALPHA, method, rule).text
@@ -115,7 +117,7 @@ def names_no_tenant(stage: Stage, method: str, rule: str) -> None:
     """The numbers are those of everybody together: they name no tenant and no execution."""
     text = stage.ask(stage.service.add_key("operator", "admin"), method, rule).text
     assert "executions_created_total{" in text
-    assert not [each for each in ("alpha", "beta", *stage.ids.values()) if each in text]
+    assert not [name for name in ("alpha", "beta", *stage.ids.values()) if name in text]
 
 
 RECIPES: dict[tuple[str, str], tuple[str, Callable[[Stage, str, str], None]]] = {
@@ -181,7 +183,7 @@ def test_every_route_needs_its_scope_and_no_other_will_do(
     stage: Stage, method: str, rule: str
 ) -> None:
     scope, _ = RECIPES[method, rule]
-    others = ",".join(each for each in SCOPES if each != scope)
+    others = ",".join(other for other in SCOPES if other != scope)
     name = f"{scope}-{abs(hash((method, rule)))}"
     without = stage.service.add_key(f"not-{name}", others)
     just = stage.service.add_key(f"just-{name}", scope)

@@ -1,4 +1,8 @@
-"""Answers as JSON: one pass, with outputs passed on as the text that the runtime wrote."""
+"""Writes the bodies of answers about executions as JSON.
+
+`app.api.executions` calls it; `app.api.schemas` describes the same bodies. Outputs are stored as
+JSON text, and are copied into a body as they are: parsing them would cost time and memory.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +49,11 @@ def status_url(execution_id: str) -> str:
 
 
 class Pieces:
-    """JSON whose last field is a text that is not held in one piece."""
+    """A JSON object whose last value is large, and is sent in pieces instead of being joined."""
 
     def __init__(self, head: bytes, text: LargeText):
-        self._head, self._text = head, text
+        self._head = head
+        self._text = text
         self.size = len(head) + text.size + 1
 
     def __iter__(self) -> Iterator[bytes]:
@@ -57,56 +62,54 @@ class Pieces:
         yield b"}"
 
 
-def execution(each: Execution, *, with_steps: bool = False) -> bytes | Pieces:
-    """A status, as JSON. Fields of another state are left out, not null."""
-    body = summary(each)
-    if each.definition:
-        body["definition"] = each.definition
-    if each.progress or each.status is Status.RUNNING:
-        body["progress"] = _progress(each.progress or Progress(0, 1))
-    if each.failure:
-        body["error"] = _failure(each.failure)
-    if each.attempts:
-        body["attempts"] = [_attempt(attempt) for attempt in each.attempts]
-    if each.traceparent:
-        body["traceparent"] = each.traceparent
-    if each.usage:
-        body["usage"] = _usage(each.usage)
+def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
+    """The status of an execution. Fields that do not apply to it are omitted, not null."""
+    body = summary(found)
+    if found.definition:
+        body["definition"] = found.definition
+    if found.progress or found.status is Status.RUNNING:
+        body["progress"] = _progress(found.progress or Progress(0, 1))
+    if found.failure:
+        body["error"] = _failure(found.failure)
+    if found.attempts:
+        body["attempts"] = [_attempt(attempt) for attempt in found.attempts]
+    if found.traceparent:
+        body["traceparent"] = found.traceparent
+    if found.usage:
+        body["usage"] = _usage(found.usage)
     if with_steps:
-        body["steps"] = [_step(step) for step in each.steps]
+        body["steps"] = [_step(step) for step in found.steps]
     text = json.dumps(body).encode()
-    if each.status is Status.COMPLETED:
-        outputs = each.outputs or b"{}"
+    if found.status is Status.COMPLETED:
+        outputs = found.outputs or b"{}"
         return (
             _with(text, "outputs", outputs)
             if isinstance(outputs, bytes)
             else Pieces(_open(text, "outputs"), outputs)
         )
-    return _with(text, "outputs_partial", _object(each.step_outputs)) if each.step_outputs else text
+    return (
+        _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
+    )
 
 
-def steps(each: Execution, *, with_outputs: bool = False) -> bytes:
-    """The steps of an execution, as JSON; where asked for, with what the finished ones have put
-    out.
-    """
+def steps(found: Execution, *, with_outputs: bool = False) -> bytes:
+    """The steps of an execution, and the outputs of its finished steps if `with_outputs`."""
     body = {
-        "execution_id": each.id,
-        "status": each.status,
-        "steps": [_step(step) for step in each.steps],
+        "execution_id": found.id,
+        "status": found.status,
+        "steps": [_step(step) for step in found.steps],
     }
     text = json.dumps(body).encode()
-    return _with(text, "outputs", _object(each.step_outputs)) if with_outputs else text
+    return _with(text, "outputs", _object(found.step_outputs)) if with_outputs else text
 
 
 def _with(text: bytes, name: str, value: bytes) -> bytes:
-    """A JSON object with one more field, whose value is JSON already, and may be large: it is
-    copied once.
-    """
+    """Adds a last field to a JSON object. `value` is JSON; it may be large, and is copied once."""
     return b"".join([_open(text, name), value, b"}"])
 
 
 def _open(text: bytes, name: str) -> bytes:
-    """The same up to the value."""
+    """The beginning of the same object, up to the value."""
     return text[:-1] + b', "' + name.encode() + b'": '
 
 
@@ -118,30 +121,30 @@ def _object(values: Mapping[str, bytes]) -> bytes:
     )
 
 
-def summary(each: Execution) -> dict[str, Any]:
-    """What a list shows of an execution."""
+def summary(found: Execution) -> dict[str, Any]:
+    """The fields of an execution in a list, which are also the first ones of its status."""
     body: dict[str, Any] = {
-        "execution_id": each.id,
-        "type": each.type,
-        "target_id": each.target_id,
-        "status": each.status,
-        "attempt": each.attempt,
-        "created_at": time(each.created_at),
+        "execution_id": found.id,
+        "type": found.type,
+        "target_id": found.target_id,
+        "status": found.status,
+        "attempt": found.attempt,
+        "created_at": time(found.created_at),
     }
-    if each.phase:
-        body["phase"] = each.phase
-    if each.retry_of:
-        body["retry_of"] = each.retry_of
-    if each.started_at:
-        body["started_at"] = time(each.started_at)
-    if each.ended_at:
-        body[_ENDED_AT[each.status]] = time(each.ended_at)
+    if found.phase:
+        body["phase"] = found.phase
+    if found.retry_of:
+        body["retry_of"] = found.retry_of
+    if found.started_at:
+        body["started_at"] = time(found.started_at)
+    if found.ended_at:
+        body[_ENDED_AT[found.status]] = time(found.ended_at)
     return body
 
 
 def page(found: Page) -> dict[str, Any]:
     return {
-        "executions": [summary(each) for each in found.executions],
+        "executions": [summary(item) for item in found.executions],
         "pagination": {
             "page": found.page,
             "page_size": found.page_size,
@@ -153,19 +156,19 @@ def page(found: Page) -> dict[str, Any]:
     }
 
 
-def cancelled(each: Execution) -> dict[str, Any]:
-    data: dict[str, Any] = {"execution_id": each.id, "status": each.status}
-    if each.status is Status.CANCELLED and each.ended_at:
+def cancelled(found: Execution) -> dict[str, Any]:
+    data: dict[str, Any] = {"execution_id": found.id, "status": found.status}
+    if found.status is Status.CANCELLED and found.ended_at:
         return {
             "message": "Execution cancelled",
-            "data": {**data, "cancelled_at": time(each.ended_at)},
+            "data": {**data, "cancelled_at": time(found.ended_at)},
         }
-    return {"message": "Execution is being cancelled", "data": {**data, "phase": each.phase}}
+    return {"message": "Execution is being cancelled", "data": {**data, "phase": found.phase}}
 
 
 def time(moment: datetime) -> str:
-    """RFC 3339 in UTC, with milliseconds and `Z`."""
-    return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"  # without its `+00:00`
+    """Formats a time in UTC as RFC 3339, with milliseconds and `Z`."""
+    return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"  # `[:-6]` cuts off `+00:00`
 
 
 def _progress(progress: Progress) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _model_usage(used: ModelUsage) -> dict[str, Any]:
 
 
 def _reported(counts: Iterable[int | None]) -> int | None:
-    """The sum of what was reported; None where nothing was."""
+    """The sum of the reported counts; None if no server reported any."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
