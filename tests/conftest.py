@@ -147,5 +147,5 @@ def make_service(store_server: EmbeddedStore, tmp_path: Path) -> Iterator[Callab
         return started[-1].__enter__()
 
     yield make
-    for each in started:
-        each.__exit__(None, None, None)
+    for service in started:
+        service.__exit__(None, None, None)

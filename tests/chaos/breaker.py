@@ -119,12 +119,12 @@ class Breaker:
     def _freeze_a_worker(self) -> None:
         worker = self._a_worker()
         family = [psutil.Process(worker.pid), *_descendants(worker)]
-        self.frozen.update(each.pid for each in family)
-        for each in family:
-            _quietly(lambda each=each: each.send_signal(signal.SIGSTOP))
+        self.frozen.update(process.pid for process in family)
+        for process in family:
+            _quietly(lambda process=process: process.send_signal(signal.SIGSTOP))
         time.sleep(self._choose.uniform(1, 16))
-        for each in family:
-            _quietly(lambda each=each: each.send_signal(signal.SIGCONT))
+        for process in family:
+            _quietly(lambda process=process: process.send_signal(signal.SIGCONT))
 
     def _cut_the_connection(self) -> None:
         self._proxy.mode = "cut"
@@ -194,7 +194,7 @@ class Breaker:
         self._proxy.bytes_per_second = None
 
     def _a_worker(self) -> Any:
-        living = [each for each in self._service.workers if each.poll() is None]
+        living = [worker for worker in self._service.workers if worker.poll() is None]
         return self._choose.choice(living[-self._workers :])
 
     def _recovery_seconds(self) -> float | None:

@@ -53,8 +53,8 @@ class Verdict:
         cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker
     ) -> Verdict:
         """Once every execution has ended, or the patience is over."""
-        last = _settled(service, [each.id for each in load.accepted])
-        ticks = {each.id: _read_ticks(each) for each in load.accepted}
+        last = _settled(service, [execution.id for execution in load.accepted])
+        ticks = {execution.id: _read_ticks(execution) for execution in load.accepted}
         with redis.Redis.from_url(store.url) as client:
             listed = {
                 status: _members(client, f"exec:index:default:{status}:all") for status in ENDED
@@ -80,16 +80,28 @@ class Verdict:
         """The promises, each with the executions, answers or faults with which it was broken."""
         accepted = self.accepted
         return {
-            "lost (accepted, not found)": [one.id for one in accepted if self._is_lost(one)],
+            "lost (accepted, not found)": [
+                execution.id for execution in accepted if self._is_lost(execution)
+            ],
             "stuck (not ended)": [
                 id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)
             ],
-            "cancel lied": [each.id for each in accepted if self._lied(each)],
-            "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
-            "outputs of another execution": [one.id for one in accepted if self._mixed_up(one)],
-            "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
-            "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
-            "list and status differ": [one.id for one in accepted if not self._is_listed(one)]
+            "cancel lied": [execution.id for execution in accepted if self._lied(execution)],
+            "outputs of another attempt": [
+                execution.id for execution in accepted if self._foreign(execution)
+            ],
+            "outputs of another execution": [
+                execution.id for execution in accepted if self._mixed_up(execution)
+            ],
+            "two runs at a time": [
+                execution.id for execution in accepted if self._overlapped(execution)
+            ],
+            "went on after cancelled": [
+                execution.id for execution in accepted if self._went_on(execution)
+            ],
+            "list and status differ": [
+                execution.id for execution in accepted if not self._is_listed(execution)
+            ]
             + self.leased,
             "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": [
@@ -99,9 +111,9 @@ class Verdict:
                 f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
             ],
             f"recovered after more than {MOVES_ON_SECONDS:g} s": [
-                each.name
-                for each in self.faults
-                if (each.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
+                fault.name
+                for fault in self.faults
+                if (fault.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
             ],
         }
 
@@ -128,15 +140,17 @@ class Verdict:
 
     def _print_faults(self) -> None:
         print("\n| fault | times | recovery, median | worst |\n|---|---|---|---|")
-        faults = sorted(self.faults, key=lambda each: each.name)
-        for name, group in groupby(faults, key=lambda each: each.name):
-            times = [each.recovery_seconds or NEVER_SECONDS for each in group]
+        faults = sorted(self.faults, key=lambda fault: fault.name)
+        for name, group in groupby(faults, key=lambda fault: fault.name):
+            times = [fault.recovery_seconds or NEVER_SECONDS for fault in group]
             print(
                 f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |"
             )
 
-    def _is_lost(self, one: Accepted) -> bool:
-        return self.last[one.id].get("status") == 404 and not self._was_set_back(one.told_at)
+    def _is_lost(self, execution: Accepted) -> bool:
+        return self.last[execution.id].get("status") == 404 and not self._was_set_back(
+            execution.told_at
+        )
 
     def _was_set_back(self, times: list[float]) -> bool:
         """Whether the store has lost what it said, or was told, at one of these times."""
@@ -146,62 +160,64 @@ class Verdict:
             for began, ended in self.set_back
         )
 
-    def _mixed_up(self, one: Accepted) -> bool:
+    def _mixed_up(self, execution: Accepted) -> bool:
         """Whether it completed with outputs that do not come from its own inputs."""
-        body = self.last[one.id]
-        if body.get("status") != "completed" or one.kind in ("fail", "crash"):
+        body = self.last[execution.id]
+        if body.get("status") != "completed" or execution.kind in ("fail", "crash"):
             return False
-        return str(one.marks) not in json.dumps(body["outputs"])
+        return str(execution.marks) not in json.dumps(body["outputs"])
 
-    def _lied(self, each: Accepted) -> bool:
-        if self._was_set_back(each.told_at):
+    def _lied(self, execution: Accepted) -> bool:
+        if self._was_set_back(execution.told_at):
             return False
-        status = self.last[each.id].get("status")
-        said_yes, said_no = 200 in each.cancel_answers, 400 in each.cancel_answers
+        status = self.last[execution.id].get("status")
+        said_yes, said_no = 200 in execution.cancel_answers, 400 in execution.cancel_answers
         return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
 
-    def _foreign(self, each: Accepted) -> bool:
+    def _foreign(self, execution: Accepted) -> bool:
         """Whether what it returned is not what the attempt that won returned."""
-        body = self.last[each.id]
+        body = self.last[execution.id]
         if body.get("status") != "completed":
             return False
         outputs = body["outputs"]
-        if each.kind == "pipeline":
+        if execution.kind == "pipeline":
             return bool(list(outputs["result"]) != ["work", "other"])
-        return each.kind in ("work", "cancel") and outputs["output"]["attempt"] != body["attempt"]
-
-    def _overlapped(self, each: Accepted) -> bool:
-        """Whether side effects of two runs alternate: A B A."""
-        runs = [run for run, _ in groupby(self.ticks[each.id], key=lambda tick: tick[:2])]
-        return len(runs) - len(set(runs)) > self._excused(each) and not self._ran_while_set_back(
-            each
+        return (
+            execution.kind in ("work", "cancel") and outputs["output"]["attempt"] != body["attempt"]
         )
 
-    def _went_on(self, each: Accepted) -> bool:
+    def _overlapped(self, execution: Accepted) -> bool:
+        """Whether side effects of two runs alternate: A B A."""
+        runs = [run for run, _ in groupby(self.ticks[execution.id], key=lambda tick: tick[:2])]
+        return len(runs) - len(set(runs)) > self._excused(
+            execution
+        ) and not self._ran_while_set_back(execution)
+
+    def _went_on(self, execution: Accepted) -> bool:
         """Whether side effects came after `cancelled` was visible (to the millisecond in which it
         was written).
         """
-        body = self.last[each.id]
+        body = self.last[execution.id]
         if body.get("status") != "cancelled":
             return False
         ended_at = _at(body["cancelled_at"]) + 0.01
-        late = sum(at > ended_at for _, _, at in self.ticks[each.id])
-        return late > self._excused(each) and not self._ran_while_set_back(each)
+        late = sum(at > ended_at for _, _, at in self.ticks[execution.id])
+        return late > self._excused(execution) and not self._ran_while_set_back(execution)
 
-    def _excused(self, each: Accepted) -> int:
+    def _excused(self, execution: Accepted) -> int:
         """A process that was frozen has one moment after it wakes."""
-        return len({pid for _, pid, _ in self.ticks[each.id]} & self.frozen)
+        return len({pid for _, pid, _ in self.ticks[execution.id]} & self.frozen)
 
-    def _ran_while_set_back(self, one: Accepted) -> bool:
+    def _ran_while_set_back(self, execution: Accepted) -> bool:
         """Its claim may be lost, so that it runs a second time until its first worker hears of
         that.
         """
-        return self._was_set_back([at for _, _, at in self.ticks[one.id]])
+        return self._was_set_back([at for _, _, at in self.ticks[execution.id]])
 
-    def _is_listed(self, one: Accepted) -> bool:
-        status = self.last[one.id].get("status", "")
-        return one.id in self.listed.get(status, set()) or (
-            status == 404 and not self._is_lost(one)
+    def _is_listed(self, execution: Accepted) -> bool:
+        status = self.last[execution.id].get("status", "")
+        return execution.id in self.listed.get(status, set()) or (
+            status == 404 and not self._is_lost(execution)
         )
 
     def _moved_on_seconds(self) -> list[float]:
@@ -209,12 +225,14 @@ class Verdict:
         again, or ended.
 
         An outage of the store is a fault of its own, after which every lease is granted once more:
-        where there was one in between, the time runs from its end. Sorted.
+        where there was execution in between, the time runs from its end. Sorted.
         """
         found = []
-        for each in self.accepted:
-            for attempt in self.last[each.id].get("attempts", []):
-                times = [at for number, _, at in self.ticks[each.id] if number == attempt["number"]]
+        for execution in self.accepted:
+            for attempt in self.last[execution.id].get("attempts", []):
+                times = [
+                    at for number, _, at in self.ticks[execution.id] if number == attempt["number"]
+                ]
                 if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
                     moved_at = _at(attempt["ended_at"])
                     found.append(moved_at - max(max(times), self._last_outage_ended_at(moved_at)))
@@ -223,9 +241,9 @@ class Verdict:
     def _last_outage_ended_at(self, before: float) -> float:
         """When the store was last out of reach before this moment; 0 where it never was."""
         ends = (
-            min(each.ended_at, before)
-            for each in self.faults
-            if each.name in AWAY and each.began_at < before
+            min(fault.ended_at, before)
+            for fault in self.faults
+            if fault.name in AWAY and fault.began_at < before
         )
         return max(ends, default=0.0)
 
@@ -255,9 +273,9 @@ def _held(service: Service) -> list[str]:
     return [line for log in logs for line in log.splitlines() if '"event_loop_held"' in line]
 
 
-def _read_ticks(each: Accepted) -> list[Tick]:
+def _read_ticks(execution: Accepted) -> list[Tick]:
     """In the order of their times."""
-    lines = each.marks.read_text().splitlines() if each.marks.exists() else []
+    lines = execution.marks.read_text().splitlines() if execution.marks.exists() else []
     rows = [line.split() for line in lines]
     return sorted(
         ((int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3),

@@ -100,7 +100,7 @@ class ModelServer:
         self._thread.join()
 
     def play(self, *answers: Answer | str) -> None:
-        self.answers.extend(each if isinstance(each, Answer) else Answer(each) for each in answers)
+        self.answers.extend(answer if isinstance(answer, Answer) else Answer(answer) for answer in answers)
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

@@ -53,16 +53,16 @@ class OtlpServer:
     def wait_for(self, trace_id: str, count: int, seconds: float = 60) -> list[dict[str, Any]]:
         """The spans of a trace, in the order in which they began, once there are so many."""
         deadline = time.monotonic() + seconds
-        while len(found := [each for each in self.spans if each["trace_id"] == trace_id]) < count:
+        while len(found := [span for span in self.spans if span["trace_id"] == trace_id]) < count:
             assert time.monotonic() < deadline, self.spans
             time.sleep(0.05)
-        return sorted(found, key=lambda each: each["began"])
+        return sorted(found, key=lambda span: span["began"])
 
 
 def _read(body: bytes) -> list[dict[str, Any]]:
     return [
         {
-            "service": {each.key: each.value.string_value for each in resource.resource.attributes}[
+            "service": {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}[
                 "service.name"
             ],
             "name": span.name,
@@ -73,7 +73,7 @@ def _read(body: bytes) -> list[dict[str, Any]]:
             "links": [link.span_id.hex() for link in span.links],
             "began": span.start_time_unix_nano,
             "failed": span.status.code == 2,
-            "attributes": {each.key: _value(each.value) for each in span.attributes},
+            "attributes": {attribute.key: _value(attribute.value) for attribute in span.attributes},
         }
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans
         for scope in resource.scope_spans

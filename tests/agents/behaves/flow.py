@@ -188,7 +188,7 @@ def _not_json(inputs, context):
         "set": {1, 2},
         "nan": float("nan"),
         "object": object(),
-        "generator": (each for each in ()),
+        "generator": (item for item in ()),
         "keys": {1: 2},
         "loop": loop,
         "surrogate": "\ud800",
