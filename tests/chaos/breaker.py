@@ -1,7 +1,11 @@
-"""The faults: each breaks one thing, undoes what does not mend itself, and is timed."""
+"""Breaks parts of a running service at random: one method for each fault.
+
+`tests.chaos.__main__` runs it. A fault undoes what does not recover by itself, and is timed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -30,13 +34,14 @@ AWAY = (
     "freeze the store",
     "set the store back",
 )
-"""While one of these lasts, nothing can be moved on."""
+"""During one of these the store is out of reach, so no lost execution can be recovered."""
 
 
 @dataclass
 class Fault:
-    """`began_at` and `ended_at` are wall-clock times; `recovery_seconds` is None where it did not
-    come.
+    """One fault that happened. `began_at` and `ended_at` are wall-clock times.
+
+    `recovery_seconds` is None if the service did not recover within `PATIENCE_SECONDS`.
     """
 
     name: str
@@ -62,9 +67,9 @@ class Breaker:
         self._workers = len(service.workers)
         self.faults: list[Fault] = []
         self.frozen: set[int] = set()
-        """The processes that were frozen: each has one moment between waking and its next check."""
+        """The processes that were frozen. Each may run for a moment before it checks the time."""
         self.set_back: list[tuple[float, float]] = []
-        """From when until when what the store was told is lost; wall-clock times."""
+        """Spans, in wall-clock times, of which the store lost all writes."""
         self.skipped: set[str] = set()
 
     def break_things(self, seconds: float) -> None:
@@ -156,8 +161,9 @@ class Breaker:
             _quietly(self._choose.choice(processes).kill)
 
     def _set_the_store_back(self) -> None:
-        """The last second is lost, as by a power loss with `everysec`, or a fail-over to a lagging
-        replica.
+        """Makes the store lose its last second.
+
+        So does a power loss with `everysec`, or a fail-over to a replica that lags behind.
         """
         saved, began_at = self._store.folder.with_name("saved"), time.time()
         shutil.copytree(self._store.folder, saved)
@@ -169,7 +175,7 @@ class Breaker:
         self._store.start()
 
     def _limit_processes(self) -> None:
-        """No process and no thread more than there are, while children die."""
+        """Forbids further processes and threads while children die."""
         worker = self._a_worker()
         with process_limit(worker.pid) as limit:
             if limit is None:
@@ -180,13 +186,13 @@ class Breaker:
             time.sleep(self._choose.uniform(1, 5))
 
     def _lose_what_is_sent(self) -> None:
-        """An outage, after which calls arrive behind newer ones."""
+        """Simulates an outage after which delayed calls arrive later than newer ones."""
         seconds = self._choose.uniform(0.3, 3)
         self._proxy.lose_for(seconds, deliver_after_seconds=seconds + self._choose.uniform(1, 8))
         time.sleep(seconds)
 
     def _slow_the_link(self) -> None:
-        """50 Mbit/s, and outputs that take two seconds of it."""
+        """Slows the link to 50 Mbit/s and starts an execution whose outputs take two seconds of it."""
         self._proxy.bytes_per_second = 50_000_000 / 8
         with requests.Session() as session:
             self._load.begin(session, "picture", self._choose)
@@ -198,7 +204,7 @@ class Breaker:
         return self._choose.choice(living[-self._workers :])
 
     def _recovery_seconds(self) -> float | None:
-        """How long until an execution that is started now has ended."""
+        """Returns how long an execution takes that is started now; None if it does not end."""
         began = time.monotonic()
         accepted = None
         with requests.Session() as session:
@@ -223,7 +229,7 @@ def _descendants(worker: Any) -> list[psutil.Process]:
 
 
 def _name(process: psutil.Process) -> str:
-    """`exec-flows` or `exec-forkserver` for what belongs to a worker."""
+    """Returns the name of a process; a worker's are called `exec-flows`, `exec-forkserver`, ..."""
     try:
         return process.name()
     except psutil.Error:
@@ -231,8 +237,6 @@ def _name(process: psutil.Process) -> str:
 
 
 def _quietly(act: Callable[[], Any]) -> None:
-    """The process may have ended by itself meanwhile."""
-    try:
+    """Calls `act`, and ignores that its process may have ended meanwhile."""
+    with contextlib.suppress(psutil.Error, OSError):
         act()
-    except (psutil.Error, OSError):
-        return

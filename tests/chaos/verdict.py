@@ -1,4 +1,7 @@
-"""The questions that are asked of every accepted execution when all is over."""
+"""Checks, at the end of `make chaos`, whether every promise was kept.
+
+`tests/unit/test_chaos_verdict.py` checks this module with forged histories.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ MOVES_ON_SECONDS = 20.0
 NEVER_SECONDS = 99.0
 
 SETTING_BACK_SECONDS = 2.0
-"""How long it may take after the loss until a worker has heard that a claim of it is lost."""
+"""How long after a loss a worker may need to learn that its claim is lost."""
 
 Tick = tuple[int, int, float]
 """Attempt, process and wall-clock time of a side effect."""
@@ -31,9 +34,12 @@ Tick = tuple[int, int, float]
 
 @dataclass
 class Verdict:
-    """`last` is the last body of each execution; `listed` the ids of each status's list, `leased`
-    those that still hold a lease; `frozen` the processes that were. `set_back` are the times of
-    which the store lost everything, `held` the places at which a worker's event loop was held.
+    """What happened, and what follows from it.
+
+    `last` has the last body of each execution, `listed` the ids in the list of each status,
+    `leased` the ids that still have a lease. `frozen` are the processes that were frozen,
+    `set_back` the spans of which the store lost all writes, and `held` the log lines of workers
+    whose event loop was held.
     """
 
     accepted: list[Accepted]
@@ -52,7 +58,7 @@ class Verdict:
     def gather(
         cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker
     ) -> Verdict:
-        """Once every execution has ended, or the patience is over."""
+        """Waits until every execution has ended, or for `SETTLE_SECONDS`, and collects everything."""
         last = _settled(service, [execution.id for execution in load.accepted])
         ticks = {execution.id: _read_ticks(execution) for execution in load.accepted}
         with redis.Redis.from_url(store.url) as client:
@@ -77,7 +83,7 @@ class Verdict:
         )
 
     def broken(self) -> dict[str, list[str]]:
-        """The promises, each with the executions, answers or faults with which it was broken."""
+        """Returns each promise with the executions, answers or faults that broke it."""
         accepted = self.accepted
         return {
             "lost (accepted, not found)": [
@@ -118,7 +124,7 @@ class Verdict:
         }
 
     def report(self) -> bool:
-        """Prints what happened; True where every promise held."""
+        """Prints what happened. Returns whether every promise was kept."""
         bodies, moved_on, broken = self.last.values(), self._moved_on_seconds(), self.broken()
         counts = {status: sum(body.get("status") == status for body in bodies) for status in ENDED}
         print(
@@ -153,7 +159,7 @@ class Verdict:
         )
 
     def _was_set_back(self, times: list[float]) -> bool:
-        """Whether the store has lost what it said, or was told, at one of these times."""
+        """Whether the store lost its writes of one of these times."""
         return any(
             began <= at <= ended + SETTING_BACK_SECONDS
             for at in times
@@ -161,7 +167,7 @@ class Verdict:
         )
 
     def _mixed_up(self, execution: Accepted) -> bool:
-        """Whether it completed with outputs that do not come from its own inputs."""
+        """Whether it completed with outputs of another execution's inputs."""
         body = self.last[execution.id]
         if body.get("status") != "completed" or execution.kind in ("fail", "crash"):
             return False
@@ -175,7 +181,7 @@ class Verdict:
         return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
 
     def _foreign(self, execution: Accepted) -> bool:
-        """Whether what it returned is not what the attempt that won returned."""
+        """Whether its outputs are those of another attempt than the one that won."""
         body = self.last[execution.id]
         if body.get("status") != "completed":
             return False
@@ -194,24 +200,20 @@ class Verdict:
         ) and not self._ran_while_set_back(execution)
 
     def _went_on(self, execution: Accepted) -> bool:
-        """Whether side effects came after `cancelled` was visible (to the millisecond in which it
-        was written).
-        """
+        """Whether side effects came after `cancelled` was visible."""
         body = self.last[execution.id]
         if body.get("status") != "cancelled":
             return False
-        ended_at = _at(body["cancelled_at"]) + 0.01
+        ended_at = _at(body["cancelled_at"]) + 0.01  # the time in the body has milliseconds only
         late = sum(at > ended_at for _, _, at in self.ticks[execution.id])
         return late > self._excused(execution) and not self._ran_while_set_back(execution)
 
     def _excused(self, execution: Accepted) -> int:
-        """A process that was frozen has one moment after it wakes."""
+        """Counts what a frozen process may do after it wakes, before it checks the time: one thing."""
         return len({pid for _, pid, _ in self.ticks[execution.id]} & self.frozen)
 
     def _ran_while_set_back(self, execution: Accepted) -> bool:
-        """Its claim may be lost, so that it runs a second time until its first worker hears of
-        that.
-        """
+        """Whether its claim may be lost, so that it ran twice until its first worker learned of it."""
         return self._was_set_back([at for _, _, at in self.ticks[execution.id]])
 
     def _is_listed(self, execution: Accepted) -> bool:
@@ -239,7 +241,7 @@ class Verdict:
         return sorted(found)
 
     def _last_outage_ended_at(self, before: float) -> float:
-        """When the store was last out of reach before this moment; 0 where it never was."""
+        """Returns when the last outage of the store before this moment ended; 0 if there was none."""
         ends = (
             min(fault.ended_at, before)
             for fault in self.faults
@@ -253,7 +255,7 @@ def _members(client: redis.Redis, key: str) -> set[str]:
 
 
 def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """The last body of every execution, once it ended or the patience is over."""
+    """Returns the last body of every execution, once all have ended or the time is over."""
     last: dict[str, dict[str, Any]] = {id: {} for id in ids}
     deadline = time.monotonic() + SETTLE_SECONDS
     waiting = ids
@@ -274,7 +276,7 @@ def _held(service: Service) -> list[str]:
 
 
 def _read_ticks(execution: Accepted) -> list[Tick]:
-    """In the order of their times."""
+    """Reads the side effects of an execution, in the order of their times."""
     lines = execution.marks.read_text().splitlines() if execution.marks.exists() else []
     rows = [line.split() for line in lines]
     return sorted(

@@ -1,4 +1,4 @@
-"""A stand-in for a collector of traces: takes OTLP over HTTP, and keeps every span that it is sent."""
+"""A trace collector for tests: receives OTLP over HTTP, and keeps every span."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class OtlpServer:
-    """Started by `with`. A span is its fields as a dict, `attributes` with plain values."""
+    """Started by `with`. A span is a dict of its fields; its `attributes` are plain values."""
 
     def __init__(self) -> None:
         self.spans: list[dict[str, Any]] = []
@@ -28,7 +28,7 @@ class OtlpServer:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Prints nothing: the output of tests belongs to failures."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -38,7 +38,7 @@ class OtlpServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def begin(self) -> None:
-        """Forgets the spans: a test that shares the server begins with it as new."""
+        """Removes the spans of earlier tests."""
         self.spans = []
 
     def __enter__(self) -> OtlpServer:
@@ -51,7 +51,7 @@ class OtlpServer:
         self._thread.join()
 
     def wait_for(self, trace_id: str, count: int, seconds: float = 60) -> list[dict[str, Any]]:
-        """The spans of a trace, in the order in which they began, once there are so many."""
+        """Waits until a trace has `count` spans. Returns them in the order of their starts."""
         deadline = time.monotonic() + seconds
         while len(found := [span for span in self.spans if span["trace_id"] == trace_id]) < count:
             assert time.monotonic() < deadline, self.spans
@@ -62,9 +62,10 @@ class OtlpServer:
 def _read(body: bytes) -> list[dict[str, Any]]:
     return [
         {
-            "service": {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}[
-                "service.name"
-            ],
+            "service": {
+                attribute.key: attribute.value.string_value
+                for attribute in resource.resource.attributes
+            }["service.name"],
             "name": span.name,
             "kind": span.kind,
             "trace_id": span.trace_id.hex(),

@@ -12,7 +12,7 @@ HOLDS = """
 from gevent import monkey; monkey.patch_all()
 import types
 import gevent
-from app import logs
+from app.telemetry import logs
 from app.web.loop_monitor import LoopMonitor
 from app.domain import payload
 
