@@ -223,11 +223,10 @@ class Verdict:
         )
 
     def _moved_on_seconds(self) -> list[float]:
-        """For each lost run with side effects: from the last of them until the execution was queued
-        again, or ended.
+        """Returns, sorted, how long each lost run's execution took to be queued again, or to end.
 
-        An outage of the store is a fault of its own, after which every lease is granted once more:
-        where there was execution in between, the time runs from its end. Sorted.
+        The time begins with the last side effect of the run. After an outage of the store every
+        lease is granted once more, so if there was one in between, the time begins with its end.
         """
         found = []
         for execution in self.accepted:

@@ -1,7 +1,7 @@
-"""Requests that no client sends: valid ones for every endpoint, bent in every place, each by a seed
-of its own.
+"""A fuzzer: makes valid requests for every endpoint and changes them at random places.
 
-The same seed and number give the same bytes, where the executions that they name are the same.
+`test_any_request` sends them. The same seed and number give the same bytes, if the ids of the
+executions are the same.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ HOST = (b"Host", b"localhost")
 CANARY = (
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: canary\r\nConnection: close\r\n\r\n"
 )
-"""Sent behind a request: whoever reads too much or too little of that one answers this one wrongly.
-"""
+"""Sent after a request. A server that reads too much or too little of the first answers it wrongly."""
 
 
 @dataclass
 class Request:
-    """One in its parts, as long as it still has some; then `raw` bytes."""
+    """A request in its parts. `raw` joins them."""
 
     method: bytes
     path: bytes
@@ -36,10 +35,10 @@ class Request:
     version: bytes = b"HTTP/1.1"
     chunks: list[bytes] | None = None
     bent: int = 0
-    """How many times it was changed."""
+    """How often it was changed."""
 
     framed: bool = True
-    """Whether its end can be told from its headers in one way alone."""
+    """Whether its headers say in exactly one way where it ends."""
 
     def raw(self) -> bytes:
         target = self.path + (b"?" + self.query if self.query else b"")
@@ -55,19 +54,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What goes over the wire, in pieces, and what is known of it."""
+    """The bytes to send, in pieces, and what the judge may expect of the answer."""
 
     pieces: list[bytes]
     methods: list[bytes]
     plain: bool
-    """It was not bent: it must be taken."""
+    """It was not changed, so it must be accepted."""
 
     framed: bool
-    """It is followed by a canary that must be answered, unless the connection was closed before."""
+    """A canary follows it, which must be answered unless the connection was closed before."""
 
 
 class Fuzzer:
-    """Makes requests about these executions, with this key where one is needed."""
+    """Makes requests about these executions, with this API key if there is one."""
 
     def __init__(self, ids: Sequence[str], key: str = ""):
         self._ids, self._key = ids, key
@@ -146,8 +145,7 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"GET", b"/docs/swagger-ui.css", b"", None),
     (b"OPTIONS", b"/api/v1/executions", b"", None),
 )
-"""What is taken as it stands, of every endpoint but those that change an execution that has ended.
-"""
+"""Requests that are accepted unchanged: all endpoints but those that change an ended execution."""
 
 _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"POST", _ONE + b"/cancel", b"", {}),
@@ -162,7 +160,10 @@ _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
 
 
 class _Bent:
-    """A request while it is bent. `raw` is set once it has no parts any more."""
+    """A request while it is changed: one method for each kind of change.
+
+    Once a change was made to the bytes of the whole request, they are in `raw`.
+    """
 
     def __init__(self, chance: random.Random, request: Request):
         self.chance, self.request = chance, request
@@ -244,7 +245,7 @@ class _Bent:
         )
 
     def header_odd(self) -> None:
-        """One that is no header, or very large."""
+        """Adds an invalid or very large header."""
         odd = (
             (b"", b"x"),
             (b"A B", b"x"),
@@ -294,7 +295,7 @@ class _Bent:
         self.request.framed = False
 
     def value(self) -> None:
-        """Another value somewhere in the body."""
+        """Replaces a value somewhere in the body."""
         body = self._object()
         place = self._place(body)
         if place:
@@ -303,7 +304,7 @@ class _Bent:
         self._write(body)
 
     def raw_value(self) -> None:
-        """Text that is no JSON, or dangerous, in place of a value."""
+        """Replaces a value by text that is invalid or dangerous JSON."""
         body = self._object()
         place = self._place(body)
         if place:
@@ -337,7 +338,7 @@ class _Bent:
         self._write(body)
 
     def encoded_body(self) -> None:
-        """Other bytes for the same text."""
+        """Encodes the same text in other bytes."""
         body = self.request.body
         texts: tuple[Callable[[], bytes], ...] = (
             lambda: gzip.compress(body, mtime=0),
@@ -372,7 +373,7 @@ class _Bent:
         )
 
     def length(self) -> None:
-        """A length that is not the body's, or is no length."""
+        """Sends a wrong or invalid `Content-Length`."""
         lengths = (
             b"0",
             b"1",
@@ -422,7 +423,7 @@ class _Bent:
         )
 
     def _place(self, value: Any) -> tuple[Any, Any] | None:
-        """One of all places in it, deep ones too: what holds it and by which name."""
+        """Returns a random place in it, at any depth: the container, and the key or index."""
         places: list[tuple[Any, Any]] = []
         waiting = [value]
         while waiting:
@@ -511,7 +512,7 @@ def _noise(chance: random.Random, text: bytes) -> bytes:
 
 
 def _pieces(chance: random.Random, raw: bytes) -> list[bytes]:
-    """Mostly in one go; sometimes cut in the middle of whatever is there."""
+    """Splits the bytes into pieces: mostly one, sometimes several."""
     if chance.random() < 0.8 or len(raw) < 2:
         return [raw]
     cuts = sorted(chance.sample(range(1, len(raw)), min(len(raw) - 1, chance.choice((1, 2, 5)))))

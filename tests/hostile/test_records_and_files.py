@@ -1,6 +1,4 @@
-"""Whatever is written into the store, and whatever stands in a file: those whom it does not concern
-go on.
-"""
+"""Attacks by records in the store and by files of agents: other executions are not affected."""
 
 from __future__ import annotations
 
@@ -31,12 +29,12 @@ GARBAGE = {
 
 
 def test_records_that_make_no_sense_harm_nobody(town: Town, store_of_town: redis.Redis) -> None:
-    """In the lists of honest tenants too, in queues, among the leases and the delayed."""
+    """Writes them everywhere: into honest tenants' lists, queues, leases and delayed executions."""
     done = [_one_of(town, number) for number in range(2)]
     with unharmed(town, "thread", "process"):
         for kind, garbage in enumerate(GARBAGE.values()):
             _write(store_of_town, kind, garbage)
-        time.sleep(2)  # reapers and workers come by
+        time.sleep(2)  # reapers and workers read them meanwhile
         assert town.get("/executions?page_size=100").status_code == 200
     for number, id in enumerate(done):
         with client_of(town, number) as tenant:
@@ -76,7 +74,7 @@ TRAPS: dict[str, Callable[[Path], object]] = {
 
 
 def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Town) -> None:
-    """All at once: the reason names each of them."""
+    """Tries all at once: the reason must name each of them."""
     processes = [town.web, *(worker for worker in town.workers if worker.poll() is None)]
     names = [trap.replace(" ", "-") for trap in TRAPS]
     try:
@@ -100,6 +98,6 @@ def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Tow
 
 
 def _refusals(town: Town) -> list[str]:
-    """The reasons of refused reloads that the logs tell."""
+    """Returns the reasons of refused reloads in the logs."""
     lines = [json.loads(line) for line in town.log().splitlines() if '"reload_refused"' in line]
     return [line["reason"] for line in lines]

@@ -1,4 +1,4 @@
-"""Work aside of the loop raises to whoever asked for it, and prints nothing."""
+"""`app.process.aside`: an exception beside the event loop reaches the caller, and prints nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`app.telemetry.logs` and `app.telemetry.log_fields`: exceptions without their messages, fields
-cut and masked.
-"""
+"""`app.telemetry.logs` and `log_fields`: exceptions without messages, fields cut and masked."""
 
 from __future__ import annotations
 

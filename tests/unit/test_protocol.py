@@ -1,4 +1,4 @@
-"""Messages between a worker and its children, however the socket cuts them."""
+"""`app.worker.protocol`: messages arrive complete, wherever the socket splits them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace
-Context.
-"""
+"""`app.telemetry.tracing.accepted`: which `traceparent` headers W3C Trace Context lets us pass on."""
 
 from __future__ import annotations
 
