@@ -20,7 +20,7 @@ HOST = (b"Host", b"localhost")
 CANARY = (
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: canary\r\nConnection: close\r\n\r\n"
 )
-"""Sent after a request. A server that reads too much or too little of the first answers it wrongly."""
+"""Sent after a request. If a server reads too much or too little of that, this answer is wrong."""
 
 
 @dataclass

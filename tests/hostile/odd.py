@@ -1,4 +1,4 @@
-"""Odd methods, names, values and texts, for the fuzzer. Each has broken a server, parser or store."""
+"""Odd methods, names, values and texts for the fuzzer. Each has broken some server or parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzzes a service: every answer must be well-formed HTTP, none 500, and the service must keep running.
+"""Fuzzes a service: every answer must be well-formed HTTP and not 500, and the service keeps running.
 
 A failure prints a seed: `FUZZ_SEED=<seed>` repeats the run, `FUZZ_SEED=<seed>:<number>` begins with
 one request. `LONG_FAULTS=1` (`make faults`) runs it for ten minutes.

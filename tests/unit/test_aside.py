@@ -1,4 +1,4 @@
-"""`app.process.aside`: an exception beside the event loop reaches the caller, and prints nothing."""
+"""`app.process.aside`: an exception beside the event loop reaches its caller, unprinted."""
 
 from __future__ import annotations
 

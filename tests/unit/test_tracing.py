@@ -1,4 +1,4 @@
-"""`app.telemetry.tracing.accepted`: which `traceparent` headers W3C Trace Context lets us pass on."""
+"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, and how."""
 
 from __future__ import annotations
 
