@@ -63,7 +63,9 @@ class Verdict:
         ticks = {execution.id: _read_ticks(execution) for execution in load.accepted}
         with redis.Redis.from_url(store.url) as client:
             listed = {
-                status: _members(client, f"exec:index:default:{status}:all") for status in ENDED
+                status: _members(client, f"exec:index:default:{status}:agent")
+                | _members(client, f"exec:index:default:{status}:pipeline")
+                for status in ENDED
             }
             leased = sorted(_members(client, "exec:leases"))
         codes, slowest_seconds = load.codes, load.slowest_seconds

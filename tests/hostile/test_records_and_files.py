@@ -48,7 +48,7 @@ def _write(store: redis.Redis, kind: int, garbage: dict[str, str]) -> None:
         tenant = ("stranger", "tenant0", "tenant1")[number % 3]
         store.hset(f"rq:job:{id}", mapping={"tenant": tenant, "type": "agent", **garbage})
         store.set(f"rq:job:{id}:outputs", b"\xff{")
-        store.zadd(f"exec:index:{tenant}:all:all", {id: 9e17})
+        store.zadd(f"exec:index:{tenant}:running:agent", {id: 9e17})
         store.zadd("exec:waiting", {id: 1})
         store.zadd("exec:leases" if number % 2 else "exec:delayed", {id: 1})
         store.rpush(f"rq:queue:{QUEUES[number % 2]}", id)
