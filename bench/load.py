@@ -18,7 +18,7 @@ import tempfile
 import time
 from typing import Any
 
-CONNECTIONS = 16
+CONNECTIONS = 16  # enough to keep two web processes busy on a small machine
 WRK = shutil.which("wrk")
 
 _ANSWERED = re.compile(r"(\d+) requests in")
@@ -51,6 +51,7 @@ def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, i
     first, *headers = head.split("\r\n")
     method, path, _ = first.split()
     pairs = dict(line.split(": ", 1) for line in headers)
+    # wrk takes method and body of a request from a Lua script only.
     script = [
         f"wrk.method = {json.dumps(method)}",
         f"wrk.body = {json.dumps(body)}" if body else "",
@@ -72,6 +73,7 @@ def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, i
         ]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate, answered = _RATE.search(said), _ANSWERED.search(said)
+    # wrk counts refusals as answers, so a rate with any of them would be wrong.
     if "Non-2xx" in said or not rate or not answered:
         raise RuntimeError(said)
     return float(rate[1]), int(answered[1])

@@ -42,7 +42,7 @@ class Stack:
             "REDIS_URL": self.store.url,
             "AGENTS_PATH": str(agents.write(folder / "agents")),
             "PIPELINES_PATH": str(agents.write_pipelines(folder / "pipelines")),
-            "LOG_LEVEL": "WARNING",
+            "LOG_LEVEL": "WARNING",  # the baselines write no line for a request either
             "WEB_CONCURRENCY": "1",
             **{name: str(value) for name, value in env.items()},
         }
@@ -54,6 +54,7 @@ class Stack:
         Returns the port once it accepts connections. Raises `RuntimeError` after 20 s.
         """
         port = free_port()
+        # A baseline must not run the service's hooks, which need its application.
         config = "gunicorn.conf.py" if app == "wsgi:app" else "bench/baseline/server.py"
         process = self.run(str(BIN / "gunicorn"), "-c", config, *options, app, PORT=str(port))
         deadline = time.monotonic() + 20

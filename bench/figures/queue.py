@@ -78,7 +78,7 @@ def drain_ours(folder: Path, isolation: str, count: int, workers: list[list[str]
     with stack(folder) as running:
         fill(running.client, count, f"in_{isolation}", isolation, **INPUTS)
         for options in workers:
-            running.worker(*options)
+            running.worker(*options)  # after the queue is full, so that no start is measured
         return _rate(lambda: completed(running.client), count)
 
 
@@ -163,7 +163,7 @@ def _latencies(running: Stack, port: int, path: str, target: str, count: int) ->
                 0.0002,
             )
             took.append((time.perf_counter() - began) * 1000)
-            time.sleep(0.005)
+            time.sleep(0.005)  # until the worker waits again: the service is to be idle
     return took
 
 

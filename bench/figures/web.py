@@ -34,7 +34,7 @@ SERVERS = {
     "sync": ["--worker-class", "sync"],
     **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
 }
-WAITING_CALLERS = 50
+WAITING_CALLERS = 50  # fewer than the 64 threads that the web process once had
 MANY_CALLERS = 2000
 
 
@@ -144,7 +144,7 @@ def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
         while time.perf_counter() < until:
             with connect(port) as connection:
                 took.append(took_ms(connection, get(f"{OURS}/{ids[0]}")))
-            time.sleep(0.01)
+            time.sleep(0.01)  # a client that never pauses would measure itself
         waiting = MANY_CALLERS - len(_answered(callers))
         for worker in running.processes[1:]:
             worker.kill()

@@ -22,8 +22,8 @@ from tests.support.service import ENDED, Service
 from tools.embedded_store import EmbeddedStore
 
 SETTLE_SECONDS = 60.0
-MOVES_ON_SECONDS = 20.0
-NEVER_SECONDS = 99.0
+MOVES_ON_SECONDS = 20.0  # a lease of 12 s, the next reap, and time for a busy machine
+NEVER_SECONDS = 99.0  # shown in place of a recovery that did not come
 
 SETTING_BACK_SECONDS = 2.0
 """How long after a loss a worker may need to learn that its claim is lost."""

@@ -75,6 +75,7 @@ TRAPS: dict[str, Callable[[Path], object]] = {
 
 def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Town) -> None:
     """Tries all at once: the reason must name each of them."""
+    _wait_for_workers(town)
     processes = [town.web, *(worker for worker in town.workers if worker.poll() is None)]
     names = [trap.replace(" ", "-") for trap in TRAPS]
     try:
@@ -95,6 +96,14 @@ def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Tow
             folder.rmdir()
     for reason in reasons:
         assert [name for name in names if f"/{name}/agent.yaml:" not in reason] == []
+
+
+def _wait_for_workers(town: Town) -> None:
+    # A worker that still starts ignores SIGHUP, since it is about to read the files anyway.
+    deadline = time.monotonic() + 60
+    while town.log().count('"worker_started"') < len(town.workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _refusals(town: Town) -> list[str]:

@@ -1,4 +1,7 @@
-"""A trace collector for tests: receives OTLP over HTTP, and keeps every span."""
+"""A trace collector for tests: receives OTLP over HTTP, and keeps every span.
+
+`tests/worker/test_traces.py` runs services that send to it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs a target in this process and keeps in memory what a store would keep.
 
-For tests of the runtime alone.
+Tests in `tests/unit/runtime` and `tests/properties` use it.
 """
 
 from __future__ import annotations

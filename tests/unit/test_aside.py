@@ -1,4 +1,4 @@
-"""`app.process.aside`: an exception beside the event loop reaches its caller, unprinted."""
+"""`app.process.aside`: what fails beside the event loop is raised to its caller, not printed."""
 
 from __future__ import annotations
 
