@@ -32,6 +32,7 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
     """Returns whether every promise was kept."""
     choose = random.Random(seed)
     (folder / "service").mkdir()
+    # With `always`, a crash of the store loses nothing, so nothing accepted may be missing.
     store = EmbeddedStore(folder / "store", args=["--appendfsync", "always"])
     store.start()
     try:

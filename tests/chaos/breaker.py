@@ -127,7 +127,7 @@ class Breaker:
         self.frozen.update(process.pid for process in family)
         for process in family:
             _quietly(lambda process=process: process.send_signal(signal.SIGSTOP))
-        time.sleep(self._choose.uniform(1, 16))
+        time.sleep(self._choose.uniform(1, 16))  # shorter and longer than a lease of 12 s
         for process in family:
             _quietly(lambda process=process: process.send_signal(signal.SIGCONT))
 
@@ -138,7 +138,7 @@ class Breaker:
 
     def _silence_the_connection(self) -> None:
         self._proxy.mode = "blackhole"
-        time.sleep(self._choose.uniform(0.2, 14))
+        time.sleep(self._choose.uniform(0.2, 14))  # shorter and longer than a lease, too
         self._proxy.mode = "pass"
 
     def _close_connections(self) -> None:
@@ -181,6 +181,7 @@ class Breaker:
             if limit is None:
                 self.skipped.add("limit processes")
                 return
+            # At or just below the present number: no further process can start.
             limit.set(max(2, limit.count - self._choose.randrange(3)))
             self._kill_a_child_of(worker)
             time.sleep(self._choose.uniform(1, 5))
@@ -200,6 +201,7 @@ class Breaker:
         self._proxy.bytes_per_second = None
 
     def _a_worker(self) -> Any:
+        # Stopped workers may still be ending: only the newest ones count as running.
         living = [worker for worker in self._service.workers if worker.poll() is None]
         return self._choose.choice(living[-self._workers :])
 

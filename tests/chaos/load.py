@@ -89,6 +89,7 @@ class Load:
             return None
         with self._lock:
             self.codes[response.status_code] = self.codes.get(response.status_code, 0) + 1
+            # A cancel waits for the end of the run, so its time says nothing of the service.
             if cancel is None:
                 self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             else:
@@ -108,6 +109,7 @@ class Load:
 
 def _body(kind: str, marks: Path, choose: random.Random) -> dict[str, Any]:
     seconds = choose.uniform(0.05, 0.8)
+    # More attempts than faults can cost: else executions fail that should show a fault's effect.
     config: dict[str, Any] = {"max_attempts": 10}
     if kind == "pipeline":
         first = {"seconds": seconds, "ticks": str(marks)}

@@ -42,6 +42,7 @@ class Town(Service):
                 [f"tenant{n}:{key}" for n, key in enumerate(KEYS)] + [f"stranger:{STRANGER}"]
             ),
             WORKER_THREADS=20,
+            # Short, so that workers which an attack ends are soon there again.
             SHUTDOWN_GRACE=1,
             CANCEL_GRACE=0.5,
             MAX_RETRIED_BYTES_PER_TENANT=MAX_RETRIED_BYTES,

@@ -74,6 +74,7 @@ class Fuzzer:
     def request(self, seed: int, number: int) -> Sent:
         chance = random.Random(f"{seed}:{number}")
         made = _Bent(chance, self._valid(chance))
+        # Mostly one change: a request with many is refused for the first of them alone.
         for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3, 5))):
             chance.choice(_BENDS)(made)
         request = made.request
@@ -124,7 +125,7 @@ _PAGE = b"page=1&page_size=5&status=completed&type=agent&target_id=behaves&order
 _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     *(
         (b"POST", b"/api/v1/executions", b"", {**_START, "config": _CONFIG, "expires_in": 60})
-        for _ in range(4)
+        for _ in range(4)  # four times as likely: it has by far the most to check
     ),
     (b"POST", b"/api/v1/executions", b"", _START),
     (b"POST", b"/api/v1/executions", b"", _RELAY),
@@ -193,6 +194,7 @@ class _Bent:
         path, bit = self.request.path, self.chance.choice(odd.PATH_BITS)
         at = self._number(len(path))
         self.request.path = path[:at] + bit + path[at + self.chance.choice((0, 0, 1, 5)) :]
+        # These can end the path early, so that the rest of the line reads as something else.
         if any(byte in bit for byte in b" \t\x00#?"):
             self.request.framed = False
 
@@ -228,9 +230,8 @@ class _Bent:
         self._add_header(name, self.chance.choice((value, b"", value + b"x")))
 
     def header_lost(self) -> None:
-        self.request.headers.pop(
-            self._number(len(self.request.headers) - 1)
-        ) if self.request.headers else None
+        if self.request.headers:
+            self.request.headers.pop(self._number(len(self.request.headers) - 1))
 
     def header_bent(self) -> None:
         if not self.request.headers:
@@ -255,6 +256,7 @@ class _Bent:
             (b"X-CR", b"a\rb"),
         )
         large = (
+            # One below and one above the limit for a header.
             (b"X-Large", b"x" * 8100),
             (b"X-Large", b"x" * 9000),
             (b"X" * 9000, b"x"),
@@ -271,6 +273,7 @@ class _Bent:
 
     def _add_header(self, name: bytes, value: bytes) -> None:
         self.request.headers.append((name, value))
+        # These decide where a request ends, or who answers it, so no canary can follow.
         if name.lower() in (
             b"expect",
             b"content-length",
@@ -348,6 +351,7 @@ class _Bent:
             lambda: body.decode("latin-1").encode("utf-32-le"),
             lambda: body + body,
             lambda: body[: self._number(len(body))],
+            # Longer than a body that is parsed in the event loop, and longer than any body may be.
             lambda: b" " * 70_000 + body,
             lambda: b" " * 1_100_000 + body,
             lambda: b"",
@@ -368,6 +372,7 @@ class _Bent:
             (b"", b"", b"X-Trailer: 1\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n" * 3)
         )
         self.request.chunks = [*chunks, b"0\r\n" + trailers + b"\r\n"]
+        # Servers may refuse trailers and extensions of chunks, and close the connection then.
         self.request.framed = not trailers and all(
             b";" not in chunk.partition(b"\r\n")[0] for chunk in chunks
         )

@@ -108,6 +108,7 @@ def _judge_problem(answer: Answer) -> None:
     assert problem["code"] in CODES.get(answer.status, ()), (
         f"{answer.status} {problem['code']} is not documented"
     )
+    # A refusal may quote what was sent, but must not multiply it.
     assert len(answer.body) < 128 * 1024, f"a refusal of {len(answer.body)} bytes"
     for error in problem.get("errors", ()):
         assert error.keys() == {"field", "message", "code"}, error

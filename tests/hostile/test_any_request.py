@@ -28,7 +28,7 @@ from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 600 if LONG else 6))
-CLIENTS = 4
+CLIENTS = 4  # more would only wait for the one web process
 MOST_FAILURES = 5
 KEY = "a-key-that-is-long-enough"
 GROWTH_BYTES = 300 * 1024 * 1024

@@ -27,7 +27,7 @@ POST = (
     b"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: %s\r\n"
     % (STRANGER.encode())
 )
-SILENT = 2_000
+SILENT = 2_000  # half of the connections that a web process takes
 LARGE = json.dumps({"output": os.urandom(7_900_000).hex()}).encode()
 """Slightly below the limit of 16 MiB for outputs."""
 
@@ -57,6 +57,7 @@ def bounded_memory(town: Town, most: int, left: int) -> Iterator[None]:
 @contextlib.contextmanager
 def crowd(town: Town, count: int, *, buffer_bytes: int = 0) -> Iterator[list[socket.socket]]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The clients are sockets of this process, whose usual limit is 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 500)), hard))
     try:
         with contextlib.ExitStack() as stack:

@@ -35,10 +35,12 @@ def exchange(port: int, pieces: Sequence[bytes]) -> bytes:
     """Sends all pieces and closes the sending side. Returns all bytes until the server closes."""
     answered = b""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as client:
+        # Each piece is to arrive by itself: the kernel would join small ones.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 client.sendall(piece)
+            # Else a server that expects more of the body would wait for its deadline.
             client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while piece := client.recv(65536):

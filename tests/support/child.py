@@ -62,7 +62,7 @@ class Child:
                 command,
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C in the terminal ends the tests, not the child
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

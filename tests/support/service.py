@@ -29,6 +29,7 @@ OWN_BIN = Path(sys.executable).parent
 BIN = Path(os.environ.get("SERVICE_BIN") or OWN_BIN)
 """The service's programs. `make test` sets an environment as deployed, from requirements.txt only."""
 
+# Variables of the developer's own environment that would change what a service does.
 _NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
 
@@ -71,7 +72,7 @@ class Service:
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
-            "WEB_CONCURRENCY": "1",
+            "WEB_CONCURRENCY": "1",  # so that a test knows which process answers
             "WORKER_PROCESSES": "2",
             **paths,
             **{name: str(value) for name, value in env.items()},
