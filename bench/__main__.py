@@ -1,8 +1,7 @@
-"""`make bench` (two to three minutes) and `make bench-full`: every figure, and its ratio to a
-baseline of the same run.
+"""Measures the service and its baselines, and prints a table: `make bench`, `make bench-full`.
 
-The full run writes its table into docs/performance.md. A figure that fails is said so, and the
-others go on.
+`make bench` takes two to three minutes. The full run takes a quarter of an hour and writes its
+table into docs/performance.md. A figure that fails gets a row that says so; the others still run.
 """
 
 from __future__ import annotations
@@ -50,11 +49,13 @@ def main() -> None:
         "--only", default="", help="only figures whose name contains this: " + ", ".join(_names())
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so ends what it has started
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(1)
+    )  # unwinds, so that each stack ends its processes
     chosen = [
-        each
-        for each in _figures(options.full or bool(options.only))
-        if options.only in each.__name__
+        figure
+        for figure in _figures(options.full or bool(options.only))
+        if options.only in figure.__name__
     ]
     lines = [_where("make bench-full" if options.full else "make bench"), "", *table.HEAD]
     print("\n".join(lines), flush=True)
@@ -71,11 +72,11 @@ def _figures(full: bool) -> list[Figure]:
 
 
 def _names() -> list[str]:
-    return [each.__name__ for each in _figures(True)]
+    return [figure.__name__ for figure in _figures(True)]
 
 
 def _measured(figure: Figure, scale: Scale) -> Iterator[str]:
-    """The rows of a figure as lines; where it fails, a line that says so."""
+    """Yields the rows of a figure as lines, and one that says `failed` if it raises."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
             for row in figure(Path(folder), scale):
@@ -86,7 +87,7 @@ def _measured(figure: Figure, scale: Scale) -> Iterator[str]:
 
 
 def _where(command: str) -> str:
-    """The machine, the versions, the date and the command."""
+    """Returns one line that names the command, the date, the machine and the versions."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedStore(Path(folder) / "s", durable=False)
         server.start()
@@ -103,8 +104,8 @@ def _where(command: str) -> str:
     )
     return (
         f"`{command}` on {datetime.date.today()}: {os.cpu_count()} cores ({_processor()}), "
-        f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, {kind}, {names}, "
-        f"celery {_celery_version()}. Client of the rates: {client_of_rates()}."
+        f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, {kind}, "
+        f"{names}, celery {_celery_version()}. Client of the rates: {client_of_rates()}."
     )
 
 

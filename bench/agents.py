@@ -1,5 +1,6 @@
-"""Writes the agents and pipelines that the benchmarks run: empty ones, ones that wait, ones that
-ask a model.
+"""Writes the agents and pipelines that the benchmarks run. `bench.stack` calls it for each stack.
+
+`in_process` and `in_thread` return their inputs, after a sleep if asked; `asks` calls a model.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ def run(inputs):
 """
 
 CHAIN_STEPS = (1, 101)
-"""The lengths of the chains of empty steps; the difference between two runs is that of a hundred
-steps.
-"""
+"""The lengths of the chains of empty steps. The times of the two differ by a hundred steps."""
 
 
 def write(folder: Path) -> Path:
-    """The folder for AGENTS_PATH."""
+    """Writes the agents below `folder` and returns it, for `AGENTS_PATH`."""
     for isolation in ("process", "thread"):
         agent = folder / f"in_{isolation}"
         agent.mkdir(parents=True)
@@ -38,7 +37,10 @@ def write(folder: Path) -> Path:
 
 
 def write_pipelines(folder: Path) -> Path:
-    """The folder for PIPELINES_PATH: chains of empty steps, each of which waits for the one before."""
+    """Writes chains of empty steps, each of which waits for the one before it.
+
+    Returns the folder, for `PIPELINES_PATH`.
+    """
     folder.mkdir(parents=True)
     for isolation in ("process", "thread"):
         for count in CHAIN_STEPS:

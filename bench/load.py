@@ -1,8 +1,8 @@
-"""The client of the web figures: `wrk` where it is installed, else keep-alive connections in one
-thread of Python.
+"""Sends requests to a web process and measures rates and times. `bench.figures` uses it.
 
-Client, server and store share the machine's cores, so what the client takes is missing elsewhere.
-It is the same for every contender of a run.
+Rates are measured with `wrk` if it is installed, else with keep-alive connections in one thread.
+Client, server and store share the machine's cores, so a slow client lowers every rate. The client
+is the same for all contenders of a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from typing import Any
 
-CONNECTIONS = 16
+CONNECTIONS = 16  # enough to keep two web processes busy on a small machine
 WRK = shutil.which("wrk")
 
 _ANSWERED = re.compile(r"(\d+) requests in")
@@ -26,7 +26,7 @@ _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 
 
 def client() -> str:
-    """What `requests_per_second` sends with."""
+    """Names the client that `requests_per_second` uses, for the table."""
     return (
         f"wrk -t1 -c{CONNECTIONS}"
         if WRK
@@ -35,8 +35,9 @@ def client() -> str:
 
 
 def requests_per_second(port: int, request: bytes, seconds: float) -> tuple[float, int]:
-    """Each connection sends the same request again as soon as it is answered. The rate, and how
-    many were answered.
+    """Sends one request over and over on `CONNECTIONS` connections.
+
+    Returns the rate and the number of answers. Raises `RuntimeError` if an answer is no success.
     """
     return (
         _by_wrk(WRK, port, request, max(1, round(seconds)))
@@ -50,6 +51,7 @@ def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, i
     first, *headers = head.split("\r\n")
     method, path, _ = first.split()
     pairs = dict(line.split(": ", 1) for line in headers)
+    # wrk takes method and body of a request from a Lua script only.
     script = [
         f"wrk.method = {json.dumps(method)}",
         f"wrk.body = {json.dumps(body)}" if body else "",
@@ -71,6 +73,7 @@ def _by_wrk(wrk: str, port: int, request: bytes, seconds: int) -> tuple[float, i
         ]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate, answered = _RATE.search(said), _ANSWERED.search(said)
+    # wrk counts refusals as answers, so a rate with any of them would be wrong.
     if "Non-2xx" in said or not rate or not answered:
         raise RuntimeError(said)
     return float(rate[1]), int(answered[1])
@@ -122,8 +125,9 @@ def took_ms(connection: socket.socket, request: bytes) -> float:
 
 
 def body_of(answer: bytearray) -> bytes | None:
-    """The body of a whole answer; None while a part is missing. Raises `RuntimeError` unless it is
-    a success.
+    """Returns the body of an answer, or None while a part is missing.
+
+    Raises `RuntimeError` if the answer is no success.
     """
     head_bytes = answer.find(b"\r\n\r\n") + 4
     if head_bytes < 4:

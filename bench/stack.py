@@ -1,4 +1,7 @@
-"""Starts what is measured: a store, web processes, workers; tells their memory and their CPU time."""
+"""Starts a store, web processes and workers, and measures their memory and CPU time.
+
+Every figure in `bench.figures` runs inside `with stack(folder)`.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ from tools.embedded_store import EmbeddedStore
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CELERY = ROOT / ".venv-bench" / "bin"
-"""Celery lives in an environment of its own: it pins other versions of what the service brings."""
+"""Celery has an environment of its own, because it pins other versions of shared libraries."""
 
 Process = subprocess.Popen[bytes]
 
 
 class Stack:
-    """A store of its own, and whatever is started on it; `client` reads from the store."""
+    """A store and the processes that use it. `client` is a client of the store."""
 
     def __init__(self, folder: Path, **env: Any):
         self.folder = folder
@@ -39,17 +42,19 @@ class Stack:
             "REDIS_URL": self.store.url,
             "AGENTS_PATH": str(agents.write(folder / "agents")),
             "PIPELINES_PATH": str(agents.write_pipelines(folder / "pipelines")),
-            "LOG_LEVEL": "WARNING",
+            "LOG_LEVEL": "WARNING",  # the baselines write no line for a request either
             "WEB_CONCURRENCY": "1",
             **{name: str(value) for name, value in env.items()},
         }
         self.processes: list[Process] = []
 
     def web(self, app: str = "wsgi:app", *options: str) -> int:
-        """Serves `module:app` with the service's gunicorn settings, but for these options; the
-        port.
+        """Serves `module:app` with the service's gunicorn settings and these options.
+
+        Returns the port once it accepts connections. Raises `RuntimeError` after 20 s.
         """
         port = free_port()
+        # A baseline must not run the service's hooks, which need its application.
         config = "gunicorn.conf.py" if app == "wsgi:app" else "bench/baseline/server.py"
         process = self.run(str(BIN / "gunicorn"), "-c", config, *options, app, PORT=str(port))
         deadline = time.monotonic() + 20
@@ -94,16 +99,16 @@ class Stack:
         return process
 
     def results(self) -> redis.Redis:
-        """A client of the database that Celery's results go into."""
+        """Returns a client of the database in which Celery stores its results."""
         return redis.Redis.from_url(f"{self.store.url}?db=1")
 
     def used_memory(self) -> int:
-        """The store's memory in bytes, after it has come to rest."""
-        time.sleep(0.5)
+        """Returns the store's memory in bytes."""
+        time.sleep(0.5)  # until buffers of the last calls are freed
         return int(self.client.info("memory")["used_memory"])
 
     def end(self, *processes: Process) -> None:
-        """Ends these processes in order, and those that do not by force."""
+        """Ends these processes with SIGTERM, and with SIGKILL after 15 s."""
         for process in processes:
             process.terminate()
         for process in processes:
@@ -121,7 +126,7 @@ class Stack:
 
 @contextlib.contextmanager
 def stack(folder: Path, **env: Any) -> Iterator[Stack]:
-    """A stack for the time of a `with`, in a folder of its own under this one."""
+    """Yields a running stack in a new folder below `folder`, and ends it afterwards."""
     own = folder / f"stack{sum(1 for _ in folder.iterdir())}"
     own.mkdir()
     running = Stack(own, **env)
@@ -138,24 +143,27 @@ def free_port() -> int:
 
 
 def family(processes: Sequence[Process]) -> list[psutil.Process]:
-    """These processes and all that they started."""
+    """Returns these processes and all their descendants."""
     return [
-        each
+        process
         for p in processes
-        for each in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
+        for process in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))
     ]
 
 
 def pss_mb(processes: Sequence[Process]) -> float:
-    """What these processes and their descendants hold together, shared pages counted once."""
+    """Returns the memory (PSS) of these processes and their descendants.
+
+    PSS counts a page that several processes share once.
+    """
     total = 0.0
-    for each in family(processes):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += each.memory_full_info().pss / 1e6
+    for process in family(processes):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended since it was listed
+            total += process.memory_full_info().pss / 1e6
     return total
 
 
 def cpu_seconds(processes: Sequence[Process]) -> float:
-    """User and system time that these processes and their descendants have taken so far."""
-    times = [each.cpu_times() for each in family(processes)]
-    return sum(each.user + each.system for each in times)
+    """Returns the user and system time of these processes and their descendants so far."""
+    times = [process.cpu_times() for process in family(processes)]
+    return sum(spent.user + spent.system for spent in times)

@@ -1,5 +1,6 @@
-"""Submits many executions past the web process, for figures that need them in the store or in a
-queue.
+"""Stores and queues many executions without a web process, and waits until they have ended.
+
+Figures use it to fill a queue or the lists.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from app.store import scripts
 from app.store.executions import QUEUES, submit_arguments
 from app.store.functions import Functions, command
 
-PER_ROUND_TRIP = 1000
+PER_ROUND_TRIP = 1000  # a pipeline of a million calls would need all memory
 
 
 def fill(
@@ -29,10 +30,10 @@ def fill(
     total_steps: int = 1,
     **inputs: Any,
 ) -> list[str]:
-    """Stores and queues `count` executions, each as a start request would; their ids."""
+    """Stores and queues `count` executions, each as a start request does. Returns their ids."""
     library, ids = scripts.library(), [new_id() for _ in range(count)]
     Functions(client).load()
-    unlimited = Settings(max_queue_length=0)
+    unlimited = Settings(max_queue_length=0)  # some figures store a million
     with client.pipeline(transaction=False) as pipe:
         for number, id in enumerate(ids):
             new = NewExecution(
@@ -61,10 +62,13 @@ def completed(client: redis.Redis) -> int:
 def wait_until(
     count: Callable[[], int], wanted: int, seconds: float = 120, pause_seconds: float = 0.002
 ) -> float:
-    """When, on `perf_counter`, so many were counted. Raises `TimeoutError` after so many seconds."""
+    """Waits until `count()` reaches `wanted`. Returns the time then, on `perf_counter`.
+
+    Raises `TimeoutError` after `seconds`.
+    """
     deadline = time.perf_counter() + seconds
     while count() < wanted:
         if time.perf_counter() > deadline:
-            raise TimeoutError(f"{count()} of {wanted} after {seconds} s")
+            raise TimeoutError(f"Only {count()} of {wanted} after {seconds} s.")
         time.sleep(pause_seconds)
     return time.perf_counter()

@@ -1,5 +1,6 @@
-"""The table: a row is a figure with its spread, its ratio to a baseline of the same run, and its
-goal.
+"""Renders the table of `make bench`, and writes it into docs/performance.md.
+
+A row is a figure with its spread, its ratio to a baseline of the same run, and its goal.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`limit` is of the ratio to the baseline where `of_ratio`, else of the figure itself."""
+    """A limit for the figure itself or, with `of_ratio`, for its ratio to the baseline."""
 
     limit: float
     of_ratio: bool = False
@@ -51,8 +52,9 @@ def ratio_at_most(limit: float) -> Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`values` has one value a round, `against` those of `baseline` in the same rounds. `form`
-    shows a value.
+    """One row. `values` has one value for each round.
+
+    `against` has the values of `baseline` in the same rounds. `form` formats a value.
     """
 
     figure: str
@@ -78,7 +80,10 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The median of each round's ratio: what disturbs a round disturbs both."""
+        """The median of the ratios of all rounds.
+
+        Both sides of a round suffer from the same disturbance, so a ratio is steadier than a rate.
+        """
         if not self.against:
             return None
         return statistics.median(
@@ -105,7 +110,7 @@ class Row:
 
 
 def write(lines: Sequence[str]) -> None:
-    """Puts the table into docs/performance.md, between its markers."""
+    """Replaces the table in docs/performance.md, between its markers."""
     text = PERFORMANCE.read_text()
     table = "\n".join((BEGIN, *lines, END))
     PERFORMANCE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.DOTALL))

@@ -1,7 +1,6 @@
-"""Real parts for every test: an embedded store for each test process, gunicorn and workers where
-asked for.
+"""Fixtures of all tests: a real store for each test process, and real services.
 
-`TEST_REDIS_SERVER` names another server binary than the embedded Valkey.
+`TEST_REDIS_SERVER` names a server binary to use in place of the embedded Valkey.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SERVER = os.environ.get("TEST_REDIS_SERVER") or None
 SHARED, KEPT = pytest.StashKey[Service](), pytest.StashKey[KeptServices]()
 
 # Hundreds of processes read the same modules, so these are compiled once and kept, whatever the
-# environment says. The services themselves write none, as in the image: a flow that a test rewrites
+# environment says. The services write no bytecode, as in the image, so a flow that a test rewrites
 # is compiled again.
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -37,9 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    sys.dont_write_bytecode = (
-        True  # what a test writes and runs in this process is compiled each time
-    )
+    sys.dont_write_bytecode = True  # modules that a test writes are compiled each time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    """One server for all tests of this process that do not harm it."""
+    """One server, shared by all tests of this process that do not break it."""
     folder = tmp_path_factory.mktemp("store")
     server = EmbeddedStore(folder, binary=SERVER, durable=False, end_signal=signal.SIGKILL)
     server.start()
@@ -64,7 +61,7 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
 
 @pytest.fixture
 def redis_client(store_server: EmbeddedStore) -> Iterator[redis.Redis]:
-    """A client of an empty store. Database 1: the shared service lives in 0."""
+    """A client of an empty store: database 1, because the shared service uses database 0."""
     with redis.Redis.from_url(store_server.url, db=1) as client:
         client.flushdb()
         yield client
@@ -72,7 +69,7 @@ def redis_client(store_server: EmbeddedStore) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
-    """A server that this test alone uses, may kill, freeze and start again; its data is on disk."""
+    """A server of this test's own, which it may kill, freeze and restart; its data is on disk."""
     server = EmbeddedStore(tmp_path / "store", binary=SERVER, end_signal=signal.SIGKILL)
     server.start()
     yield server
@@ -85,8 +82,9 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Service]:
-    """A whole service with the shipped targets and the tests' own (`tests/agents`), shared by many
-    tests.
+    """A whole service with the included targets and those of `tests/agents`.
+
+    All tests of this process share it.
     """
     with Service(store_server.url, tmp_path_factory.mktemp("service")) as running:
         request.config.stash[SHARED] = running
@@ -115,9 +113,10 @@ def kept_services(
 def shared_service(
     kept_services: KeptServices, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Service]]:
-    """`shared_service(workers=0, ...)`: a service with an empty store, which later tests use, too.
+    """`shared_service(workers=0, ...)` returns a service with an empty store.
 
-    For tests that neither break it nor end it nor look at all that it has ever logged or counted.
+    Later tests with the same options get the same service. So use it only in tests that do not
+    break or stop it, and do not depend on everything it has logged or counted since its start.
     """
     taken: list[Service] = []
 
@@ -133,7 +132,10 @@ def shared_service(
 
 @pytest.fixture
 def make_service(store_server: EmbeddedStore, tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services of this test's own, in a database of their own unless a `redis_url` is given."""
+    """`make_service(...)` starts a service for this test alone.
+
+    Its store is an emptied database, unless a `redis_url` is given.
+    """
     started: list[Service] = []
 
     def make(redis_url: str | None = None, **options: object) -> Service:
@@ -147,5 +149,5 @@ def make_service(store_server: EmbeddedStore, tmp_path: Path) -> Iterator[Callab
         return started[-1].__enter__()
 
     yield make
-    for each in started:
-        each.__exit__(None, None, None)
+    for service in started:
+        service.__exit__(None, None, None)

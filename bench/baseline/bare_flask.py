@@ -1,4 +1,7 @@
-"""The ceiling: a Flask view that does nothing but read and write JSON."""
+"""The upper bound for any Flask service: views that only read and write JSON.
+
+`bench.figures.web` serves it beside the service.
+"""
 
 from __future__ import annotations
 

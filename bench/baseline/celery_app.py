@@ -1,8 +1,8 @@
-"""The other baseline: Celery with its defaults, Redis as broker and for results, prefork.
+"""A baseline: Celery with its defaults (prefork), and Redis as broker and result backend.
 
 `celery -A bench.baseline.celery_app worker`, and `python -m bench.baseline.celery_app COUNT INPUTS`
-to submit. It is run by an environment of its own (`requirements-bench.txt`), so it imports nothing
-of the benchmarks'.
+to submit. It runs in an environment of its own (`requirements-bench.txt`), so it imports nothing
+from the benchmarks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery import Celery
 
 _url = os.environ["REDIS_URL"].replace("unix://", "redis+socket://").removesuffix("/0")
 
-# Results go into a database of their own, whose size tells how many there are.
+# Results go into a database of their own, so that its size is their number.
 app = Celery("bench", broker=_url, backend=f"{_url}?virtual_host=1")
 
 

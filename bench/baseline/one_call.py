@@ -1,4 +1,7 @@
-"""The floor of what a service on Redis can cost: the bare view, and one call of the store in it."""
+"""The least that a service on Redis costs: bare views with one call of the store each.
+
+`bench.figures.web` serves it beside the service.
+"""
 
 from __future__ import annotations
 

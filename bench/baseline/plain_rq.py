@@ -1,4 +1,4 @@
-"""The baseline: Flask and RQ as RQ's documentation puts them together, with no promises on top.
+"""The main baseline: Flask and RQ, combined as in RQ's documentation, without any guarantees.
 
 `gunicorn bench.baseline.plain_rq:app` and `rq worker bench`.
 """

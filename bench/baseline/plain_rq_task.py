@@ -1,4 +1,4 @@
-"""The baseline's task, in a module that needs no store to be imported."""
+"""The task of the baseline `plain_rq`. This module can be imported without a store."""
 
 from __future__ import annotations
 

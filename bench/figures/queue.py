@@ -1,5 +1,6 @@
-"""What the workers do: draining a full queue, one execution on an idle service, a chain of empty
-steps.
+"""Measures the workers: a full queue, one execution on an idle service, a chain of steps.
+
+`bench.__main__` runs `drain`, `latency` and `chains`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ PLAIN_CHAIN_STEPS = 10
 
 
 def drain(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Executions a second that workers finish from a full queue: from the first fifth to the
-    fourth.
+    """Measures how many executions per second workers finish from a full queue.
+
+    Only the time from the first fifth to the fourth counts, without the start of the workers.
     """
     contenders: dict[str, Callable[[Path], float]] = {
         "plain RQ": lambda folder: drain_plain(folder, scale.pick(150, 600)),
@@ -76,7 +78,7 @@ def drain_ours(folder: Path, isolation: str, count: int, workers: list[list[str]
     with stack(folder) as running:
         fill(running.client, count, f"in_{isolation}", isolation, **INPUTS)
         for options in workers:
-            running.worker(*options)
+            running.worker(*options)  # after the queue is full, so that no start is measured
         return _rate(lambda: completed(running.client), count)
 
 
@@ -119,7 +121,7 @@ def _rate(count: Callable[[], int], total: int) -> float:
 
 
 def latency(folder: Path, scale: Scale) -> Iterator[Row]:
-    """From a start request to `completed` in the store, on an idle service, each contender in turn."""
+    """Measures the time from a start request to `completed` in the store, on an idle service."""
     contenders = {
         "plain": ("bench.baseline.plain_rq:app", "/executions", ""),
         "process": ("wsgi:app", OURS, "in_process"),
@@ -135,11 +137,11 @@ def latency(folder: Path, scale: Scale) -> Iterator[Row]:
                 took[name].append(
                     _latencies(running, ports[app], path, target, scale.pick(50, 200))
                 )
-    rounds = {name: each[1:] for name, each in took.items()}  # the first finds everything cold
+    rounds = {name: values[1:] for name, values in took.items()}  # the first finds everything cold
     for share, of, limit in (("p50", statistics.median, 5), ("p99", p99, 10)):
-        plain = [of(each) for each in rounds["plain"]]
+        plain = [of(values) for values in rounds["plain"]]
         for name in ("thread", "process"):
-            ours = [of(each) for each in rounds[name]]
+            ours = [of(values) for values in rounds[name]]
             yield Row(
                 f"idle start to completed, {name}, {share}", ours, "{:.1f} ms", goal=at_most(limit)
             )
@@ -161,13 +163,14 @@ def _latencies(running: Stack, port: int, path: str, target: str, count: int) ->
                 0.0002,
             )
             took.append((time.perf_counter() - began) * 1000)
-            time.sleep(0.005)
+            time.sleep(0.005)  # until the worker waits again: the service is to be idle
     return took
 
 
 def chains(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What one more empty step costs: a chain of 101 less one of a single step, by the store's
-    clock.
+    """Measures what one more empty step costs, by the store's clock.
+
+    It is a hundredth of the difference between a chain of 101 steps and a chain of one.
     """
     found: dict[str, list[float]] = {"plain": [], "thread": [], "process": []}
     with stack(folder) as running:

@@ -1,4 +1,4 @@
-"""How much is measured: enough for a first idea, or for the documents."""
+"""How much a figure measures: little (`make bench`) or much (`make bench-full`)."""
 
 from __future__ import annotations
 

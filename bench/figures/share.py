@@ -1,5 +1,6 @@
-"""What a small execution costs the store: its CPU time for each of the three calls, and the bytes
-that stay.
+"""Measures what a small execution costs the store: CPU time of its three calls, and memory.
+
+`bench.__main__` runs `store_share`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from bench.stack import Stack, stack
 from bench.table import Row, at_most
 
 AT_ONCE = 64
-"""Calls in a round trip, and executions in a claim: as under load."""
+"""Calls in one round trip, and executions in one claim, as under load."""
 
 LEASE_MICROSECONDS = 600_000_000
 Call = tuple[str, Sequence[Any]]
 
 
 def store_share(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Drives the functions without web and workers, and reads the CPU time of the store's main
-    thread.
+    """Calls the store's functions without web process or worker.
+
+    The CPU time is that of the store's main thread.
     """
     rounds = [_round(folder, scale.pick(3000, 20_000)) for _ in range(scale.rounds)]
     for place, name in enumerate(("submit", "claim", "finish")):
@@ -49,9 +51,8 @@ def _round(folder: Path, count: int) -> tuple[float, float, float, float]:
         running.client.hset(f"rq:worker:{worker}", "last_heartbeat", "now")
         functions = Functions(running.client)
         functions("fence", [worker, 0])
-        _life(
-            running, functions, worker, 200, 0
-        )  # everything is warm, and lists have outgrown their compact form
+        # Warms everything up, and lets the lists outgrow the compact form of short ones.
+        _life(running, functions, worker, 200, 0)
         before = running.used_memory()
         took = _life(running, functions, worker, count, 1_000)
         return (*took, (running.used_memory() - before) / count)
@@ -60,7 +61,10 @@ def _round(folder: Path, count: int) -> tuple[float, float, float, float]:
 def _life(
     running: Stack, functions: Functions, worker: str, count: int, number: int
 ) -> tuple[float, float, float]:
-    """Submits, claims and finishes so many; microseconds of each for one."""
+    """Submits, claims and finishes `count` executions.
+
+    Returns the microseconds of one submit, of one claim and of one finish.
+    """
     settings, outputs = Settings(), pack(json.dumps({"output": TEXT}).encode())
     _, submit_us = _timed(
         running, [("submit", submit_arguments(_new(), settings)) for _ in range(count)]
@@ -82,7 +86,7 @@ def _life(
 
 
 def _timed(running: Stack, calls: Sequence[Call]) -> tuple[list[Any], float]:
-    """The answers, and the microseconds that the store's main thread was on a processor."""
+    """Returns the answers, and the CPU time of the store's main thread in microseconds."""
     functions, answers = library(), []
     began = _on_processor(running)
     for start in range(0, len(calls), AT_ONCE):

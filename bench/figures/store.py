@@ -1,4 +1,7 @@
-"""What a small execution holds in the store when it is over."""
+"""Measures the store's memory for a small ended execution, and the connections of processes.
+
+`bench.__main__` runs `bytes_each` and `connections`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from bench.table import Row, at_most
 
 
 def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
-    """300 bytes in, 300 bytes out, index included: what the store's memory grew by, for each."""
+    """Measures by how much the store's memory grows for an execution, its index entries included.
+
+    Inputs and outputs have 300 bytes each.
+    """
     ours, plain = _ours(folder, scale.pick(3000, 20_000)), _plain(folder, scale.pick(100, 500))
     yield Row(
         "store, bytes for each small execution",
@@ -31,8 +37,9 @@ def bytes_each(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def connections(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Connections to the store, and memory: of a web process that sixteen clients keep busy, of an
-    idle worker.
+    """Counts connections to the store, and measures memory.
+
+    For a web process with 16 busy clients, and for an idle worker.
     """
     with stack(folder) as running:
 

@@ -1,4 +1,7 @@
-"""Many executions that only wait: how long until all are done, and what they hold meanwhile."""
+"""Measures many executions that only wait: the time until all have ended, and the memory.
+
+`bench.__main__` runs `four_hundred`, `model_calls`, `default_settings` and `a_thousand`.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,15 @@ from bench.submit import completed, fill, wait_until
 from bench.table import Row, at_most
 
 PLAIN_COUNT = 8
-"""Few, since they wait one after the other."""
+"""Executions of a baseline. Few, because it runs them one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """`pss_mb` while they wait, `idle_pss_mb` before; `status_ms` of the status requests meanwhile."""
+    """`pss_mb` is the memory while they wait, `idle_pss_mb` before.
+
+    `status_ms` has the times of status requests meanwhile.
+    """
 
     seconds: float
     pss_mb: float
@@ -35,26 +41,27 @@ class Waited:
 
 
 def four_hundred(folder: Path, scale: Scale) -> Iterator[Row]:
-    """400 that wait a second each, on two worker processes; the baselines with as many processes,
-    and fewer.
+    """Measures 400 executions that wait a second each, on two worker processes.
+
+    The baselines have as many processes, and run fewer executions.
     """
     ours, plain, celery = [], [], []
     for _ in range(scale.pick(1, 3)):
         ours.append(_four_hundred_ours(folder))
         plain.append(_plain(folder))
         celery.append(_celery(folder))
-    seconds, memory = [each.seconds for each in ours], [each.pss_mb for each in ours]
+    seconds, memory = [waited.seconds for waited in ours], [waited.pss_mb for waited in ours]
     share = 400 / PLAIN_COUNT
     for name, others in (("plain RQ", plain), ("Celery", celery)):
         goal = at_most(1.3) if name == "plain RQ" else None
-        against = [each.seconds * share for each in others]
+        against = [other.seconds * share for other in others]
         yield Row(
             "400 that wait 1 s, two worker processes", seconds, "{:.2f} s", name, against, goal
         )
     yield Row("... all worker memory (PSS)", memory, "{:.0f} MB", goal=at_most(110))
     for name, others in (("plain RQ", plain), ("Celery", celery)):
-        each_waits = [each.pss_mb / 400 for each in ours]
-        against = [each.pss_mb / 2 for each in others]
+        each_waits = [waited.pss_mb / 400 for waited in ours]
+        against = [other.pss_mb / 2 for other in others]
         yield Row(
             "... all worker memory for each that waits", each_waits, "{:.2f} MB", name, against
         )
@@ -91,7 +98,7 @@ def _celery(folder: Path) -> Waited:
 def _theirs(
     workers: list[Process], count: Callable[[], int], submit: Callable[[int, float], object]
 ) -> Waited:
-    """A baseline's part, from the first one that is done to the last."""
+    """Measures a baseline, from the first of its executions that ends to the last."""
     submit(2, 0)
     wait_until(count, 2)
     idle = pss_mb(workers)
@@ -102,11 +109,12 @@ def _theirs(
 
 
 def model_calls(folder: Path, scale: Scale) -> Iterator[Row]:
-    """1,000 calls to a stand-in for a vendor that answers after 2 s, one worker process of 1,000
-    threads.
+    """Measures 1,000 calls to a model server that answers after 2 s.
+
+    One worker process has 1,000 threads.
     """
     found = [_model_calls(folder, 1000, 2.0) for _ in range(scale.pick(1, 3))]
-    seconds, memory = [each.seconds for each in found], [each.pss_mb for each in found]
+    seconds, memory = [waited.seconds for waited in found], [waited.pss_mb for waited in found]
     yield Row(
         "1,000 model calls of 2 s, one worker process", seconds, "{:.2f} s", goal=at_most(2.8)
     )
@@ -124,7 +132,7 @@ def _model_calls(folder: Path, count: int, seconds: float) -> Waited:
 
 
 def default_settings(folder: Path, scale: Scale) -> Iterator[Row]:
-    """100 that wait on a worker as it comes: one process for threads, one for each core."""
+    """Measures 100 executions that wait, on a worker with default settings."""
     found = []
     for _ in range(scale.pick(1, 3)):
         with stack(folder) as running:
@@ -135,36 +143,39 @@ def default_settings(folder: Path, scale: Scale) -> Iterator[Row]:
         "{:.0f} MB",
         goal=at_most(150),
     )
-    yield Row("... before they were started", [each.idle_pss_mb for each in found], "{:.0f} MB")
+    yield Row("... before they were started", [waited.idle_pss_mb for waited in found], "{:.0f} MB")
 
 
 def a_thousand(folder: Path, scale: Scale) -> Iterator[Row]:
-    """A status while 1,000 wait, and what each of them holds."""
+    """Measures status requests while 1,000 executions wait, and the memory of each of these."""
     found = []
     for _ in range(scale.pick(1, 3)):
         with stack(folder) as running:
             found.append(
                 _ours(running, [running.worker("--threads", "1000", "--processes", "0")], 1000, 5.0)
             )
-    asked = [each.status_ms for each in found]
+    asked = [waited.status_ms for waited in found]
     yield Row(
-        "status while 1,000 wait, p50", [statistics.median(each) for each in asked], "{:.1f} ms"
+        "status while 1,000 wait, p50", [statistics.median(times) for times in asked], "{:.1f} ms"
     )
     yield Row(
-        "status while 1,000 wait, p99", [p99(each) for each in asked], "{:.1f} ms", goal=at_most(20)
+        "status while 1,000 wait, p99",
+        [p99(times) for times in asked],
+        "{:.1f} ms",
+        goal=at_most(20),
     )
-    each_waits_kb = [each.pss_mb - each.idle_pss_mb for each in found]  # MB for a thousand
+    each_waits_kb = [waited.pss_mb - waited.idle_pss_mb for waited in found]  # MB for a thousand
     yield Row("memory for one more that waits", each_waits_kb, "{:.0f} kB")
 
 
 def _memory(found: list[Waited]) -> list[float]:
-    return [each.pss_mb for each in found]
+    return [waited.pss_mb for waited in found]
 
 
 def _ours(
     running: Stack, workers: list[Process], count: int, seconds: float, target: str = "in_thread"
 ) -> Waited:
-    """From the first submit to the last end, with the workers warm."""
+    """Measures the service, from the first submit to the last end, with warm workers."""
     client, inputs = running.client, {"question": "?"} if target == "asks" else {"seconds": seconds}
     port, already = running.web(), completed(client) + 20
     fill(client, 20, target, "thread", **{**inputs, "seconds": 0})

@@ -1,5 +1,6 @@
-"""What the web process answers: starts, statuses, pages, and statuses while others wait for their
-answer.
+"""Measures the web process: starts, statuses, lists, and statuses while many callers wait.
+
+`bench.__main__` runs the figures; `servers` belongs to the full run only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from app import files
+from app.process import file_limit
 from bench.figures.scale import Scale
 from bench.load import connect, exchange_json, get, post, requests_per_second, took_ms
 from bench.stack import Stack, cpu_seconds, pss_mb, stack
@@ -33,22 +34,23 @@ SERVERS = {
     "sync": ["--worker-class", "sync"],
     **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
 }
-WAITING_CALLERS = 50
+WAITING_CALLERS = 50  # fewer than the 64 threads that the web process once had
 MANY_CALLERS = 2000
 
 
 def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Two web processes each, on the same settings, in turn; and the CPU time of these processes
-    for a request.
+    """Measures requests per second, and the CPU time of the web processes for a request.
+
+    All contenders have two web processes with the same settings, and take turns.
     """
     rates: dict[tuple[str, str], list[float]] = {}
     cpu_ms: dict[tuple[str, str], list[float]] = {}
     with stack(folder, WEB_CONCURRENCY=2) as running:
-        contenders = {name: _Contender(running, *each) for name, each in CONTENDERS.items()}
+        contenders = {name: _Contender(running, *served) for name, served in CONTENDERS.items()}
         for kind in ("start", "status"):
             for round in range(scale.rounds + 1):
-                for name, each in contenders.items():
-                    rate, cpu = each.measure(kind, scale.pick(2, 4) if round else 1)
+                for name, contender in contenders.items():
+                    rate, cpu = contender.measure(kind, scale.pick(2, 4) if round else 1)
                     if round:  # the first finds everything cold
                         rates.setdefault((kind, name), []).append(rate)
                         cpu_ms.setdefault((kind, name), []).append(cpu)
@@ -63,7 +65,7 @@ def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 class _Contender:
-    """One web process and the two requests that it is sent."""
+    """A running server, and the two requests that it gets."""
 
     def __init__(self, running: Stack, app: str, path: str, options: Sequence[str] = ()):
         self._port = running.web(app, *options)
@@ -73,15 +75,16 @@ class _Contender:
         self._requests = {"start": post(path, START), "status": get(f"{path}/{id}")}
 
     def measure(self, kind: str, seconds: float) -> tuple[float, float]:
-        """Requests a second, and CPU milliseconds of the server for each."""
+        """Returns the requests per second, and the CPU milliseconds of the server for one."""
         before = cpu_seconds([self._server])
         rate, answered = requests_per_second(self._port, self._requests[kind], seconds)
         return rate, (cpu_seconds([self._server]) - before) * 1000 / answered
 
 
 def lists(folder: Path, scale: Scale) -> Iterator[Row]:
-    """A page of 50, in turn from a service with 1,000 stored and one with more: each round's median
-    of fifty.
+    """Measures a page of 50 executions with 1,000 stored, and with many more, in turns.
+
+    The value of a round is the median of fifty requests.
     """
     page = get(f"{OURS}?page_size=50")
     with stack(folder) as small, stack(folder) as large:
@@ -104,8 +107,9 @@ def lists(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """A status while fifty callers wait, each up to five seconds, for a cancel that a flow does not
-    hear.
+    """Measures a status while fifty callers wait for a cancel that the flow ignores.
+
+    A cancel waits for up to five seconds.
     """
     took = [ms for _ in range(scale.pick(1, 3)) for ms in _while_callers_wait(folder, [])]
     yield Row(
@@ -120,10 +124,11 @@ def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What 2,000 callers that wait for the end of a cancel hold in one web process, and a status
-    beside them.
+    """Measures the memory of 2,000 callers that wait for a cancel in one web process.
+
+    Measures a status request beside them, too.
     """
-    files.allow(2 * MANY_CALLERS)
+    file_limit.raise_to(2 * MANY_CALLERS)
     with stack(folder, CANCEL_GRACE=30) as running, contextlib.ExitStack() as opened:
         port, web = running.web(), running.processes[-1]
         for _ in range(2):
@@ -134,12 +139,12 @@ def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
         callers = [opened.enter_context(connect(port)) for _ in ids]
         for caller, id in zip(callers, ids, strict=True):
             caller.sendall(post(f"{OURS}/{id}/cancel"))
-        time.sleep(1.5)  # until the last of them is heard; each waits for five seconds
+        time.sleep(1.5)  # until the last request has arrived; each waits for five seconds
         memory, took, until = pss_mb([web]), list[float](), time.perf_counter() + 2
         while time.perf_counter() < until:
             with connect(port) as connection:
                 took.append(took_ms(connection, get(f"{OURS}/{ids[0]}")))
-            time.sleep(0.01)
+            time.sleep(0.01)  # a client that never pauses would measure itself
         waiting = MANY_CALLERS - len(_answered(callers))
         for worker in running.processes[1:]:
             worker.kill()
@@ -155,7 +160,7 @@ def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def servers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """gunicorn's worker classes: what `gunicorn.conf.py` was chosen from."""
+    """Compares gunicorn's worker classes, from which `gunicorn.conf.py` has chosen one."""
     rates: dict[tuple[str, str], list[float]] = {}
     with stack(folder) as running:
         contenders = {
@@ -164,9 +169,9 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
         }
         for kind in ("start", "status"):
             for _ in range(scale.rounds):
-                for name, each in contenders.items():
+                for name, contender in contenders.items():
                     rates.setdefault((kind, name), []).append(
-                        each.measure(kind, scale.pick(1, 2))[0]
+                        contender.measure(kind, scale.pick(1, 2))[0]
                     )
     for name, options in SERVERS.items():
         for kind in ("start", "status"):
@@ -183,7 +188,7 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def _answered(callers: Sequence[socket.socket]) -> list[selectors.SelectorKey]:
-    """Those whose answer is there."""
+    """Returns those whose answer has arrived."""
     with selectors.DefaultSelector() as selector:
         for caller in callers:
             selector.register(caller, selectors.EVENT_READ)
@@ -195,7 +200,7 @@ def p99(values: Values) -> float:
 
 
 def _while_callers_wait(folder: Path, options: list[str]) -> list[float]:
-    """Milliseconds of each status, asked for as long as the callers wait."""
+    """Returns the milliseconds of each status request while the callers wait."""
     with (
         stack(folder, CANCEL_GRACE=30, WORKER_THREADS=WAITING_CALLERS) as running,
         contextlib.ExitStack() as opened,

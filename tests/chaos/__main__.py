@@ -1,10 +1,10 @@
-"""`make chaos`: a whole service under load, while a seeded random script breaks its parts.
+"""Runs a whole service under load while a seeded random script breaks its parts: `make chaos`.
 
-At the end it asks of every execution that was accepted: was it found, did it end, once, in a state
-that agrees with every answer that was given, with the outputs of the attempt that won. Side effects
-go into files, which show whether two runs of one execution overlapped, or one went on after
-`cancelled`, and how long it took from a run's last sign of life until its execution moved on.
-Prints tables and exits 1 if a promise broke.
+At the end it checks every accepted execution: it must exist, must have ended once, in a status that
+agrees with every answer, with the outputs of the attempt that won. Flows write their side effects
+into files. These show whether two runs of one execution overlapped, whether one continued after
+`cancelled`, and how long it took from the last line of a lost run until its execution moved on.
+Prints tables, and exits with 1 if a promise was broken.
 
     python -m tests.chaos --seconds 60 --seed 7
 """
@@ -29,9 +29,10 @@ CLIENTS = 4
 
 
 def run(folder: Path, seed: int, seconds: float) -> bool:
-    """True where every promise held."""
+    """Returns whether every promise was kept."""
     choose = random.Random(seed)
     (folder / "service").mkdir()
+    # With `always`, a crash of the store loses nothing, so nothing accepted may be missing.
     store = EmbeddedStore(folder / "store", args=["--appendfsync", "always"])
     store.start()
     try:

@@ -1,7 +1,11 @@
-"""The faults: each breaks one thing, undoes what does not mend itself, and is timed."""
+"""Breaks parts of a running service at random: one method for each fault.
+
+`tests.chaos.__main__` runs it. A fault undoes what does not recover by itself, and is timed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -30,13 +34,14 @@ AWAY = (
     "freeze the store",
     "set the store back",
 )
-"""While one of these lasts, nothing can be moved on."""
+"""During one of these the store is out of reach, so no lost execution can be recovered."""
 
 
 @dataclass
 class Fault:
-    """`began_at` and `ended_at` are wall-clock times; `recovery_seconds` is None where it did not
-    come.
+    """One fault that happened. `began_at` and `ended_at` are wall-clock times.
+
+    `recovery_seconds` is None if the service did not recover within `PATIENCE_SECONDS`.
     """
 
     name: str
@@ -62,9 +67,9 @@ class Breaker:
         self._workers = len(service.workers)
         self.faults: list[Fault] = []
         self.frozen: set[int] = set()
-        """The processes that were frozen: each has one moment between waking and its next check."""
+        """The processes that were frozen. Each may run for a moment before it checks the time."""
         self.set_back: list[tuple[float, float]] = []
-        """From when until when what the store was told is lost; wall-clock times."""
+        """Spans, in wall-clock times, of which the store lost all writes."""
         self.skipped: set[str] = set()
 
     def break_things(self, seconds: float) -> None:
@@ -119,12 +124,12 @@ class Breaker:
     def _freeze_a_worker(self) -> None:
         worker = self._a_worker()
         family = [psutil.Process(worker.pid), *_descendants(worker)]
-        self.frozen.update(each.pid for each in family)
-        for each in family:
-            _quietly(lambda each=each: each.send_signal(signal.SIGSTOP))
-        time.sleep(self._choose.uniform(1, 16))
-        for each in family:
-            _quietly(lambda each=each: each.send_signal(signal.SIGCONT))
+        self.frozen.update(process.pid for process in family)
+        for process in family:
+            _quietly(lambda process=process: process.send_signal(signal.SIGSTOP))
+        time.sleep(self._choose.uniform(1, 16))  # shorter and longer than a lease of 12 s
+        for process in family:
+            _quietly(lambda process=process: process.send_signal(signal.SIGCONT))
 
     def _cut_the_connection(self) -> None:
         self._proxy.mode = "cut"
@@ -133,7 +138,7 @@ class Breaker:
 
     def _silence_the_connection(self) -> None:
         self._proxy.mode = "blackhole"
-        time.sleep(self._choose.uniform(0.2, 14))
+        time.sleep(self._choose.uniform(0.2, 14))  # shorter and longer than a lease, too
         self._proxy.mode = "pass"
 
     def _close_connections(self) -> None:
@@ -156,8 +161,9 @@ class Breaker:
             _quietly(self._choose.choice(processes).kill)
 
     def _set_the_store_back(self) -> None:
-        """The last second is lost, as by a power loss with `everysec`, or a fail-over to a lagging
-        replica.
+        """Makes the store lose its last second.
+
+        So does a power loss with `everysec`, or a fail-over to a replica that lags behind.
         """
         saved, began_at = self._store.folder.with_name("saved"), time.time()
         shutil.copytree(self._store.folder, saved)
@@ -169,24 +175,25 @@ class Breaker:
         self._store.start()
 
     def _limit_processes(self) -> None:
-        """No process and no thread more than there are, while children die."""
+        """Forbids further processes and threads while children die."""
         worker = self._a_worker()
         with process_limit(worker.pid) as limit:
             if limit is None:
                 self.skipped.add("limit processes")
                 return
+            # At or just below the present number: no further process can start.
             limit.set(max(2, limit.count - self._choose.randrange(3)))
             self._kill_a_child_of(worker)
             time.sleep(self._choose.uniform(1, 5))
 
     def _lose_what_is_sent(self) -> None:
-        """An outage, after which calls arrive behind newer ones."""
+        """Simulates an outage after which delayed calls arrive later than newer ones."""
         seconds = self._choose.uniform(0.3, 3)
         self._proxy.lose_for(seconds, deliver_after_seconds=seconds + self._choose.uniform(1, 8))
         time.sleep(seconds)
 
     def _slow_the_link(self) -> None:
-        """50 Mbit/s, and outputs that take two seconds of it."""
+        """Slows the link to 50 Mbit/s and starts an execution whose outputs take two seconds of it."""
         self._proxy.bytes_per_second = 50_000_000 / 8
         with requests.Session() as session:
             self._load.begin(session, "picture", self._choose)
@@ -194,11 +201,12 @@ class Breaker:
         self._proxy.bytes_per_second = None
 
     def _a_worker(self) -> Any:
-        living = [each for each in self._service.workers if each.poll() is None]
+        # Stopped workers may still be ending: only the newest ones count as running.
+        living = [worker for worker in self._service.workers if worker.poll() is None]
         return self._choose.choice(living[-self._workers :])
 
     def _recovery_seconds(self) -> float | None:
-        """How long until an execution that is started now has ended."""
+        """Returns how long an execution takes that is started now; None if it does not end."""
         began = time.monotonic()
         accepted = None
         with requests.Session() as session:
@@ -223,7 +231,7 @@ def _descendants(worker: Any) -> list[psutil.Process]:
 
 
 def _name(process: psutil.Process) -> str:
-    """`exec-flows` or `exec-forkserver` for what belongs to a worker."""
+    """Returns the name of a process; a worker's are called `exec-flows`, `exec-forkserver`, ..."""
     try:
         return process.name()
     except psutil.Error:
@@ -231,8 +239,6 @@ def _name(process: psutil.Process) -> str:
 
 
 def _quietly(act: Callable[[], Any]) -> None:
-    """The process may have ended by itself meanwhile."""
-    try:
+    """Calls `act`, and ignores that its process may have ended meanwhile."""
+    with contextlib.suppress(psutil.Error, OSError):
         act()
-    except (psutil.Error, OSError):
-        return

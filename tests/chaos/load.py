@@ -1,4 +1,7 @@
-"""The clients: they start executions of every kind, cancel some, and keep what they were told."""
+"""The clients of `make chaos`: start executions, cancel some, and record every answer.
+
+`tests.chaos.__main__` starts them; `tests.chaos.verdict` reads the records.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,15 @@ from tests.support.service import Service
 KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
 
 PICTURE_BYTES = 12_000_000
-"""On the wire; two seconds at 50 Mbit/s."""
+"""Size on the wire; two seconds at 50 Mbit/s."""
 
 
 @dataclass
 class Accepted:
-    """What a client knows of one execution it was given a 202 for. `marks` is where its side
-    effects go, and stands in its inputs and so in its outputs. `told_at` are the wall-clock times
-    at which a client was promised something.
+    """What a client knows about an execution for which it got a 202.
+
+    The flow writes its side effects into the file `marks`. The path is part of the inputs, and so
+    of the outputs. `told_at` has the wall-clock times of the answers that promised something.
     """
 
     id: str
@@ -55,7 +59,7 @@ class Load:
             client.join()
 
     def begin(self, session: requests.Session, kind: str, choose: random.Random) -> Accepted | None:
-        """Starts one execution; None where it was refused, or nobody knows."""
+        """Starts one execution. Returns None if it was refused, or if no answer came."""
         marks = self._folder / f"marks-{time.monotonic_ns()}-{choose.randrange(10**9)}"
         response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
         if response is None or response.status_code != 202:
@@ -75,7 +79,7 @@ class Load:
         cancel: Accepted | None = None,
         **options: Any,
     ) -> requests.Response | None:
-        """None where the connection broke: then anything may have happened."""
+        """Sends a request. Returns None if the connection broke; the request may have arrived."""
         began = time.monotonic()
         try:
             response = session.request(
@@ -85,6 +89,7 @@ class Load:
             return None
         with self._lock:
             self.codes[response.status_code] = self.codes.get(response.status_code, 0) + 1
+            # A cancel waits for the end of the run, so its time says nothing of the service.
             if cancel is None:
                 self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
             else:
@@ -104,12 +109,14 @@ class Load:
 
 def _body(kind: str, marks: Path, choose: random.Random) -> dict[str, Any]:
     seconds = choose.uniform(0.05, 0.8)
+    # More attempts than faults can cost: else executions fail that should show a fault's effect.
     config: dict[str, Any] = {"max_attempts": 10}
     if kind == "pipeline":
         first = {"seconds": seconds, "ticks": str(marks)}
         inputs: dict[str, Any] = {"first": first, "second": {"seconds": choose.uniform(0.05, 0.8)}}
         return {"type": "pipeline", "target_id": "relay", "inputs": inputs, "config": config}
-    # What makes side effects must be a process: a thread that does not listen can not be ended.
+    # A flow with side effects must run in a process: a thread that ignores a cancel cannot be
+    # ended, so its side effects would go on.
     config["flow_id"] = (
         choose.choice(["process", "thread"]) if kind in ("echo", "fail") else "process"
     )

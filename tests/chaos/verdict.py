@@ -1,4 +1,7 @@
-"""The questions that are asked of every accepted execution when all is over."""
+"""Checks, at the end of `make chaos`, whether every promise was kept.
+
+`tests/unit/test_chaos_verdict.py` checks this module with forged histories.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from tests.support.service import ENDED, Service
 from tools.embedded_store import EmbeddedStore
 
 SETTLE_SECONDS = 60.0
-MOVES_ON_SECONDS = 20.0
-NEVER_SECONDS = 99.0
+MOVES_ON_SECONDS = 20.0  # a lease of 12 s, the next reap, and time for a busy machine
+NEVER_SECONDS = 99.0  # shown in place of a recovery that did not come
 
 SETTING_BACK_SECONDS = 2.0
-"""How long it may take after the loss until a worker has heard that a claim of it is lost."""
+"""How long after a loss a worker may need to learn that its claim is lost."""
 
 Tick = tuple[int, int, float]
 """Attempt, process and wall-clock time of a side effect."""
@@ -31,9 +34,12 @@ Tick = tuple[int, int, float]
 
 @dataclass
 class Verdict:
-    """`last` is the last body of each execution; `listed` the ids of each status's list, `leased`
-    those that still hold a lease; `frozen` the processes that were. `set_back` are the times of
-    which the store lost everything, `held` the places at which a worker's event loop was held.
+    """What happened, and what follows from it.
+
+    `last` has the last body of each execution, `listed` the ids in the list of each status,
+    `leased` the ids that still have a lease. `frozen` are the processes that were frozen,
+    `set_back` the spans of which the store lost all writes, and `held` the log lines of workers
+    whose event loop was held.
     """
 
     accepted: list[Accepted]
@@ -52,9 +58,9 @@ class Verdict:
     def gather(
         cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker
     ) -> Verdict:
-        """Once every execution has ended, or the patience is over."""
-        last = _settled(service, [each.id for each in load.accepted])
-        ticks = {each.id: _read_ticks(each) for each in load.accepted}
+        """Waits until every execution has ended, or for `SETTLE_SECONDS`, and collects everything."""
+        last = _settled(service, [execution.id for execution in load.accepted])
+        ticks = {execution.id: _read_ticks(execution) for execution in load.accepted}
         with redis.Redis.from_url(store.url) as client:
             listed = {status: _listed(client, status) for status in ENDED}
             leased = sorted(_members(client, "exec:leases"))
@@ -75,19 +81,31 @@ class Verdict:
         )
 
     def broken(self) -> dict[str, list[str]]:
-        """The promises, each with the executions, answers or faults with which it was broken."""
+        """Returns each promise with the executions, answers or faults that broke it."""
         accepted = self.accepted
         return {
-            "lost (accepted, not found)": [one.id for one in accepted if self._is_lost(one)],
+            "lost (accepted, not found)": [
+                execution.id for execution in accepted if self._is_lost(execution)
+            ],
             "stuck (not ended)": [
                 id for id, body in self.last.items() if body.get("status") not in (*ENDED, 404)
             ],
-            "cancel lied": [each.id for each in accepted if self._lied(each)],
-            "outputs of another attempt": [each.id for each in accepted if self._foreign(each)],
-            "outputs of another execution": [one.id for one in accepted if self._mixed_up(one)],
-            "two runs at a time": [each.id for each in accepted if self._overlapped(each)],
-            "went on after cancelled": [each.id for each in accepted if self._went_on(each)],
-            "list and status differ": [one.id for one in accepted if not self._is_listed(one)]
+            "cancel lied": [execution.id for execution in accepted if self._lied(execution)],
+            "outputs of another attempt": [
+                execution.id for execution in accepted if self._foreign(execution)
+            ],
+            "outputs of another execution": [
+                execution.id for execution in accepted if self._mixed_up(execution)
+            ],
+            "two runs at a time": [
+                execution.id for execution in accepted if self._overlapped(execution)
+            ],
+            "went on after cancelled": [
+                execution.id for execution in accepted if self._went_on(execution)
+            ],
+            "list and status differ": [
+                execution.id for execution in accepted if not self._is_listed(execution)
+            ]
             + self.leased,
             "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": [
@@ -97,14 +115,14 @@ class Verdict:
                 f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
             ],
             f"recovered after more than {MOVES_ON_SECONDS:g} s": [
-                each.name
-                for each in self.faults
-                if (each.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
+                fault.name
+                for fault in self.faults
+                if (fault.recovery_seconds or NEVER_SECONDS) > MOVES_ON_SECONDS
             ],
         }
 
     def report(self) -> bool:
-        """Prints what happened; True where every promise held."""
+        """Prints what happened. Returns whether every promise was kept."""
         bodies, moved_on, broken = self.last.values(), self._moved_on_seconds(), self.broken()
         counts = {status: sum(body.get("status") == status for body in bodies) for status in ENDED}
         print(
@@ -126,104 +144,105 @@ class Verdict:
 
     def _print_faults(self) -> None:
         print("\n| fault | times | recovery, median | worst |\n|---|---|---|---|")
-        faults = sorted(self.faults, key=lambda each: each.name)
-        for name, group in groupby(faults, key=lambda each: each.name):
-            times = [each.recovery_seconds or NEVER_SECONDS for each in group]
+        faults = sorted(self.faults, key=lambda fault: fault.name)
+        for name, group in groupby(faults, key=lambda fault: fault.name):
+            times = [fault.recovery_seconds or NEVER_SECONDS for fault in group]
             print(
                 f"| {name} | {len(times)} | {statistics.median(times):.2f} s | {max(times):.2f} s |"
             )
 
-    def _is_lost(self, one: Accepted) -> bool:
-        return self.last[one.id].get("status") == 404 and not self._was_set_back(one.told_at)
+    def _is_lost(self, execution: Accepted) -> bool:
+        return self.last[execution.id].get("status") == 404 and not self._was_set_back(
+            execution.told_at
+        )
 
     def _was_set_back(self, times: list[float]) -> bool:
-        """Whether the store has lost what it said, or was told, at one of these times."""
+        """Whether the store lost its writes of one of these times."""
         return any(
             began <= at <= ended + SETTING_BACK_SECONDS
             for at in times
             for began, ended in self.set_back
         )
 
-    def _mixed_up(self, one: Accepted) -> bool:
-        """Whether it completed with outputs that do not come from its own inputs."""
-        body = self.last[one.id]
-        if body.get("status") != "completed" or one.kind in ("fail", "crash"):
+    def _mixed_up(self, execution: Accepted) -> bool:
+        """Whether it completed with outputs of another execution's inputs."""
+        body = self.last[execution.id]
+        if body.get("status") != "completed" or execution.kind in ("fail", "crash"):
             return False
-        return str(one.marks) not in json.dumps(body["outputs"])
+        return str(execution.marks) not in json.dumps(body["outputs"])
 
-    def _lied(self, each: Accepted) -> bool:
-        if self._was_set_back(each.told_at):
+    def _lied(self, execution: Accepted) -> bool:
+        if self._was_set_back(execution.told_at):
             return False
-        status = self.last[each.id].get("status")
-        said_yes, said_no = 200 in each.cancel_answers, 400 in each.cancel_answers
+        status = self.last[execution.id].get("status")
+        said_yes, said_no = 200 in execution.cancel_answers, 400 in execution.cancel_answers
         return (said_yes and status != "cancelled") or (said_no and status == "cancelled")
 
-    def _foreign(self, each: Accepted) -> bool:
-        """Whether what it returned is not what the attempt that won returned."""
-        body = self.last[each.id]
+    def _foreign(self, execution: Accepted) -> bool:
+        """Whether its outputs are those of another attempt than the one that won."""
+        body = self.last[execution.id]
         if body.get("status") != "completed":
             return False
         outputs = body["outputs"]
-        if each.kind == "pipeline":
+        if execution.kind == "pipeline":
             return bool(list(outputs["result"]) != ["work", "other"])
-        return each.kind in ("work", "cancel") and outputs["output"]["attempt"] != body["attempt"]
-
-    def _overlapped(self, each: Accepted) -> bool:
-        """Whether side effects of two runs alternate: A B A."""
-        runs = [run for run, _ in groupby(self.ticks[each.id], key=lambda tick: tick[:2])]
-        return len(runs) - len(set(runs)) > self._excused(each) and not self._ran_while_set_back(
-            each
+        return (
+            execution.kind in ("work", "cancel") and outputs["output"]["attempt"] != body["attempt"]
         )
 
-    def _went_on(self, each: Accepted) -> bool:
-        """Whether side effects came after `cancelled` was visible (to the millisecond in which it
-        was written).
-        """
-        body = self.last[each.id]
+    def _overlapped(self, execution: Accepted) -> bool:
+        """Whether side effects of two runs alternate: A B A."""
+        runs = [run for run, _ in groupby(self.ticks[execution.id], key=lambda tick: tick[:2])]
+        return len(runs) - len(set(runs)) > self._excused(
+            execution
+        ) and not self._ran_while_set_back(execution)
+
+    def _went_on(self, execution: Accepted) -> bool:
+        """Whether side effects came after `cancelled` was visible."""
+        body = self.last[execution.id]
         if body.get("status") != "cancelled":
             return False
-        ended_at = _at(body["cancelled_at"]) + 0.01
-        late = sum(at > ended_at for _, _, at in self.ticks[each.id])
-        return late > self._excused(each) and not self._ran_while_set_back(each)
+        ended_at = _at(body["cancelled_at"]) + 0.01  # the time in the body has milliseconds only
+        late = sum(at > ended_at for _, _, at in self.ticks[execution.id])
+        return late > self._excused(execution) and not self._ran_while_set_back(execution)
 
-    def _excused(self, each: Accepted) -> int:
-        """A process that was frozen has one moment after it wakes."""
-        return len({pid for _, pid, _ in self.ticks[each.id]} & self.frozen)
+    def _excused(self, execution: Accepted) -> int:
+        """Counts what a frozen process may do after it wakes, before it checks the time: one thing."""
+        return len({pid for _, pid, _ in self.ticks[execution.id]} & self.frozen)
 
-    def _ran_while_set_back(self, one: Accepted) -> bool:
-        """Its claim may be lost, so that it runs a second time until its first worker hears of
-        that.
-        """
-        return self._was_set_back([at for _, _, at in self.ticks[one.id]])
+    def _ran_while_set_back(self, execution: Accepted) -> bool:
+        """Whether its claim may be lost, so that it ran twice until its first worker learned of it."""
+        return self._was_set_back([at for _, _, at in self.ticks[execution.id]])
 
-    def _is_listed(self, one: Accepted) -> bool:
-        status = self.last[one.id].get("status", "")
-        return one.id in self.listed.get(status, set()) or (
-            status == 404 and not self._is_lost(one)
+    def _is_listed(self, execution: Accepted) -> bool:
+        status = self.last[execution.id].get("status", "")
+        return execution.id in self.listed.get(status, set()) or (
+            status == 404 and not self._is_lost(execution)
         )
 
     def _moved_on_seconds(self) -> list[float]:
-        """For each lost run with side effects: from the last of them until the execution was queued
-        again, or ended.
+        """Returns, sorted, how long each lost run's execution took to be queued again, or to end.
 
-        An outage of the store is a fault of its own, after which every lease is granted once more:
-        where there was one in between, the time runs from its end. Sorted.
+        The time begins with the last side effect of the run. After an outage of the store every
+        lease is granted once more, so if there was one in between, the time begins with its end.
         """
         found = []
-        for each in self.accepted:
-            for attempt in self.last[each.id].get("attempts", []):
-                times = [at for number, _, at in self.ticks[each.id] if number == attempt["number"]]
+        for execution in self.accepted:
+            for attempt in self.last[execution.id].get("attempts", []):
+                times = [
+                    at for number, _, at in self.ticks[execution.id] if number == attempt["number"]
+                ]
                 if attempt["outcome"] == "lost" and times and "ended_at" in attempt:
                     moved_at = _at(attempt["ended_at"])
                     found.append(moved_at - max(max(times), self._last_outage_ended_at(moved_at)))
         return sorted(found)
 
     def _last_outage_ended_at(self, before: float) -> float:
-        """When the store was last out of reach before this moment; 0 where it never was."""
+        """Returns when the last outage of the store before this moment ended; 0 if there was none."""
         ends = (
-            min(each.ended_at, before)
-            for each in self.faults
-            if each.name in AWAY and each.began_at < before
+            min(fault.ended_at, before)
+            for fault in self.faults
+            if fault.name in AWAY and fault.began_at < before
         )
         return max(ends, default=0.0)
 
@@ -238,7 +257,7 @@ def _members(client: redis.Redis, key: str) -> set[str]:
 
 
 def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """The last body of every execution, once it ended or the patience is over."""
+    """Returns the last body of every execution, once all have ended or the time is over."""
     last: dict[str, dict[str, Any]] = {id: {} for id in ids}
     deadline = time.monotonic() + SETTLE_SECONDS
     waiting = ids
@@ -258,9 +277,9 @@ def _held(service: Service) -> list[str]:
     return [line for log in logs for line in log.splitlines() if '"event_loop_held"' in line]
 
 
-def _read_ticks(each: Accepted) -> list[Tick]:
-    """In the order of their times."""
-    lines = each.marks.read_text().splitlines() if each.marks.exists() else []
+def _read_ticks(execution: Accepted) -> list[Tick]:
+    """Reads the side effects of an execution, in the order of their times."""
+    lines = execution.marks.read_text().splitlines() if execution.marks.exists() else []
     rows = [line.split() for line in lines]
     return sorted(
         ((int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3),

@@ -1,5 +1,6 @@
-"""A service where many tenants live, and one stranger: shared by all attacks that need none of
-their own.
+"""Fixtures of the attacks: one service with ten honest tenants and an attacker, the `stranger`.
+
+All attacks of `tests/hostile` share it, unless they need a service of their own.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ WATCH_SECONDS = 0.05
 
 
 class Town(Service):
-    """Workers that end are started again, as systemd or Heroku would. The stranger's requests are
-    `service.post`.
+    """A service that restarts its workers when they end, as systemd or Heroku do.
+
+    Its own methods (`post`, `start`, `run`) send requests with the stranger's key.
     """
 
     def __init__(self, redis_url: str, folder: Path, model: ModelServer):
@@ -40,6 +42,7 @@ class Town(Service):
                 [f"tenant{n}:{key}" for n, key in enumerate(KEYS)] + [f"stranger:{STRANGER}"]
             ),
             WORKER_THREADS=20,
+            # Short, so that workers which an attack ends are soon there again.
             SHUTDOWN_GRACE=1,
             CANCEL_GRACE=0.5,
             MAX_RETRIED_BYTES_PER_TENANT=MAX_RETRIED_BYTES,
@@ -75,7 +78,7 @@ class Town(Service):
                     kept[number] = self.start_worker()
 
     def log(self) -> str:
-        """Of the web process and of every worker that there was."""
+        """Returns the logs of the web process and of all workers, ended ones too."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
 

@@ -1,7 +1,7 @@
-"""Requests that no client sends: valid ones for every endpoint, bent in every place, each by a seed
-of its own.
+"""A fuzzer: makes valid requests for every endpoint and changes them at random places.
 
-The same seed and number give the same bytes, where the executions that they name are the same.
+`test_any_request` sends them. The same seed and number give the same bytes, if the ids of the
+executions are the same.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ HOST = (b"Host", b"localhost")
 CANARY = (
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: canary\r\nConnection: close\r\n\r\n"
 )
-"""Sent behind a request: whoever reads too much or too little of that one answers this one wrongly.
-"""
+"""Sent after a request. If a server reads too much or too little of that, this answer is wrong."""
 
 
 @dataclass
 class Request:
-    """One in its parts, as long as it still has some; then `raw` bytes."""
+    """A request in its parts. `raw` joins them."""
 
     method: bytes
     path: bytes
@@ -36,10 +35,10 @@ class Request:
     version: bytes = b"HTTP/1.1"
     chunks: list[bytes] | None = None
     bent: int = 0
-    """How many times it was changed."""
+    """How often it was changed."""
 
     framed: bool = True
-    """Whether its end can be told from its headers in one way alone."""
+    """Whether its headers say in exactly one way where it ends."""
 
     def raw(self) -> bytes:
         target = self.path + (b"?" + self.query if self.query else b"")
@@ -55,19 +54,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What goes over the wire, in pieces, and what is known of it."""
+    """The bytes to send, in pieces, and what the judge may expect of the answer."""
 
     pieces: list[bytes]
     methods: list[bytes]
     plain: bool
-    """It was not bent: it must be taken."""
+    """It was not changed, so it must be accepted."""
 
     framed: bool
-    """It is followed by a canary that must be answered, unless the connection was closed before."""
+    """A canary follows it, which must be answered unless the connection was closed before."""
 
 
 class Fuzzer:
-    """Makes requests about these executions, with this key where one is needed."""
+    """Makes requests about these executions, with this API key if there is one."""
 
     def __init__(self, ids: Sequence[str], key: str = ""):
         self._ids, self._key = ids, key
@@ -75,6 +74,7 @@ class Fuzzer:
     def request(self, seed: int, number: int) -> Sent:
         chance = random.Random(f"{seed}:{number}")
         made = _Bent(chance, self._valid(chance))
+        # Mostly one change: a request with many is refused for the first of them alone.
         for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3, 5))):
             chance.choice(_BENDS)(made)
         request = made.request
@@ -125,7 +125,7 @@ _PAGE = b"page=1&page_size=5&status=completed&type=agent&target_id=behaves&order
 _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     *(
         (b"POST", b"/api/v1/executions", b"", {**_START, "config": _CONFIG, "expires_in": 60})
-        for _ in range(4)
+        for _ in range(4)  # four times as likely: it has by far the most to check
     ),
     (b"POST", b"/api/v1/executions", b"", _START),
     (b"POST", b"/api/v1/executions", b"", _RELAY),
@@ -146,8 +146,7 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"GET", b"/docs/swagger-ui.css", b"", None),
     (b"OPTIONS", b"/api/v1/executions", b"", None),
 )
-"""What is taken as it stands, of every endpoint but those that change an execution that has ended.
-"""
+"""Requests that are accepted unchanged: all endpoints but those that change an ended execution."""
 
 _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"POST", _ONE + b"/cancel", b"", {}),
@@ -162,7 +161,10 @@ _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
 
 
 class _Bent:
-    """A request while it is bent. `raw` is set once it has no parts any more."""
+    """A request while it is changed: one method for each kind of change.
+
+    Once a change was made to the bytes of the whole request, they are in `raw`.
+    """
 
     def __init__(self, chance: random.Random, request: Request):
         self.chance, self.request = chance, request
@@ -192,6 +194,7 @@ class _Bent:
         path, bit = self.request.path, self.chance.choice(odd.PATH_BITS)
         at = self._number(len(path))
         self.request.path = path[:at] + bit + path[at + self.chance.choice((0, 0, 1, 5)) :]
+        # These can end the path early, so that the rest of the line reads as something else.
         if any(byte in bit for byte in b" \t\x00#?"):
             self.request.framed = False
 
@@ -227,9 +230,8 @@ class _Bent:
         self._add_header(name, self.chance.choice((value, b"", value + b"x")))
 
     def header_lost(self) -> None:
-        self.request.headers.pop(
-            self._number(len(self.request.headers) - 1)
-        ) if self.request.headers else None
+        if self.request.headers:
+            self.request.headers.pop(self._number(len(self.request.headers) - 1))
 
     def header_bent(self) -> None:
         if not self.request.headers:
@@ -244,7 +246,7 @@ class _Bent:
         )
 
     def header_odd(self) -> None:
-        """One that is no header, or very large."""
+        """Adds an invalid or very large header."""
         odd = (
             (b"", b"x"),
             (b"A B", b"x"),
@@ -254,6 +256,7 @@ class _Bent:
             (b"X-CR", b"a\rb"),
         )
         large = (
+            # One below and one above the limit for a header.
             (b"X-Large", b"x" * 8100),
             (b"X-Large", b"x" * 9000),
             (b"X" * 9000, b"x"),
@@ -270,6 +273,7 @@ class _Bent:
 
     def _add_header(self, name: bytes, value: bytes) -> None:
         self.request.headers.append((name, value))
+        # These decide where a request ends, or who answers it, so no canary can follow.
         if name.lower() in (
             b"expect",
             b"content-length",
@@ -294,7 +298,7 @@ class _Bent:
         self.request.framed = False
 
     def value(self) -> None:
-        """Another value somewhere in the body."""
+        """Replaces a value somewhere in the body."""
         body = self._object()
         place = self._place(body)
         if place:
@@ -303,7 +307,7 @@ class _Bent:
         self._write(body)
 
     def raw_value(self) -> None:
-        """Text that is no JSON, or dangerous, in place of a value."""
+        """Replaces a value by text that is invalid or dangerous JSON."""
         body = self._object()
         place = self._place(body)
         if place:
@@ -337,7 +341,7 @@ class _Bent:
         self._write(body)
 
     def encoded_body(self) -> None:
-        """Other bytes for the same text."""
+        """Encodes the same text in other bytes."""
         body = self.request.body
         texts: tuple[Callable[[], bytes], ...] = (
             lambda: gzip.compress(body, mtime=0),
@@ -347,6 +351,7 @@ class _Bent:
             lambda: body.decode("latin-1").encode("utf-32-le"),
             lambda: body + body,
             lambda: body[: self._number(len(body))],
+            # Longer than a body that is parsed in the event loop, and longer than any body may be.
             lambda: b" " * 70_000 + body,
             lambda: b" " * 1_100_000 + body,
             lambda: b"",
@@ -367,12 +372,13 @@ class _Bent:
             (b"", b"", b"X-Trailer: 1\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n" * 3)
         )
         self.request.chunks = [*chunks, b"0\r\n" + trailers + b"\r\n"]
+        # Servers may refuse trailers and extensions of chunks, and close the connection then.
         self.request.framed = not trailers and all(
             b";" not in chunk.partition(b"\r\n")[0] for chunk in chunks
         )
 
     def length(self) -> None:
-        """A length that is not the body's, or is no length."""
+        """Sends a wrong or invalid `Content-Length`."""
         lengths = (
             b"0",
             b"1",
@@ -422,7 +428,7 @@ class _Bent:
         )
 
     def _place(self, value: Any) -> tuple[Any, Any] | None:
-        """One of all places in it, deep ones too: what holds it and by which name."""
+        """Returns a random place in it, at any depth: the container, and the key or index."""
         places: list[tuple[Any, Any]] = []
         waiting = [value]
         while waiting:
@@ -511,7 +517,7 @@ def _noise(chance: random.Random, text: bytes) -> bytes:
 
 
 def _pieces(chance: random.Random, raw: bytes) -> list[bytes]:
-    """Mostly in one go; sometimes cut in the middle of whatever is there."""
+    """Splits the bytes into pieces: mostly one, sometimes several."""
     if chance.random() < 0.8 or len(raw) < 2:
         return [raw]
     cuts = sorted(chance.sample(range(1, len(raw)), min(len(raw) - 1, chance.choice((1, 2, 5)))))

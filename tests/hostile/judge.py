@@ -1,5 +1,6 @@
-"""What every answer must be, whatever was asked: well-formed, never our mistake, and an error as
-documented.
+"""Judges answers to any request: well-formed HTTP, never 500, errors as documented.
+
+`test_any_request` calls `judge` for every exchange; `test_judge` checks this module.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
 def _documented() -> dict[int, set[str]]:
-    """The codes of each status, as `docs/errors.md` has them."""
+    """Reads the codes of each status from `docs/errors.md`."""
     codes: dict[int, set[str]] = {}
     for line in (ROOT / "docs" / "errors.md").read_text().splitlines():
         if found := re.match(r"\| ([45]\d\d(?:, [45]\d\d)*) \| ([^|]+) \|", line):
@@ -62,7 +63,7 @@ CODES = _documented()
 
 
 def judge(sent: Sent, answered: bytes) -> list[Answer]:
-    """Raises `AssertionError` with what is wrong."""
+    """Returns the answers. Raises `AssertionError` if anything about them is wrong."""
     answers = read_answers(answered, sent.methods)
     for answer in answers:
         _judge(answer)
@@ -77,7 +78,7 @@ def judge(sent: Sent, answered: bytes) -> list[Answer]:
 def _look_for_canary(answers: Sequence[Answer]) -> None:
     assert 1 <= len(answers) <= 2, f"{len(answers)} answers to a request and its canary"
     if not answers[0].closes:
-        assert len(answers) == 2, "the connection was closed without a word"
+        assert len(answers) == 2, "the connection was closed without `Connection: close`"
         assert (answers[1].status, answers[1].headers.get("x-request-id")) == (200, "canary"), (
             answers[1]
         )
@@ -87,9 +88,7 @@ def _judge(answer: Answer) -> None:
     assert answer.headers.keys() <= _HEADERS, answer.headers
     ours = "x-request-id" in answer.headers
     if not ours:
-        assert answer.closes, (
-            "only the web server's own refusals have no request id, and they close"
-        )
+        assert answer.closes, "an answer without a request id must close the connection"
         assert 400 <= answer.status < 500 or answer.status == 501, answer
         return
     assert _REQUEST_ID.fullmatch(answer.headers["x-request-id"])
@@ -109,6 +108,7 @@ def _judge_problem(answer: Answer) -> None:
     assert problem["code"] in CODES.get(answer.status, ()), (
         f"{answer.status} {problem['code']} is not documented"
     )
+    # A refusal may quote what was sent, but must not multiply it.
     assert len(answer.body) < 128 * 1024, f"a refusal of {len(answer.body)} bytes"
     for error in problem.get("errors", ()):
         assert error.keys() == {"field", "message", "code"}, error
@@ -119,7 +119,7 @@ def _judge_problem(answer: Answer) -> None:
 
 
 def strict(text: bytes) -> Any:
-    """JSON as the standard has it."""
+    """Parses JSON by the standard: without NaN and Infinity, which Python accepts."""
     return json.loads(text.decode("utf-8"), parse_constant=_no_constant)
 
 

@@ -1,5 +1,6 @@
-"""The neighbours' view: honest tenants who start, follow and list their executions while an attack
-runs.
+"""Honest tenants that start, follow and list executions while an attack runs.
+
+Attacks run inside `with unharmed(service, ...)`, which fails if any tenant was affected.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from tests.support.service import ENDED, Service
 COUNT = 10
 TIMEOUT_SECONDS = 60
 KEYS = [f"the-key-of-honest-tenant-{number}" for number in range(COUNT)]
-"""Where a service asks for no key, all of them are one tenant."""
+"""If a service requires no key, all of them are one tenant."""
 
 POLL_SECONDS = 0.05
 PAUSE_SECONDS = 0.2
 RETRIES = 5
 
 _owners: dict[str, int] = {}
-"""The tenant of every execution that one of them has started."""
+"""Which of them started each execution."""
 
 
 @contextmanager
 def unharmed(service: Service, *flows: str) -> Iterator[None]:
-    """Ten of them, again and again: every execution completes by its first attempt, within its
-    timeout.
+    """Lets ten tenants run executions, one after the other, until the block ends.
 
-    Each tenant starts with the attack, and once more behind its end.
+    Every execution must complete in its first attempt, within its timeout. Each tenant runs at
+    least one during the attack and one after it.
     """
     over = threading.Event()
     with ThreadPoolExecutor(COUNT) as pool:
@@ -62,8 +63,9 @@ def _live(service: Service, number: int, flows: tuple[str, ...], over: threading
 
 @contextmanager
 def client_of(service: Service, number: int) -> Iterator[Service]:
-    """The service as one of them uses it: by a connection and a key of its own. A 503 is heeded, as
-    a machine that is busy with an attack may give one; it must be over in time.
+    """Yields the service with the connection and the key of one tenant.
+
+    A busy machine may answer 503 during an attack. The client then tries again, `RETRIES` times.
     """
     tenant = copy.copy(service)
     retry = Retry(RETRIES, status_forcelist=[503], allowed_methods=None, raise_on_status=False)
@@ -74,7 +76,7 @@ def client_of(service: Service, number: int) -> Iterator[Service]:
 
 
 def run(tenant: Service, flow: str, number: int) -> str:
-    """One execution of one tenant from its start to the list that has it, whose id is returned."""
+    """Runs one execution of one tenant, checks it and the tenant's list, and returns its id."""
     inputs = {"do": "echo", "number": number}
     id = tenant.start("behaves", inputs, config={"flow_id": flow, "timeout": TIMEOUT_SECONDS})
     _owners[id] = number
@@ -83,10 +85,10 @@ def run(tenant: Service, flow: str, number: int) -> str:
     assert ended["outputs"]["output"]["number"] == number
     listed = tenant.get("/executions?page_size=100")
     assert listed.status_code == 200, listed.text
-    ids = [one["execution_id"] for one in listed.json()["executions"]]
+    ids = [row["execution_id"] for row in listed.json()["executions"]]
     assert id in ids
     if "API_KEYS" in tenant.env:
-        assert {_owners.get(one, number) for one in ids} == {number}
+        assert {_owners.get(listed_id, number) for listed_id in ids} == {number}
     return id
 
 

@@ -1,4 +1,4 @@
-"""Odd methods, names, values and texts: each has broken some server, some parser or some store."""
+"""Odd methods, names, values and texts for the fuzzer. Each has broken some server or parser."""
 
 from __future__ import annotations
 

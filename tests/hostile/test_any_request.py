@@ -1,8 +1,7 @@
-"""Whatever is sent over a socket: every answer is well-formed HTTP, none is 500, and the service
-goes on.
+"""Fuzzes a service: every answer must be well-formed HTTP and not 500, and the service keeps running.
 
-`FUZZ_SEED=<seed>`, or `<seed>:<number>` to begin there, repeats what a failure shows.
-`LONG_FAULTS=1` (`make faults`) goes on for ten minutes.
+A failure prints a seed: `FUZZ_SEED=<seed>` repeats the run, `FUZZ_SEED=<seed>:<number>` begins with
+one request. `LONG_FAULTS=1` (`make faults`) runs it for ten minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 600 if LONG else 6))
-CLIENTS = 4
+CLIENTS = 4  # more would only wait for the one web process
 MOST_FAILURES = 5
 KEY = "a-key-that-is-long-enough"
 GROWTH_BYTES = 300 * 1024 * 1024
@@ -37,9 +36,7 @@ GROWTH_BYTES = 300 * 1024 * 1024
 
 @pytest.fixture
 def service(make_service: Callable[..., Service], own_store: EmbeddedStore) -> Service:
-    """With keys and with limits that nobody reaches, so that their code is on the way of each
-    request.
-    """
+    """Sets keys and limits that nobody reaches, so that every request passes their code."""
     rate = "1000000/second"
     return make_service(
         own_store.url,
@@ -65,22 +62,20 @@ def test_no_request_at_all_is_answered_with_500_or_with_what_is_no_http(service:
     assert run.statuses.keys() >= {200, 202, 400, 401, 404, 405}, run.statuses
     assert process.is_running(), run.shown
     assert process.memory_info().rss - before < GROWTH_BYTES, run.shown
-    last = service.start("behaves", {"do": "echo"})  # behind all that was started meanwhile
+    last = service.start("behaves", {"do": "echo"})  # runs after all that the fuzzer started
     assert service.ended(last, seconds=150)["status"] == "completed", run.shown
     _judge_log(service.output("web"), run.shown)
 
 
 def _judge_log(log: str, shown: str) -> None:
-    """Each line is one event: nobody writes lines of his own into it."""
+    """Checks that each line is one event, so no request could write lines of its own."""
     for line in log.splitlines():
         event = json.loads(line)
         assert event["level"] not in ("error", "critical"), f"{shown}: {line[:3000]}"
 
 
 class Run:
-    """Clients that send one request after the other until some are answered wrongly, or the time is
-    over.
-    """
+    """Clients that send requests until the time is over, or until `MOST_FAILURES` wrong answers."""
 
     def __init__(self, service: Service, seed: str):
         self._service = service
@@ -125,7 +120,7 @@ class Run:
 
 
 def _executions(service: Service) -> list[str]:
-    """One of each kind, and one that is not there."""
+    """Runs executions of all kinds, until they have ended; returns their ids."""
     started = [
         service.start("behaves", {"do": "echo"}),
         service.start("behaves", {"do": "fail"}),

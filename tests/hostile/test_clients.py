@@ -1,6 +1,4 @@
-"""Clients that are slow, silent, many or greedy: small requests of others are served, and memory
-comes back.
-"""
+"""Attacks by slow, silent, many or greedy clients: others are served, and memory is freed."""
 
 from __future__ import annotations
 
@@ -29,9 +27,9 @@ POST = (
     b"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: %s\r\n"
     % (STRANGER.encode())
 )
-SILENT = 2_000
+SILENT = 2_000  # half of the connections that a web process takes
 LARGE = json.dumps({"output": os.urandom(7_900_000).hex()}).encode()
-"""Just under the 16 MiB that outputs may have."""
+"""Slightly below the limit of 16 MiB for outputs."""
 
 MEBIBYTE = 1024 * 1024
 
@@ -44,9 +42,7 @@ def web_of(town: Town) -> psutil.Process:
 
 @contextlib.contextmanager
 def bounded_memory(town: Town, most: int, left: int) -> Iterator[None]:
-    """The web process holds no more than `most` bytes on top after it, and soon no more than
-    `left`.
-    """
+    """Checks that the web process grows by at most `most` bytes, and soon shrinks to `left`."""
     process = web_of(town)
     before = process.memory_info().rss
     yield
@@ -61,6 +57,7 @@ def bounded_memory(town: Town, most: int, left: int) -> Iterator[None]:
 @contextlib.contextmanager
 def crowd(town: Town, count: int, *, buffer_bytes: int = 0) -> Iterator[list[socket.socket]]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The clients are sockets of this process, whose usual limit is 1,024 files.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 500)), hard))
     try:
         with contextlib.ExitStack() as stack:
@@ -91,7 +88,7 @@ def test_bodies_without_their_last_byte_keep_nobody_out(town: Town) -> None:
         crowd(town, 140) as clients,
     ):
         for client in clients:
-            with contextlib.suppress(OSError):  # it was refused meanwhile: others hold too much
+            with contextlib.suppress(OSError):  # it was refused: the others hold too much memory
                 client.sendall(POST + b"Content-Length: 1048576\r\n\r\n" + b" " * 1048575)
         time.sleep(2)
 
@@ -111,7 +108,7 @@ def test_chunked_trailers_without_end_keep_nobody_out(town: Town) -> None:
 
 @pytest.fixture
 def large(town: Town, store_of_town: redis.Redis) -> str:
-    """An execution of the stranger's with the largest outputs that there may be."""
+    """Returns an execution of the stranger with the largest outputs that are allowed."""
     id = town.run("behaves", {"do": "echo"})["execution_id"]
     store_of_town.set(f"rq:job:{id}:outputs", pack(LARGE))
     return str(id)

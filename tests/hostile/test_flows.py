@@ -1,4 +1,4 @@
-"""Flows that harm their process and their worker: the runs of all others go on."""
+"""Attacks by flows on their process and their worker: the runs of others continue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.timeout(240)
 HARM = {
     "use_up_files": "completed",
     "use_up_memory": "completed",
-    "close_files": "failed",  # also those that lead to its worker: as if the process had died
+    "close_files": "failed",  # also the socket to its worker, as if the process had died
     "lower_limits": "completed",
     "slow_down": "completed",
-    "replace": None,  # whatever becomes of the run that takes the builtins from its own process
+    "replace": None,  # a run that removes its own builtins may end in any way
     "end_group": "completed",
     "log_much": "completed",
     "progress_much": "completed",
@@ -29,7 +29,7 @@ HARM = {
 
 @pytest.mark.parametrize("do", HARM)
 def test_what_a_flow_does_to_its_process_harms_no_neighbour(town: Town, do: str) -> None:
-    """Twice, so that processes that it was done to are used again, or are replaced."""
+    """Attacks twice, so that a harmed process is used again, or is replaced."""
     replaced = town.replaced
     with unharmed(town, "process", "thread"):
         attacks = [
@@ -38,7 +38,9 @@ def test_what_a_flow_does_to_its_process_harms_no_neighbour(town: Town, do: str)
         ]
         ended = [town.ended(id, seconds=120) for id in attacks]
     if HARM[do]:
-        assert {one["status"] for one in ended} == {HARM[do]}, [one.get("error") for one in ended]
+        assert {body["status"] for body in ended} == {HARM[do]}, [
+            body.get("error") for body in ended
+        ]
     assert town.replaced == replaced, "a worker has ended"
 
 
@@ -68,7 +70,7 @@ def test_a_chain_of_forks_ends_with_its_run(town: Town, tmp_path: Path) -> None:
         time.sleep(0.5)
         if marks.stat().st_size == before:
             break
-        assert time.monotonic() < deadline, "it goes on"
+        assert time.monotonic() < deadline, "the chain continues"
 
 
 def test_a_flow_that_ends_its_worker_again_and_again_costs_no_neighbour_an_attempt(

@@ -1,4 +1,4 @@
-"""The fuzzer and its judge are judged: the one can be repeated, the other finds what is wrong."""
+"""The fuzzer can be repeated, and its judge finds wrong answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_is_documented_is_read() -> None:
 
 
 def test_an_answer_as_it_must_be_passes() -> None:
-    assert [one.status for one in judge(SENT, answer(b"404 Not Found", PROBLEM))] == [404]
+    assert [passed.status for passed in judge(SENT, answer(b"404 Not Found", PROBLEM))] == [404]
 
 
 WRONG = {

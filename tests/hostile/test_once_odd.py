@@ -1,4 +1,4 @@
-"""Requests whose answers the fuzzer found to be odd: each is told in the documented form."""
+"""Requests that the fuzzer once found answered in an undocumented form."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Whatever is written into the store, and whatever stands in a file: those whom it does not concern
-go on.
-"""
+"""Attacks by records in the store and by files of agents: other executions are not affected."""
 
 from __future__ import annotations
 
@@ -31,12 +29,12 @@ GARBAGE = {
 
 
 def test_records_that_make_no_sense_harm_nobody(town: Town, store_of_town: redis.Redis) -> None:
-    """In the lists of honest tenants too, in queues, among the leases and the delayed."""
+    """Writes them everywhere: into honest tenants' lists, queues, leases and delayed executions."""
     done = [_one_of(town, number) for number in range(2)]
     with unharmed(town, "thread", "process"):
         for kind, garbage in enumerate(GARBAGE.values()):
             _write(store_of_town, kind, garbage)
-        time.sleep(2)  # reapers and workers come by
+        time.sleep(2)  # reapers and workers read them meanwhile
         assert town.get("/executions?page_size=100").status_code == 200
     for number, id in enumerate(done):
         with client_of(town, number) as tenant:
@@ -50,7 +48,7 @@ def _write(store: redis.Redis, kind: int, garbage: dict[str, str]) -> None:
         tenant = ("stranger", "tenant0", "tenant1")[number % 3]
         store.hset(f"rq:job:{id}", mapping={"tenant": tenant, "type": "agent", **garbage})
         store.set(f"rq:job:{id}:outputs", b"\xff{")
-        store.zadd(f"exec:index:{tenant}:completed:agent", {id: 9e17})
+        store.zadd(f"exec:index:{tenant}:running:agent", {id: 9e17})
         store.zadd("exec:waiting", {id: 1})
         store.zadd("exec:leases" if number % 2 else "exec:delayed", {id: 1})
         store.rpush(f"rq:queue:{QUEUES[number % 2]}", id)
@@ -76,11 +74,8 @@ TRAPS: dict[str, Callable[[Path], object]] = {
 
 
 def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Town) -> None:
-    """All at once: the reason names each of them."""
-    deadline = time.monotonic() + 60
-    while town.log().count('"worker_started"') < len(town.workers):  # else it loads the traps
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    """Tries all at once: the reason must name each of them."""
+    _wait_for_workers(town)
     processes = [town.web, *(worker for worker in town.workers if worker.poll() is None)]
     names = [trap.replace(" ", "-") for trap in TRAPS]
     try:
@@ -103,7 +98,15 @@ def test_files_that_are_a_trap_are_refused_in_a_reload_while_all_go_on(town: Tow
         assert [name for name in names if f"/{name}/agent.yaml:" not in reason] == []
 
 
+def _wait_for_workers(town: Town) -> None:
+    # A worker that still starts ignores SIGHUP, since it is about to read the files anyway.
+    deadline = time.monotonic() + 60
+    while town.log().count('"worker_started"') < len(town.workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def _refusals(town: Town) -> list[str]:
-    """The reasons of refused reloads that the logs tell."""
+    """Returns the reasons of refused reloads in the logs."""
     lines = [json.loads(line) for line in town.log().splitlines() if '"reload_refused"' in line]
     return [line["reason"] for line in lines]

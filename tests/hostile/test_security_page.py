@@ -1,4 +1,4 @@
-"""`docs/security.md` names, for each thing that is defended against, the tests that hold it true."""
+"""`docs/security.md` names existing tests for each threat."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Texts that take a careless program minutes: in messages, in bodies, in prompts, in a model's
-answers.
-"""
+"""Attacks by texts that take a careless program minutes: in errors, bodies, prompts and answers."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def test_a_message_that_looks_like_half_a_secret_over_and_over_harms_nobody(town: Town) -> None:
-    """It ran in one process with the neighbours, whose interpreter it held."""
+    """Runs in one process with the neighbours: a slow pattern would hold their interpreter."""
     with unharmed(town, "thread"):
         units = ("eyJ-", "eyJ.", "token=", "://a:", "bearer ")
         attacks = [

@@ -1,4 +1,4 @@
-"""A log that nobody reads: a terminal stopped with Ctrl-S, a pipe whose reader sleeps."""
+"""Logs that nobody reads (a terminal after Ctrl-S, a pipe whose reader sleeps) block no service."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ flows:
 
 
 class Unread(Service):
-    """Its processes write to `output_end`, and so do their errors."""
+    """A service whose processes write stdout and stderr to `output_end`."""
 
     output_end: int
 
@@ -69,7 +69,7 @@ def agents(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["pipe", "stopped terminal", "unread terminal"])
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
-    """Where it is read, and where it is written."""
+    """Yields the end to read from and the end to write to."""
     ours, theirs = os.pipe() if request.param == "pipe" else pty.openpty()
     if request.param == "stopped terminal":
         termios.tcflow(theirs, termios.TCOOFF)
@@ -93,7 +93,7 @@ def test_neighbours_start_and_finish_and_what_was_dropped_is_told_once_it_is_rea
             with unharmed(service, flow):
                 chatter = service.start("chatters", config={"flow_id": flow})
             assert service.ended(chatter, seconds=120)["outputs"]["output"] == "said"
-            for _ in range(300):  # a line of the web for each
+            for _ in range(300):  # the web process logs a line for each
                 assert service.get("/executions/exec_000000000000").status_code == 404
             with unharmed(service, flow):
                 pass
@@ -103,7 +103,7 @@ def test_neighbours_start_and_finish_and_what_was_dropped_is_told_once_it_is_rea
 
 
 def _until_dropped_lines_are_told(end: int) -> None:
-    """Nothing more has to happen than that the log is read."""
+    """Reads the log. That must be enough for the dropped lines to be counted in it."""
     text, deadline = b"", time.monotonic() + 60
     while b"log_lines_dropped" not in text:
         assert time.monotonic() < deadline, text[-3000:]
@@ -113,7 +113,7 @@ def _until_dropped_lines_are_told(end: int) -> None:
 
 @pytest.mark.timeout(180)
 def test_a_launcher_whose_terminal_is_stopped_serves_restarts_and_ends(tmp_path: Path) -> None:
-    """What it says itself goes to the same terminal: Ctrl-C must still reach it behind Ctrl-S."""
+    """The launcher prints to the same terminal. Ctrl-C must work after Ctrl-S."""
     ours, theirs = pty.openpty()
     termios.tcflow(theirs, termios.TCOOFF)
     port = free_port()
@@ -135,7 +135,11 @@ def test_a_launcher_whose_terminal_is_stopped_serves_restarts_and_ends(tmp_path:
     try:
         answers(port, seconds=60)
         run_one(port)
-        worker = next(one for one in everything(launcher) if "worker.py" in " ".join(one.cmdline()))
+        worker = next(
+            process
+            for process in everything(launcher)
+            if "worker.py" in " ".join(process.cmdline())
+        )
         worker.kill()
         run_one(port)
         launcher.send_signal(signal.SIGINT)

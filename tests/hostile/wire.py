@@ -1,6 +1,4 @@
-"""Raw bytes to a service, and its answers read without mercy: what is not well-formed HTTP is an
-error.
-"""
+"""Sends raw bytes to a service and parses its answers strictly: no lenient HTTP client between."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ ANSWER_SECONDS = 60.0
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([ -~\t]*)")
 _LISTED = frozenset(("allow", "vary", "ratelimit", "ratelimit-policy"))
-"""Headers that may stand more than once: each is a list."""
+"""Headers that may appear more than once, because each is a list."""
 
 
 class Malformed(AssertionError):
-    """What came back is no HTTP."""
+    """The bytes that came back are not well-formed HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +32,15 @@ class Answer:
 
 
 def exchange(port: int, pieces: Sequence[bytes]) -> bytes:
-    """Sends all and says that nothing more comes; returns all that is answered until the server
-    closes.
-    """
+    """Sends all pieces and closes the sending side. Returns all bytes until the server closes."""
     answered = b""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as client:
+        # Each piece is to arrive by itself: the kernel would join small ones.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 client.sendall(piece)
+            # Else a server that expects more of the body would wait for its deadline.
             client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while piece := client.recv(65536):
@@ -51,7 +49,7 @@ def exchange(port: int, pieces: Sequence[bytes]) -> bytes:
 
 
 def read_answers(text: bytes, methods: Sequence[bytes]) -> list[Answer]:
-    """All answers in what came back, to requests with these methods. Raises `Malformed`."""
+    """Parses all answers to requests with these methods. Raises `Malformed`."""
     answers: list[Answer] = []
     while text:
         method = methods[len(answers)] if len(answers) < len(methods) else b""
@@ -66,7 +64,7 @@ def _read(text: bytes, method: bytes) -> tuple[Answer, bytes]:
     first, *lines = head.split(b"\r\n")
     found = _STATUS_LINE.fullmatch(first)
     if not end or not found:
-        raise Malformed(f"no head of an answer: {text[:300]!r}")
+        raise Malformed(f"no complete head: {text[:300]!r}")
     status, headers = int(found[1]), _headers(lines)
     if status < 200:
         return Answer(status, headers, b""), rest
@@ -77,7 +75,7 @@ def _read(text: bytes, method: bytes) -> tuple[Answer, bytes]:
     elif "content-length" in headers:
         length = int(headers["content-length"])
         if len(rest) < length:
-            raise Malformed(f"{length} bytes are promised, {len(rest)} came: {head!r}")
+            raise Malformed(f"Content-Length is {length}, but {len(rest)} bytes came: {head!r}")
         body, rest = rest[:length], rest[length:]
     else:
         raise Malformed(f"an answer without a length: {head!r}")
@@ -89,10 +87,10 @@ def _headers(lines: Sequence[bytes]) -> dict[str, str]:
     for line in lines:
         found = _HEADER.fullmatch(line)
         if not found:
-            raise Malformed(f"no header: {line!r}")
+            raise Malformed(f"invalid header: {line!r}")
         name, value = found[1].decode().lower(), found[2].decode()
         if name in headers and name not in _LISTED:
-            raise Malformed(f"a header stands twice: {line!r}")
+            raise Malformed(f"duplicate header: {line!r}")
         headers[name] = value
     return headers
 

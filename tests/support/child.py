@@ -1,5 +1,6 @@
-"""A child process of a worker, with a test in the worker's place: what it is told, and what it
-answers.
+"""Starts a child process, in which flows run, with a test in the place of its worker.
+
+Tests in `tests/worker` send it messages and read its answers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Ended(dict):
 
 
 class Child:
-    """Runs flows of one agent, `coded`, whose file is `source`. Used with `with`."""
+    """A child that runs flows of one agent, `coded`, whose file is `source`. Used with `with`."""
 
     def __init__(self, folder: Path, source: str, flows: str, *, slots: int = 1, limits: str = ""):
         home = folder / "agents" / "coded"
@@ -61,7 +62,7 @@ class Child:
                 command,
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C in the terminal ends the tests, not the child
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -77,7 +78,7 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        self._listener.join(10)  # what the process left behind may hold its end open for a moment
+        self._listener.join(10)  # a process that a flow left may hold the other end for a moment
         self._ours.close()
 
     def _listen(self) -> None:
@@ -103,7 +104,7 @@ class Child:
         return token
 
     def until(self, *kinds: str, token: str | None = None, seconds: float = 60) -> Any:
-        """The first message of one of these kinds, for this attempt if one is given."""
+        """Waits for the first message of one of these kinds, and of this attempt if given."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for head, body in list(self.received):
@@ -114,7 +115,7 @@ class Child:
                     return ended
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.005)
-        raise AssertionError(f"nothing of {kinds} for {token}: {self.log.read_text()[-3000:]}")
+        raise AssertionError(f"No {kinds} for {token}: {self.log.read_text()[-3000:]}")
 
     def ended(self, token: str, seconds: float = 60) -> Ended:
         found: Ended = self.until("ended", "unstarted", token=token, seconds=seconds)

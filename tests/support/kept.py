@@ -1,5 +1,6 @@
-"""Services that outlive the test that asked for them: most of the time of a short test goes into
-their start.
+"""Keeps services running for later tests, because a start takes most of a short test's time.
+
+The fixture `shared_service` in `tests/conftest.py` uses it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 _DATABASES = range(8, 13)
-"""Of the store of a test process. Those before have other users; this many services are kept at a
-time.
-"""
+"""Databases of the test process's store, one for each kept service. Others use the lower ones."""
 
 
 class KeptServices:
-    """One service for each set of options, in a database of its own. Used with `with`."""
+    """One service for each set of options, each with its own database. Used with `with`."""
 
     def __init__(self, store: EmbeddedStore, folders: pytest.TempPathFactory):
         self._store, self._folders = store, folders
@@ -36,23 +35,23 @@ class KeptServices:
             self._end(name)
 
     def begin_test(self, folder: Path) -> None:
-        """Ends what tests of another folder have used: those of this one rarely ask for the same."""
+        """Ends the services of another folder's tests: tests here rarely need the same options."""
         if self._folder not in (None, folder):
             self.__exit__()
         self._folder = folder
 
     def take(self, **options: Any) -> Service:
-        """The service with these options, started if there is none yet. Its store is empty."""
+        """Returns the service with these options, with an empty store. Starts it if needed."""
         name = repr(sorted(options.items()))
         service = self._services.pop(name, None) or self._start(options)
-        self._services[name] = service  # as the last, which is ended last
+        self._services[name] = service  # as the last, so that it is ended last
         with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
             client.flushdb()
         service.begin_test()
         return service
 
     def give_back(self, service: Service, *, failed: bool) -> None:
-        """Ends what the test left to its workers. A service that may have been harmed is not kept."""
+        """Ends the test's executions. Stops the service instead if the test may have broken it."""
         name = next((name for name, kept in self._services.items() if kept is service), None)
         if name is None:
             return

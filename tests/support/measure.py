@@ -1,4 +1,4 @@
-"""How far a test goes: `make test` takes a short measure, `make faults` the full one."""
+"""`LONG`: whether tests run at full length (`make faults`) or are short (`make test`)."""
 
 from __future__ import annotations
 

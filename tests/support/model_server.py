@@ -1,7 +1,6 @@
-"""A stand-in for a model's vendor: speaks OpenAI's chat completions, records what it is asked,
-answers as told.
+"""A model server for tests: answers OpenAI chat completions as scripted, and records requests.
 
-Also `python -m tests.support.model_server PORT DELAY_SECONDS`, for benchmarks.
+Benchmarks start it as `python -m tests.support.model_server PORT DELAY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
 
 @dataclass
 class Answer:
-    """One scripted answer: `status` other than 200 is an error; `delay_seconds` before it; `raw` as
-    it is.
+    """One scripted answer, sent after `delay_seconds`. A `status` other than 200 is an error.
 
-    `message` and `choice` are added to those of the answer; `usage` takes the place of its own.
-    Blank lines drip for `drip_seconds` before the body; with `hang_up` the connection ends in the
-    middle of it.
+    `raw` replaces the whole body. `message` and `choice` are merged into those of the answer;
+    `usage` replaces its usage. With `drip_seconds`, blank lines are sent one by one for so long
+    before the body. With `hang_up`, the connection ends in the middle of the body.
     """
 
     text: str = "An answer."
@@ -59,8 +57,9 @@ class Answer:
 
 
 class ModelServer:
-    """Started by `with`. `answers` is played in order; then `reply` is asked, or `default` is given
-    for ever.
+    """Started by `with`. Sends `answers` in order, afterwards what `reply` returns.
+
+    Unless a test sets it, `reply` returns `default`.
     """
 
     def __init__(self, port: int = 0, default: Answer | None = None):
@@ -70,7 +69,7 @@ class ModelServer:
         self.begin(default)
 
     def begin(self, default: Answer | None = None) -> None:
-        """Forgets what it was told and asked: a test that shares the server begins with it as new."""
+        """Resets the server: removes scripted answers and recorded requests of earlier tests."""
         self.default = default or Answer()
         self.answers: deque[Answer] = deque()
         self.reply: Callable[[dict[str, Any]], Answer] = lambda asked: self.default
@@ -81,7 +80,7 @@ class ModelServer:
 
     @property
     def aborted(self) -> int:
-        """How many callers hung up before their answer."""
+        """The number of callers that hung up before their answer."""
         return len(self.hung_up)
 
     @property
@@ -100,7 +99,9 @@ class ModelServer:
         self._thread.join()
 
     def play(self, *answers: Answer | str) -> None:
-        self.answers.extend(each if isinstance(each, Answer) else Answer(each) for each in answers)
+        self.answers.extend(
+            answer if isinstance(answer, Answer) else Answer(answer) for answer in answers
+        )
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -127,7 +128,7 @@ class ModelServer:
                 asked = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.requests.append(asked)
                 self.headers.append(headers)
-                hung_up = self.hung_up  # of the test that asks
+                hung_up = self.hung_up  # `begin` may replace it while this request waits
                 answer = self.answers.popleft() if self.answers else self.reply(asked)
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
@@ -144,7 +145,7 @@ class ModelServer:
     async def _wait(
         self, reader: asyncio.StreamReader, seconds: float, hung_up: list[None]
     ) -> None:
-        """Sleeps, unless the caller hangs up meanwhile."""
+        """Sleeps. Raises `ConnectionError` if the caller hangs up meanwhile."""
         if not seconds:
             return
         try:

@@ -1,4 +1,7 @@
-"""A stand-in for a collector of traces: takes OTLP over HTTP, and keeps every span that it is sent."""
+"""A trace collector for tests: receives OTLP over HTTP, and keeps every span.
+
+`tests/worker/test_traces.py` runs services that send to it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class OtlpServer:
-    """Started by `with`. A span is its fields as a dict, `attributes` with plain values."""
+    """Started by `with`. A span is a dict of its fields; its `attributes` are plain values."""
 
     def __init__(self) -> None:
         self.spans: list[dict[str, Any]] = []
@@ -28,7 +31,7 @@ class OtlpServer:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Prints nothing: the output of tests belongs to failures."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -38,7 +41,7 @@ class OtlpServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def begin(self) -> None:
-        """Forgets the spans: a test that shares the server begins with it as new."""
+        """Removes the spans of earlier tests."""
         self.spans = []
 
     def __enter__(self) -> OtlpServer:
@@ -51,20 +54,21 @@ class OtlpServer:
         self._thread.join()
 
     def wait_for(self, trace_id: str, count: int, seconds: float = 60) -> list[dict[str, Any]]:
-        """The spans of a trace, in the order in which they began, once there are so many."""
+        """Waits until a trace has `count` spans. Returns them in the order of their starts."""
         deadline = time.monotonic() + seconds
-        while len(found := [each for each in self.spans if each["trace_id"] == trace_id]) < count:
+        while len(found := [span for span in self.spans if span["trace_id"] == trace_id]) < count:
             assert time.monotonic() < deadline, self.spans
             time.sleep(0.05)
-        return sorted(found, key=lambda each: each["began"])
+        return sorted(found, key=lambda span: span["began"])
 
 
 def _read(body: bytes) -> list[dict[str, Any]]:
     return [
         {
-            "service": {each.key: each.value.string_value for each in resource.resource.attributes}[
-                "service.name"
-            ],
+            "service": {
+                attribute.key: attribute.value.string_value
+                for attribute in resource.resource.attributes
+            }["service.name"],
             "name": span.name,
             "kind": span.kind,
             "trace_id": span.trace_id.hex(),
@@ -73,7 +77,7 @@ def _read(body: bytes) -> list[dict[str, Any]]:
             "links": [link.span_id.hex() for link in span.links],
             "began": span.start_time_unix_nano,
             "failed": span.status.code == 2,
-            "attributes": {each.key: _value(each.value) for each in span.attributes},
+            "attributes": {attribute.key: _value(attribute.value) for attribute in span.attributes},
         }
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans
         for scope in resource.scope_spans

@@ -1,4 +1,4 @@
-"""Promises about time, on a machine that has other work to do."""
+"""Stretches time limits of tests on a busy machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ _LOAD = Path("/proc/loadavg")
 
 
 def within(seconds: float) -> float:
-    """How long what is promised within `seconds` may take here: as long on a quiet machine, longer
-    on a busy one.
+    """Returns how long something may take here that takes at most `seconds` on a quiet machine.
 
-    Where three processes want each processor, everything takes three times as long, and no promise
-    is broken.
+    If three processes compete for each processor, everything takes three times as long.
     """
     minute, _, _, running, *_ = _LOAD.read_text().split()
     wanting = max(float(minute), float(running.partition("/")[0]))

@@ -1,5 +1,6 @@
-"""A limit of processes and threads, as `docker --pids-limit`, Kubernetes, systemd and Heroku set
-one.
+"""Limits the processes and threads of a running worker, for tests.
+
+`docker --pids-limit`, Kubernetes, systemd and Heroku set such limits.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ from pathlib import Path
 import psutil
 
 _FOLDERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
-"""Of control groups in their first and second version."""
+"""Where control groups of version 1 and version 2 are mounted."""
 
 
 class ProcessLimit:
-    """Holds a worker and all its children, threads counted too. `None` is no limit."""
+    """A limit for a worker and all its children, threads included."""
 
     def __init__(self, pid: int, group: Path | None):
         self._pid, self._group = pid, group
 
     @property
     def count(self) -> int:
-        """How many processes and threads there are."""
+        """The number of processes and threads now."""
         if self._group:
             return int((self._group / "pids.current").read_text())
         return sum(process.num_threads() for process in _mine())
 
     def set(self, limit: int | None) -> None:
+        """Sets the limit; None removes it."""
         if self._group:
             (self._group / "pids.max").write_text("max" if limit is None else str(limit))
             return
@@ -46,8 +48,9 @@ class ProcessLimit:
 
 @contextlib.contextmanager
 def process_limit(pid: int) -> Iterator[ProcessLimit | None]:
-    """By a control group if this user may make one, else by RLIMIT_NPROC; None where neither holds
-    (root).
+    """Uses a control group if this user may create one, else RLIMIT_NPROC.
+
+    Yields None if neither works: RLIMIT_NPROC does not apply to root.
     """
     for folder in _FOLDERS:
         group = folder / f"limit-{os.getpid()}-{pid}"

@@ -1,4 +1,7 @@
-"""A small TCP proxy in front of the store, which can break the way between."""
+"""A TCP proxy between a service and its store that can cut, delay, slow and lose traffic.
+
+Tests of faults and `make chaos` use it.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,14 @@ Mode = Literal["pass", "cut", "blackhole", "delay", "drop_answer"]
 
 
 class Proxy:
-    """Started by `with`. `mode` may be changed at any time and holds for open connections too.
+    """Started by `with`. `mode` can be changed at any time, and applies to open connections too.
 
-    `cut`: connections are closed, new ones refused. `blackhole`: nothing gets through, nothing is
-    closed. `delay`: each piece waits `delay_seconds`. `drop_answer`: the next request whose text
-    contains `drop_after` gets through, its answer does not, and its connection is closed; then
-    `pass` again.
+    `cut` closes connections and refuses new ones. `blackhole` passes nothing and closes nothing.
+    `delay` delays each piece by `delay_seconds`. `drop_answer` passes the next request that
+    contains `drop_after`, drops its answer, closes the connection, and returns to `pass`.
 
-    `lose_for` is an outage as a network has it: what was sent meanwhile is delivered later, behind
-    newer calls. `bytes_per_second` is the speed of the link, all connections together; None for as
-    fast as it goes.
+    `lose_for` simulates a network outage: what is sent meanwhile is delivered later, after newer
+    calls. `bytes_per_second` is the speed of all connections together; None means no limit.
     """
 
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
@@ -36,7 +37,7 @@ class Proxy:
         self.begin(upstream)
 
     def begin(self, upstream: str) -> None:
-        """As new, in front of another store: for a test that takes over a proxy and its clients."""
+        """Resets the proxy and connects it to another store, for the next test that uses it."""
         self._upstream = upstream
         self._close_all()
         self.mode = "pass"
@@ -48,9 +49,7 @@ class Proxy:
         self._busy_until = [0.0, 0.0]
         self.dropped = 0
         self.round_trips = 0
-        """How often a client spoke after the store had: a pipeline is one, however many commands it
-        holds.
-        """
+        """How often a client sent after the store did. A pipeline is one, whatever its length."""
 
     @property
     def url(self) -> str:
@@ -78,13 +77,13 @@ class Proxy:
         elif before == "cut":
             self._listen()
         elif before == "blackhole":
-            self._close_all()  # what was lost in between is not made up for
+            self._close_all()  # what was lost meanwhile is not sent again
 
     def lose_for(self, seconds: float, deliver_after_seconds: float) -> None:
-        """Nothing gets through for some seconds; then new connections work again.
+        """Passes nothing for some seconds; then new connections work again.
 
-        What was sent on an old one meanwhile arrives later, also if its client has hung up: a
-        kernel goes on sending what was written before the close, with longer and longer pauses.
+        What was sent on an old connection meanwhile arrives later, even if its client hung up: a
+        kernel keeps sending what was written before the close, with growing pauses.
         """
         now = time.monotonic()
         self._outage_began_at = now
@@ -117,7 +116,7 @@ class Proxy:
             except OSError:
                 return
             if (left_seconds := self._outage_ends_at - time.monotonic()) > 0:
-                time.sleep(left_seconds)  # a network says nothing
+                time.sleep(left_seconds)  # an outage does not refuse connections, they time out
                 client.close()
                 continue
             upstream = socket.socket(socket.AF_UNIX)

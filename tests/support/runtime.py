@@ -1,5 +1,6 @@
-"""Runs a target in this process, with the store's part played by lists: for tests of the runtime
-alone.
+"""Runs a target in this process and keeps in memory what a store would keep.
+
+Tests in `tests/unit/runtime` and `tests/properties` use it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from app.runtime.stop import StopSignal
 
 class NoModel(ModelProvider):
     def complete(self, *args: Any, **options: Any) -> Any:
-        raise AssertionError("A model was asked.")
+        raise AssertionError("The run called a model, but the test has none.")
 
 
 @dataclass
 class Recorder:
-    """Keeps what a run stores, as the store would, and hands it to the next run."""
+    """Keeps what a run stores, and gives it to the next run, as the store does."""
 
     reports: list[Progress] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Recorder:
         limit_bytes: int = 10_000_000,
         **config: Any,
     ) -> Any:
-        """The outputs. Goes on from what was stored before."""
+        """Runs a target, continues from what is stored, and returns the outputs."""
         saved = SavedState(dict(self.records), dict(self.values))
         kind = "agent" if target_id in catalog.agents else "pipeline"
         ports = Ports(

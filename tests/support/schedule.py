@@ -1,7 +1,7 @@
-"""Which test process runs what, and when: the slowest first, and tests that share a service in one
-process.
+"""Distributes tests over the test processes: the slowest first, files that share a service whole.
 
-With pytest-xdist only. The order of a seed (pytest-randomly) stays among tests of the same rank.
+`tests/conftest.py` installs it for pytest-xdist. Tests of the same rank keep the random order of
+pytest-randomly's seed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ SLOWEST_FIRST = (
     "tests/store/",
     "tests/unit/",
 )
-"""Long tests and long files first; short tests fill what is left, so that all processes end
-together.
+"""Long tests and files come first, so that short ones fill the rest and all processes end together.
 """
 
 ONE_BY_ONE = ("tests/faults/", "tests/hostile/")
-"""Each of these tests has a service of its own, so each may run in any process. Other files stay
-together.
-"""
+"""Each of these tests has its own service, so it can run in any process. Other files stay whole."""
 
 
 def rank(nodeid: str) -> int:
-    """The place of a test in the order: that of the first entry that fits."""
+    """Returns a test's place in the order: the index of the first entry that matches."""
     return next(
         (place for place, start in enumerate(SLOWEST_FIRST) if nodeid.startswith(start)),
         len(SLOWEST_FIRST),
@@ -43,7 +40,7 @@ def rank(nodeid: str) -> int:
 
 
 class SlowestFirst(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist exports no types
-    """Hands out whole files in the order of the collection, and some files test by test."""
+    """Distributes whole files in the order of the collection, and some files test by test."""
 
     def __init__(self, config: pytest.Config, log: object):
         config.option.loadscopereorder = False

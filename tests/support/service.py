@@ -1,4 +1,4 @@
-"""A whole service: real gunicorn, real workers, over real HTTP."""
+"""Starts a whole service for tests (real gunicorn, real workers), and calls it over HTTP."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ START_SECONDS = 60.0
 END_SECONDS = 5.0
 ENDED = ("completed", "failed", "cancelled")
 OWN_BIN = Path(sys.executable).parent
-"""The programs of the tests' own environment, in which every optional package is installed."""
+"""Programs of the tests' own environment, which has every optional package."""
 
 BIN = Path(os.environ.get("SERVICE_BIN") or OWN_BIN)
-"""The service's programs. `make test` names an environment as it is deployed, with requirements.txt
-alone.
-"""
+"""The service's programs. `make test` sets an environment as deployed, from requirements.txt only."""
 
+# Variables of the developer's own environment that would change what a service does.
 _NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
 
 
@@ -41,7 +40,7 @@ def free_port() -> int:
 
 
 class Service:
-    """Started by `with`. `env` goes to both processes; their output is in `folder`."""
+    """Started by `with`. Web process and workers get `env`, and write their logs into `folder`."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class Service:
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
-            "WEB_CONCURRENCY": "1",
+            "WEB_CONCURRENCY": "1",  # so that a test knows which process answers
             "WORKER_PROCESSES": "2",
             **paths,
             **{name: str(value) for name, value in env.items()},
@@ -95,16 +94,16 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()  # an open connection would make gunicorn linger
+        self.http.close()  # gunicorn waits for open connections before it ends
         _end([*([self.web] if self.web else []), *self.workers])
 
     def end_workers(self) -> None:
-        """Leaves the web process alone."""
+        """Ends all workers; the web process keeps running."""
         _end(self.workers)
         self.workers = []
 
     def start_web(self) -> subprocess.Popen[bytes]:
-        """Returns when it answers."""
+        """Starts the web process, and returns once it answers."""
         web = self._launch_web()
         self._wait_for_web()
         return web
@@ -117,9 +116,8 @@ class Service:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.web is not None and self.web.poll() is None:
             try:
-                requests.get(
-                    f"{self.url}/healthz", timeout=START_SECONDS
-                )  # it listens before it has loaded
+                # It listens before it has loaded, so this request may wait for the load.
+                requests.get(f"{self.url}/healthz", timeout=START_SECONDS)
                 return
             except requests.RequestException:
                 time.sleep(0.02)
@@ -131,7 +129,7 @@ class Service:
         return worker
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`flask ...` beside it, with its environment."""
+        """Runs a `flask` command with the service's environment."""
         return subprocess.run(
             [self._bin / "flask", *arguments],
             cwd=ROOT,
@@ -142,20 +140,18 @@ class Service:
         )
 
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
-        """A new key, as `flask keys add` makes it."""
+        """Adds an API key to the store, as `flask keys add` does, and returns it."""
         return self.keys().add(Identity(tenant, name, parse_scopes(scopes)))
 
     def keys(self) -> KeyStore:
         return KeyStore.connect(Settings(redis_url=self.env["REDIS_URL"]))
 
     def output(self, name: str) -> str:
-        """The output of a process (`web`, `worker0`, `worker1`, ...) in this test, if tests share
-        the service.
-        """
+        """Returns what a process (`web`, `worker0`, ...) has printed during this test."""
         return (self.folder / f"{name}.log").read_bytes()[self._log_bytes.get(name, 0) :].decode()
 
     def begin_test(self) -> None:
-        """Leaves out of `output` what was printed for the tests before this one."""
+        """Makes `output` leave out what was printed during earlier tests."""
         self._log_bytes = {path.stem: path.stat().st_size for path in self.folder.glob("*.log")}
 
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -167,9 +163,8 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(
-                    end_with_parent, signal.SIGKILL
-                ),  # also if it is frozen as the tests are killed
+                # SIGKILL, because a frozen process would ignore SIGTERM if the tests are killed.
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
 
     def post(self, path: str, **options: Any) -> requests.Response:
@@ -198,17 +193,16 @@ class Service:
         return dict(self.get(f"/executions/{execution_id}").json())
 
     def until(self, execution_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
-        """Polls until the execution is in one of these states."""
+        """Polls until the execution has one of these statuses; returns the last body."""
         began = time.monotonic()
         while (body := self.status(execution_id)).get("status") not in statuses:
             waited = time.monotonic() - began
             if waited > seconds:
                 raise AssertionError(
-                    f"not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}"
+                    f"Not {statuses} after {seconds} s: {body}\n{self.output('worker0')[-3000:]}"
                 )
-            time.sleep(
-                min(max(0.01, waited / 20), 0.05)
-            )  # a question costs the machine more than a wait
+            # Asks less often the longer it takes: polls slow down what they wait for.
+            time.sleep(min(max(0.01, waited / 20), 0.05))
         return body
 
     def ended(self, execution_id: str, seconds: float = 60) -> dict[str, Any]:
@@ -217,7 +211,7 @@ class Service:
     def run(
         self, target_id: str, inputs: dict[str, Any] | None = None, **more: Any
     ) -> dict[str, Any]:
-        """Starts an execution and follows it to its end."""
+        """Starts an execution and waits for its end; returns the last body."""
         return self.ended(self.start(target_id, inputs, **more))
 
     def cancel(self, execution_id: str) -> requests.Response:
@@ -225,10 +219,10 @@ class Service:
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """In order, or by force where that takes too long."""
+    """Ends processes with SIGTERM, and with SIGKILL after `END_SECONDS`."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
-        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)  # a frozen process cannot react to SIGTERM
         process.terminate()
     for process in running:
         try:

@@ -1,4 +1,4 @@
-"""Bodies against the published response schema."""
+"""Checks answers against the published response schema, `tests/contract`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEMA = json.loads((CONTRACT / "responses.schema.json").read_text())
 
 
 def check_shape(body: Any, shape: str) -> None:
-    """Raises `ValidationError` where the body is not of this published shape."""
+    """Raises `ValidationError` if the body does not match this shape."""
     jsonschema.Draft202012Validator(
         {"$ref": f"#/$defs/{shape}", "$defs": _SCHEMA["$defs"]}
     ).validate(body)

@@ -1,4 +1,4 @@
-"""Work aside of the loop raises to whoever asked for it, and prints nothing."""
+"""`app.process.aside`: what fails beside the event loop is raised to its caller, not printed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The judge of `make chaos`, judged: a sound history passes, and each broken promise is found in a
-forged one.
-"""
+"""`tests.chaos.verdict`: a correct history passes; forged ones show each broken promise."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ GUNICORN = (ROOT / "gunicorn.conf.py").read_text()
 GRACEFUL_SECONDS = float(re.findall(r"^graceful_timeout = (\d+)", GUNICORN, re.M)[0])
 NEEDED_SECONDS = {"web": GRACEFUL_SECONDS, "worker": SHUTDOWN_SECONDS}
 HEROKU_SECONDS = 30
-"""Heroku sends SIGKILL this long after SIGTERM, whatever a process would need."""
+"""Heroku sends SIGKILL this long after SIGTERM. It cannot be set."""
 
 
 def unit(name: str) -> configparser.SectionProxy:

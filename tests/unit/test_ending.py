@@ -1,4 +1,4 @@
-"""What is written of an attempt that is over: the decision, case by case."""
+"""`app.worker.ending.decide`: what is written when an attempt is over, case by case."""
 
 from __future__ import annotations
 

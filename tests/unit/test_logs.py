@@ -1,6 +1,4 @@
-"""`app.telemetry.logs` and `app.telemetry.log_fields`: exceptions without their messages, fields
-cut and masked.
-"""
+"""`app.telemetry.logs` and `log_fields`: exceptions without messages, fields cut and masked."""
 
 from __future__ import annotations
 
@@ -145,7 +143,7 @@ def test_a_flows_field_with_a_name_of_the_line_itself_is_renamed() -> None:
 
 TALKS = """
 import sys, time
-from app import logs
+from app.telemetry import logs
 logs.configure("INFO", ["hunter2"])
 import structlog
 for number in range(3000):
@@ -185,7 +183,7 @@ def _missing(found: list[dict[str, Any]]) -> int:
 GREENLET_RAISES = """
 from gevent import monkey; monkey.patch_all()
 import gevent
-from app import logs
+from app.telemetry import logs
 from app.web.worker import log_exception
 
 logs.configure("INFO")
@@ -210,7 +208,7 @@ def test_an_exception_in_a_greenlet_is_one_line() -> None:
 
 LOGS_TWO_REQUESTS = """
 import structlog
-from app import logs
+from app.telemetry import logs
 logs.configure("INFO")
 log = structlog.get_logger("x")
 logs.begin_request(request_id="one")

@@ -1,4 +1,4 @@
-"""Whoever holds a web process's event loop is named in the log."""
+"""`app.web.loop_monitor`: the log names the request that holds a web process's event loop."""
 
 from __future__ import annotations
 

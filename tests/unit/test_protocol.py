@@ -1,4 +1,4 @@
-"""Messages between a worker and its children, however the socket cuts them."""
+"""`app.worker.protocol`: messages arrive complete, wherever the socket splits them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ messages = st.lists(st.tuples(heads, st.binary(max_size=300)), max_size=8)
 def test_messages_arrive_whole_and_in_order_however_they_are_cut(
     sent: list[tuple[Head, bytes]], data: st.DataObject
 ) -> None:
-    wire = b"".join(encode(*each) for each in sent)
+    wire = b"".join(encode(*message) for message in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=10)))
     arrived, received = Messages(), []
     for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):

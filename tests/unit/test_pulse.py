@@ -1,4 +1,7 @@
-"""Whether a child counts as silent: what the machine does to it is not its fault."""
+"""`app.worker.pulse` and `bulkhead`: when a child counts as silent, and who runs alone.
+
+A child is not blamed for what the machine does to it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from app.worker.threads_of import Facts, Threads, busiest, hindrance
 
 
 def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Threads:
-    """Of each, for how long it has computed, and been ready without a processor."""
+    """Makes threads. Each row: seconds computed, and seconds ready without a processor."""
     return {
         number: Facts(f"t{number}", state, computed, delayed, faults)
         for number, (computed, delayed) in enumerate(rows)
@@ -21,7 +24,7 @@ IDLE = threads((0, 0), (0, 0), (0, 0))
 
 
 def silent_after(seconds: int, *after: Threads, longest: float = 1.0) -> float:
-    """One look in each second, at these threads in turn."""
+    """Looks once a second, at each of these in turn; returns the silence then."""
     pulse = Pulse(longest)
     pulse.ask()
     for second in range(seconds + 1):
@@ -77,7 +80,7 @@ def test_one_thread_that_computes_holds_the_interpreter_and_many_take_turns() ->
 def test_a_process_that_is_swapped_in_cannot_answer() -> None:
     assert hindrance(IDLE, threads((0, 0), faults=100), 1.0) == 1
     assert hindrance(IDLE, threads((0, 0), state="D"), 1.0) == 1
-    assert hindrance(IDLE, threads((0, 0), state="T"), 1.0) == 0  # whoever stopped it
+    assert hindrance(IDLE, threads((0, 0), state="T"), 1.0) == 0  # whoever stopped it: no excuse
 
 
 def test_the_only_one_waits_for_all_others_and_they_for_it() -> None:

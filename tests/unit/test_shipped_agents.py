@@ -1,6 +1,6 @@
-"""The agents and pipelines that ship: they load, and answer without a key and without a network."""
+"""The included agents and pipelines load, and answer without an API key and without a network."""
 
-# ruff: noqa: RUF001 - Chinese punctuation is meant
+# ruff: noqa: RUF001 - the Chinese punctuation is intended
 
 from __future__ import annotations
 

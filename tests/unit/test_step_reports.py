@@ -1,6 +1,4 @@
-"""A child's checkpoints on their way to its worker: the run goes on once the store has what it must
-not lose.
-"""
+"""`app.worker.reports`: a run waits until the store has its checkpoint, unless it must stop."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ from app.worker.reports import StepReports
 NOTHING = Checkpoint(Progress(0, 1))
 
 SOON_SECONDS = 0.2
-"""How long a test looks at a call that must not return."""
+"""How long a test watches a call that must not return."""
 
 LATE_SECONDS = 30
 
 
 class Worker:
-    """The worker's end: keeps the numbers of the checkpoints it was sent."""
+    """Stands for the worker: keeps the numbers of the checkpoints that it gets."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -51,7 +49,7 @@ def reports(worker: Worker, stop: StopSignal) -> StepReports:
 
 
 class Saving(threading.Thread):
-    """Saves one checkpoint and waits for it; `ended` is how that ended."""
+    """Saves one checkpoint and waits until it is stored; `ended` says how the wait ended."""
 
     def __init__(self, reports: StepReports):
         super().__init__(daemon=True)

@@ -1,6 +1,4 @@
-"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, by W3C Trace
-Context.
-"""
+"""`app.telemetry.tracing.accepted`: which `traceparent` headers are passed on, and how."""
 
 from __future__ import annotations
 

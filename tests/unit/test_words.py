@@ -1,4 +1,4 @@
-"""`make lint` finds the worst habits of words, and lets the right ones pass."""
+"""`tools.words`, a part of `make lint`: finds bad habits of words, and accepts correct ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A flow for tests, which behaves as it is told."""
+"""A flow for tests: does what its input `do` names. See `ACTIONS`, at the end.
+
+All services of `tests.support.service` load it.
+"""
 
 import asyncio
 import base64
@@ -33,7 +36,7 @@ invoked = _Invoked()
 
 
 class Marks:
-    """Writes `begin` and `end` lines into the file `marks`, as a side effect that can be counted."""
+    """Writes `begin` and `end` lines into the file `marks`, so that tests can count runs."""
 
     def __init__(self, inputs):
         self._path = inputs.get("marks")
@@ -59,13 +62,13 @@ def _traceparent(inputs, context):
 
 
 def _sleep(inputs, context):
-    """Sleeps in one piece, deaf to everything."""
+    """Sleeps without interruption, and ignores a cancel."""
     time.sleep(inputs["seconds"])
     return "slept"
 
 
 def _listen(inputs, context):
-    """Sleeps, and returns soon after it is asked to stop."""
+    """Sleeps, and returns soon after a cancel."""
     deadline = time.monotonic() + inputs["seconds"]
     while time.monotonic() < deadline and not context.cancelled:
         time.sleep(0.01)
@@ -93,7 +96,7 @@ def _swallow(inputs, context):
 
 
 def _hold_the_lock(inputs, context):
-    """Holds the interpreter's lock: no other thread of the process runs meanwhile."""
+    """Holds the interpreter's lock, so no other thread of the process runs meanwhile."""
     libc = ctypes.PyDLL(None)
     libc.usleep(int(inputs["seconds"] * 1_000_000))
     return "held"
@@ -116,7 +119,7 @@ def _bad_progress(inputs, context):
 
 
 def _attempt_sleeps(inputs, context):
-    """Deaf, for as many seconds as its attempt is to sleep; says which attempt it was."""
+    """Sleeps for the seconds of its attempt and ignores a cancel. Returns the attempt's number."""
     time.sleep(inputs["seconds"][context.attempt - 1])
     return f"attempt {context.attempt}"
 
@@ -171,7 +174,7 @@ def _kill(inputs, context):
 
 
 def _leave_children(inputs, context):
-    """Leaves behind a process that detached itself, and says who it is."""
+    """Leaves a detached process behind, and writes its pid into `pid_file`."""
     child = subprocess.Popen(["sleep", "300"], start_new_session=True)
     Path(inputs["pid_file"]).write_text(str(child.pid))
     if inputs.get("then") == "exit":
@@ -188,7 +191,7 @@ def _not_json(inputs, context):
         "set": {1, 2},
         "nan": float("nan"),
         "object": object(),
-        "generator": (each for each in ()),
+        "generator": (item for item in ()),
         "keys": {1: 2},
         "loop": loop,
         "surrogate": "\ud800",
@@ -201,14 +204,15 @@ def _large(inputs, context):
 
 
 def _noise(inputs, context):
-    """As `_large`, but it can not be packed; and it takes its time."""
+    """Like `_large`, but after a wait, and of random text, which does not compress."""
     time.sleep(inputs["seconds"])
     return os.urandom(inputs["bytes"]).hex()
 
 
 def _picture(inputs, context):
-    """Random bytes as text of the same length on the wire: base64 packs back to what it was. With
-    its mark.
+    """Returns random bytes as base64, with its `ticks`.
+
+    Compression undoes base64, so the outputs take as many bytes on the wire as were asked for.
     """
     return {
         "ticks": inputs["ticks"],

@@ -1,4 +1,4 @@
-"""A step for tests: sleeps or fails as it is told, and hands on what it got."""
+"""A step for tests: sleeps or fails as its input `work` says, else returns its inputs."""
 
 import time
 

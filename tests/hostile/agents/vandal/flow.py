@@ -1,4 +1,4 @@
-"""A flow that harms the process it runs in, and its worker, as far as it can."""
+"""A flow that harms its process and its worker. Its input `do` names how; see `ACTIONS`."""
 
 import builtins
 import json
@@ -54,7 +54,7 @@ def _slow_down(inputs, context):
 
 
 def _replace(inputs, context):
-    """Last of all `open`, as the flow needs it itself."""
+    """Replaces `open` last, because the flow still needs it before."""
     json.dumps = json.loads = time.monotonic = socket.socket.sendmsg = logging.Logger.info = None
     threading.Lock = threading.Thread.start = os.read = os.getpid = None
     builtins.isinstance = builtins.open = None
@@ -86,8 +86,9 @@ def _progress_much(inputs, context):
 
 
 def _fork_in_a_chain(inputs, context):
-    """Each process starts the next one and ends: whoever lists them sees those that are gone. Each
-    writes a byte.
+    """Starts a chain of processes: each writes a byte, starts the next one, and ends.
+
+    Whoever lists processes sees only those that are already gone.
     """
     file = os.open(inputs.get("file", os.devnull), os.O_WRONLY | os.O_APPEND)
     if os.fork() == 0:
