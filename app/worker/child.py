@@ -45,12 +45,12 @@ from app.store.steps import write_usage
 from app.telemetry import logs, tracing
 from app.worker.child_run import ChildRun, Services
 from app.worker.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
+from app.worker.flow_threads import FlowThreads
 from app.worker.loop_watch import FlowLoopWatch
 from app.worker.model_calls import WatchedModels, traced
 from app.worker.protocol import ChildSocket, Head
 from app.worker.reports import ProgressReports
-from app.worker.threads import Threads
-from app.worker.threads_of import STACK_SIGNAL, name_thread, thread_name
+from app.worker.thread_stats import STACK_SIGNAL, name_thread, thread_name
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -58,7 +58,9 @@ NO_FRESH_PROCESS = "fresh"
 """The reason of an `unstarted`: the flow asks for a process that has run nothing before."""
 
 _ENDERS = 2
-"""Threads that make the outputs of asynchronous flows JSON and send them."""
+"""Threads that serialize and send the outputs of asynchronous flows: JSON is CPU work, so more of
+them would only compete for the interpreter.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +137,7 @@ class Child:
         self._runs: dict[str, ChildRun] = {}
         self._lock = threading.Lock()
         self._loading: dict[Hashable, list[ChildRun]] = {}
-        self._threads = Threads(self._for_life)
+        self._threads = FlowThreads(self._for_life)
         self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
         self._cleanup = Cleanup(streams, alone=self._alone)
         self._served = 0
@@ -219,7 +221,7 @@ class Child:
         """Also what libraries log carries the names of the run."""
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             outcome = run.blocking()
-            run.leave_behind(the_loop.end_of_run(scope))
+            run.note_leaked_threads(the_loop.end_of_run(scope))
             return outcome
 
     # Many at once.
@@ -305,7 +307,7 @@ class Child:
             )
             owners[flow] = scope
             await asyncio.wait({flow})
-            run.leave_behind(await end_tasks(scope) + len(scope.helping))
+            run.note_leaked_threads(await end_tasks(scope) + len(scope.helping))
         await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
 
     def _end_task(
@@ -321,7 +323,7 @@ class Child:
         self._forget(run)
         facts: dict[str, Any] = {
             "usage": write_usage(run.usage.models),
-            "left_behind": run.left_behind,
+            "leaked_threads": run.leaked_threads,
             "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
             "counts": self._counts.take(),
         }

@@ -55,7 +55,7 @@ class ChildRun:
         self.stop = StopSignal()
         self.steps: StepReports | None = None
         self.usage = Usage()
-        self.left_behind = 0
+        self.leaked_threads = 0
         self.has_waited = False
         """Whether it has waited until another run had loaded its code."""
         self._start, self._body, self._services = start, body, services
@@ -121,9 +121,9 @@ class ChildRun:
             return lambda: (ended, b"")
         return lambda: self._outcome(encoded)
 
-    def leave_behind(self, count: int) -> None:
+    def note_leaked_threads(self, count: int) -> None:
         """Notes how many threads or tasks of the run go on after it."""
-        self.left_behind = max(self.left_behind, count)
+        self.leaked_threads = max(self.leaked_threads, count)
 
     def _outcome(self, act: Callable[[], bytes]) -> tuple[Head, bytes]:
         """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
@@ -169,7 +169,7 @@ class ChildRun:
             usage=self.usage,
             report=self._report,
             save=self.steps.save,
-            leaked_threads=self.leave_behind,
+            leaked_threads=self.note_leaked_threads,
             log=log.bind(**self.names).info,
         )
 

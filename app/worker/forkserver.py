@@ -115,7 +115,7 @@ class Forkserver:
             self._control = None
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self.pid = 0  # it is a stray from now on: see `strays`
+            self.pid = 0  # it is a stray from now on: see `orphans`
 
 
 def _serve(control: socket.socket, worker: int) -> NoReturn:

@@ -15,7 +15,7 @@ import structlog
 
 from app.process.loop_watch import Hold, LoopWatch
 from app.runtime.loop import FlowLoop, owners
-from app.worker.threads_of import LOOP_NAME, name_thread
+from app.worker.thread_stats import LOOP_NAME, name_thread
 
 PAUSE_SECONDS = 0.2
 

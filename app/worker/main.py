@@ -24,9 +24,9 @@ from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
 from app.worker.child import ChildConfig, adopt_orphans
 from app.worker.forkserver import Forkserver
+from app.worker.orphans import OrphanSweeper
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
-from app.worker.strays import Strays
 from app.worker.watchdog import Watchdog
 from app.worker.worker import FENCE_SHARE, ExecutionWorker
 
@@ -111,13 +111,13 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
         return
     traces = tracing.connect(config)
     known = catalog.load(config.agents_path, config.pipelines_path)
-    strays, bulkhead, process = Strays(forkserver), Bulkhead(), secrets.token_hex(6)
+    orphans, bulkhead, process = OrphanSweeper(forkserver), Bulkhead(), secrets.token_hex(6)
     workers = [
         ExecutionWorker(
             QUEUES[isolation],
             client,
             config,
-            Pool(_child(config, known, slots), size, forkserver, strays, bulkhead),
+            Pool(_child(config, known, slots), size, forkserver, orphans, bulkhead),
             traces,
             process,
         )
@@ -131,7 +131,7 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
     watchdog = Watchdog()
     watchdog.start()
-    sweeping = asyncio.ensure_future(strays.sweep_for_life())
+    sweeping = asyncio.ensure_future(orphans.sweep_for_life())
     running = [asyncio.ensure_future(worker.run()) for worker in workers]
     await asyncio.wait(
         {*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED

@@ -34,7 +34,7 @@ from app.worker.ending import Stopping, failure
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, nobody_can_be_served
 from app.worker.pool import Pool
 from app.worker.write import Write
-from app.worker.writer import Writer, WriteRefused
+from app.worker.writer import ResultWriter, WriteRefused
 
 CLAIM_LIMIT = 64
 """Executions that one call may claim: enough to make round trips cheap, few enough to share the
@@ -85,7 +85,9 @@ class ExecutionWorker(BaseWorker):
         self._store = AttemptStore(settings, queue, self.name)
         self._outage = OutageLog(queue=queue)
         self._stopping, self._delays_changed = asyncio.Event(), asyncio.Event()
-        self._writer = Writer(self._store, self._outage, CLAIM_LIMIT, self._delays_changed.set)
+        self._writer = ResultWriter(
+            self._store, self._outage, CLAIM_LIMIT, self._delays_changed.set
+        )
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()

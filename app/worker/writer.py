@@ -34,7 +34,7 @@ class WriteRefused(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class PendingWrite:
     """A write on its way, and the future of the word that its script answers."""
 
     write: Write
@@ -43,7 +43,7 @@ class _Pending:
     refusals: int = 0
 
 
-class Writer:
+class ResultWriter:
     """Small writes share round trips, up to `limit` in one; large ones go one by one, beside them.
 
     While the store is away, writes wait for as long as it takes. A write that the store refuses,
@@ -54,8 +54,8 @@ class Writer:
         self, store: AttemptStore, outage: OutageLog, limit: int, on_release: Callable[[], None]
     ):
         self._store, self._outage, self._limit, self._on_release = store, outage, limit, on_release
-        self._small: asyncio.Queue[_Pending] = asyncio.Queue()
-        self._large: asyncio.Queue[_Pending] = asyncio.Queue()
+        self._small: asyncio.Queue[PendingWrite] = asyncio.Queue()
+        self._large: asyncio.Queue[PendingWrite] = asyncio.Queue()
 
     async def write(self, write: Write) -> str:
         """Returns what the script answers, once it is written. Raises `WriteRefused`.
@@ -63,7 +63,7 @@ class Writer:
         The writes of one attempt are in order if each is awaited before the next. `on_release` is
         called after each `release`.
         """
-        pending = _Pending(write, asyncio.get_running_loop().create_future())
+        pending = PendingWrite(write, asyncio.get_running_loop().create_future())
         self._enqueue(pending)
         word = await pending.word
         if write.script == "release":
@@ -77,14 +77,14 @@ class Writer:
             for _ in range(LARGE_LANES):
                 lanes.create_task(self._serve(self._large, 1))
 
-    def _enqueue(self, pending: _Pending) -> None:
+    def _enqueue(self, pending: PendingWrite) -> None:
         (self._large if pending.write.size_bytes > LARGE_BYTES else self._small).put_nowait(pending)
 
-    async def _serve(self, queue: asyncio.Queue[_Pending], limit: int) -> NoReturn:
+    async def _serve(self, queue: asyncio.Queue[PendingWrite], limit: int) -> NoReturn:
         """One lane. After a failure the first is sent alone: a store may hang up on one write that
         it cannot read, and so on all that were sent with it.
         """
-        left: list[_Pending] = []
+        left: list[PendingWrite] = []
         at_once = limit
         while True:
             if not left:
@@ -102,7 +102,7 @@ class Writer:
             for pending, word in zip(sent, words, strict=True):
                 self._answer(pending, word)
 
-    async def _try(self, sent: list[_Pending]) -> list[str] | None:
+    async def _try(self, sent: list[PendingWrite]) -> list[str] | None:
         """The words; None if nothing was written, as far as is known. If one that was sent alone is
         to blame, it is marked as refused: the store hung up on it, or took too long, and answers
         others.
@@ -124,14 +124,14 @@ class Writer:
         self._outage.done("write")
         return words
 
-    def _answer(self, pending: _Pending, word: str) -> None:
+    def _answer(self, pending: PendingWrite, word: str) -> None:
         if word.startswith("!"):
             pending.refused = word
             self._put_aside(pending)
         elif not pending.word.done():  # nobody waits for it any more if its attempt was cancelled
             pending.word.set_result(word)
 
-    def _put_aside(self, pending: _Pending) -> None:
+    def _put_aside(self, pending: PendingWrite) -> None:
         """Tries it again after a pause, each longer than the last; gives it up after a minute."""
         if pending.word.done():
             return
@@ -150,7 +150,7 @@ class Writer:
         asyncio.get_running_loop().call_later(PAUSES_SECONDS[refusals], self._enqueue, pending)
 
 
-def _together(waiting: list[_Pending]) -> list[_Pending]:
+def _together(waiting: list[PendingWrite]) -> list[PendingWrite]:
     """Those that go in one round trip: on a slow link, many that are nearly large would hold up
     what is behind them.
     """

@@ -43,7 +43,7 @@ class Cleaned(Protocol):
 
     names: dict[str, Any]
 
-    def leave_behind(self, count: int) -> None: ...
+    def note_leaked_threads(self, count: int) -> None: ...
 
     def parts(self) -> Sequence[tuple[Hashable, Any]]:
         """The flows it may run, each as a key and a function that loads its code."""
@@ -121,7 +121,7 @@ class Cleanup:
         self._disarm()
         try:
             is_alone = end_processes_of_run()
-            run.leave_behind(_end_threads(before))
+            run.note_leaked_threads(_end_threads(before))
             self._keep_modules(run)
             return self._put_back() or (
                 "" if is_alone else "A flow's processes could not be ended."
