@@ -1,4 +1,4 @@
-"""Limits how many suspected executions run at once. Entered by `attempt`; one for each worker process.
+"""Limits how many suspected executions run at once. `main` makes it, `attempt` enters it.
 
 An execution is suspected if it was running when its process or its worker died. It then runs in a
 child of its own, so that it cannot harm others again: that is the pattern's name, bulkhead.

@@ -13,7 +13,7 @@ can take only a limited one.
 
 ALONE = 2
 SOLE = 3
-"""From this number of `deaths` on, an execution runs alone. The same numbers are in `prelude.lua`."""
+"""From these numbers of `deaths` on: see `Claim.alone` and `Claim.sole`. Same as in prelude.lua."""
 
 
 @dataclass(frozen=True, slots=True)

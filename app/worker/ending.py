@@ -20,7 +20,7 @@ DEFAULT_BACKOFF_SECONDS = (1.0, 5.0, 30.0)
 """Documented in the contract, for executions whose `config` names no pauses."""
 
 JITTER_SHARE = 0.2
-"""The most that is taken off a pause, so that runs that failed together are not retried together."""
+"""The most that is taken off a pause: runs that failed together should not be retried together."""
 
 
 class Stopping(Enum):
@@ -37,7 +37,7 @@ class Outcome:
     """How a run ended.
 
     completed   with `outputs` (packed JSON)
-    failed      with `error`; `retryable` and `retry_after_seconds` say whether and when to try again
+    failed      with `error`; `retryable` and `retry_after_seconds` say if and when it is retried
     stopped     it ended on request, or was abandoned
     died        its process is dead: `reason`
     unstarted   nothing of it ran: `reason`

@@ -91,7 +91,7 @@ class HangWatch:
             await self._end(child)
 
     async def _end(self, child: ChildProcess) -> None:
-        """Kills the child. Its attempts get their outcomes when it is dead: until then, they run."""
+        """Kills the child. Its attempts get their outcomes when it is dead; until then they run."""
         self._retire(child, "hung")
         liveness = child.liveness
         places = await read_stack(child.flows_pid, child.stacks_fd, liveness.holders())

@@ -178,12 +178,12 @@ class Pool:
             child.ask()
 
     async def watch(self) -> None:
-        """Ends children that hang, until it is cancelled. Returns at once in a pool of processes."""
+        """Ends children that hang, until cancelled. Returns at once in a pool of processes."""
         if self._has_threads:
             await self._hang_watch.run()
 
     def suspend(self) -> None:
-        """Freezes all children until `resume`. Called when nobody knows whether their leases hold."""
+        """Freezes all children until `resume`, because nobody knows whether their leases hold."""
         if not self._suspended:
             self._suspended = self._hang_watch.paused = True
             log.warning("children_suspended")
@@ -209,7 +209,7 @@ class Pool:
     # Messages of a child.
 
     def _on_message(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
-        """Takes a message. One that makes no sense ends the attempt that it is about, and no other."""
+        """Takes a message. If it makes no sense, the attempt that it is about ends, and no other."""
         try:
             self._dispatch(child, head, body)
         except Exception:

@@ -1,4 +1,4 @@
-"""Reads what earlier attempts stored of a pipeline's steps. Called by `attempt` before it starts."""
+"""Reads the steps that earlier attempts stored. Called by `attempt` before it starts the flow."""
 
 from __future__ import annotations
 

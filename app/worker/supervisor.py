@@ -29,7 +29,7 @@ ready. Whatever stopped it may stop the next one, so the pause doubles.
 """
 
 MAX_RESPAWN_SECONDS = 2.0
-"""The longest such pause: a limit of the machine that is reached for a moment must not cost more."""
+"""The longest such pause: a machine that is full for a moment must not cost more than this."""
 
 READY_SECONDS = 30.0
 """A child that is not ready by then is replaced."""
@@ -134,7 +134,7 @@ class Supervisor:
         return None
 
     async def _serve(self, child: ChildProcess) -> None:
-        """Hands on the child's messages until it is dead, then gives its attempts their outcomes."""
+        """Passes messages on until the child is dead, then gives its attempts their outcomes."""
         self.children.append(child)
         if self.closed:
             child.kill()

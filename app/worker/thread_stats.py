@@ -127,7 +127,7 @@ def busiest(before: ThreadStats, after: ThreadStats) -> list[int]:
 
 
 def ask_for_stack(pid: int, tid: int) -> None:
-    """Sends `STACK_SIGNAL` to a thread. The child writes the stack into the file it made for that."""
+    """Sends `STACK_SIGNAL` to a thread, which then writes its stack into the child's file."""
     with contextlib.suppress(AttributeError):  # a C library without `tgkill`
         ctypes.CDLL(None).tgkill(pid, tid, int(STACK_SIGNAL))
 

@@ -1,6 +1,6 @@
-"""Describes one write of an attempt: a checkpoint, or its end. `attempt` makes it, `writer` sends it.
+"""Describes one write of an attempt, a checkpoint or its end.
 
-Values only. The call itself is a script of `app/store/scripts`.
+`attempt` makes it, `writer` sends it. Values only. The script itself is in `app/store/scripts`.
 """
 
 from __future__ import annotations
