@@ -302,7 +302,7 @@ class Child:
             self._end(run, failed, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
-        """Runs a flow that only waits, in a task of its own, which a stop may cancel at any time."""
+        """Runs a flow that only waits. It has a task of its own, which a stop may cancel."""
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(
                 run.as_task()

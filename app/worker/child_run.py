@@ -196,7 +196,7 @@ class ChildRun:
 
 
 def _loads(flow: PythonFlow) -> bool:
-    """Loads a flow's code; returns whether that worked. The error is reported when the flow runs."""
+    """Loads a flow's code; returns whether that worked. Its error is reported when it runs."""
     with contextlib.suppress(BaseException):
         entry_point(flow)
         return True

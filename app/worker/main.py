@@ -88,7 +88,7 @@ def _run(config: settings.Settings) -> None:
 
 
 def _read_options() -> None:
-    """Reads the command line. An option overrides its environment variable, and is checked as one."""
+    """Reads the command line. An option overrides its variable, and is checked in the same way."""
     parser = argparse.ArgumentParser(description="Runs executions until SIGTERM or Ctrl-C.")
     parser.add_argument("--threads", help="as WORKER_THREADS")
     parser.add_argument("--processes", help="as WORKER_PROCESSES")

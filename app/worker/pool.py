@@ -209,7 +209,7 @@ class Pool:
     # Messages of a child.
 
     def _on_message(self, child: ChildProcess, head: protocol.Head, body: bytes) -> None:
-        """Takes a message. If it makes no sense, the attempt that it is about ends, and no other."""
+        """Takes a message. If it makes no sense, only the attempt that it is about ends."""
         try:
             self._dispatch(child, head, body)
         except Exception:

@@ -136,7 +136,7 @@ class ExecutionWorker(BaseWorker):
                 await self._store.close()
 
     def request_shutdown(self) -> None:
-        """Starts the shutdown. May be called in a signal handler of the event loop, and repeatedly."""
+        """Starts the shutdown. May be called repeatedly, and in a signal handler of the loop."""
         self._stopping.set()
 
     def renew(self, catalog: Catalog) -> None:
@@ -194,7 +194,7 @@ class ExecutionWorker(BaseWorker):
                     return  # an unknown claim is requeued when its lease expires
 
     async def _fence(self) -> None:
-        """Cancels claims that have not arrived yet, and releases executions unknown to this worker."""
+        """Cancels claims that are still on their way, and releases executions unknown here."""
         await self._store.fence()
         if handed_back := await self._store.hand_back_others(self._attempts):
             log.warning("claims_handed_back", count=handed_back)
@@ -406,7 +406,7 @@ class ExecutionWorker(BaseWorker):
             stop.cancel()
 
     async def _register(self) -> None:
-        """Registers this worker with RQ, so that its tools show it. Tries until the store takes it."""
+        """Registers this worker with RQ, whose tools then show it. Tries until that succeeds."""
         while not self._stopping.is_set():
             try:
                 with connection.translated():
