@@ -26,8 +26,8 @@ class Hold:
     frame: FrameType
 
     def places(self) -> list[tuple[str, str]]:
-        """Returns the stack of the loop's thread, outermost call first: pairs of a file, and a place
-        as `file:line function`.
+        """Returns the stack of the loop's thread, outermost call first: for each call its file, and
+        `file:line function`.
         """
         stack = traceback.extract_stack(self.frame)
         return [
