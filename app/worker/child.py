@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import ctypes
 import faulthandler
 import os
 import queue
@@ -33,6 +32,7 @@ import structlog
 
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
+from app.process.prctl import adopt_orphans, die_with_parent, set_name
 from app.providers.base import ModelProvider
 from app.providers.openai_provider import OpenAIProvider
 from app.runtime import flow_files
@@ -49,11 +49,7 @@ from app.worker.loop_watch import FlowLoopWatch
 from app.worker.model_calls import WatchedModels, traced
 from app.worker.protocol import ChildSocket, Head
 from app.worker.reports import ProgressReports
-from app.worker.thread_stats import STACK_SIGNAL, name_thread, thread_name
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-"""Options of prctl(2). Python has no names for them."""
+from app.worker.thread_stats import STACK_SIGNAL, thread_name
 
 NO_FRESH_PROCESS = "fresh"
 """The reason of an `unstarted`: the flow needs a process that has run nothing before."""
@@ -267,11 +263,11 @@ class Child:
             self._starts.put(other)
 
     def _run_in_thread(self, run: ChildRun) -> None:
-        name_thread(thread_name(str(run.names.get("execution_id", ""))))
+        set_name(thread_name(str(run.names.get("execution_id", ""))))
         try:
             self._run_named(run)
         finally:
-            name_thread("flow")
+            set_name("flow")
 
     def _run_named(self, run: ChildRun) -> None:
         only_waits = run.only_waits()
@@ -342,17 +338,3 @@ class Child:
     def _forget(self, run: ChildRun) -> None:
         self._runs.pop(run.token, None)
         self._progress.forget(run.token)
-
-
-def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)  # the parent died before the call: the kernel does not notice that
-
-
-def adopt_orphans() -> None:
-    """Makes this process the parent of every descendant whose own parent dies, even of those that
-    have detached themselves.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

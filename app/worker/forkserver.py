@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import os
 import pickle
@@ -27,8 +26,9 @@ import struct
 import time
 from typing import NoReturn
 
+from app.process.prctl import die_with_parent, set_name
 from app.worker import child as child_module
-from app.worker.child import ChildConfig, die_with_parent
+from app.worker.child import ChildConfig
 
 FORK_SECONDS = 10.0
 """A forkserver that has not answered by then is replaced."""
@@ -36,7 +36,6 @@ FORK_SECONDS = 10.0
 ADOPTION_SECONDS = 5.0
 """How long a new child waits until the kernel has made it the worker's child."""
 
-_PR_SET_NAME = 15
 _LENGTH = struct.Struct("!I")
 _ANSWER = struct.Struct("!i")
 """A child's pid or, below zero, the number of an error."""
@@ -130,7 +129,7 @@ def _serve(control: socket.socket, worker: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # they are the worker's business
     _close_all_but(control.fileno())
     die_with_parent(worker)
-    name_process("exec-forkserver")
+    set_name("exec-forkserver")
     try:
         while True:
             head, [end], _, _ = socket.recv_fds(control, _LENGTH.size, 1)
@@ -158,7 +157,7 @@ def _fork_twice(
         if child > 0:
             control.sendall(_ANSWER.pack(child))
         os._exit(0)
-    name_process("exec-keeper")
+    set_name("exec-keeper")
     control.close()
     try:
         _wait_for_adoption(worker)
@@ -176,7 +175,7 @@ def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
     keeper = os.getpid()
     flows = os.fork()
     if not flows:
-        name_process("exec-flows")
+        set_name("exec-flows")
         child_module.main(end, config, keeper)
     end.close()
     _, status = os.waitpid(flows, 0)
@@ -217,11 +216,6 @@ def _close_all_but(number: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-
-
-def name_process(name: str) -> None:
-    """Sets the name that `ps` and `top` show, at most 15 bytes."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:

@@ -15,8 +15,9 @@ from pathlib import Path
 import structlog
 
 from app.process.loop_watch import Hold, LoopWatch
+from app.process.prctl import set_name
 from app.runtime.loop import FlowLoop, owners
-from app.worker.thread_stats import LOOP_NAME, name_thread
+from app.worker.thread_stats import LOOP_NAME
 
 PAUSE_SECONDS = 0.2
 """The time between two looks."""
@@ -67,7 +68,7 @@ class FlowLoopWatch:
         self._watch.turned()
         if not self._is_named:
             self._is_named = True
-            name_thread(LOOP_NAME)
+            set_name(LOOP_NAME)
 
     def _tell(self, hold: Hold) -> None:
         """Logs one line for each time that the loop is blocked."""

@@ -22,11 +22,12 @@ from app import catalog, settings
 from app.catalog.model import Catalog
 from app.domain.errors import ConfigurationError
 from app.process import file_limit, gc_tuning
+from app.process.prctl import adopt_orphans
 from app.store import connection
 from app.store.executions import QUEUES
 from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
-from app.worker.child import ChildConfig, adopt_orphans
+from app.worker.child import ChildConfig
 from app.worker.forkserver import Forkserver
 from app.worker.orphans import OrphanSweeper
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog

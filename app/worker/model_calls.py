@@ -1,6 +1,6 @@
-"""Counts and traces the model calls of runs. `child` wraps the model provider in these two.
+"""Counts and traces the model calls of runs. `child` wraps its provider in them.
 
-Both are providers themselves, so that flows and the runtime do not know of them.
+`WatchedModels` and what `traced` returns are providers themselves: the runtime knows no difference.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ends the processes that flows leave behind. The worker's `main` runs `sweep_for_life`.
 
 When the parent of such a process dies, the kernel makes it a child of the worker (see
-`child.adopt_orphans`), which must then kill and reap it.
+`app.process.prctl`), which must then kill and reap it.
 """
 
 from __future__ import annotations

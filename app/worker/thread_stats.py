@@ -1,8 +1,7 @@
 """Reads from the kernel what the threads of a child process do: names, computing time, waits.
 
 `hang_watch` reads them, and `liveness` compares two readings to find out whether the child could
-have answered, and which thread kept it from that. Also names threads, so that a reading shows which
-run they belong to.
+have answered, and which thread kept it from that.
 """
 
 from __future__ import annotations
@@ -137,11 +136,3 @@ def thread_name(execution_id: str) -> str:
     that the kernel keeps.
     """
     return execution_id[-15:]
-
-
-def name_thread(name: str) -> None:
-    """Names the calling thread, as `top -H` shows it: at most 15 bytes. Threads that it starts
-    inherit the name.
-    """
-    # PyDLL keeps the interpreter locked: the call takes less time than handing the lock over.
-    ctypes.PyDLL(None).prctl(15, name.encode()[:15], 0, 0, 0)

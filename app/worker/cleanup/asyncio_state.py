@@ -1,4 +1,4 @@
-"""Resets asyncio after a run: its policy, the main thread's loop, the process's own loop.
+"""Resets asyncio after a run: its policy, the main thread's loop, and the service's loop for flows.
 
 Called by `cleanup` in a process that runs one flow at a time.
 """
