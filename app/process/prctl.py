@@ -1,4 +1,4 @@
-"""Sets properties of a process that only the kernel's prctl(2) can set. Used by worker and children.
+"""Sets what only the kernel's prctl(2) can set. Used by the worker and its child processes.
 
 Python has no functions for them. They are Linux's, as is everything that the worker needs.
 """

@@ -29,11 +29,12 @@ from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
 from app.worker.child import ChildConfig
 from app.worker.forkserver import Forkserver
+from app.worker.heartbeat import FENCE_SHARE
 from app.worker.orphans import OrphanSweeper
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.watchdog import Watchdog
-from app.worker.worker import FENCE_SHARE, ExecutionWorker
+from app.worker.worker import ExecutionWorker
 
 FILES_PER_THREAD = 8
 OTHER_FILES = 1024

@@ -1,8 +1,8 @@
 """Claims executions from one queue, and extends their leases while its children run them.
 
-`main` starts one `ExecutionWorker` per queue. It is one event loop that runs no flow's code, so
-leases are extended in time whatever flows do. Each of the `_..._loop` methods has one purpose.
-`_begin` makes an `Attempt` of each claimed execution.
+`main` starts one `ExecutionWorker` per queue. Its event loop runs no flow's code, so leases are
+extended in time whatever flows do: see `heartbeat`. Each of the `_..._loop` methods has one
+purpose. `_begin` makes an `Attempt` of each claimed execution.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import redis
@@ -24,14 +24,14 @@ from app.settings import Settings
 from app.store import connection
 from app.store.job import ExecutionJob
 from app.store.reaper import pause_seconds
-from app.telemetry import logs
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
 from app.worker.attempt_store import AttemptStore, ClaimIsLate
 from app.worker.child_process import ChildProcess
 from app.worker.claim import Claim
 from app.worker.ending import Stopping, failure
-from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, nobody_can_be_served
+from app.worker.heartbeat import Heartbeat
+from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.write import Write
 from app.worker.writer import ResultWriter, WriteRefused
@@ -39,17 +39,6 @@ from app.worker.writer import ResultWriter, WriteRefused
 CLAIM_LIMIT = 64
 """Executions that one call may claim: enough to make round trips cheap, and few enough to leave
 work for other workers.
-"""
-
-PROGRESS_SECONDS = 0.2
-"""How often progress is stored. A heartbeat alone would store it only every third of a lease."""
-
-ALIVE_SECONDS = 1.0
-"""How often the children are told that their worker lives."""
-
-FENCE_SHARE = 0.75
-"""The share of a lease without a heartbeat after which children are frozen. The rest of the lease
-is a reserve for freezing them in time.
 """
 
 HAND_BACK_SECONDS = 4.0
@@ -103,21 +92,25 @@ class ExecutionWorker(BaseWorker):
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._beat_now = asyncio.Event()
-        self._beaten_at = 0.0
-        self._cut_off = True
+        self._beats = Heartbeat(
+            self._attempts,
+            self._pool,
+            self._store,
+            self._outage,
+            settings.lease,
+            lambda pipe: self.heartbeat(pipeline=pipe),
+        )
 
     async def run(self) -> None:
         """Works until `request_shutdown`. Then waits for attempts that can end in time, releases
         the others, and returns.
         """
-        self._beaten_at = asyncio.get_running_loop().time()
         await self._register()
         self._pool.open()
         loops = (
-            self._beat_loop,
-            self._progress_loop,
-            self._guard_loop,
+            self._beats.beat_loop,
+            self._beats.progress_loop,
+            self._beats.guard_loop,
             self._command_loop,
             self._reap_loop,
             self._writer.run,
@@ -180,7 +173,7 @@ class ExecutionWorker(BaseWorker):
                 # Only this worker counts its claims, so the store must have lost its last writes,
                 # for example in a failover. It may have lost leases, too.
                 log.warning("store_went_back", worker=self.name)
-                self._beat_now.set()
+                self._beats.beat_now()
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreRefused:
                 # The script failed on something unforeseen in the queue. Later tries may succeed,
@@ -198,80 +191,6 @@ class ExecutionWorker(BaseWorker):
         await self._store.fence()
         if handed_back := await self._store.hand_back_others(self._attempts):
             log.warning("claims_handed_back", count=handed_back)
-
-    async def _beat_loop(self) -> None:
-        """Extends the leases of all attempts and records that this worker lives, three times a
-        lease.
-
-        Beats at once when the number of slots changes, and after an outage: the store may have come
-        back with older data.
-        """
-        while True:
-            asked_at = asyncio.get_running_loop().time()
-            self._beat_now.clear()
-            self._pool.changed.clear()
-            try:
-                slots, beaten_slots = f"{len(self._attempts)}/{self._pool.slots}", self._pool.slots
-                await self._beat(
-                    list(self._attempts.values()), lambda pipe: self.heartbeat(pipeline=pipe), slots
-                )
-            except StoreUnavailable as error:
-                self._cut_off = not nobody_can_be_served(error)
-                self._outage.refused("beat", error)
-                await asyncio.sleep(RETRY_STORE_SECONDS)
-            else:
-                self._beaten_at, self._cut_off = asked_at, True
-                self._pool.resume()
-                self._outage.done("beat")
-                await self._next_beat(asked_at + self._settings.lease / 3, beaten_slots)
-
-    async def _next_beat(self, due_at: float, beaten_slots: int) -> None:
-        """Returns at `due_at`, or earlier if there is a reason to beat at once."""
-        loop = asyncio.get_running_loop()
-        while not self._beat_now.is_set() and (left_seconds := due_at - loop.time()) > 0:
-            news = [
-                asyncio.ensure_future(event.wait())
-                for event in (self._beat_now, self._pool.changed)
-            ]
-            await asyncio.wait(news, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
-            for task in news:
-                task.cancel()
-            if self._pool.slots != beaten_slots:
-                return
-            self._pool.changed.clear()
-
-    async def _progress_loop(self) -> None:
-        """Stores progress soon after it is reported. What fails goes with the next heartbeat."""
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            attempts = self._attempts.values()
-            changed = [
-                attempt
-                for attempt in attempts
-                if (attempt.progress or attempt.usage) and not attempt.concluded
-            ]
-            if changed:
-                try:
-                    await self._beat(changed)
-                except StoreUnavailable:
-                    continue
-
-    async def _guard_loop(self) -> None:
-        """Stops children from running on after other workers may have got their executions.
-
-        If the store is away for everybody, it gives nothing to other workers, and flows go on. If
-        it is silent, perhaps only this worker is cut off. Its children are then frozen before their
-        leases expire, until a heartbeat shows whether they may go on. (A child that hears nothing
-        from its worker ends itself: see `child`.)
-        """
-        while True:
-            unbeaten_seconds = asyncio.get_running_loop().time() - self._beaten_at
-            if unbeaten_seconds > self._settings.lease * FENCE_SHARE and self._cut_off:
-                self._pool.suspend()
-            else:
-                self._pool.say_alive()
-            logs.flush()
-            await asyncio.sleep(min(ALIVE_SECONDS, self._settings.lease / 12))
 
     async def _command_loop(self) -> None:
         """Receives cancels at once. One that gets lost arrives with the next heartbeat."""
@@ -346,22 +265,6 @@ class ExecutionWorker(BaseWorker):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _beat(
-        self,
-        attempts: Sequence[Attempt],
-        also: Callable[[Any], None] | None = None,
-        slots: str = "",
-    ) -> None:
-        beats = [attempt.next_beat() for attempt in attempts]
-        answers = await self._store.beat(beats, also, slots)
-        for attempt, beat, answer in zip(attempts, beats, answers, strict=True):
-            attempt.beat_stored(beat)
-            if answer == "cancel":
-                attempt.stop(Stopping.CANCEL)
-            elif answer == "lost" and not attempt.concluded:
-                log.warning("attempt_lost", **attempt.names())
-                attempt.stop(Stopping.LOST)
-
     def handle_payload(self, message: dict[str, Any]) -> None:
         """Takes a command to this worker. Only `cancel` is known, and everything else is ignored:
         any client of the store can publish anything here. (The name is RQ's.)
@@ -380,7 +283,7 @@ class ExecutionWorker(BaseWorker):
         have taken over, so the leases must be checked.
         """
         if self._outage.done(what):
-            self._beat_now.set()
+            self._beats.beat_now()
 
     async def _shut_down(self) -> None:
         """Waits up to SHUTDOWN_GRACE for attempts to end, then kills and releases the rest."""
