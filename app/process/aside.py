@@ -1,6 +1,7 @@
-"""Work that takes long is done aside of a web process's event loop, so that other requests go on.
+"""Runs long work in a thread, so that a web process's event loop serves other requests meanwhile.
 
-In one thread: beside it, the loop gets the interpreter every time that it asks for it.
+Called for large bodies: parsing, checking, serializing. There is one such thread: Python runs one
+thread at a time, so more of them would only take time from the loop.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 SMALL_BYTES = 64 * 1024
-"""What is no larger is done at once: it takes no longer than handing it over."""
+"""Smaller work is done at once: handing it to the thread would take as long."""
 
 Result = TypeVar("Result")
 
 
 def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Calls it with the arguments, and raises what it raises.
+    """Returns `function(*arguments)`, and raises what it raises. `size` is the bytes it works on.
 
-    It may know nothing of the request: it may run in another thread.
+    The function must not use Flask's request: it may run in another thread.
     """
     if size <= SMALL_BYTES or not _on_a_loop():
         return function(*arguments)
@@ -33,8 +34,8 @@ def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result
 def _outcome(
     function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[Result | None, Exception | None]:
-    """Raises nothing: gevent prints whatever a function of its threads raises, though the caller
-    gets it too.
+    """Returns the result or the error. gevent would print an error that a thread raises, although
+    the caller gets it, too.
     """
     try:
         return function(*arguments), None
@@ -48,11 +49,9 @@ def _on_a_loop() -> bool:
 
 
 def short_lock() -> Any:
-    """A lock for a few instructions in which nothing waits: the system's own, also on an event
-    loop.
+    """Returns a lock for a few instructions that never wait: the system's own, also under gevent.
 
-    gevent's costs fifty times as much, since it lets others go on meanwhile, which is not needed
-    for those.
+    gevent's lock costs fifty times as much, because it lets other requests run meanwhile.
     """
     if _on_a_loop():
         return sys.modules["gevent.monkey"].get_original("threading", "Lock")()

@@ -1,5 +1,7 @@
-"""Notices that an event loop is held: a thread beside it looks whether the loop still turns, and
-where it stands.
+"""Notices that an event loop is blocked, and where. A second thread checks whether it still turns.
+
+Used for three kinds of loops: a web process's, a worker's (`app.worker.watchdog`), and the one that
+flows share (`app.worker.loop_watch`).
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from types import FrameType
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A time in which the loop does not turn, as it is seen just now. `since` tells it from
-    every other one.
+    """A loop that is not turning, as one look shows it. `since` is a moment of the monotonic clock,
+    and the same in each look at the same hold.
     """
 
     since: float
@@ -24,8 +26,8 @@ class Hold:
     frame: FrameType
 
     def places(self) -> list[tuple[str, str]]:
-        """Where the loop's thread stands, from the outside inwards: each file, and the place in
-        words.
+        """Returns the stack of the loop's thread, outermost call first: for each call its file, and
+        `file:line function`.
         """
         stack = traceback.extract_stack(self.frame)
         return [
@@ -34,13 +36,11 @@ class Hold:
 
 
 class LoopWatch:
-    """Used by three kinds of loops, which differ in how they say that they turn, and in who is
-    told.
+    """Watches one loop. The owner calls `turned` in the loop at least every `look_seconds`.
 
-    `turned` is called in the loop, at least every `look_seconds`. `on_held` is called in the
-    watching thread, for each look at a loop that has not turned for `held_seconds`. Where that
-    thread did not run either, the machine was busy or asleep, or the loop's thread held the
-    interpreter: `tells_freezes` says whether that is told.
+    `on_held` is called in the watching thread, at each look at a loop that has not turned for
+    `held_seconds`. If the watching thread did not run either, the machine was busy or asleep, or
+    the loop's thread held the interpreter: `on_held` is then called only if `tells_freezes`.
     """
 
     def __init__(
@@ -50,12 +50,15 @@ class LoopWatch:
         on_held: Callable[[Hold], None],
         tells_freezes: bool = True,
     ):
-        self._held_seconds, self._look_seconds, self._on_held = held_seconds, look_seconds, on_held
+        self._held_seconds = held_seconds
+        self._look_seconds = look_seconds
+        self._on_held = on_held
         self._tells_freezes = tells_freezes
         self._turned_at = monotonic()
         self._is_over = False
 
     def turned(self) -> None:
+        """Notes that the loop turns."""
         self._turned_at = monotonic()
 
     def close(self) -> None:
@@ -68,7 +71,9 @@ class LoopWatch:
     def run(
         self, thread_id: Callable[[], int | None], sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Looks until `close`, in a thread of its own; sleeps between two looks."""
+        """Looks until `close`. To be called in a thread of its own. `thread_id` returns the loop's
+        thread, or None while there is no loop.
+        """
         looked_at = monotonic()
         while not self._is_over:
             sleep(self._look_seconds)
@@ -76,6 +81,7 @@ class LoopWatch:
             is_frozen, looked_at = now - looked_at > self._held_seconds, now
             if now - since <= self._held_seconds or (is_frozen and not self._tells_freezes):
                 continue
+            # There is no public function for the stack of another thread.
             frame = sys._current_frames().get(thread_id() or 0)
             if frame is not None:
                 self._on_held(Hold(since, now - since, frame))

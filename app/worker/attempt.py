@@ -1,14 +1,13 @@
-"""One attempt at an execution, from its claim to the write that ends it: the coroutine
-`Attempt.run`.
+"""Runs one attempt at an execution, from its claim to the write that ends it.
 
-The worker starts it and may stop it; a child process runs its flow and says what becomes of it
-(`hear`).
+For each execution that it claims, `worker` makes an `Attempt` and awaits its `run`: start there and
+read downwards. While it runs, the worker may call `stop`, and `pool` calls `on_message` and
+`set_outcome` with what the child process reports; the methods for them are at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,77 +16,75 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from app.domain.errors import StoreRefused, StoreUnavailable
 from app.settings import Settings
 from app.telemetry.tracing import Tracing, trace_id
-from app.worker import spans
+from app.worker import spans, write
 from app.worker.attempt_store import AttemptStore, Beat
 from app.worker.bulkhead import AWAY_SECONDS
 from app.worker.claim import Claim
 from app.worker.ending import Ending, Finish, Outcome, Stopping, decide, failure
-from app.worker.outage import RETRY_STORE_SECONDS, refuses_everybody
-from app.worker.protocol import encode, join, split
+from app.worker.saved_steps import StepsUnreadable, read_saved_steps
+from app.worker.start_message import SavedSteps, StartMessage
 from app.worker.write import Write
-from app.worker.writer import PAUSES_SECONDS, Writer, WriteRefused
+from app.worker.writer import ResultWriter, WriteRefused
 
 if TYPE_CHECKING:
     from app.worker.child_process import ChildProcess
     from app.worker.pool import Pool
 
 TIMEOUT_GRACE_SECONDS = 0.5
-
-MANY_STEPS = 1000
-"""A message with more of them takes more than a millisecond or two to put together."""
-
-T = TypeVar("T")
+"""Long enough for a flow to close its connections. It has used up its time, so it gets no more."""
 
 OWN_ERROR = "The worker met an error of its own."
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
 class Attempt:
-    """Used in one event loop.
+    """One attempt. Belongs to one event loop.
 
-    `progress` and `usage` are the latest that its child reported, as JSON; `""` once they are
-    stored. `used` is the latest usage, stored or not. `concluded`: how it ended is known, and on
-    its way to the store.
+    `progress` and `usage` are the latest that its child reported, as JSON, or `""` once they are
+    stored. `used` is the latest usage, stored or not. `concluded` is true once the outcome is known
+    and its write is on its way. `stopping` is the reason why it should end, if there is one.
     """
 
     def __init__(self, claim: Claim, settings: Settings, tracing: Tracing):
         self.claim = claim
-        self.progress = self.usage = self.used = ""
+        self.progress = ""
+        self.usage = ""
+        self.used = ""
         self.concluded = False
         self.stopping: Stopping | None = None
+        self.wire_key = "/".join(claim.key)
+        """Names the attempt in messages between worker and child: execution id and token."""
         self._cancel_grace_seconds = settings.cancel_grace
         self._span = spans.begin(tracing, claim)
         self._traceparent = self._span.traceparent if self._span else claim.traceparent
-        self.wire_key = "/".join(claim.key)
-        """What names it in messages between its worker and its child: the execution and the token.
-        """
         self._outcome: Outcome | None = None
         self._news: asyncio.Future[None] | None = None
         self._checkpoints: deque[tuple[Mapping[str, Any], bytes]] = deque()
-        self._saver: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._save: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._reports = 0
 
+    # 1. From start to end.
+
     async def run(
-        self, child: ChildProcess | None, pool: Pool, store: AttemptStore, writer: Writer
+        self, child: ChildProcess | None, pool: Pool, store: AttemptStore, writer: ResultWriter
     ) -> None:
-        """Runs it to its end, in the child that has a slot for it, and writes that. An error in
-        here ends this attempt alone, as lost.
+        """Runs the attempt, decides what its outcome means, and writes that to the store.
+
+        `child` is the process that has a slot for it, or None if it must run alone or no slot is
+        left. An error in this code ends this attempt only, as lost.
         """
-        self._saver = partial(self._save_checkpoints, pool, writer)
+        self._save = partial(self._save_checkpoints, pool, writer)
         try:
-            try:
-                outcome = await self._run_in(child, pool, store)
-            except Exception:
-                log.exception("attempt_broke", **self.names())
-                pool.end(self)
-                outcome = Outcome("died", reason=OWN_ERROR)
+            outcome = await self._run_or_die(child, pool, store)
             self.concluded = True
             ending = decide(self.claim, self.stopping, outcome, random.random())  # noqa: S311  no secret
+            # Checkpoints go first: the store refuses them once the attempt has ended.
             if ending and self._saving:
                 await self._saving
             ending, status = await self._write_end(ending, writer)
@@ -98,15 +95,23 @@ class Attempt:
         how = ending.arguments[0] if ending else "lost"
         log.info("attempt_ended", **self.names(), how=how, status=status)
 
-    async def _run_in(self, child: ChildProcess | None, pool: Pool, store: AttemptStore) -> Outcome:
-        if self.claim.alone:
-            return await self._run_alone(pool, store)
-        if child is None:
-            return Outcome("unstarted", reason="No process has a free slot any more.")
-        return await self._run_with(child, pool, store)
+    async def _run_or_die(
+        self, child: ChildProcess | None, pool: Pool, store: AttemptStore
+    ) -> Outcome:
+        """Returns the outcome, whatever happens. After an error of our own that is `died`."""
+        try:
+            if self.claim.alone:
+                return await self._run_alone(pool, store)
+            if child is None:
+                return Outcome("unstarted", reason="No process has a free slot any more.")
+            return await self._run_in(child, pool, store)
+        except Exception:
+            log.exception("attempt_broke", **self.names())
+            pool.end(self)
+            return Outcome("died", reason=OWN_ERROR)
 
     async def _run_alone(self, pool: Pool, store: AttemptStore) -> Outcome:
-        """In a process of its own, when it is its turn: see `bulkhead`."""
+        """Waits for its turn, then runs in a process of its own: see `bulkhead`."""
         if pool.bulkhead.is_crowded:
             return Outcome("unstarted", retry_after_seconds=AWAY_SECONDS)
         places = 0
@@ -115,17 +120,20 @@ class Attempt:
             child = await pool.acquire_alone(self)
             if child is None:
                 return Outcome("unstarted", retry_after_seconds=AWAY_SECONDS)
-            return await self._run_with(child, pool, store)
-        except _NotRead as error:
+            return await self._run_in(child, pool, store)
+        except _StoppedBefore as error:
             return error.outcome
         finally:
             pool.bulkhead.leave(places)
 
-    async def _run_with(self, child: ChildProcess, pool: Pool, store: AttemptStore) -> Outcome:
+    async def _run_in(self, child: ChildProcess, pool: Pool, store: AttemptStore) -> Outcome:
+        """Runs in a child that holds a slot for it: reads, sends, waits, and ends by force."""
         try:
-            steps, values = await self._saved_steps(store)
-            message = await self._start_message(steps, values)
-        except _NotRead as error:
+            message = await self._start_message(store)
+        except StepsUnreadable as error:
+            pool.release(self)
+            return Outcome("unsaved", reason=str(error))
+        except _StoppedBefore as error:
             pool.release(self)
             return error.outcome
         if self._outcome:
@@ -133,105 +141,108 @@ class Attempt:
         child.send_message(message)
         log.info("attempt_started", **self.names())
 
+        # The flow runs. Usually this is where its outcome arrives.
         await self._until(lambda: bool(self._outcome or self.stopping), self.claim.timeout_seconds)
+        # A cancel, a shutdown, a lost lease or the timeout: the flow is asked to end by itself.
         if not self._outcome:
-            self.stop(Stopping.TIMEOUT)  # unless there was another reason
+            self.stop(Stopping.TIMEOUT)  # does nothing if there is another reason already
             child.send({"kind": "stop", "token": self.wire_key})
             await self._until(lambda: bool(self._outcome) or self._is_lost, self._grace_seconds())
+        # Force: a process is killed, and its death is the outcome; a thread can only be abandoned.
         if not self._outcome:
-            pool.end(self)  # a process dies and its death is the outcome; a thread is abandoned
+            pool.end(self)
             await self._until(lambda: bool(self._outcome))
         assert self._outcome
         return self._outcome
 
-    async def _until(self, happened: Callable[[], bool], seconds: float | None = None) -> None:
-        """Returns when this has happened, or the time is over. Whatever becomes of an attempt wakes
-        it up.
+    async def _start_message(self, store: AttemptStore) -> bytes:
+        """Reads what earlier attempts stored, and returns the message that starts the run.
+
+        Raises `StepsUnreadable` or `_StoppedBefore`.
         """
-        loop, over = asyncio.get_running_loop(), False
+        saved: SavedSteps = {}, {}
+        if self.claim.resumes:
+            reading = read_saved_steps(store, self.claim.id, self.names())
+            saved = await self._unless_stopped(reading)
+        message = StartMessage(self.claim, self.wire_key, self.names(), self._traceparent, saved)
+        if message.is_large:
+            return await self._unless_stopped(message.encoded_beside_loop())
+        return message.encoded()
 
-        def end() -> None:
-            nonlocal over
-            over = True
-            self._wake_up()
+    def _grace_seconds(self) -> float | None:
+        """How long the flow may take to end by itself; None for no limit."""
+        if self.stopping is Stopping.CANCEL:
+            return self._cancel_grace_seconds
+        if self.stopping is Stopping.TIMEOUT:
+            return TIMEOUT_GRACE_SECONDS
+        if self.stopping is Stopping.SHUTDOWN:
+            return None  # the worker kills all its children together when the shutdown is due
+        return 0.0  # lost: another worker may run this execution at any moment
 
-        timer = None if seconds is None else loop.call_later(seconds, end)
+    async def _write_end(
+        self, ending: Ending | None, writer: ResultWriter
+    ) -> tuple[Ending | None, str]:
+        """Returns what was written, and the execution's status now: `lost` if another worker has
+        the lease, or nothing could be written.
+        """
+        if ending is None:
+            return None, "lost"
+        end = Write(self.claim, ending.script, ending.arguments, self._latest_usage)
         try:
-            while not over and not happened():
-                self._news = loop.create_future()
-                await self._news
-        finally:
-            if timer:
-                timer.cancel()
+            return ending, await writer.write(end)
+        except WriteRefused:
+            # Only outputs can be the cause, for example if they are too large for the store. After
+            # any other refusal the lease expires, and the reaper requeues the execution.
+            if not (isinstance(ending, Finish) and ending.status == "completed"):
+                return None, "lost"
+            refused = failure(self.claim, "InvalidOutput", "The store refused the outputs.")
+            return await self._write_end(refused, writer)
+
+    # 2. Waiting.
+
+    async def _until(self, happened: Callable[[], bool], seconds: float | None = None) -> None:
+        """Returns when `happened()` is true, or after `seconds`. Every change calls `_wake_up`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds):
+                while not happened():
+                    self._news = loop.create_future()
+                    await self._news
+        except TimeoutError:
+            return
 
     def _wake_up(self) -> None:
         if self._news and not self._news.done():
             self._news.set_result(None)
 
-    def _grace_seconds(self) -> float | None:
-        """How long a flow may take to end by itself. At a shutdown its worker kills all children
-        together.
-        """
-        graces = {
-            Stopping.CANCEL: self._cancel_grace_seconds,
-            Stopping.TIMEOUT: TIMEOUT_GRACE_SECONDS,
-        }
-        return None if self.stopping is Stopping.SHUTDOWN else graces.get(self.stopping, 0.0)  # type: ignore[arg-type]
-
-    async def _saved_steps(self, store: AttemptStore) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """What earlier attempts have stored. Raises `_NotRead` if there is a reason to stop, or it
-        cannot be read.
-        """
-        if not self.claim.resumes:
-            return {}, {}
-        return await self._unless_stopped(self._read_steps(store))
-
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result. Raises `_NotRead` if there is a reason to stop before."""
+        """Returns the result of `work`. Raises `_StoppedBefore` if the attempt must end first."""
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda _: self._wake_up())
         try:
             await self._until(lambda: task.done() or bool(self._outcome or self.stopping))
             if task.done():
                 return task.result()
-            raise _NotRead(Outcome("stopped" if self.stopping else "unstarted"))
+            raise _StoppedBefore(Outcome("stopped" if self.stopping else "unstarted"))
         finally:
             task.cancel()
 
-    async def _read_steps(self, store: AttemptStore) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + sum(PAUSES_SECONDS)
-        while True:
-            try:
-                return await store.read_steps(self.claim.id)
-            except StoreRefused as error:
-                log.error("steps_unreadable", **self.names(), error=str(error.__cause__ or error))
-                raise _NotRead(
-                    Outcome("unsaved", reason="The stored steps cannot be read.")
-                ) from error
-            except StoreUnavailable as error:
-                if refuses_everybody(error) or not await store.answers():
-                    deadline = loop.time() + sum(PAUSES_SECONDS)  # an outage is nobody's fault
-                elif loop.time() > deadline:
-                    reason = "The stored steps could not be read within a minute."
-                    raise _NotRead(Outcome("unsaved", reason=reason)) from error
-                await asyncio.sleep(RETRY_STORE_SECONDS)
+    # 3. Checkpoints, while the flow runs.
 
-    async def _save_checkpoints(self, pool: Pool, writer: Writer) -> None:
-        """Stores the checkpoints that its child has sent so far, in order, and tells the child of
-        each.
-        """
+    async def _save_checkpoints(self, pool: Pool, writer: ResultWriter) -> None:
+        """Stores the checkpoints received so far, in order, and confirms each to the child."""
         try:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
-                word = await writer.write(self._checkpoint(head, body))
-                if word == "lost":
+                answer = await writer.write(
+                    write.checkpoint(self.claim, head, body, self._latest_usage)
+                )
+                if answer == "lost":
                     self.stop(Stopping.LOST)
                     return
-                pool.send(
-                    self, {"kind": "stored", "token": self.wire_key, "number": head["number"]}
-                )
-                if word == "cancel":
+                stored = {"kind": "stored", "token": self.wire_key, "number": head["number"]}
+                pool.send(self, stored)
+                if answer == "cancel":
                     self.stop(Stopping.CANCEL)
         except WriteRefused:
             self._end_at_once(pool, Outcome("unsaved", reason="The store refused the outputs."))
@@ -240,26 +251,19 @@ class Attempt:
             self._end_at_once(pool, Outcome("died", reason=OWN_ERROR))
 
     def _end_at_once(self, pool: Pool, outcome: Outcome) -> None:
-        self.hear_end(outcome)
+        self.set_outcome(outcome)
         pool.end(self)
 
-    async def _write_end(self, ending: Ending | None, writer: Writer) -> tuple[Ending | None, str]:
-        """What was written, and the status of the execution now; `lost` if it is somebody else's."""
-        if ending is None:
-            return None, "lost"
-        try:
-            return ending, await writer.write(self._write(ending.script, *ending.arguments))
-        except WriteRefused:
-            if not (isinstance(ending, Finish) and ending.status == "completed"):
-                return None, "lost"  # the lease runs out, and the reaper moves the execution on
-            refused = failure(self.claim, "InvalidOutput", "The store refused the outputs.")
-            return await self._write_end(refused, writer)
+    def _latest_usage(self) -> str:
+        return self.used
 
-    # What others ask of it.
+    # 4. Calls from the worker and the pool.
 
     def stop(self, why: Stopping) -> None:
-        """Asks the flow to end, then ends it by force. The first reason stands, but `LOST`
-        overrules every other: then nothing may be written any more, and there is no grace.
+        """Requests the end of the attempt: the flow gets its grace, then it is ended by force.
+
+        May be called repeatedly. The first reason stands, but `LOST` overrides every other: then
+        nothing may be written any more, and there is no grace.
         """
         if self.concluded or (self.stopping and why is not Stopping.LOST):
             return
@@ -270,40 +274,48 @@ class Attempt:
     def _is_lost(self) -> bool:
         return self.stopping is Stopping.LOST
 
-    def hear(self, head: Mapping[str, Any], body: bytes) -> None:
-        """A message of its child while the flow runs."""
+    def on_message(self, head: Mapping[str, Any], body: bytes) -> None:
+        """Takes a message that the child sends while the flow runs. Raises `KeyError` if a field
+        is missing.
+        """
         if head["kind"] == "progress":
             self.progress = head["progress"]
         elif head["kind"] == "used":
-            self.usage = self.used = head["usage"]
+            self.usage = head["usage"]
+            self.used = self.usage
         elif head["kind"] == "checkpoint":
-            self.usage, self.used, self.progress = "", head["usage"], ""
+            # It brings progress and usage to the store, so no heartbeat has to.
+            self.progress = ""
+            self.usage = ""
+            self.used = head["usage"]
             self._checkpoints.append((head, body))
-            if self._saver and (self._saving is None or self._saving.done()):
-                self._saving = asyncio.ensure_future(self._saver())
+            if self._save and (self._saving is None or self._saving.done()):
+                self._saving = asyncio.ensure_future(self._save())
 
-    def hear_end(self, outcome: Outcome, used: str | None = None) -> None:
-        """How the run ended, as its child says or its child's death shows. The first word stands."""
+    def set_outcome(self, outcome: Outcome, used: str | None = None) -> None:
+        """Sets how the run ended, as its child says or its child's death shows. The first call
+        counts: a process that is killed after its last message has not died of the run.
+        """
         if not self._outcome:
             self.used = self.used if used is None else used
             self._outcome = outcome
             self._wake_up()
 
     def next_beat(self) -> Beat:
-        """What is reported of it now; numbered, so that the store can tell a report that arrives
-        late.
+        """Returns the attempt's next report for the heartbeat, numbered: a report that the network
+        delivers late is recognised by its number.
         """
         self._reports += 1
         return *self.claim.key, self._reports, self.progress, self.usage
 
     def beat_stored(self, beat: Beat) -> None:
-        """The store has this report; what has changed since goes with the next one."""
+        """Forgets what this report has stored. What has changed since goes with the next one."""
         _, _, _, progress, usage = beat
         self.progress = "" if self.progress == progress else self.progress
         self.usage = "" if self.usage == usage else self.usage
 
     def names(self) -> dict[str, Any]:
-        """What every log line about it has."""
+        """The fields that every log line about this attempt carries."""
         claim = self.claim
         names = {
             "execution_id": claim.id,
@@ -313,59 +325,10 @@ class Attempt:
         }
         return {**names, "trace_id": trace_id(self._traceparent)} if self._traceparent else names
 
-    # What it sends.
 
-    async def _start_message(
-        self, steps: Mapping[str, bytes], values: Mapping[str, bytes]
-    ) -> bytes:
-        """What its child is told. With many steps that takes long: then it is put together beside
-        the loop.
-        """
-        if len(steps) + len(values) > MANY_STEPS:
-            with contextlib.suppress(RuntimeError):  # no thread can be started just now
-                return await self._unless_stopped(
-                    asyncio.to_thread(lambda: encode(*self._start(steps, values)))
-                )
-        return encode(*self._start(steps, values))
+class _StoppedBefore(Exception):
+    """The attempt must end before its flow was started."""
 
-    def _start(
-        self, steps: Mapping[str, bytes], values: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], bytes]:
-        """A head and, behind the data, what earlier attempts have stored."""
-        claim = self.claim
-        head = {
-            "kind": "start",
-            "token": self.wire_key,
-            "id": claim.id,
-            "attempt": claim.number,
-            "names": self.names(),
-            "traceparent": self._traceparent,
-        }
-        if not claim.used_before and not claim.resumes:
-            return head, claim.data
-        lengths, body = join([claim.data, *steps.values(), *values.values()])
-        known = {"usage": claim.used_before, "definition": claim.definition}
-        return {
-            **head,
-            **known,
-            "steps": list(steps),
-            "values": list(values),
-            "lengths": lengths,
-        }, body
-
-    def _checkpoint(self, head: Mapping[str, Any], body: bytes) -> Write:
-        values = dict(zip(head["values"], split(head["lengths"], body), strict=True))
-        counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
-        listed = [part for name in ("records", "outcomes") for row in head[name] for part in row]
-        outputs = [part for pair in values.items() for part in pair]
-        fixed = (head["number"], head["progress"], head["definition"])
-        return self._write("checkpoint", *fixed, *counts, *listed, *outputs, *head["dropped"])
-
-    def _write(self, script: str, *arguments: Any) -> Write:
-        return Write(self.claim, script, arguments, lambda: self.used)
-
-
-class _NotRead(Exception):
     def __init__(self, outcome: Outcome):
         super().__init__(outcome.reason)
         self.outcome = outcome

@@ -1,5 +1,7 @@
-"""Keeps executions under suspicion apart: those that were running when their process or their
-worker died.
+"""Limits how many suspected executions run at once. `main` makes it, `attempt` enters it.
+
+An execution is suspected if it was running when its process or its worker died. It then runs in a
+child of its own, so that it cannot harm others again: that is the pattern's name, bulkhead.
 """
 
 from __future__ import annotations
@@ -7,16 +9,17 @@ from __future__ import annotations
 import asyncio
 
 PLACES = 4
-"""How many of them run at once in one worker's process, each in a child of its own."""
+"""How many of them run at once: each costs a fork and the memory of a process."""
 
-MOST_WAITING = 8
-"""More of them go back to the queue for `AWAY_SECONDS`, where another worker may take them."""
+MAX_WAITING = 8
+"""If more are waiting, they go back to the queue, where another worker may take them."""
 
 AWAY_SECONDS = 2.0
+"""How long they stay in the queue at least, so that this worker does not claim them at once."""
 
 
 class Bulkhead:
-    """One for all pools of a worker's process. Whoever is to be the only one takes all places."""
+    """One for all pools of a worker's process. A run that must be the only one takes all places."""
 
     def __init__(self) -> None:
         self._door = asyncio.Lock()
@@ -25,13 +28,14 @@ class Bulkhead:
 
     @property
     def is_crowded(self) -> bool:
-        return self._waiting >= MOST_WAITING
+        return self._waiting >= MAX_WAITING
 
     async def enter(self, sole: bool) -> int:
-        """Waits for its turn. Returns how many places it has now; `leave` gives them back."""
+        """Waits for its turn. Returns the number of places that it got; `leave` gives them back."""
         wanted, taken = PLACES if sole else 1, 0
         self._waiting += 1
         try:
+            # One at a time collects its places: two that need all of them would else deadlock.
             async with self._door:
                 while taken < wanted:
                     await self._places.acquire()

@@ -1,13 +1,12 @@
-"""A child process: runs flows for its worker, one at a time in its main thread, or many beside each
-other.
+"""Runs flows inside a child process: one at a time in the main thread, or many at once.
 
-It is forked warm and reused for one execution after the other. It never talks to the store: what it
-is to do, and what became of it, goes over the socket to the worker, which holds the leases. A child
-ends itself when its worker is gone or has been silent for too long, because then somebody else may
-be given what it runs.
+`forkserver` calls `main` in each new child, which then serves one execution after another. A child
+never talks to the store: requests and results go over a socket to the worker, which holds the
+leases. A child ends itself when its worker is gone or has been silent for too long, because then
+other workers may get the executions that it runs.
 
-With many slots, an asynchronous flow is a task in the process's one event loop; whatever else
-blocks has a thread for itself.
+With many slots, an asynchronous flow is a task in the process's one event loop, and every other
+flow has a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import ctypes
 import faulthandler
 import os
 import queue
@@ -34,6 +32,7 @@ import structlog
 
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
+from app.process.prctl import adopt_orphans, die_with_parent, set_name
 from app.providers.base import ModelProvider
 from app.providers.openai_provider import OpenAIProvider
 from app.runtime import flow_files
@@ -45,28 +44,31 @@ from app.store.steps import write_usage
 from app.telemetry import logs, tracing
 from app.worker.child_run import ChildRun, Services
 from app.worker.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
+from app.worker.flow_threads import FlowThreads
 from app.worker.loop_watch import FlowLoopWatch
 from app.worker.model_calls import WatchedModels, traced
 from app.worker.protocol import ChildSocket, Head
 from app.worker.reports import ProgressReports
-from app.worker.threads import Threads
-from app.worker.threads_of import STACK_SIGNAL, name_thread, thread_name
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+from app.worker.thread_stats import STACK_SIGNAL, thread_name
 
 NO_FRESH_PROCESS = "fresh"
-"""The reason of an `unstarted`: the flow asks for a process that has run nothing before."""
+"""The reason of an `unstarted`: the flow needs a process that has run nothing before."""
+
+_OOM_SCORE = "500"
+"""Makes a child, not the worker, the first process that the kernel kills if memory runs out."""
 
 _ENDERS = 2
-"""Threads that make the outputs of asynchronous flows JSON and send them."""
+"""Threads that serialize and send the outputs of asynchronous flows: JSON is CPU work, so more of
+them would only compete for the interpreter.
+"""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """What a child is born with. `silence_seconds`: how long it goes on without a word from its
-    worker.
+    """What a child needs to know at its start. `slots` is 1 for a process that runs one flow at a
+    time. `silence_seconds`: how long it goes on without a message of its worker.
     """
 
     settings: Settings
@@ -76,8 +78,10 @@ class ChildConfig:
 
 
 def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
-    """The child's life. Never returns: it ends with `os._exit`, past whatever flows have left
-    behind.
+    """Runs a child. `end` is its socket to the worker, `parent` the pid of its keeper.
+
+    Never returns: the process ends with `os._exit`, since threads that flows left behind would keep
+    a normal exit waiting.
     """
     _become_a_child(parent, alone=config.slots == 1)
     streams = Streams()
@@ -89,31 +93,28 @@ def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
 
 
 def _become_a_child(parent: int, alone: bool) -> None:
-    """Dies with its parent, is the first that a full machine kills.
-
-    A process that runs one flow at a time adopts what the flow leaves behind, to end it after the
-    run; of many flows nobody knows whose it would be, so there the worker adopts it.
-
-    A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is the worker's business.
-    They are caught, not ignored, since what is ignored stays ignored in the programs that a flow
-    starts.
-    """
+    """Sets what the kernel has to know about this process."""
     die_with_parent(parent)
+    # A process that runs one flow at a time adopts what the flow leaves behind, and ends it after
+    # the run. With many flows nobody knows whose it is, so there the worker adopts it.
     if alone:
         adopt_orphans()
+    # A SIGTERM or SIGINT that is sent to every process (Heroku, Ctrl-C) is for the worker. They are
+    # caught, not ignored: an ignored signal would stay ignored in programs that a flow starts.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 class Child:
-    """The attempts that run in this process, by token, and the two sides of its socket."""
+    """The runs in this process, by their attempts' wire keys, and its socket to the worker."""
 
     def __init__(
         self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams
     ):
-        self._worker, self._alone = worker, config.slots == 1
+        self._worker = worker
+        self._alone = config.slots == 1
         self._thread_loops = ThreadLoops()
         if not self._alone:
             asyncio.set_event_loop_policy(self._thread_loops)
@@ -135,7 +136,7 @@ class Child:
         self._runs: dict[str, ChildRun] = {}
         self._lock = threading.Lock()
         self._loading: dict[Hashable, list[ChildRun]] = {}
-        self._threads = Threads(self._for_life)
+        self._threads = FlowThreads(self._for_life)
         self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
         self._cleanup = Cleanup(streams, alone=self._alone)
         self._served = 0
@@ -143,13 +144,10 @@ class Child:
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
 
     def run(self) -> None:
-        """Listens in a thread of its own; the main thread runs flows, or hands each to where it
-        runs.
-        """
+        """Listens in a thread of its own. The main thread runs flows, or passes them to others."""
+        # Starts the threads of the executor now: later, the machine may have no room for them.
         for _ in range(_ENDERS if not self._alone else 0):
-            self._enders.submit(
-                int
-            )  # their threads exist from now on: a full machine cannot refuse them
+            self._enders.submit(int)
         if not self._alone:
             FlowLoopWatch(the_loop).start()
         threading.Thread(
@@ -157,29 +155,31 @@ class Child:
         ).start()
         self._cleanup.begin()
         self._worker.send({"kind": "ready", "pid": os.getpid(), "stacks": self._offer_stacks()})
-        self._for_life(self._run_alone if self._alone else self._hand_on)
+        self._for_life(self._run_alone if self._alone else self._start_next)
 
     def _offer_stacks(self) -> int:
-        """A file in which a thread that gets `STACK_SIGNAL` writes where it is, also if it may not
-        run Python.
+        """Returns the descriptor of a file into which a thread that gets `STACK_SIGNAL` writes its
+        stack. `faulthandler` does that even while another thread holds the interpreter.
         """
         self._stacks = os.memfd_create("stacks")
         faulthandler.register(STACK_SIGNAL, file=self._stacks, all_threads=False)
         return self._stacks
 
     def _for_life(self, act: Callable[[], None]) -> NoReturn:
-        """A child that does not listen, or does not run what it was given, must not go on."""
+        """Repeats `act` until the process ends. An error in it ends the process: a child that does
+        not listen, or does not run what it was given, must not go on.
+        """
         try:
             while True:
                 act()
         except (EOFError, OSError):
-            pass  # the worker is gone: nobody may see what happens from here on
+            pass  # the worker is gone, so other workers may run these executions from now on
         except BaseException:
             log.exception("child_crashed")
         finally:
             os._exit(1)
 
-    # What the worker says.
+    # Messages of the worker.
 
     def _listen(self) -> None:
         head, body = self._worker.receive(self._silence_seconds)
@@ -188,18 +188,19 @@ class Child:
             self._runs[head["token"]] = run = ChildRun(head, body, self._services)
             self._starts.put(run)
         elif head["kind"] == "alive":
-            self._say({"kind": "alive", "token": "", "number": head.get("number", 0)})
+            self._send({"kind": "alive", "token": "", "number": head.get("number", 0)})
         elif head["kind"] == "stop" and run:
             run.stop.request()
         elif head["kind"] == "stored" and run and run.steps:
             run.steps.stored(head["number"])
+        # What follows happens at least once a second: the worker sends a message that often.
         self._progress.send_late()
-        if counts := self._counts.take():  # at least once a second, as the worker speaks that often
-            self._say({"kind": "counted", "counts": counts})
+        if counts := self._counts.take():
+            self._send({"kind": "counted", "counts": counts})
         logs.flush()
 
-    def _say(self, head: Head, body: bytes = b"") -> None:
-        with contextlib.suppress(OSError):  # the listener notices, and ends this process
+    def _send(self, head: Head, body: bytes = b"") -> None:
+        with contextlib.suppress(OSError):  # the listening thread notices, and ends the process
             self._worker.send(head, body)
 
     # One at a time, in the main thread.
@@ -216,17 +217,17 @@ class Child:
         self._end(run, ended, outputs, NO_FRESH_PROCESS if fresh else found.unfit)
 
     def _blocking(self, run: ChildRun) -> tuple[Head, bytes]:
-        """Also what libraries log carries the names of the run."""
+        """Runs a flow in this thread. Log lines of libraries carry the names of the run, too."""
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             outcome = run.blocking()
-            run.leave_behind(the_loop.end_of_run(scope))
+            run.note_leaked_threads(the_loop.end_of_run(scope))
             return outcome
 
     # Many at once.
 
-    def _hand_on(self) -> None:
-        """What is known to only wait becomes a task; everything else needs a thread, if only to be
-        loaded.
+    def _start_next(self) -> None:
+        """Takes the next run. A flow that is known to only wait becomes a task; every other one
+        needs a thread, if only to load its code.
         """
         run = self._starts.get()
         try:
@@ -239,8 +240,9 @@ class Child:
             self._end_wait(run)
 
     def _wait_for_the_load(self, run: ChildRun) -> bool:
-        """Whether another run loads the same code just now: a thousand of them need one thread for
-        that.
+        """Returns True if another run is loading the same code: it then starts this one, too.
+
+        Otherwise a thousand runs that arrive together would need a thousand threads to load it.
         """
         key = run.code()
         if key is None or run.is_loaded() or run.has_waited:
@@ -253,7 +255,7 @@ class Child:
             return False
 
     def _end_wait(self, run: ChildRun) -> None:
-        """Hands on what waited for the code of this run, which is loaded, or failed to be."""
+        """Starts the runs that waited for this one's code, which is loaded, or failed to load."""
         with self._lock:
             waiting = self._loading.pop(run.code(), [])
         for other in waiting:
@@ -261,11 +263,11 @@ class Child:
             self._starts.put(other)
 
     def _run_in_thread(self, run: ChildRun) -> None:
-        name_thread(thread_name(str(run.names.get("execution_id", ""))))
+        set_name(thread_name(str(run.names.get("execution_id", ""))))
         try:
             self._run_named(run)
         finally:
-            name_thread("flow")
+            set_name("flow")
 
     def _run_named(self, run: ChildRun) -> None:
         only_waits = run.only_waits()
@@ -285,7 +287,7 @@ class Child:
         task.add_done_callback(partial(self._end_what_broke, run))
 
     def _end_what_broke(self, run: ChildRun, task: Future[None]) -> None:
-        """A flow may cancel all tasks of the loop, that which was to tell of its end among them."""
+        """Reports the end of a run whose task did not: a flow may cancel all tasks of the loop."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None and run.token in self._runs:
             failed = {
@@ -296,16 +298,14 @@ class Child:
             self._end(run, failed, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
-        """Runs a flow that only waits: the flow has a task of its own, which a stop may cancel at
-        any time.
-        """
+        """Runs a flow that only waits. It has a task of its own, which a stop may cancel."""
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             flow: asyncio.Task[Callable[[], tuple[Head, bytes]]] = asyncio.ensure_future(
                 run.as_task()
             )
             owners[flow] = scope
             await asyncio.wait({flow})
-            run.leave_behind(await end_tasks(scope) + len(scope.helping))
+            run.note_leaked_threads(await end_tasks(scope) + len(scope.helping))
         await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
 
     def _end_task(
@@ -315,40 +315,26 @@ class Child:
             ended, outputs = flow.result()()
         self._end(run, ended, outputs, self._cleanup.beside_others())
 
-    # What the worker is told.
+    # Messages to the worker.
 
     def _end(self, run: ChildRun, ended: Head, outputs: bytes, unfit: str) -> None:
         self._forget(run)
         facts: dict[str, Any] = {
             "usage": write_usage(run.usage.models),
-            "left_behind": run.left_behind,
+            "leaked_threads": run.leaked_threads,
             "memory_bytes": int(os.pread(self._statm, 100, 0).split()[1]) * resource.getpagesize(),
             "counts": self._counts.take(),
         }
         if unfit:
             facts["unfit"] = unfit
-        self._say({"kind": "ended", "token": run.token, **ended, **facts}, outputs)
+        self._send({"kind": "ended", "token": run.token, **ended, **facts}, outputs)
 
     def _refuse(self, run: ChildRun, reason: str, **more: str) -> None:
-        """Nothing of it has run: the worker finds it another place."""
+        """Reports that nothing of the run was started. The worker releases the execution."""
         self._forget(run)
         log.warning("run_unstarted", **run.names, reason=reason)
-        self._say({"kind": "unstarted", "token": run.token, "reason": reason, **more})
+        self._send({"kind": "unstarted", "token": run.token, "reason": reason, **more})
 
     def _forget(self, run: ChildRun) -> None:
         self._runs.pop(run.token, None)
         self._progress.forget(run.token)
-
-
-def die_with_parent(parent: int) -> None:
-    """From now on the kernel kills this process when its parent dies, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)  # it was too late for the kernel
-
-
-def adopt_orphans() -> None:
-    """From now on, what a descendant leaves behind becomes this process's child, also if it
-    detached itself.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

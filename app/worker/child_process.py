@@ -1,4 +1,7 @@
-"""One child process, as its worker sees it: started, spoken to, listened to, killed."""
+"""Starts, talks to, listens to and kills one child process. Used by `supervisor` and `pool`.
+
+This is the worker's side; what runs inside the child is in `child`.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,24 @@ from app.worker import protocol
 from app.worker.child import ChildConfig
 from app.worker.ending import Outcome
 from app.worker.forkserver import CannotFork, Forkserver
-from app.worker.pulse import Pulse
+from app.worker.liveness import Liveness
 
 if TYPE_CHECKING:
     from app.worker.attempt import Attempt
 
 READ_BYTES = 256 * 1024
 
-LONGEST_LOOK_SECONDS = 1.0
-"""Twice the time between two looks at a child's pulse."""
+MAX_LOOK_SECONDS = 1.0
+"""The most that one look counts as silence: see `liveness`."""
 
-REAP_TRIES, REAP_PAUSE_SECONDS = 100, 0.01
+REAP_TRIES = 100
+REAP_PAUSE_SECONDS = 0.01
+
+LAST_MESSAGES_SECONDS = 0.5
+"""How long messages of a dead child may still be on their way."""
+
+CLOSING_SECONDS = 0.1
+"""How long a child that closed its socket may take to exit by itself."""
 
 OnMessage = Callable[[protocol.Head, bytes], None]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -35,13 +45,14 @@ log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
-    """`attempts` and `final` are by the attempts' wire keys; `final` has outcomes that are true
-    once it is dead.
+    """The attempts in one child, and what is known about the child.
 
-    `ending` has the attempts that are to be given up, each with the question that the child must
-    answer first. `flows_pid` is the process that runs flows, whose keeper `pid` is: see
-    `forkserver`. `stuck` counts slots that are held by runs which do not end, `leaked` the threads
-    that outlived their runs.
+    `attempts`, `final_outcomes` and `to_abandon` are keyed by the attempts' wire keys.
+    `final_outcomes` come into force when the child is dead. `to_abandon` has, for each attempt that
+    is to be given up, the number of the question that the child must answer first. `pid` is the
+    keeper, `flows_pid` the process that runs flows: see `forkserver`. `stuck_threads` counts
+    abandoned runs, which hold a slot each; `leaked_threads` are threads that outlived their runs.
+    `retiring`: it gets nothing new. `full`: the same, for a moment.
     """
 
     def __init__(self, forkserver: Forkserver, pid: int, exited: int, streams: Streams, slots: int):
@@ -50,25 +61,32 @@ class ChildProcess:
         self._reader, self._writer = streams
         self._exit_code: int | None = None
         self.attempts: dict[str, Attempt] = {}
-        self.final: dict[str, tuple[Outcome, str | None]] = {}
-        self.ending: dict[str, int] = {}
-        self.pulse = Pulse(LONGEST_LOOK_SECONDS)
-        self.flows_pid = self.stacks_fd = 0
+        self.final_outcomes: dict[str, tuple[Outcome, str | None]] = {}
+        self.to_abandon: dict[str, int] = {}
+        self.liveness = Liveness(MAX_LOOK_SECONDS)
+        self.flows_pid = 0
+        self.stacks_fd = 0
         self._flows_fd = -1
-        self.runs = self.stuck = self.leaked = 0
-        self.ready = self.retiring = self.gone = self.killed = self.full = False
+        self.runs = 0
+        self.stuck_threads = 0
+        self.leaked_threads = 0
+        self.ready = False
+        self.retiring = False
+        self.gone = False
+        self.killed = False
+        self.full = False
         self.is_extra = False
         """Whether it was started for one attempt, beside the others."""
 
     @classmethod
     async def start(cls, forkserver: Forkserver, config: ChildConfig) -> ChildProcess:
-        """A child that was born, but is not ready yet. Raises `CannotFork`."""
+        """Starts a child. It is not ready yet when this returns. Raises `CannotFork`."""
         try:
-            os.getcwd()
+            os.getcwd()  # flows start in this folder, and each would fail in its own way without it
             ours, theirs = socket.socketpair()
         except FileNotFoundError as error:
             raise CannotFork(
-                "The folder that this worker was started in is gone: start the worker again."
+                "The folder in which this worker was started no longer exists. Restart the worker."
             ) from error
         except OSError as error:
             raise CannotFork(str(error)) from error
@@ -83,7 +101,7 @@ class ChildProcess:
             exited = os.pidfd_open(pid)
             streams = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
         except OSError as error:
-            ours.close()  # the child hears that, and ends
+            ours.close()  # the child notices, and ends itself
             if exited >= 0:
                 os.close(exited)
             forkserver.children.discard(pid)
@@ -91,33 +109,39 @@ class ChildProcess:
         return cls(forkserver, pid, exited, streams, config.slots)
 
     def begin(self, flows_pid: int, stacks_fd: int) -> None:
-        """It is ready, and says which process runs flows, and which of its files has the stacks of
-        its threads.
+        """Marks it as ready. Both numbers come from the child: the process that runs flows, and the
+        descriptor, there, of the file to which its threads write their stacks.
         """
         self.flows_pid, self.stacks_fd, self.ready = flows_pid, stacks_fd, True
-        with contextlib.suppress(OSError):  # no file can be opened just now, or it is gone already
+        # OSError: no file can be opened at the moment, or the process is gone already.
+        with contextlib.suppress(OSError):
             self._flows_fd = os.pidfd_open(flows_pid)
 
     @property
     def free_slots(self) -> int:
-        if self.retiring or self.gone or self.full or not self.ready or self.pulse.is_quiet:
+        if self.retiring or self.gone or self.full or not self.ready or self.liveness.is_quiet:
             return 0
-        return self.slots - len(self.attempts) - self.stuck
+        return self.slots - len(self.attempts) - self.stuck_threads
+
+    @property
+    def run_count(self) -> int:
+        """How many runs its threads may belong to, those included that were given up."""
+        return len(self.attempts) + self.stuck_threads + self.leaked_threads
 
     async def listen(self, on_message: OnMessage) -> None:
-        """Hands on every message until the child is gone, and what it has started with it. Call it
-        once.
+        """Calls `on_message` for every message. Returns when the child is dead, and with it every
+        process of its group. To be called once.
         """
         reading = asyncio.ensure_future(self._read(on_message))
         exiting = asyncio.ensure_future(self._exit())
         try:
             await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({exiting}, timeout=0.1)
+            await asyncio.wait({exiting}, timeout=CLOSING_SECONDS)
             if not exiting.done():
-                # a child that closed its socket, or makes no sense, cannot be talked to any more
+                # It closed its socket or sent nonsense: there is no way to talk to it any more.
                 self.kill()
             await exiting
-            await asyncio.wait({reading}, timeout=0.5)  # what it said last may still be on its way
+            await asyncio.wait({reading}, timeout=LAST_MESSAGES_SECONDS)
         finally:
             self.gone = True
             reading.cancel()
@@ -132,25 +156,26 @@ class ChildProcess:
         messages = protocol.Messages()
         try:
             while data := await self._reader.read(READ_BYTES):
-                self.pulse.heard()
+                self.liveness.heard()
                 messages.feed(data)
                 while message := messages.take():
                     on_message(*message)
         except OSError:
-            return  # it is gone
+            return  # the child is gone
         except Exception:
-            log.exception("child_unreadable", pid=self.pid)  # what is no message ends the talk
+            # After bytes that are no message, nobody knows where the next message begins.
+            log.exception("child_unreadable", pid=self.pid)
 
     async def _exit(self) -> None:
         await _ended(self._exited_fd)
-        # The group may outlive its leader; before that is reaped, its number is not yet somebody
-        # else's.
+        # The group may outlive its leader. Until the leader is reaped, its number cannot be given
+        # to another process, so this signal reaches the right group.
         self._signal_group(signal.SIGKILL)
         if self._flows_fd >= 0:
-            await _ended(
-                self._flows_fd
-            )  # its keeper may die first: until it is dead too, the run is not over
-        for _ in range(REAP_TRIES):  # it may have died before the kernel made it ours
+            # The keeper may die first. Until the other process is dead, too, the run is not over.
+            await _ended(self._flows_fd)
+        # A child that dies at once may do so before the kernel has made it this process's child.
+        for _ in range(REAP_TRIES):
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
@@ -159,32 +184,32 @@ class ChildProcess:
             await asyncio.sleep(REAP_PAUSE_SECONDS)
 
     def send(self, head: Mapping[str, Any], body: bytes = b"") -> None:
-        """Never blocks and never fails: that the child is gone is noticed elsewhere."""
+        """Sends a message. Never blocks and never fails: `listen` notices a child that is gone."""
         self.send_message(protocol.encode(head, body))
 
     def send_message(self, message: bytes) -> None:
-        """The same with what is encoded already."""
+        """Does what `send` does, with an encoded message."""
         if not self._writer.transport.is_closing():
             self._writer.write(message)
 
     def ask(self) -> int:
-        """Asks for a sign of life; the number of the question, which the child answers with."""
-        number = self.pulse.ask()
+        """Asks for a sign of life. Returns the number of the question, which the answer repeats."""
+        number = self.liveness.ask()
         self.send({"kind": "alive", "number": number})
         return number
 
     def kill(self) -> None:
-        """Ends the process, and what its flow has started in its session, without asking.
+        """Kills the process, and what its flow has started in its process group.
 
-        What has left the session becomes this process's child, and `strays` ends it.
+        A process that has left the group is adopted by the worker, and `orphans` ends it.
         """
         if self.gone or self._exit_code is not None:
-            return  # its number may be somebody else's by now
+            return  # its number may belong to another process by now
         self.killed = True
         self.send_signal(signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the child and all in its process group, which it leads."""
+        """Sends a signal to the child and to the process group that it leads."""
         if not self.gone and self._exit_code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -195,7 +220,7 @@ class ChildProcess:
             os.killpg(self.pid, number)
 
     def death(self) -> str:
-        """How the process ended, in a sentence for the user whose execution it ran."""
+        """Returns how the process ended, as a sentence for the user whose execution it ran."""
         code = self._exit_code
         if code is not None and code < 0:
             hint = " It may have run out of memory." if code == -signal.SIGKILL else ""

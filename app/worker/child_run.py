@@ -1,4 +1,7 @@
-"""One attempt inside a child process: what was asked for, what its run may use, and how it ended."""
+"""Runs one attempt inside a child process: reads its request, runs its flow, reports its outcome.
+
+`child` makes a `ChildRun` of each `start` message and decides where it runs.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all runs of a process share. `models_for` gives the provider for a run's traceparent."""
+    """What all runs of a process share. `models_for` returns the provider for a traceparent."""
 
     worker: ChildSocket
     settings: Settings
@@ -47,7 +50,10 @@ class Services:
 
 
 class ChildRun:
-    """Made when the attempt arrives; `blocking` or `as_task` runs it. Neither raises."""
+    """One run. `blocking` or `as_task` runs it; neither raises, whatever the flow does.
+
+    `token` is the attempt's wire key, `names` are the fields of its log lines.
+    """
 
     def __init__(self, start: Head, body: bytes, services: Services):
         self.token: str = start["token"]
@@ -55,45 +61,47 @@ class ChildRun:
         self.stop = StopSignal()
         self.steps: StepReports | None = None
         self.usage = Usage()
-        self.left_behind = 0
+        self.leaked_threads = 0
         self.has_waited = False
-        """Whether it has waited until another run had loaded its code."""
+        """Whether it has waited for another run to load its code. It waits only once."""
         self._start, self._body, self._services = start, body, services
         self._read_run: Run | None = None
 
     @property
     def run(self) -> Run:
-        """What was asked for. Raises `ValueError` where that cannot be read."""
+        """What to run, read at the first call. Raises `ValueError` if it cannot be read."""
         if self._read_run is None:
             self._read_run = self._read()
-            self._body = b""
+            self._body = b""  # it may be large, and is not needed any more
         return self._read_run
 
     def parts(self) -> list[tuple[Hashable, Callable[[], bool]]]:
-        """The Python flows it may run, each with what loads its code and says whether that worked."""
-        with contextlib.suppress(Exception):  # what cannot be read fails when it is run
+        """The Python flows that it may run: for each a key, and a function that loads its code and
+        returns whether that worked.
+        """
+        with contextlib.suppress(Exception):  # an unreadable request fails when it is run
             run, catalog = self.run, self._services.catalog
             flows = python_flows(catalog, run.target_id, run.config)
             return [((flow.entrypoint, flow.folder), partial(_loads, flow)) for flow in flows]
         return []
 
     def is_fresh(self) -> bool:
-        """Whether it must have a process that has run nothing before."""
-        with contextlib.suppress(Exception):  # what cannot be read fails when it is run
+        """Whether it needs a process that has run nothing before."""
+        with contextlib.suppress(Exception):  # an unreadable request fails when it is run
             return self._services.catalog.is_fresh(
                 self.run.target_id, self.run.config.get("flow_id")
             )
         return False
 
     def code(self) -> Hashable | None:
-        """What has to be loaded for an agent's Python flow; None for anything else."""
+        """The key of the code to load for an agent's Python flow; None for anything else."""
         with contextlib.suppress(Exception):
             if self.run.target_id in self._services.catalog.agents:
                 return next((key for key, _ in self.parts()), None)
         return None
 
     def is_loaded(self) -> bool:
-        """Whether its flow's code is loaded, so that looking at it takes no time."""
+        """Whether its flow's code is loaded, so that `only_waits` takes no time."""
         with contextlib.suppress(Exception):
             agent = self._services.catalog.agents.get(self.run.target_id)
             flow = agent.flow(self.run.config.get("flow_id")) if agent else None
@@ -101,18 +109,20 @@ class ChildRun:
         return False
 
     def only_waits(self) -> bool:
-        """Whether it may run as a task. Loads the flow's code."""
+        """Whether it may run as a task in the event loop. Loads the flow's code."""
         with contextlib.suppress(Exception):
             return flow_that_only_waits(self.run, self._services.catalog) is not None
         return False
 
     def blocking(self) -> tuple[Head, bytes]:
-        """Runs it in this thread. Returns how it ended, and its outputs."""
+        """Runs it in this thread. Returns the fields of the `ended` message, and the outputs."""
         limit_bytes = self._services.settings.max_result_bytes
         return self._outcome(lambda: execute(self.run, self._ports(), limit_bytes))
 
     async def as_task(self) -> Callable[[], tuple[Head, bytes]]:
-        """Runs it in the event loop. Returns what makes the same of it, which may take long."""
+        """Runs it in the event loop. Returns a function that returns what `blocking` does: it
+        serializes the outputs, which may take too long for the loop.
+        """
         limit_bytes = self._services.settings.max_result_bytes
         try:
             encoded = await execute_as_task(self.run, self._ports(), limit_bytes)
@@ -121,12 +131,12 @@ class ChildRun:
             return lambda: (ended, b"")
         return lambda: self._outcome(encoded)
 
-    def leave_behind(self, count: int) -> None:
-        """Notes how many threads or tasks of the run go on after it."""
-        self.left_behind = max(self.left_behind, count)
+    def note_leaked_threads(self, count: int) -> None:
+        """Notes how many threads or tasks of the run are still running after it."""
+        self.leaked_threads = max(self.leaked_threads, count)
 
     def _outcome(self, act: Callable[[], bytes]) -> tuple[Head, bytes]:
-        """How the run ended, whatever the flow did; only a signal or `os._exit` gets past this."""
+        """Returns how the run ended. BaseException, since a flow may raise SystemExit."""
         try:
             return {"outcome": "completed"}, pack(act())
         except BaseException as error:
@@ -136,11 +146,11 @@ class ChildRun:
         start = self._start
         data, *stored = split(start["lengths"], self._body) if "lengths" in start else [self._body]
         call = read_call(data)
-        found = _found(start, stored)
-        if found.records and self._definition(call["target_id"]) != start["definition"]:
-            # What another definition's steps did does not fit this one.
+        saved = _saved_state(start, stored)
+        if saved.records and self._definition(call["target_id"]) != start["definition"]:
+            # The steps of one definition do not fit another: their inputs may differ.
             log.bind(**self.names).warning("definition_changed", target=call["target_id"])
-            found = SavedState()
+            saved = SavedState()
         return Run(
             execution_id=start["id"],
             attempt=start["attempt"],
@@ -149,7 +159,7 @@ class ChildRun:
             inputs=call["inputs"],
             config=call["config"],
             traceparent=start["traceparent"],
-            saved=found,
+            saved=saved,
         )
 
     def _definition(self, target_id: str) -> str:
@@ -159,7 +169,7 @@ class ChildRun:
     def _ports(self) -> Ports:
         services, run = self._services, self.run
         self.usage = usage_before(read_usage(self._start.get("usage", "")), run.saved)
-        self.usage.on_change = self._say_used
+        self.usage.on_change = self._send_usage
         definition = self._definition(run.target_id)
         self.steps = StepReports(services.worker, self.token, definition, self.stop, self.usage)
         return Ports(
@@ -169,17 +179,15 @@ class ChildRun:
             usage=self.usage,
             report=self._report,
             save=self.steps.save,
-            leaked_threads=self.leave_behind,
+            leaked_threads=self.note_leaked_threads,
             log=log.bind(**self.names).info,
         )
 
     def _report(self, progress: Progress) -> None:
         self._services.progress.report(self.token, progress)
 
-    def _say_used(self, usage: Usage) -> None:
-        """After each model call, so that what was spent is known even of a run that is ended by
-        force.
-        """
+    def _send_usage(self, usage: Usage) -> None:
+        """Sent after each model call, so that the usage of a run that is killed is known, too."""
         if usage.total.calls:
             with contextlib.suppress(OSError):
                 self._services.worker.send(
@@ -188,7 +196,7 @@ class ChildRun:
 
 
 def _loads(flow: PythonFlow) -> bool:
-    """What is wrong with its code is found again, and told, when it is run."""
+    """Loads a flow's code; returns whether that worked. Its error is reported when it runs."""
     with contextlib.suppress(BaseException):
         entry_point(flow)
         return True
@@ -205,8 +213,10 @@ def _ended_by(error: BaseException) -> Head:
     return {"outcome": "failed", "error": asdict(failure_from(error, {})), "retryable": True}
 
 
-def _found(start: Head, stored: list[bytes]) -> SavedState:
-    """What earlier attempts have stored of their steps."""
+def _saved_state(start: Head, stored: list[bytes]) -> SavedState:
+    """What earlier attempts stored. The head has the names, the body's parts the values: first the
+    records of steps, then outputs.
+    """
     names = start.get("steps", [])
     fields = dict(zip(names, stored, strict=False))
     values = dict(zip(start.get("values", []), stored[len(names) :], strict=True))

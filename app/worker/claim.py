@@ -1,4 +1,4 @@
-"""A claimed execution, as `claim.lua` returns it: what an attempt begins with. Values only."""
+"""Reads a claimed execution, as `claim.lua` returns it. `worker` makes one `Attempt` of each."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from dataclasses import dataclass
 
 MAX_SECONDS = 86_400 * 365
-"""More than any time that a request may name. Whatever stands in a record, a timer can hold this.
+"""A year: more than any time that a request may ask for. A record may hold any number, but a timer
+can take only a limited one.
 """
 
-
-ALONE, SOLE = 2, 3
-"""From so many deaths on; the same as in prelude.lua."""
+ALONE = 2
+SOLE = 3
+"""From these numbers of `deaths` on: see `Claim.alone` and `Claim.sole`. Same as in prelude.lua."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`token` is the fencing token: what is written without it, or with an older one, is refused.
+    """What an attempt begins with.
 
-    No token is ever given out twice, whatever the store loses. `resumes`: earlier attempts, or the
-    execution that this one retries, have stored steps.
+    `token` is the fencing token: the store refuses writes with any other. No token is given out
+    twice, even if the store loses writes. `resumes`: earlier attempts, or the execution that this
+    one retries, have stored steps. `data` is the request, `used_before` the usage so far.
     """
 
     id: str
@@ -38,11 +40,13 @@ class Claim:
     resumes: bool = False
     traceparent: str | None = None
     deaths: int = 0
-    """How often it was in a process or a worker that died or hung with others in it."""
+    """How often it was in a process or a worker that died or hung together with other runs."""
 
     @classmethod
     def from_row(cls, row: list[bytes]) -> Claim:
-        """From a row of `claim.lua`'s answer. Raises `ValueError` if the record makes no sense."""
+        """Reads a row of `claim.lua`'s answer. Raises `ValueError` or `RecursionError` if the
+        record makes no sense: it may have been written by an older version, or by hand.
+        """
         if len(row) < 13:
             raise ValueError("The row is too short.")
         id, token, number, retried, timeout, retries, tenant, request_id = (
@@ -76,19 +80,19 @@ class Claim:
 
     @property
     def sole(self) -> bool:
-        """Whether, besides, its worker's process runs no other that is to run alone meanwhile."""
+        """Whether, in addition, no other execution that runs alone may run at the same time."""
         return self.deaths >= SOLE
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells this attempt from every other one, also of the same execution."""
+        """Tells this attempt from every other, even of the same execution."""
         return self.id, self.token
 
 
 def _seconds(value: object) -> float:
-    """Raises `ValueError` for what is no finite number from 0 to `MAX_SECONDS`."""
+    """Raises `ValueError` for anything but a number from 0 to `MAX_SECONDS`."""
     try:
-        number = float(value)  # type: ignore[arg-type]  # whatever stands in a record
+        number = float(value)  # type: ignore[arg-type]  # a record may hold anything
     except (TypeError, OverflowError) as error:
         raise ValueError(str(error)) from None
     if not 0 <= number <= MAX_SECONDS or math.isnan(number):

@@ -1,5 +1,7 @@
-"""Decides what is written of an attempt that is over: a pure function, and the values that it works
-on.
+"""Decides what to write when an attempt is over: `decide`, a pure function that `attempt` calls.
+
+The values that it works on are here too: why an attempt was stopped, how its run ended, and what is
+written.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ from app.domain.payload import read_call
 from app.worker.claim import MAX_SECONDS, Claim
 
 DEFAULT_BACKOFF_SECONDS = (1.0, 5.0, 30.0)
+"""Documented in the contract, for executions whose `config` names no pauses."""
+
+JITTER_SHARE = 0.2
+"""The most that is taken off a pause: runs that failed together should not be retried together."""
 
 
 class Stopping(Enum):
-    """Why an attempt was asked to end before its flow was done."""
+    """Why an attempt has to end before its flow does."""
 
     CANCEL = "cancel"
     TIMEOUT = "timeout"
@@ -31,19 +37,19 @@ class Outcome:
     """How a run ended.
 
     completed   with `outputs` (packed JSON)
-    failed      with `error`; `retryable` and `retry_after_seconds` say whether and when to try again
-    stopped     it ended because it was asked to, or was abandoned
-    died        its process is gone: `reason`
+    failed      with `error`; `retryable` and `retry_after_seconds` say if and when it is retried
+    stopped     it ended on request, or was abandoned
+    died        its process is dead: `reason`
     unstarted   nothing of it ran: `reason`
-    unsaved     what it put out could not be stored, or what it had stored could not be read: `reason`
-    hung        it held its process, which is gone now: `reason`
+    unsaved     its outputs could not be stored, or its stored steps could not be read: `reason`
+    hung        it hung its process, which was killed: `reason`
 
-    And where its process is gone with others in it:
+    If other runs were in the same process:
 
-    displaced   another one held that process
-    set_apart   one of a few did; it may be this one
-    suspected   the process died, by one of a few: `reason`
-    disturbed   it died, by one of many: `reason`
+    displaced   another run hung the process
+    set_apart   one of a few runs hung it, perhaps this one
+    suspected   the process died because of one of a few runs: `reason`
+    disturbed   it died or hung because of one of many runs: `reason`
     """
 
     kind: Literal[
@@ -58,7 +64,9 @@ class Outcome:
 
     @classmethod
     def from_message(cls, head: Mapping[str, Any], outputs: bytes) -> Outcome:
-        """From a child's `ended`. Raises `KeyError` or `ValueError` if it makes no sense."""
+        """Reads a child's `ended` message. Raises `KeyError`, `TypeError` or `ValueError` if it
+        makes no sense.
+        """
         if head["outcome"] == "failed":
             wish = head.get("retry_after_seconds")
             error = {"type": str(head["error"]["type"]), **head["error"]}
@@ -72,7 +80,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """`error` is JSON, or `""`."""
+    """Ends the execution for good. `error` is JSON, or `""`."""
 
     status: str
     outputs: bytes = b""
@@ -87,7 +95,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`how` and `reason`: see `release.lua`."""
+    """Gives the execution back to the queue. `how` and `reason`: see `release.lua`."""
 
     how: str
     delay_seconds: float = 0.0
@@ -108,15 +116,15 @@ _BY_OTHERS = ("displaced", "set_apart", "suspected", "disturbed")
 def decide(
     claim: Claim, stopping: Stopping | None, outcome: Outcome, jitter: float
 ) -> Ending | None:
-    """What to write; None if the lease belongs to somebody else. The reason to stop goes before the
-    outcome.
+    """Returns what to write; None if the lease belongs to another worker.
 
-    `jitter`, from 0 to 1, takes up to a fifth off a pause, so that what failed together does not
-    come back together.
+    A reason to stop outranks the outcome: a flow that completes after a cancel is cancelled.
+    `jitter`, from 0 to 1, shortens a retry's pause by up to `JITTER_SHARE`.
     """
     if stopping is Stopping.LOST:
         return None
-    if stopping is Stopping.TIMEOUT and outcome.kind not in _BY_OTHERS:  # these took its time, too
+    # If other runs hung or killed the process, they also took this one's time: it is no timeout.
+    if stopping is Stopping.TIMEOUT and outcome.kind not in _BY_OTHERS:
         message = f"The run took longer than its timeout of {claim.timeout_seconds:g} s."
         return failure(claim, "Timeout", message)
     if stopping is Stopping.CANCEL:
@@ -137,7 +145,7 @@ def decide(
         return Release(outcome.kind, reason=outcome.reason)
     if outcome.kind == "died":
         return Release("lost", reason=outcome.reason)
-    return failure(claim, "FlowError", "The flow stopped although nobody asked it to.")
+    return failure(claim, "FlowError", "The flow stopped without a request to stop.")
 
 
 def _retry_or_fail(claim: Claim, outcome: Outcome, jitter: float) -> Ending:
@@ -151,21 +159,21 @@ def _retry_or_fail(claim: Claim, outcome: Outcome, jitter: float) -> Ending:
 
 
 def _pause_seconds(claim: Claim, wish_seconds: float | None, jitter: float) -> float:
-    """The model provider's own wish goes first; else the configured pause, the last one for all
-    further retries.
+    """The pause before a retry: what the model provider asks for, or else the configured one. The
+    last configured pause counts for all further retries.
     """
-    if wish_seconds is not None and 0 <= wish_seconds <= MAX_SECONDS:  # NaN is not
+    # NaN fails this comparison, as it should: no timer can take it.
+    if wish_seconds is not None and 0 <= wish_seconds <= MAX_SECONDS:
         return float(wish_seconds)
     pauses = claim.retry_backoff_seconds or DEFAULT_BACKOFF_SECONDS
-    return pauses[min(claim.retried, len(pauses) - 1)] * (1 - 0.2 * jitter)
+    return pauses[min(claim.retried, len(pauses) - 1)] * (1 - JITTER_SHARE * jitter)
 
 
 def failure(claim: Claim, type: str, message: str) -> Finish:
-    """The end of an execution with an error that the service gives."""
+    """Returns the end of an execution that the service itself declares failed."""
     details: dict[str, Any] = {}
-    with contextlib.suppress(
-        Exception
-    ):  # what was asked makes no sense: then there is nothing to name
+    # If the stored request makes no sense, there is no target to name.
+    with contextlib.suppress(Exception):
         call = read_call(claim.data)
         details = {f"{call['type']}_id": call["target_id"]}
     return Finish(

@@ -1,21 +1,21 @@
-"""Where child processes come from: a process that has imported everything, and does nothing but
-fork.
+"""Forks child processes for the worker. `main` starts it, `child_process` asks it for children.
 
-It is forked from the worker before that has connections or an event loop, which must not cross a
-fork, and so shares its memory, as each child does. A child is forked twice, and thereby becomes the
-worker's own: the worker sees how it ends, and when the worker dies, the kernel ends it, frozen or
-not. (The standard library's forkserver gives neither: its children belong to the server.)
+The forkserver is a process that has imported everything and does nothing but fork. It is forked
+from the worker before the worker has connections or an event loop, which must not cross a fork.
+All children share its memory.
 
-A child is two processes. The one that runs flows has a parent of its own, the keeper, which does
-nothing but wait for its end: a flow that kills or stops its parent harms no worker, and so nobody
-else.
+A child is forked twice, so that it becomes the worker's own child: the worker sees how it ends, and
+the kernel kills it, even a frozen one, when the worker dies. (The standard library's forkserver
+gives neither, because its children belong to the server.)
+
+A child is two processes. The one that runs flows has a parent of its own, the keeper, which only
+waits for its end: a flow that kills or stops its parent hurts the keeper, not the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import os
 import pickle
@@ -26,27 +26,30 @@ import struct
 import time
 from typing import NoReturn
 
+from app.process.prctl import die_with_parent, set_name
 from app.worker import child as child_module
-from app.worker.child import ChildConfig, die_with_parent
+from app.worker.child import ChildConfig
 
 FORK_SECONDS = 10.0
 """A forkserver that has not answered by then is replaced."""
 
 ADOPTION_SECONDS = 5.0
+"""How long a new child waits until the kernel has made it the worker's child."""
 
-_PR_SET_NAME = 15
-_LENGTH, _ANSWER = struct.Struct("!I"), struct.Struct("!i")
+_LENGTH = struct.Struct("!I")
+_ANSWER = struct.Struct("!i")
+"""A child's pid or, below zero, the number of an error."""
 
 
 class CannotFork(Exception):
-    """No child could be started just now: a limit of processes or memory is reached. Try again
-    later.
+    """No child could be started, for example because a limit of the machine is reached. Another try
+    may succeed.
     """
 
 
 class Forkserver:
-    """One for all pools of a worker's process. `children` are the pids of those that live, as far
-    as it was told.
+    """The worker's side. One for all pools of a worker process. `children` are the pids of the
+    living children: `fork` adds them, `child_process` removes them.
     """
 
     def __init__(self) -> None:
@@ -57,11 +60,13 @@ class Forkserver:
 
     @property
     def busy(self) -> bool:
-        """A child may just be coming into being whose pid is not known yet."""
+        """Whether a child may exist whose pid is not known yet."""
         return self._asking.locked()
 
     def start(self) -> None:
-        """Forks it. Called before anything is opened; again only if it has died. Raises `OSError`."""
+        """Forks the forkserver. To be called before the worker opens anything; `fork` calls it
+        again if it has died. Raises `OSError`.
+        """
         self._stop()
         ours, theirs = socket.socketpair()
         worker = os.getpid()
@@ -78,17 +83,15 @@ class Forkserver:
         self.pid, self._control = pid, ours
 
     async def fork(self, end: socket.socket, config: ChildConfig) -> int:
-        """The pid of a new child, which talks to its worker by the other end of `end`. Raises
-        `CannotFork`.
-        """
+        """Returns the pid of a new child, which owns the socket `end`. Raises `CannotFork`."""
         async with self._asking:
             try:
                 if self._control is None:
                     self.start()
                 async with asyncio.timeout(FORK_SECONDS):
                     pid = await self._ask(end, config)
-            except (OSError, EOFError) as error:  # a time that is over is an OSError, too
-                # whatever it still answers must not be taken for the answer to another request
+            except (OSError, EOFError) as error:  # TimeoutError is an OSError, too
+                # A late answer must not be taken for the answer to the next request.
                 self._stop()
                 raise CannotFork(f"The forkserver does not answer: {error!r}") from error
             if pid < 0:
@@ -115,18 +118,18 @@ class Forkserver:
             self._control = None
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self.pid = 0  # it is a stray from now on: see `strays`
+            self.pid = 0  # from now on it is an orphan: `orphans` reaps it
 
 
 def _serve(control: socket.socket, worker: int) -> NoReturn:
-    """The forkserver's life: never returns, and so never touches what it has inherited."""
-    asyncio._set_running_loop(None)  # if it is forked again, the worker's loop is running
+    """Runs in the forkserver. Never returns, and so never touches what it inherited."""
+    asyncio._set_running_loop(None)  # a forkserver that is started later inherits a running loop
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are the worker's business
     _close_all_but(control.fileno())
     die_with_parent(worker)
-    name_process("exec-forkserver")
+    set_name("exec-forkserver")
     try:
         while True:
             head, [end], _, _ = socket.recv_fds(control, _LENGTH.size, 1)
@@ -139,7 +142,10 @@ def _serve(control: socket.socket, worker: int) -> NoReturn:
 def _fork_twice(
     control: socket.socket, end: socket.socket, config: ChildConfig, worker: int
 ) -> None:
-    """Answers with the child's pid or, if a fork fails, with the error's number below zero."""
+    """Forks a process that forks the child and exits: the orphaned child goes to the worker.
+
+    Answers with the child's pid or, if a fork fails, with the error's number below zero.
+    """
     between = _fork(control)
     if between:
         end.close()
@@ -151,7 +157,7 @@ def _fork_twice(
         if child > 0:
             control.sendall(_ANSWER.pack(child))
         os._exit(0)
-    name_process("exec-keeper")
+    set_name("exec-keeper")
     control.close()
     try:
         _wait_for_adoption(worker)
@@ -161,23 +167,23 @@ def _fork_twice(
 
 
 def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
-    """Forks the process that runs flows, waits for its end, and ends as it did.
-
-    It leads their session and process group, so that a signal to the group reaches both, and nobody
-    else: `kill 0` in a flow's script ends what the script has started, not the worker.
-    """
+    """Runs in the keeper: forks the process that runs flows, waits for it, and ends as it did."""
+    # A session and process group of their own: a `kill 0` in a flow's script reaches only these
+    # processes and what they have started, not the worker.
     die_with_parent(worker)
     os.setsid()
     keeper = os.getpid()
     flows = os.fork()
     if not flows:
-        name_process("exec-flows")
+        set_name("exec-flows")
         child_module.main(end, config, keeper)
     end.close()
     _, status = os.waitpid(flows, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one of them is enough
+        resource.setrlimit(
+            resource.RLIMIT_CORE, (0, 0)
+        )  # the other process has dumped its core already
         if -code not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(-code, signal.SIG_DFL)
         os.kill(keeper, -code)
@@ -185,7 +191,7 @@ def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
 
 
 def _fork(control: socket.socket) -> int:
-    """As `os.fork`; if that fails, says so to the worker and returns a number below zero."""
+    """Forks as `os.fork` does. If that fails, answers the worker and returns a negative number."""
     try:
         return os.fork()
     except OSError as error:
@@ -203,18 +209,13 @@ def _wait_for_adoption(worker: int) -> None:
 
 
 def _close_all_but(number: int) -> None:
-    """Connections of the worker must not stay open here when it has gone."""
+    """Closes what was inherited: connections of the worker must not stay open after its death."""
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
-    os.dup2(
-        nothing := os.open(os.devnull, os.O_RDONLY), 0
-    )  # no flow reads what is typed at the worker
+    # No flow may read what is typed into the worker's terminal.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
     os.close(nothing)
-
-
-def name_process(name: str) -> None:
-    """As `ps` and `top` show it; 15 bytes at most."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _exactly(source: socket.socket, count: int) -> bytes:

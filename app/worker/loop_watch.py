@@ -1,5 +1,6 @@
-"""Watches the event loop that many flows share, and names in the log whoever does not let go of
-it.
+"""Logs which flow blocks the event loop that many flows share. Started by `child`.
+
+`app.process.loop_watch` does the watching; this module knows whose task is running.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from pathlib import Path
 import structlog
 
 from app.process.loop_watch import Hold, LoopWatch
+from app.process.prctl import set_name
 from app.runtime.loop import FlowLoop, owners
-from app.worker.threads_of import LOOP_NAME, name_thread
+from app.worker.thread_stats import LOOP_NAME
 
 PAUSE_SECONDS = 0.2
+"""The time between two looks."""
 
 BLOCKED_SECONDS = 0.5
-"""A loop that answers nothing for so long is blocked: a flow computes, or waits without `await`."""
+"""A loop that does not answer for this long is blocked: a flow computes, or waits without `await`.
+"""
 
-PLACES = 20
+MAX_PLACES = 20
+"""Lines of a stack in the log: the first show which step it is, the last where it blocks."""
 
 log = structlog.get_logger(__name__)
 
 
 class FlowLoopWatch:
-    """Costs nothing where no loop runs."""
+    """Watches one flow loop. Costs nothing while no loop runs."""
 
     def __init__(self, flow_loop: FlowLoop):
         self._flow_loop = flow_loop
@@ -50,12 +55,12 @@ class FlowLoopWatch:
         return thread.ident if thread else None
 
     def _pause(self, seconds: float) -> None:
-        """Between two looks, the loop is asked for an answer."""
+        """Asks the loop for an answer, then sleeps until the next look."""
         loop = self._flow_loop.running
         if loop is None:
             self._watch.turned()
         else:
-            with contextlib.suppress(RuntimeError):  # a flow may have closed it
+            with contextlib.suppress(RuntimeError):  # a flow may have closed the loop
                 loop.call_soon_threadsafe(self._turned)
         time.sleep(seconds)
 
@@ -63,10 +68,10 @@ class FlowLoopWatch:
         self._watch.turned()
         if not self._is_named:
             self._is_named = True
-            name_thread(LOOP_NAME)
+            set_name(LOOP_NAME)
 
     def _tell(self, hold: Hold) -> None:
-        """Once for each time."""
+        """Logs one line for each time that the loop is blocked."""
         loop = self._flow_loop.running
         if loop is None or hold.since == self._told:
             return
@@ -90,8 +95,13 @@ _NOT_THE_FLOWS = (
 
 
 def flows_places(stack: Sequence[tuple[str, str]]) -> list[str]:
-    """Of places, each after its file, those of the flow and its libraries: the first few and the
-    last ones.
+    """Returns the places in a flow's code and its libraries. `stack` has pairs of file and place.
+
+    Of more than `MAX_PLACES`, returns the first and the last half of that number.
     """
     places = [place for file, place in stack if not file.startswith(_NOT_THE_FLOWS)]
-    return places if len(places) <= PLACES else places[: PLACES // 2] + places[-PLACES // 2 :]
+    return (
+        places
+        if len(places) <= MAX_PLACES
+        else places[: MAX_PLACES // 2] + places[-MAX_PLACES // 2 :]
+    )

@@ -1,4 +1,8 @@
-"""Puts the workers of one machine together and runs them until a signal. See `worker.py`."""
+"""Starts a worker process: reads the settings, starts the forkserver, runs until SIGTERM or Ctrl-C.
+
+Called by `worker.py` in the root folder. Makes one `ExecutionWorker` for flows in threads and one
+for flows in processes.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +22,30 @@ from app import catalog, settings
 from app.catalog.model import Catalog
 from app.domain.errors import ConfigurationError
 from app.process import file_limit, gc_tuning
+from app.process.prctl import adopt_orphans
 from app.store import connection
 from app.store.executions import QUEUES
 from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
-from app.worker.child import ChildConfig, adopt_orphans
+from app.worker.child import ChildConfig
 from app.worker.forkserver import Forkserver
+from app.worker.heartbeat import FENCE_SHARE
+from app.worker.orphans import OrphanSweeper
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
-from app.worker.strays import Strays
 from app.worker.watchdog import Watchdog
-from app.worker.worker import FENCE_SHARE, ExecutionWorker
+from app.worker.worker import ExecutionWorker
 
-FILES_PER_THREAD, OTHER_FILES = 8, 1024
-"""Open files that a process may need: for each flow in a thread its connections, and all the rest.
+FILES_PER_THREAD = 8
+OTHER_FILES = 1024
+"""Open files that a process may need: some connections for each flow in a thread, and all the rest.
 """
 
 log = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Never returns before the end. A mistake in the configuration is one message and exit code 1."""
+    """Runs the worker to its end. A mistake in the configuration is one message and exit code 1."""
     try:
         _read_options()
         config = settings.load()
@@ -46,10 +53,10 @@ def main() -> None:
             raise ConfigurationError(
                 "WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing."
             )
-        os.environ.pop(
-            "API_KEYS", None
-        )  # flows see this environment, and only the web asks for keys
+        # Flows see this environment, and only the web processes check API keys.
+        os.environ.pop("API_KEYS", None)
         logs.configure(config.log_level, config.secrets)
+        # Loaded here only to report mistakes before anything is started.
         catalog.load(config.agents_path, config.pipelines_path)
         _run(config)
     except ConfigurationError as error:
@@ -62,31 +69,28 @@ def _run(config: settings.Settings) -> None:
     tracing.warn_if_missing(config)
     openai = ["openai"] if config.openai_api_key or config.openai_base_url else []
     for name in [*openai, *tracing.preload(config)]:
-        importlib.import_module(
-            name
-        )  # half a second, and 20 MB: once, before all children are forked
-    gc_tuning.settle()  # for all that is forked, too
-    file_limit.raise_to(
-        OTHER_FILES + FILES_PER_THREAD * config.worker_threads
-    )  # inherited by all children
+        # Half a second and 20 MB: once, before any child is forked, so that all of them share it.
+        importlib.import_module(name)
+    # Both count for all forked processes, too.
+    gc_tuning.settle()
+    file_limit.raise_to(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)
     adopt_orphans()
     forkserver = Forkserver()
     try:
         forkserver.start()
     except OSError as error:
-        raise ConfigurationError(f"No process can be started here: {error}.") from error
+        raise ConfigurationError(f"The worker cannot start a process: {error}.") from error
     runner = asyncio.Runner()
     try:
         runner.run(_work(config, forkserver))
     finally:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # it starts a thread to wait for threads, and there may be no room
+        # RuntimeError: closing starts a thread, and the machine may have no room for one.
+        with contextlib.suppress(RuntimeError):
             runner.close()
 
 
 def _read_options() -> None:
-    """They go before the variables they stand for, and are checked like these."""
+    """Reads the command line. An option overrides its variable, and is checked in the same way."""
     parser = argparse.ArgumentParser(description="Runs executions until SIGTERM or Ctrl-C.")
     parser.add_argument("--threads", help="as WORKER_THREADS")
     parser.add_argument("--processes", help="as WORKER_PROCESSES")
@@ -104,20 +108,19 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: None
-    )  # what is to be read, is read below
+    # A SIGHUP before the workers exist must not end the process. The catalog is read below anyway.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
     if not await _store_answers(config, stop):
         return
     traces = tracing.connect(config)
     known = catalog.load(config.agents_path, config.pipelines_path)
-    strays, bulkhead, process = Strays(forkserver), Bulkhead(), secrets.token_hex(6)
+    orphans, bulkhead, process = OrphanSweeper(forkserver), Bulkhead(), secrets.token_hex(6)
     workers = [
         ExecutionWorker(
             QUEUES[isolation],
             client,
             config,
-            Pool(_child(config, known, slots), size, forkserver, strays, bulkhead),
+            Pool(_child(config, known, slots), size, forkserver, orphans, bulkhead),
             traces,
             process,
         )
@@ -131,16 +134,15 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
     watchdog = Watchdog()
     watchdog.start()
-    sweeping = asyncio.ensure_future(strays.sweep_for_life())
+    sweeping = asyncio.ensure_future(orphans.sweep_for_life())
     running = [asyncio.ensure_future(worker.run()) for worker in workers]
     await asyncio.wait(
         {*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED
     )
     for worker in workers:
         worker.request_shutdown()
-    ends = await asyncio.gather(
-        *running, return_exceptions=True
-    )  # an error of one costs no other its shutdown
+    # `return_exceptions`: the error of one worker must not cut short the shutdown of the other.
+    ends = await asyncio.gather(*running, return_exceptions=True)
     sweeping.cancel()
     watchdog.close()
     traces.close()
@@ -150,10 +152,10 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
 
 
 class Reloader:
-    """SIGHUP: reads the agents and pipelines again, in a thread: nothing waits for the files.
+    """Reads the agents and pipelines again after a SIGHUP, in a thread.
 
-    With a mistake in one of them all stay as they were. Signals that come meanwhile lead to one
-    more reading.
+    If one of them has a mistake, all stay as they were. Signals that arrive during a reading lead
+    to one more.
     """
 
     def __init__(self, config: settings.Settings, workers: list[ExecutionWorker]):
@@ -162,7 +164,7 @@ class Reloader:
         self._reading: asyncio.Task[None] | None = None
 
     def request(self) -> None:
-        """For a signal handler of the event loop."""
+        """Starts a reading. Called in a signal handler of the event loop."""
         self._wanted = True
         if self._reading is None or self._reading.done():
             self._reading = asyncio.ensure_future(self._reload())
@@ -174,10 +176,8 @@ class Reloader:
                 known = await asyncio.to_thread(
                     catalog.load, self._config.agents_path, self._config.pipelines_path
                 )
-            except (
-                ConfigurationError,
-                RuntimeError,
-            ) as error:  # the latter: no thread can be started just now
+            except (ConfigurationError, RuntimeError) as error:
+                # RuntimeError: the machine has no room for another thread.
                 log.error("reload_refused", reason=str(error))
                 continue
             for worker in self._workers:
@@ -190,7 +190,7 @@ def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig
 
 
 async def _store_answers(config: settings.Settings, stop: asyncio.Event) -> bool:
-    """Waits for the store, however long that takes; False if the shutdown came first."""
+    """Waits for the store, however long that takes. Returns False if the shutdown came first."""
     outage, client = OutageLog(), connection.connect_async(config)
     try:
         while not stop.is_set():

@@ -1,5 +1,6 @@
-"""Watches the model calls of the runs in this process: counts them for the metrics, and traces
-them.
+"""Counts and traces the model calls of runs. `child` wraps its provider in them.
+
+`WatchedModels` and what `traced` returns are providers themselves: the runtime knows no difference.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from app.telemetry.tracing import Tracing
 
 
 class WatchedModels:
-    """A provider around another. `count` is given what each call adds to which counter (see
-    `counters`).
+    """A provider that counts the calls of another. `count` gets the increments of each call, by
+    the names of counters in `app.store.counters`.
 
-    Models that are not among the known ones count under an empty name: a request can name any.
+    Unknown models count under an empty name: a request can name any model, and every name would
+    become a time series of its own.
     """
 
     def __init__(
@@ -60,15 +62,15 @@ class WatchedModels:
 def traced(
     provider: ModelProvider, tracing: Tracing, parent: str | None, default_model: str
 ) -> ModelProvider:
-    """The provider for one run, whose model calls become spans under `parent`; as it is where
+    """Returns a provider for one run, whose calls become spans under `parent`; `provider` itself if
     nothing is traced.
     """
     return _TracedModels(provider, tracing, parent, default_model) if tracing.enabled else provider
 
 
 class _TracedModels:
-    """The spans have the names of OpenTelemetry's conventions for generative AI, and nothing of
-    what was said.
+    """A provider that makes a span of each call. Attributes have the names of OpenTelemetry's
+    conventions for generative AI. Prompts and answers are left out: they may be confidential.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
-"""Outages of the store: tells one from being cut off, and tells people of it without filling the
-log.
+"""Tells what kind of outage the store has, and logs it without filling the log.
+
+The worker's loops, `writer` and `main` report failed and successful calls to an `OutageLog`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import structlog
 from app.domain.errors import StoreFull
 
 REPEAT_SECONDS = 10.0
+"""The time between two log lines during an outage."""
 
 RETRY_STORE_SECONDS = 0.5
-"""The wait before a store that did not take a call is asked again."""
+"""The wait before the next try of a call that the store did not take."""
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +32,11 @@ _SERVES_NOBODY = (
 
 
 def nobody_can_be_served(error: BaseException | None) -> bool:
-    """True where the store itself said, or its machine did, that it takes no writes from anybody
-    for now.
+    """Returns True if the store, or its machine, said that it takes no writes from anybody now.
 
-    Nothing listens at its address, it closed the connection, it is loading, read-only or full: then
-    no execution can be given to somebody else meanwhile, and flows may go on. Silence (a timeout,
-    no route) says nothing: the store may be well, and only this worker cut off.
+    Nothing listens at its address, it closed the connection, or it is loading, read-only or full.
+    Then no execution can be given to another worker, and flows may go on. Silence (a timeout, no
+    route) proves nothing: the store may be well, and only this worker cut off.
     """
     while error is not None:
         if isinstance(error, _SERVES_NOBODY):
@@ -47,39 +48,43 @@ def nobody_can_be_served(error: BaseException | None) -> bool:
 
 
 def refuses_everybody(error: BaseException) -> bool:
-    """True if the store answered that it takes no such call from anybody for now: it is read-only
-    or full, has no replicas, or its ACL forbids it. Then no single call is to blame. (A
-    `StoreRefused` is about one call.)
+    """Returns True if the store answered that it takes no such call from anybody now: it is
+    read-only or full, has too few replicas, or its ACL forbids the call. Then no single call is to
+    blame. (A `StoreRefused` is about one call.)
     """
     return isinstance(error.__cause__, redis.ResponseError)
 
 
 class OutageLog:
-    """Says that the store is away when it begins, then every ten seconds, and for how long it was.
+    """Logs the start of an outage, a reminder every `REPEAT_SECONDS`, and its end with its length.
 
-    Several loops report to one. The outage is over when none of them is refused any more.
+    Several loops report to one log. The outage is over when none of their calls fails any more.
+    `names` go into every line.
     """
 
     def __init__(self, **names: Any):
         self._log = log.bind(**names)
         self._refused: set[str] = set()
-        self._began_at = self._said_at = 0.0
+        self._began_at = 0.0
+        self._logged_at = 0.0
 
     def refused(self, what: str, error: BaseException) -> None:
-        """The store did not do `what`."""
+        """Notes that the store did not do `what`, the name of a kind of call."""
         at = time.monotonic()
         if not self._refused:
-            self._began_at, self._said_at = at, at - REPEAT_SECONDS
+            self._began_at, self._logged_at = at, at - REPEAT_SECONDS
         self._refused.add(what)
-        if at - self._said_at >= REPEAT_SECONDS:
-            self._said_at = at
+        if at - self._logged_at >= REPEAT_SECONDS:
+            self._logged_at = at
             seconds = round(at - self._began_at, 1)
             self._log.warning(
                 "store_unavailable", what=what, seconds=seconds, error=str(error.__cause__ or error)
             )
 
     def done(self, what: str) -> bool:
-        """The store did it, or it is not wanted any more. True if it was refused before."""
+        """Notes that the store did it, or that it is no longer needed. Returns whether it was
+        refused before.
+        """
         if what not in self._refused:
             return False
         self._refused.remove(what)

@@ -1,18 +1,24 @@
-"""The messages between a worker and its child processes, over one socket pair each.
+"""Encodes and reads the messages between a worker and its child processes.
 
-A message is a head (a small JSON object with a `kind`) and a body of bytes that is passed on
-unread: the job's data on its way down, the outputs on their way up. On the wire: both lengths,
-head, body.
+`child_process` is the worker's end of the socket pair, `ChildSocket` the child's. A message is a
+head (a small JSON object with a `kind`) and a body of bytes that is passed on unread: the request
+on its way down, the outputs on their way up. On the wire: both lengths, head, body.
 
-    worker -> child   start {token, id, names, ...} + data, steps | stop {token} | stored {token, number}
-                      alive {number}
-    child  -> worker  ready {pid, stacks} | progress {token, progress} | used {token, usage} | counted {counts}
-                      alive {number} | checkpoint {token, number, ...} + outputs | ended {token, outcome, ...} + outputs
-                      unstarted {token, reason}: nothing of it ran
+    worker -> child   start {token, id, names, ...} + data, steps
+                      stop {token}               the flow must end
+                      stored {token, number}     the store has this checkpoint
+                      alive {number}             a question: do you answer?
 
-`token` is the attempt's wire key, its execution's id and its fencing token: one process may hold an
-old attempt and a new one of the same execution. If a body has several parts, `join` puts them
-together, and their lengths stand in the head.
+    child -> worker   ready {pid, stacks}
+                      alive {number}             the answer
+                      progress {token, progress} | used {token, usage} | counted {counts}
+                      checkpoint {token, number, ...} + outputs
+                      ended {token, outcome, ...} + outputs
+                      unstarted {token, reason}  nothing of it ran
+
+`token` is the attempt's wire key, that is the execution's id and the fencing token: one process may
+hold an old and a new attempt of the same execution. If a body has several parts, `join` puts them
+together, and their lengths are in the head.
 """
 
 from __future__ import annotations
@@ -27,15 +33,16 @@ from typing import Any
 
 _LENGTHS = struct.Struct("!II")
 _PIECE_BYTES = 256 * 1024
+
 _PIECE_VALUES = 2000
+"""Encoding this many values takes about a millisecond."""
 
 Head = dict[str, Any]
 
 
 def encode(head: Mapping[str, Any], body: bytes = b"") -> bytes:
-    """A message as it goes over the wire. Made in steps, so that in a thread it holds up no other
-    one.
-    """
+    """Returns a message as it goes over the wire."""
+    # In several steps, so that another thread can take over between them.
     text = (
         "{" + ",".join(f"{json.dumps(name)}:{_json(value)}" for name, value in head.items()) + "}"
     )
@@ -43,7 +50,7 @@ def encode(head: Mapping[str, Any], body: bytes = b"") -> bytes:
 
 
 def _json(value: Any) -> str:
-    """JSON is written without a pause for other threads, so a long list is written in pieces."""
+    """Encodes a long list in pieces: `json.dumps` holds the interpreter until it is done."""
     if not isinstance(value, list) or len(value) <= _PIECE_VALUES:
         return json.dumps(value, separators=(",", ":"))
     starts = range(0, len(value), _PIECE_VALUES)
@@ -54,13 +61,13 @@ def _json(value: Any) -> str:
 
 
 def join(parts: Iterable[bytes]) -> tuple[list[int], bytes]:
-    """The lengths of the parts, and the body that holds them."""
-    every = list(parts)
-    return [len(part) for part in every], b"".join(every)
+    """Returns the lengths of the parts, and one body that holds them all."""
+    listed = list(parts)
+    return [len(part) for part in listed], b"".join(listed)
 
 
 def split(lengths: Iterable[int], body: bytes) -> list[bytes]:
-    """Undoes `join`."""
+    """Returns the parts of a body that `join` made."""
     parts, start = [], 0
     for length in lengths:
         parts.append(body[start : start + length])
@@ -69,17 +76,19 @@ def split(lengths: Iterable[int], body: bytes) -> list[bytes]:
 
 
 class Messages:
-    """What has arrived, as messages."""
+    """Turns the bytes that arrive into messages. For either end."""
 
     def __init__(self) -> None:
         self._arrived = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """More has arrived: any part of one message, or of many."""
+        """Adds bytes that arrived: a part of a message, or many messages."""
         self._arrived += data
 
     def take(self) -> tuple[Head, bytes] | None:
-        """The next message; None if it is not all there. Raises `ValueError` for what is none."""
+        """Returns the next message, or None if it is not complete. Raises `ValueError` for bytes
+        that are no message.
+        """
         if len(self._arrived) < _LENGTHS.size:
             return None
         head_bytes, body_bytes = _LENGTHS.unpack_from(self._arrived)
@@ -88,7 +97,8 @@ class Messages:
             return None
         head = json.loads(self._arrived[_LENGTHS.size : body_at])
         if not isinstance(head, dict):
-            raise ValueError("A message's head is a JSON object.")
+            raise ValueError("The head of a message must be a JSON object.")
+        # A slice of a bytearray would be a second copy of what may be many megabytes.
         with memoryview(self._arrived) as arrived:
             body = bytes(arrived[body_at : body_at + body_bytes])
         del self._arrived[: body_at + body_bytes]
@@ -96,7 +106,7 @@ class Messages:
 
 
 class ChildSocket:
-    """The child's end, a blocking socket. `send` may be called from any thread; `receive` from one."""
+    """The child's end, a blocking socket. Any thread may call `send`, but only one `receive`."""
 
     def __init__(self, end: socket.socket):
         self._socket = end
@@ -106,13 +116,15 @@ class ChildSocket:
         self._poll.register(end, select.POLLIN)
 
     def send(self, head: Head, body: bytes = b"") -> None:
-        """Raises `OSError` when the worker is gone."""
+        """Sends a message, whole. Raises `OSError` if the worker is gone."""
         message = encode(head, body)
         with self._sending:
             self._socket.sendall(message)
 
     def receive(self, silence_seconds: float) -> tuple[Head, bytes]:
-        """The next message. Raises `EOFError` when the worker is gone, or said nothing for so long."""
+        """Waits for the next message. Raises `EOFError` if the worker is gone, or was silent for
+        `silence_seconds`.
+        """
         while not (message := self._messages.take()):
             if not self._poll.poll(silence_seconds * 1000):
                 raise EOFError

@@ -1,5 +1,6 @@
-"""What a child tells its worker of a run while it goes on: an agent's progress, a pipeline's
-checkpoints.
+"""Sends reports about a running flow to the worker: progress, and a pipeline's checkpoints.
+
+Used inside a child: `child` owns the `ProgressReports`, `child_run` makes a `StepReports` per run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from app.store.steps import write_outcome, write_record, write_usage
 from app.worker.protocol import ChildSocket, join
 
 PROGRESS_INTERVAL_SECONDS = 0.2
+"""The worker stores progress five times a second, so more messages would be wasted."""
 
 
 def _write_progress(progress: Progress) -> str:
@@ -26,8 +28,8 @@ def _write_progress(progress: Progress) -> str:
 
 
 class ProgressReports:
-    """Sends progress at most five times a second for each attempt; the last word is late, never
-    lost.
+    """Sends progress at most five times a second for each attempt. A report that comes too soon is
+    sent later, unless a newer one replaces it. Safe to use from any thread.
     """
 
     def __init__(self, worker: ChildSocket):
@@ -44,7 +46,9 @@ class ProgressReports:
             self._send(token, progress)
 
     def send_late(self) -> None:
-        """Called at least once a second: the worker speaks that often."""
+        """Sends the reports that came too soon. Called after each message of the worker, which
+        sends one at least once a second.
+        """
         with self._lock:
             late, self._late = self._late, {}
             for token, progress in late.items():
@@ -65,19 +69,25 @@ class ProgressReports:
 
 
 class StepReports:
-    """Has the checkpoints of one pipeline's run stored, in order. `save` is called from one thread."""
+    """Sends the checkpoints of one pipeline's run, in order. `save` is called from one thread."""
 
     def __init__(
         self, worker: ChildSocket, token: str, definition: str, stop: StopSignal, usage: Usage
     ):
-        self._worker, self._token, self._definition = worker, token, definition
-        self._stop, self._usage = stop, usage
-        self._number = self._stored = 0
+        self._worker = worker
+        self._token = token
+        self._definition = definition
+        self._stop = stop
+        self._usage = usage
+        self._number = 0
+        self._stored = 0
         self._news = threading.Event()
         stop.subscribe(self._news.set)
 
     def save(self, checkpoint: Checkpoint, wait: bool) -> None:
-        """See `app.runtime.checkpoint.Save`."""
+        """Sends a checkpoint: see `app.runtime.checkpoint.Save`. With `wait`, returns when it is
+        stored; raises `Stopped` if the run must end first.
+        """
         self._number += 1
         lengths, body = join(map(pack, checkpoint.values.values()))
         head = {
@@ -97,18 +107,19 @@ class StepReports:
             "lengths": lengths,
             "dropped": checkpoint.dropped,
         }
-        with contextlib.suppress(OSError):  # the worker is gone, and so is this process in a moment
+        with contextlib.suppress(OSError):  # the worker is gone: this process ends in a moment
             self._worker.send(head, body)
         if wait:
             self._wait_for(self._number)
 
     def stored(self, number: int) -> None:
-        """The worker says that the store has this checkpoint. From another thread than `save`."""
+        """Notes that the store has this checkpoint. Called in another thread than `save`."""
         self._stored = number
         self._news.set()
 
     def _wait_for(self, number: int) -> None:
         while True:
+            # Cleared before the look, so that news in between are not missed.
             self._news.clear()
             if self._stored >= number:
                 return

@@ -1,5 +1,6 @@
-"""The span of an attempt: from its claim to its end, made by the worker, so that a dead child has
-one too.
+"""Starts and ends the trace span of an attempt. Called by `attempt`.
+
+The worker makes the span, not the child, so that an attempt whose child died has one too.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from app.worker.ending import Ending, Finish
 
 
 def begin(tracing: Tracing, claim: Claim) -> Span | None:
-    """Starts it, under the request's span; its own traceparent is then the attempt's. None if
-    nothing is traced.
+    """Starts the span under the request's span; None if nothing is traced. Spans of the run go
+    under the traceparent of this one.
     """
     if not tracing.enabled:
         return None
@@ -31,9 +32,7 @@ def begin(tracing: Tracing, claim: Claim) -> Span | None:
 
 
 def end(span: Span | None, ending: Ending | None, status: str) -> None:
-    """Ends it with the status that the execution has now; without an ending, it was somebody
-    else's.
-    """
+    """Ends the span with the execution's present status. `ending` is None if the lease was lost."""
     if span is not None:
         span.set(execution__status=status)
         span.end(_error_type(ending))
@@ -43,7 +42,7 @@ def _name(claim: Claim) -> str:
     try:
         return f"run {read_call(claim.data)['target_id']}"
     except (ValueError, KeyError):
-        return "run"  # the child will find that out, and say so
+        return "run"  # the child fails on the same data, and reports it
 
 
 def _error_type(ending: Ending | None) -> str | None:

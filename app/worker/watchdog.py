@@ -1,5 +1,6 @@
-"""Says when the worker's event loop was held: by a callback that computes or blocks, no lease is
-extended meanwhile.
+"""Logs when the worker's event loop was blocked, and where. Started by `main`.
+
+While a callback computes or blocks, the worker extends no lease, so each such place is a bug.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import structlog
 from app.process.loop_watch import Hold, LoopWatch
 
 HELD_SECONDS = 0.2
+"""A loop that does not turn for this long is logged. Far below the shortest lease."""
 
 LOOK_SECONDS = 0.05
 
 _AT_REST = ("selectors.py", "base_events.py")
-"""Where a loop stands that has nothing to do, or was not given the processor: nobody holds it."""
+"""The files in which an idle loop is found, or one that got no processor: nothing blocks it."""
 
 log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """Watches the loop that runs when it is made."""
+    """Watches the event loop in which it is made."""
 
     def __init__(self) -> None:
         self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
@@ -30,7 +32,7 @@ class Watchdog:
         self._told = 0.0
 
     def start(self) -> None:
-        """Watches until `close`. Without a thread to be had, it does not watch."""
+        """Watches until `close`. If no thread can be started, it logs that and does not watch."""
         self._turn()
         try:
             threading.Thread(
@@ -51,7 +53,7 @@ class Watchdog:
             self._loop.call_later(LOOK_SECONDS, self._turn)
 
     def _tell(self, hold: Hold) -> None:
-        """One line for each time that the loop is held."""
+        """Logs one line for each time that the loop is blocked."""
         places = hold.places()
         if hold.since != self._told and not places[-1][0].endswith(_AT_REST):
             self._told = hold.since

@@ -1,8 +1,8 @@
-"""The worker: takes executions from one queue, has its children run them, and keeps its word to the
-store.
+"""Claims executions from one queue, and extends their leases while its children run them.
 
-One event loop, and no flow's code: whatever flows do, leases are extended in time. Everything a
-worker does with the store is one of the loops below, each with one purpose.
+`main` starts one `ExecutionWorker` per queue. Its event loop runs no flow's code, so leases are
+extended in time whatever flows do: see `heartbeat`. Each of the `_..._loop` methods has one
+purpose. `_begin` makes an `Attempt` of each claimed execution.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import redis
@@ -24,36 +24,30 @@ from app.settings import Settings
 from app.store import connection
 from app.store.job import ExecutionJob
 from app.store.reaper import pause_seconds
-from app.telemetry import logs
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
 from app.worker.attempt_store import AttemptStore, ClaimIsLate
 from app.worker.child_process import ChildProcess
 from app.worker.claim import Claim
 from app.worker.ending import Stopping, failure
-from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, nobody_can_be_served
+from app.worker.heartbeat import Heartbeat
+from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.write import Write
-from app.worker.writer import Writer, WriteRefused
+from app.worker.writer import ResultWriter, WriteRefused
 
 CLAIM_LIMIT = 64
-"""Executions that one call may claim: enough to make round trips cheap, few enough to share the
-work.
+"""Executions that one call may claim: enough to make round trips cheap, and few enough to leave
+work for other workers.
 """
 
-PROGRESS_SECONDS = 0.2
-ALIVE_SECONDS = 1.0
-
-FENCE_SHARE = 0.75
-"""The share of a lease without a beat after which children are not left alone with their work."""
-
 HAND_BACK_SECONDS = 4.0
-"""For writing what is handed back at the shutdown. With SHUTDOWN_GRACE it stays below Heroku's 30
-s.
+"""The time for releasing executions at a shutdown. With SHUTDOWN_GRACE it stays below the 30 s
+after which Heroku kills a process.
 """
 
 RESTART_SECONDS = 1.0
-"""The pause before a loop that met an error of its own goes on."""
+"""The pause before a loop that failed with an error of its own runs again."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +55,13 @@ log = structlog.get_logger(__name__)
 class ExecutionWorker(BaseWorker):
     """An RQ worker that runs many executions at once, in child processes.
 
-    RQ knows it by its registration and heartbeat (`rq info`). Replaced are: the loop that pops one
-    job and forks (a script claims several at once), the bookkeeping for each job (the scripts keep
-    the record), the clean-up of registries (there are none; the reaper moves on what is lost), and
-    the commands (RQ's stop command kills a process without asking whose it is).
+    RQ knows it by its registration and heartbeat (`rq info`). It replaces these parts of RQ's
+    worker:
+
+    - the loop that pops one job and forks: a script claims several at once
+    - the bookkeeping for each job: the scripts keep the record
+    - the clean-up of registries: the reaper requeues what was lost
+    - the commands: RQ's stop command kills a process without checking which job it runs
     """
 
     def __init__(
@@ -76,33 +73,44 @@ class ExecutionWorker(BaseWorker):
         tracing: Tracing,
         process: str,
     ):
-        """`process` is the same for all workers of one process: if one of them dies, all do (see
-        `reap.lua`).
+        """`process` is the same for all workers of one process, as they all die together: see
+        `reap.lua`.
         """
         queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
         super().__init__(queues, name=f"{process}-{queue}", connection=connection)
-        self._settings, self._pool, self._tracing = settings, pool, tracing
+        self._settings = settings
+        self._pool = pool
+        self._tracing = tracing
         self._store = AttemptStore(settings, queue, self.name)
         self._outage = OutageLog(queue=queue)
-        self._stopping, self._delays_changed = asyncio.Event(), asyncio.Event()
-        self._writer = Writer(self._store, self._outage, CLAIM_LIMIT, self._delays_changed.set)
+        self._stopping = asyncio.Event()
+        self._delays_changed = asyncio.Event()
+        self._writer = ResultWriter(
+            self._store, self._outage, CLAIM_LIMIT, self._delays_changed.set
+        )
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._beat_now = asyncio.Event()
-        self._beaten_at = 0.0
-        self._cut_off = True
+        self._beats = Heartbeat(
+            self._attempts,
+            self._pool,
+            self._store,
+            self._outage,
+            settings.lease,
+            lambda pipe: self.heartbeat(pipeline=pipe),
+        )
 
     async def run(self) -> None:
-        """Works until `request_shutdown`; then lets end what can, hands back the rest, and returns."""
-        self._beaten_at = asyncio.get_running_loop().time()
+        """Works until `request_shutdown`. Then waits for attempts that can end in time, releases
+        the others, and returns.
+        """
         await self._register()
         self._pool.open()
         loops = (
-            self._beat_loop,
-            self._progress_loop,
-            self._guard_loop,
+            self._beats.beat_loop,
+            self._beats.progress_loop,
+            self._beats.guard_loop,
             self._command_loop,
             self._reap_loop,
             self._writer.run,
@@ -121,16 +129,16 @@ class ExecutionWorker(BaseWorker):
                 await self._store.close()
 
     def request_shutdown(self) -> None:
-        """Takes no new work from now on. For a signal handler of the event loop."""
+        """Starts the shutdown. May be called repeatedly, and in a signal handler of the loop."""
         self._stopping.set()
 
     def renew(self, catalog: Catalog) -> None:
-        """New attempts run with these definitions; those that run end with theirs."""
+        """Runs new attempts with these definitions. Running attempts keep theirs."""
         self._pool.renew(catalog)
 
     async def _for_life(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a loop to its end. One that meets an error of its own is logged and goes on: no
-        attempt of this worker may suffer from it.
+        """Runs a loop to its end. An error in it is logged and the loop runs again: no attempt of
+        this worker may suffer from it.
         """
         while True:
             try:
@@ -140,7 +148,7 @@ class ExecutionWorker(BaseWorker):
                 await asyncio.sleep(RESTART_SECONDS)
 
     async def _claim_loop(self) -> None:
-        """Fills free slots. Ends at the shutdown, when nothing that was claimed is unknown."""
+        """Fills free slots. Ends at the shutdown, as soon as every claimed execution is known."""
         in_doubt = True
         while in_doubt or not self._stopping.is_set():
             try:
@@ -152,9 +160,8 @@ class ExecutionWorker(BaseWorker):
                     self._outage.done("claim")
                     await self._or_stopping(self._pool.free.wait())
                     continue
-                in_doubt = (
-                    True  # if the answer is lost, something may have been claimed all the same
-                )
+                # If the reply is lost, something may have been claimed all the same.
+                in_doubt = True
                 rows = await self._store.claim(min(self._pool.free_slots, CLAIM_LIMIT))
                 for row in rows:
                     self._begin(row)
@@ -163,102 +170,30 @@ class ExecutionWorker(BaseWorker):
                 if not rows:
                     await self._or_stopping(self._store.wait_for_work())
             except ClaimIsLate:
-                # Nobody else counts this worker's claims, so the store has lost its last writes.
+                # Only this worker counts its claims, so the store must have lost its last writes,
+                # for example in a failover. It may have lost leases, too.
                 log.warning("store_went_back", worker=self.name)
-                self._beat_now.set()
+                self._beats.beat_now()
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreRefused:
-                log.exception(
-                    "claim_failed"
-                )  # something in the queue that nobody thought of: others must go on
+                # The script failed on something unforeseen in the queue. Later tries may succeed,
+                # and the attempts that run must go on.
+                log.exception("claim_failed")
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             except StoreUnavailable as error:
                 self._outage.refused("claim", error)
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
                 if self._stopping.is_set():
-                    return  # what is unknown is found when its lease runs out
+                    return  # an unknown claim is requeued when its lease expires
 
     async def _fence(self) -> None:
-        """Makes claims that are still on their way do nothing, and hands back what is unknown here."""
+        """Cancels claims that are still on their way, and releases executions unknown here."""
         await self._store.fence()
         if handed_back := await self._store.hand_back_others(self._attempts):
             log.warning("claims_handed_back", count=handed_back)
 
-    async def _beat_loop(self) -> None:
-        """Extends the leases of all attempts, three times a lease, and says that this worker lives.
-
-        At once when slots have come or gone, or when the store was away: what it says then may have
-        changed.
-        """
-        while True:
-            asked_at = asyncio.get_running_loop().time()
-            self._beat_now.clear()
-            self._pool.changed.clear()
-            try:
-                slots, beaten_slots = f"{len(self._attempts)}/{self._pool.slots}", self._pool.slots
-                await self._beat(
-                    list(self._attempts.values()), lambda pipe: self.heartbeat(pipeline=pipe), slots
-                )
-            except StoreUnavailable as error:
-                self._cut_off = not nobody_can_be_served(error)
-                self._outage.refused("beat", error)
-                await asyncio.sleep(RETRY_STORE_SECONDS)
-            else:
-                self._beaten_at, self._cut_off = asked_at, True
-                self._pool.resume()
-                self._outage.done("beat")
-                await self._next_beat(asked_at + self._settings.lease / 3, beaten_slots)
-
-    async def _next_beat(self, due_at: float, beaten_slots: int) -> None:
-        """Returns when the next beat is due, or there is a reason to beat at once."""
-        loop = asyncio.get_running_loop()
-        while not self._beat_now.is_set() and (left_seconds := due_at - loop.time()) > 0:
-            news = [
-                asyncio.ensure_future(event.wait())
-                for event in (self._beat_now, self._pool.changed)
-            ]
-            await asyncio.wait(news, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
-            for task in news:
-                task.cancel()
-            if self._pool.slots != beaten_slots:
-                return
-            self._pool.changed.clear()
-
-    async def _progress_loop(self) -> None:
-        """Stores progress soon after it is made. What the store misses goes with a later beat."""
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            attempts = self._attempts.values()
-            changed = [
-                attempt
-                for attempt in attempts
-                if (attempt.progress or attempt.usage) and not attempt.concluded
-            ]
-            if changed:
-                try:
-                    await self._beat(changed)
-                except StoreUnavailable:
-                    continue
-
-    async def _guard_loop(self) -> None:
-        """Keeps children from running on after their leases may have been given away.
-
-        If the store is away for everybody, nobody can be given anything, and flows go on. If it is
-        silent, this worker alone may be cut off: its children are frozen before their leases run
-        out, until a beat tells whether they may go on. (A child that hears nothing ends itself: see
-        `child`.)
-        """
-        while True:
-            unbeaten_seconds = asyncio.get_running_loop().time() - self._beaten_at
-            if unbeaten_seconds > self._settings.lease * FENCE_SHARE and self._cut_off:
-                self._pool.suspend()
-            else:
-                self._pool.say_alive()
-            logs.flush()
-            await asyncio.sleep(min(ALIVE_SECONDS, self._settings.lease / 12))
-
     async def _command_loop(self) -> None:
-        """Hears of cancels at once. What it misses, the next beat brings."""
+        """Receives cancels at once. One that gets lost arrives with the next heartbeat."""
         while True:
             commands = self._store.commands()
             try:
@@ -272,8 +207,8 @@ class ExecutionWorker(BaseWorker):
                 await commands.aclose()
 
     async def _reap_loop(self) -> None:
-        """Moves on what nobody else does, six times a lease, and when a delay is over; reports what
-        was counted.
+        """Runs the reaper six times a lease and whenever a delay ends, and stores the counts of
+        this worker.
         """
         next_due: float | None = None
         while True:
@@ -290,7 +225,9 @@ class ExecutionWorker(BaseWorker):
                     log.exception("reap_failed")
 
     def _begin(self, row: list[bytes]) -> None:
-        """Starts an attempt in a task of its own; a record that makes no sense ends its execution."""
+        """Starts the attempt of a claimed row in a task of its own. If the record makes no sense,
+        its execution fails.
+        """
         try:
             claim = Claim.from_row(row)
         except (ValueError, IndexError, RecursionError):
@@ -299,9 +236,8 @@ class ExecutionWorker(BaseWorker):
         attempt = Attempt(claim, self._settings, self._tracing)
         self._attempts[claim.key] = attempt
         self._idle.clear()
-        child = (
-            None if claim.alone else self._pool.acquire(attempt)
-        )  # now: the next claim asks for as many as are free then
+        # Takes the slot now, not in the task: the next claim counts the slots that are still free.
+        child = None if claim.alone else self._pool.acquire(attempt)
         self._spawn(self._run(attempt, child))
 
     async def _run(self, attempt: Attempt, child: ChildProcess | None) -> None:
@@ -317,37 +253,21 @@ class ExecutionWorker(BaseWorker):
         log.error("record_unreadable", execution_id=id)
         claim = Claim(id, token, number=0, data=row[8] if len(row) > 8 else b"")
         ending = failure(
-            claim, "RecordUnreadable", "What is stored of this execution makes no sense."
+            claim, "RecordUnreadable", "The stored record of this execution is invalid."
         )
         try:
             await self._writer.write(Write(claim, ending.script, ending.arguments, str))
         except WriteRefused:
-            return  # its lease runs out, and the reaper moves it on
+            return  # its lease expires, and the reaper takes care of it
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _beat(
-        self,
-        attempts: Sequence[Attempt],
-        also: Callable[[Any], None] | None = None,
-        slots: str = "",
-    ) -> None:
-        beats = [attempt.next_beat() for attempt in attempts]
-        answers = await self._store.beat(beats, also, slots)
-        for attempt, beat, answer in zip(attempts, beats, answers, strict=True):
-            attempt.beat_stored(beat)
-            if answer == "cancel":
-                attempt.stop(Stopping.CANCEL)
-            elif answer == "lost" and not attempt.concluded:
-                log.warning("attempt_lost", **attempt.names())
-                attempt.stop(Stopping.LOST)
-
     def handle_payload(self, message: dict[str, Any]) -> None:
-        """A command to this worker. `cancel` is the only one; anybody may send anything, so it is
-        read with care.
+        """Takes a command to this worker. Only `cancel` is known, and everything else is ignored:
+        any client of the store can publish anything here. (The name is RQ's.)
         """
         try:
             payload = json.loads(message["data"])
@@ -359,19 +279,20 @@ class ExecutionWorker(BaseWorker):
                 attempt.stop(Stopping.CANCEL)
 
     def _store_did(self, what: str) -> None:
-        """The store does it again: it may have come back as another one, so ask at once whether
-        leases still hold.
+        """Notes that a call succeeded. If that ended an outage, beats at once: another server may
+        have taken over, so the leases must be checked.
         """
         if self._outage.done(what):
-            self._beat_now.set()
+            self._beats.beat_now()
 
     async def _shut_down(self) -> None:
-        """Lets what can end within SHUTDOWN_GRACE end; kills and hands back the rest."""
+        """Waits up to SHUTDOWN_GRACE for attempts to end, then kills and releases the rest."""
         log.info("worker_stopping", attempts=len(self._attempts))
         await _at_most(self._settings.shutdown_grace, self._idle.wait())
         for attempt in list(self._attempts.values()):
             attempt.stop(Stopping.SHUTDOWN)
-        await self._pool.close()  # first every child is dead, then it is said
+        # Every child must be dead before its execution is released and another worker starts it.
+        await self._pool.close()
         await _at_most(HAND_BACK_SECONDS, self._idle.wait())
 
     async def _or_stopping(self, waiting: Awaitable[Any]) -> None:
@@ -382,23 +303,23 @@ class ExecutionWorker(BaseWorker):
             if work.done():
                 work.result()
         finally:
-            work.add_done_callback(_ignore_error)  # nobody asks how it ends now
+            # Otherwise asyncio would log an error that comes now, and that nobody reads.
+            work.add_done_callback(_ignore_error)
             work.cancel()
             stop.cancel()
 
     async def _register(self) -> None:
-        """Tells RQ's tools that there is this worker, as soon as the store takes it."""
+        """Registers this worker with RQ, whose tools then show it. Tries until that succeeds."""
         while not self._stopping.is_set():
             try:
                 with connection.translated():
-                    await asyncio.to_thread(self.register_birth)  # RQ's, which blocks
+                    await asyncio.to_thread(self.register_birth)  # RQ's code blocks
             except ValueError:
-                # there is a worker of this name, so it was told already, and the answer was lost
+                # RQ has a worker of this name. The name is random, so it is this one: an earlier
+                # try succeeded, and only its reply was lost.
                 return
-            except (
-                StoreUnavailable,
-                RuntimeError,
-            ) as error:  # the latter: no thread can be started just now
+            except (StoreUnavailable, RuntimeError) as error:
+                # RuntimeError: the machine has no room for another thread.
                 self._outage.refused("register", error)
                 await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
             else:
@@ -409,7 +330,7 @@ class ExecutionWorker(BaseWorker):
         try:
             await self._store.add(self._pool.counted)
             await self._store.leave()
-            await asyncio.to_thread(self.register_death)  # RQ's, which blocks
+            await asyncio.to_thread(self.register_death)  # RQ's code blocks
         except (StoreUnavailable, redis.RedisError, RuntimeError) as error:
             self._outage.refused("unregister", error)
 

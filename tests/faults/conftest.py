@@ -125,7 +125,9 @@ def broken(proxy: Proxy, lasting_web: LastingWeb) -> Iterator[Callable[..., Serv
 def children_of(pid: int) -> list[psutil.Process]:
     """The processes that run flows for this worker."""
     return [
-        each for each in psutil.Process(pid).children(recursive=True) if each.name() == "exec-flows"
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if process.name() == "exec-flows"
     ]
 
 

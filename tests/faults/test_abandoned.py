@@ -17,9 +17,9 @@ from app.catalog.model import Catalog
 from app.settings import Settings
 from app.worker.child import ChildConfig
 from app.worker.forkserver import Forkserver
+from app.worker.liveness import Liveness
+from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
-from app.worker.pulse import Pulse
-from app.worker.strays import Strays
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
 from tools.embedded_store import EmbeddedStore, end_with_parent
@@ -67,7 +67,7 @@ class _Child:
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.free_slots = 0
-        self.pulse = Pulse(1.0)
+        self.liveness = Liveness(1.0)
 
     def ask(self) -> None:
         self.done.append("alive")
@@ -80,7 +80,7 @@ def test_children_that_wake_find_the_word_that_their_worker_lives() -> None:
     """Without it they would take the silence of their sleep for its death."""
     forkserver = Forkserver()
     catalog = Catalog(agents={}, pipelines={})
-    pool = Pool(ChildConfig(Settings(), catalog, 1, 9.0), 1, forkserver, Strays(forkserver))
+    pool = Pool(ChildConfig(Settings(), catalog, 1, 9.0), 1, forkserver, OrphanSweeper(forkserver))
     child = _Child()
     pool._children.append(child)  # type: ignore[arg-type]
     pool.suspend()
@@ -181,7 +181,7 @@ def test_a_worker_whose_folder_was_removed_says_so_and_takes_nothing(
     [child] = children_of(worker.pid)
     child.kill()
     deadline = time.monotonic() + 60
-    while "start the worker again" not in log.read_text():
+    while "Restart the worker" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     waits = service.start("behaves", {"do": "echo"}, config={"max_attempts": 1})

@@ -47,13 +47,13 @@ def test_a_flood_is_refused_beyond_the_limit_while_reads_stay_fast(
     took, answers = [], Counter[tuple[int, str, bool]]()
     with ProcessPoolExecutor(CLIENTS) as clients:
         floods = [clients.submit(flood, service.port, STARTS // CLIENTS) for _ in range(CLIENTS)]
-        while not all(each.done() for each in floods):
+        while not all(flooding.done() for flooding in floods):
             response = service.get(f"/executions/{first}")
             assert response.json()["status"] == "pending"
             took.append(response.elapsed.total_seconds())
             time.sleep(0.01)
-        for each in floods:
-            answers += each.result()
+        for flooding in floods:
+            answers += flooding.result()
     assert answers == {(202, "", False): LIMIT - 1, (503, "queue_full", True): STARTS - LIMIT + 1}
     assert service.get("/executions").json()["pagination"]["total_items"] == LIMIT
     assert sorted(took)[math.ceil(len(took) * 0.99) - 1] < within(READ_SECONDS)

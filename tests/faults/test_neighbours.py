@@ -110,8 +110,8 @@ def _neighbours(service: Service, seconds: float = 3, flows: list[str] | None = 
     """They run when this returns."""
     flows = flows or ["thread", "thread", "process"]
     ids = [
-        service.start("behaves", {"do": "listen", "seconds": seconds}, config={"flow_id": each})
-        for each in flows
+        service.start("behaves", {"do": "listen", "seconds": seconds}, config={"flow_id": flow})
+        for flow in flows
     ]
     for id in ids:
         service.until(id, "running", "completed")

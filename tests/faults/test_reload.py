@@ -59,7 +59,7 @@ def all_ready(service: Service, processes: int = 2) -> set[int]:
 
 def web_pids(service: Service) -> set[int]:
     assert service.web is not None
-    return {each.pid for each in psutil.Process(service.web.pid).children()}
+    return {process.pid for process in psutil.Process(service.web.pid).children()}
 
 
 @BOTH

@@ -58,7 +58,7 @@ def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_a
                     f"{service.url}/healthz", timeout=5
                 )  # on a slow machine they need their time to come back
                 process = min(
-                    master.children(), key=lambda each: each.create_time()
+                    master.children(), key=lambda child: child.create_time()
                 )  # one that serves
                 process.kill()
                 killed.append(process.pid)
@@ -79,8 +79,8 @@ def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_a
     killer.join()
     assert len(killed) > 2
     assert len(answers) == 200
-    assert len({each.content for each in answers}) == 1
-    assert sum("Idempotency-Replayed" not in each.headers for each in answers) <= 1
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) <= 1
     assert service.get("/executions").json()["pagination"]["total_items"] == 1
 
 

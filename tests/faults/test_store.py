@@ -201,7 +201,7 @@ def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing
             else:
                 is_away(response)
     assert [service.ended(id)["attempt"] for id in (running, *ids)] == [1] * (1 + len(ids))
-    assert [each.poll() for each in service.workers] == [None]
+    assert [process.poll() for process in service.workers] == [None]
     assert '"level": "critical"' not in service.output("worker0")
 
 
@@ -403,7 +403,7 @@ def test_steps_that_make_no_sense_harm_no_other_execution(
 def test_an_outcome_that_the_store_can_not_read_keeps_back_no_other(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """It hangs up in the middle of all that was sent together, as it can not tell where the next
+    """It hangs up in the middle of all that was sent together, as it cannot tell where the next
     one begins.
     """
     service = broken(WORKER_PROCESSES=4)
@@ -467,7 +467,7 @@ def test_a_full_disk_refuses_starts_and_everything_goes_on_once_there_is_room(
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False
     ).returncode:
-        pytest.skip("A small disk can not be mounted here.")
+        pytest.skip("A small disk cannot be mounted here.")
     store = EmbeddedStore(disk / "store", binary=SERVER)
     try:
         store.start()

@@ -337,7 +337,9 @@ def test_ended_executions_leave_after_their_retention_and_living_ones_do_not(
     while service.get(f"/executions/{gone['execution_id']}").status_code != 404:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    listed = {each["execution_id"] for each in service.get("/executions").json()["executions"]}
+    listed = {
+        execution["execution_id"] for execution in service.get("/executions").json()["executions"]
+    }
     assert listed == {kept["execution_id"], living}
     with redis.Redis.from_url(own_store.url) as client:
         assert [key for key in client.scan_iter() if gone["execution_id"].encode() in key] == []
@@ -349,8 +351,8 @@ def test_frozen_children_die_with_their_worker(broken: Make) -> None:
     service.run("behaves", {"do": "echo"})
     worker = psutil.Process(service.workers[0].pid)
     family = worker.children(recursive=True)
-    for each in family:
-        each.suspend()
+    for process in family:
+        process.suspend()
     worker.kill()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert len(family) >= 4
@@ -392,4 +394,4 @@ def test_a_worker_whose_clock_is_wrong_harms_nobody(
             for name in ("created_at", "started_at", "completed_at")
         ]
         assert times == sorted(times)
-        assert all(abs((each - began).total_seconds()) < 60 for each in times)
+        assert all(abs((moment - began).total_seconds()) < 60 for moment in times)

@@ -159,7 +159,7 @@ def test_tasks_that_a_run_leaves_are_cancelled_at_its_end(make_child: Callable) 
     for isolation, slots, own in (("process", 1, 1), ("thread", 4, 2)):
         child = make_child(source, "leaves", "counts", isolation=isolation, slots=slots)
         ended = child.folder / "ended"
-        assert child.run("leaves", {"ended": str(ended)})["left_behind"] == 0
+        assert child.run("leaves", {"ended": str(ended)})["leaked_threads"] == 0
         assert ended.exists()
         assert child.run("counts").output == [own, [True]]
 

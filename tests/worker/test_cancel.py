@@ -134,7 +134,7 @@ def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> No
     assert requests.get(f"{service.url}/healthz", timeout=10).elapsed.total_seconds() < within(1)
     for thread in threads:
         thread.join()
-    assert {(each.status_code, each.json()["data"]["phase"]) for each in answers} == {
+    assert {(answer.status_code, answer.json()["data"]["phase"]) for answer in answers} == {
         (202, "cancelling")
     }
 

@@ -138,7 +138,7 @@ def model(shared_model: ModelServer) -> ModelServer:
 
 
 def steps_of(service: Service, id: str) -> dict[str, dict[str, Any]]:
-    return {each["id"]: each for each in service.get(f"/executions/{id}/steps").json()["steps"]}
+    return {step["id"]: step for step in service.get(f"/executions/{id}/steps").json()["steps"]}
 
 
 def completed(steps: dict[str, dict[str, Any]]) -> list[str]:

@@ -30,7 +30,7 @@ def test_what_a_flow_returns_is_its_output(service: Service, flow: str) -> None:
         "percentage": 100.0,
         "current_step_name": None,
     }
-    assert [each["outcome"] for each in ended["attempts"]] == ["completed"]
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["completed"]
 
 
 def test_async_functions_and_objects_with_invoke_are_flows_too(service: Service) -> None:
@@ -89,7 +89,7 @@ def test_a_process_that_dies_is_tried_again_and_then_lost(service: Service, how:
         how == "kill"
     )  # as the kernel would do it
     assert ended["attempt"] == 2
-    assert [each["outcome"] for each in ended["attempts"]] == ["lost", "lost"]
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["lost", "lost"]
 
 
 def test_a_process_that_dies_once_ends_well_at_the_next_attempt(service: Service) -> None:
@@ -129,7 +129,11 @@ def test_a_failure_is_tried_again_as_often_as_retries_say(service: Service, flow
     assert ended["status"] == "completed"
     assert ended["outputs"]["output"]["attempt"] == 3
     assert ended["outputs"]["output"]["step_key"] == f"{ended['execution_id']}:behaves"
-    assert [each["outcome"] for each in ended["attempts"]] == ["failed", "failed", "completed"]
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == [
+        "failed",
+        "failed",
+        "completed",
+    ]
     given_up = run(service, flow, {"retries": {"max": 1, "backoff_seconds": [0.1]}}, do="fail")
     assert (given_up["status"], given_up["attempt"]) == ("failed", 2)
 

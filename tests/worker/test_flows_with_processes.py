@@ -85,9 +85,11 @@ def test_pools_of_processes_work_in_each_run(child, how: str) -> None:  # type: 
     for _ in range(2):
         for flow, output in expected.items():
             ended = child.run(flow, {"how": how})
-            assert (ended.output, ended["left_behind"], ended.get("unfit")) == (output, 0, None), (
-                ended
-            )
+            assert (ended.output, ended["leaked_threads"], ended.get("unfit")) == (
+                output,
+                0,
+                None,
+            ), ended
 
 
 def test_a_pool_of_forked_processes_never_hangs(child) -> None:  # type: ignore[no-untyped-def]

@@ -54,10 +54,10 @@ def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
         return started[-1]
 
     yield start
-    for each in started:
-        if each.poll() is None:
-            each.terminate()
-        each.communicate(timeout=40)
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=40)
 
 
 def answers(port: int, seconds: float = 60) -> None:
@@ -98,7 +98,9 @@ def test_a_signal_ends_every_process_and_a_new_start_has_every_execution(
     launcher.send_signal(number)
     assert launcher.wait(60) == 0
     assert [
-        each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+        process
+        for process in processes
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ] == []
     launch()
     answers(port)
@@ -119,7 +121,9 @@ def test_a_process_that_dies_is_started_again(launch: Launch, port: int) -> None
     launcher = launch()
     answers(port)
     run_one(port)
-    worker = next(each for each in everything(launcher) if "worker.py" in " ".join(each.cmdline()))
+    worker = next(
+        process for process in everything(launcher) if "worker.py" in " ".join(process.cmdline())
+    )
     worker.kill()
     run_one(port)
 
@@ -151,7 +155,7 @@ def test_with_a_store_of_ones_own_no_server_is_started(
     launcher = launch(REDIS_URL=f"{store_server.url}?db=3")
     answers(port)
     run_one(port)
-    assert [each for each in everything(launcher) if "valkey" in each.name()] == []
+    assert [process for process in everything(launcher) if "valkey" in process.name()] == []
 
 
 def test_a_mistake_in_the_configuration_is_said_and_ends_it(launch: Launch) -> None:

@@ -325,7 +325,7 @@ def test_a_thread_that_does_not_end_is_counted_as_left_behind(make_child: Callab
         "helper",
         "deaf",
     )
-    assert [child.run(name)["left_behind"] for name in ("thread", "helper", "deaf")] == [1, 1, 1]
+    assert [child.run(name)["leaked_threads"] for name in ("thread", "helper", "deaf")] == [1, 1, 1]
 
 
 def test_a_fresh_flow_has_a_process_that_has_run_nothing(make_child: Callable) -> None:

@@ -182,14 +182,14 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
         found = lines(service, name)
         assert found
         assert MARKER not in service.output(name)
-    events = [each["event"] for each in lines(service, "worker0")]
+    events = [line["event"] for line in lines(service, "worker0")]
     assert events.count("crashed") == 2  # each thread that a flow let die
     chatty = [
-        each
-        for each in lines(service, "worker0")
-        if each["logger"].split(".")[0] in ("openai", "asyncio")
+        line
+        for line in lines(service, "worker0")
+        if line["logger"].split(".")[0] in ("openai", "asyncio")
     ]
-    assert {each["level"] for each in chatty} <= {"warning", "error"}
+    assert {line["level"] for line in chatty} <= {"warning", "error"}
     assert "abc123secret" not in service.output("worker0")
 
 
@@ -265,15 +265,15 @@ def test_a_step_of_a_pipeline_logs_with_the_ids_too(logging_service: Service) ->
     ended = service.run("steps", inputs, type="pipeline")
     assert ended["status"] == "completed"
     until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
-    said = [each for each in lines(service, "worker0") if each.get("logger") == "some.library"]
-    assert [each.get("execution_id") for each in said] == [ended["execution_id"]] * 3
+    said = [line for line in lines(service, "worker0") if line.get("logger") == "some.library"]
+    assert [line.get("execution_id") for line in said] == [ended["execution_id"]] * 3
 
 
 def events_of(service: Service, execution_id: str) -> list[str]:
     return [
-        each["event"]
-        for each in lines(service, "worker0")
-        if each.get("execution_id") == execution_id
+        line["event"]
+        for line in lines(service, "worker0")
+        if line.get("execution_id") == execution_id
     ]
 
 
@@ -302,11 +302,11 @@ def test_a_large_body_that_is_no_json_leaves_no_line_of_another_form(service: Se
 
 def test_the_lines_of_gunicorn_have_the_same_form(make_service: Callable[..., Service]) -> None:
     service = make_service(workers=0)
-    started = [each for each in lines(service, "web") if each["event"] == "library_message"]
+    started = [line for line in lines(service, "web") if line["event"] == "library_message"]
     assert any(
-        each["logger"] == "gunicorn.error" and "Listening" in each["message"] for each in started
+        line["logger"] == "gunicorn.error" and "Listening" in line["message"] for line in started
     )
-    assert all(each["timestamp"].endswith("Z") and each["level"] for each in started)
+    assert all(line["timestamp"].endswith("Z") and line["level"] for line in started)
 
 
 def test_an_outage_is_said_at_its_beginning_and_at_its_end_with_how_long_it_was(
@@ -329,7 +329,7 @@ def test_an_outage_is_said_at_its_beginning_and_at_its_end_with_how_long_it_was(
 
 def about(service: Service, event: str, queue: str) -> list[dict[str, Any]]:
     return [
-        each
-        for each in lines(service, "worker0")
-        if (each["event"], each.get("queue")) == (event, queue)
+        line
+        for line in lines(service, "worker0")
+        if (line["event"], line.get("queue")) == (event, queue)
     ]

@@ -82,7 +82,7 @@ def test_a_report_comes_out_of_a_batch_and_every_kind_of_aggregation(
 
 def test_the_model_is_asked_what_the_files_say(service: Service, model: ModelServer) -> None:
     report(service)
-    judged = {each["messages"][1]["content"]: each for each in model.requests[:4]}
+    judged = {request["messages"][1]["content"]: request for request in model.requests[:4]}
     asked = judged["商品：龙井{绿茶}\n评价：「味道不错」\n"]
     assert asked["messages"][0]["content"] == (
         '你是北京西路店的客服质检员。只输出 JSON，例如：\n{"mood": "开心", "score": 5, "quote": "……"}\n'
@@ -101,9 +101,9 @@ def test_the_model_is_asked_what_the_files_say(service: Service, model: ModelSer
 def test_a_variant_changes_flow_and_model(service: Service, model: ModelServer) -> None:
     ended = report(service, variant="short")
     assert ended["status"] == "completed", ended
-    assert {each["model"] for each in model.requests[:4]} == {"doubao-lite-4k"}
+    assert {request["model"] for request in model.requests[:4]} == {"doubao-lite-4k"}
     assert '龙井{绿茶}：味道不错 → JSON {"mood", "score"}' in {
-        each["messages"][-1]["content"] for each in model.requests
+        request["messages"][-1]["content"] for request in model.requests
     }
 
 
@@ -122,7 +122,7 @@ def test_an_answer_that_does_not_parse_is_asked_for_again_and_only_that_item(
     ended = report(service)
     assert ended["status"] == "completed", ended
     assert len(model.requests) == 6
-    [again] = [each for each in model.requests if len(each["messages"]) == 4]
+    [again] = [request for request in model.requests if len(request["messages"]) == 4]
     assert again["messages"][2] == {"role": "assistant", "content": "很好！"}
     assert "could not be read" in again["messages"][3]["content"]
 

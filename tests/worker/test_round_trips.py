@@ -67,7 +67,7 @@ def test_a_small_execution_is_few_round_trips_from_its_start_to_its_end(
         taken = trips(
             lambda: asking.start("behaves", {"text": "x" * 280}, config={"flow_id": flow})
         )
-        calls = {name: each["calls"] for name, each in client.info("commandstats").items()}
+        calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert completed(client) == 7
     assert taken <= 8, calls
     # What stands beside them in the statistics was called inside these four scripts.

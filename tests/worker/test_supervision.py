@@ -22,9 +22,10 @@ from app.worker.child import ChildConfig
 from app.worker.claim import Claim
 from app.worker.ending import Stopping
 from app.worker.forkserver import Forkserver
+from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
-from app.worker.protocol import Messages, encode
-from app.worker.strays import Strays
+from app.worker.protocol import Messages
+from app.worker.start_message import StartMessage
 from app.worker.worker import ExecutionWorker
 from app.worker.write import Write
 
@@ -40,13 +41,13 @@ CLAIM = Claim(
 class FakeChild:
     """A child of threads, which is told things and does nothing."""
 
-    pid, slots, runs, stuck, leaked = 1, 4, 0, 0, 0
+    pid, slots, runs, stuck_threads, leaked_threads = 1, 4, 0, 0, 0
     ready, retiring, gone, killed, full = True, False, False, False, False
 
     def __init__(self) -> None:
         self.attempts: dict[str, Attempt] = {}
-        self.final: dict[str, Any] = {}
-        self.ending: dict[str, int] = {}
+        self.final_outcomes: dict[str, Any] = {}
+        self.to_abandon: dict[str, int] = {}
         self.asked = 0
         self.pool: Pool | None = None
         self.told: list[str] = []
@@ -55,7 +56,7 @@ class FakeChild:
 
     @property
     def free_slots(self) -> int:
-        return self.slots - len(self.attempts) - self.stuck
+        return self.slots - len(self.attempts) - self.stuck_threads
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
         if self.error:
@@ -73,7 +74,9 @@ class FakeChild:
         """Answers in the next turn of the loop."""
         self.asked += 1
         head = {"kind": "alive", "token": "", "number": self.asked}
-        asyncio.get_running_loop().call_soon(lambda: self.pool and self.pool._hear(self, head, b""))  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_soon(
+            lambda: self.pool and self.pool._on_message(self, head, b"")
+        )  # type: ignore[arg-type]
         return self.asked
 
     def kill(self) -> None:
@@ -114,10 +117,10 @@ def _quiet() -> Iterator[None]:
 def pool_with(child: FakeChild) -> Pool:
     forkserver = Forkserver()
     config = ChildConfig(Settings(), Catalog(agents={}, pipelines={}), child.slots, 9.0)
-    pool = Pool(config, 1, forkserver, Strays(forkserver))
+    pool = Pool(config, 1, forkserver, OrphanSweeper(forkserver))
     pool._children.append(child)  # type: ignore[arg-type]
     child.pool = pool
-    pool._closed = True  # it starts no successors, which would be processes
+    pool._supervisor.closed = True  # it starts no successors, which would be processes
     return pool
 
 
@@ -155,7 +158,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 KEY = "exec_1/w:1:1"
-USAGE = {"usage": "", "left_behind": 0, "memory_bytes": 1, "counts": {}}
+USAGE = {"usage": "", "leaked_threads": 0, "memory_bytes": 1, "counts": {}}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ USAGE = {"usage": "", "left_behind": 0, "memory_bytes": 1, "counts": {}}
         {"kind": "ended", "outcome": "failed", **USAGE},
         {"kind": "ended", "outcome": "failed", "error": "text", "retryable": 1, **USAGE},
         {"kind": "ended", "outcome": "completed", **USAGE, "counts": 5},
-        {"kind": "ended", "outcome": "completed", **USAGE, "left_behind": "many"},
+        {"kind": "ended", "outcome": "completed", **USAGE, "leaked_threads": "many"},
     ],
     ids=lambda head: "-".join(map(str, head.values()))[:40],
 )
@@ -177,7 +180,7 @@ def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(
     head: dict[str, Any],
 ) -> None:
     def act(pool: Pool, child: FakeChild, _: Attempt) -> None:
-        pool._hear(child, {"token": KEY, **head}, b"")  # type: ignore[arg-type]
+        pool._on_message(child, {"token": KEY, **head}, b"")  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act))
     assert writer.written == [("release", "lost")]
@@ -188,9 +191,11 @@ def test_a_message_that_makes_no_sense_ends_the_attempt_that_it_is_about(
 )
 def test_a_message_about_nothing_ends_nothing(head: dict[str, Any]) -> None:
     def act(pool: Pool, child: FakeChild, attempt: Attempt) -> None:
-        pool._hear(child, head, b"")  # type: ignore[arg-type]
+        pool._on_message(child, head, b"")  # type: ignore[arg-type]
         assert not attempt.concluded
-        pool._hear(child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}")  # type: ignore[arg-type]
+        pool._on_message(
+            child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}"
+        )  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act))
     assert writer.written == [("finish", "completed")]
@@ -206,7 +211,7 @@ def test_a_checkpoint_that_makes_no_sense_ends_its_attempt() -> None:
             "values": ["a"],
             "lengths": [],
         }
-        pool._hear(child, head, b"")  # type: ignore[arg-type]
+        pool._on_message(child, head, b"")  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act))
     assert writer.written == [("release", "lost")]
@@ -244,7 +249,7 @@ def longest_hold(steps: dict[str, bytes]) -> float:
 
     def act(pool: Pool, child: FakeChild, attempt: Attempt) -> None:
         began = time.monotonic()
-        message = encode(*attempt._start(steps, steps))
+        message = StartMessage(attempt.claim, KEY, attempt.names(), None, (steps, steps)).encoded()
         in_one_piece = time.monotonic() - began
 
         async def beat() -> None:
@@ -255,7 +260,7 @@ def longest_hold(steps: dict[str, bytes]) -> float:
                 turns.append((time.monotonic() - last) / in_one_piece)
                 last = time.monotonic()
             assert child.sizes[-1] == len(message)
-            pool._hear(
+            pool._on_message(
                 child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}"
             )  # type: ignore[arg-type]
 
@@ -296,7 +301,7 @@ def test_an_error_in_storing_a_checkpoint_ends_the_attempt() -> None:
             "progress": "",
             "definition": "d",
         }
-        pool._hear(child, {**head, **lists}, b"")  # type: ignore[arg-type]
+        pool._on_message(child, {**head, **lists}, b"")  # type: ignore[arg-type]
 
     writer, _, _ = run(run_beside_a_neighbour(act, writer=FakeWriter(RuntimeError("a bug"))))
     assert writer.written == [("release", "lost")]

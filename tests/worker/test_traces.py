@@ -74,11 +74,11 @@ def test_a_traceparent_is_kept_shown_handed_to_the_flow_and_in_every_line(
     assert ended["traceparent"] == ended["outputs"]["output"] == HEADER["traceparent"]
     until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
     own = [
-        each
-        for each in lines(service, "worker0")
-        if each.get("execution_id") == ended["execution_id"]
+        line
+        for line in lines(service, "worker0")
+        if line.get("execution_id") == ended["execution_id"]
     ]
-    assert {each["trace_id"] for each in own} == {TRACE}
+    assert {line["trace_id"] for line in own} == {TRACE}
 
 
 def test_a_retry_belongs_to_the_trace_that_comes_with_it(service: Service) -> None:
@@ -99,11 +99,11 @@ def test_without_a_valid_one_there_is_none(service: Service, headers: dict[str, 
     assert ended["outputs"]["output"] is None
     until(service, "worker0", "attempt_ended", execution_id=ended["execution_id"])
     own = [
-        each
-        for each in lines(service, "worker0")
-        if each.get("execution_id") == ended["execution_id"]
+        line
+        for line in lines(service, "worker0")
+        if line.get("execution_id") == ended["execution_id"]
     ]
-    assert not any("trace_id" in each for each in own)
+    assert not any("trace_id" in line for line in own)
 
 
 def test_request_attempt_and_model_call_are_one_trace(
@@ -111,7 +111,7 @@ def test_request_attempt_and_model_call_are_one_trace(
 ) -> None:
     ended = start(traced, HEADER, do="complete", text="mark3r")
     request, attempt, call = collector.wait_for(TRACE, 3)
-    assert [each["kind"] for each in (request, attempt, call)] == [SERVER, CONSUMER, CLIENT]
+    assert [span["kind"] for span in (request, attempt, call)] == [SERVER, CONSUMER, CLIENT]
     assert request["parent_id"] == PARENT
     assert attempt["parent_id"] == request["span_id"]
     assert attempt["links"] == [request["span_id"]]
@@ -131,7 +131,7 @@ def test_request_attempt_and_model_call_are_one_trace(
         "gen_ai.usage.input_tokens": 11,
         "gen_ai.usage.output_tokens": 5,
     }
-    assert {each["service"] for each in collector.spans} == {"async-execution-api"}
+    assert {span["service"] for span in collector.spans} == {"async-execution-api"}
     assert "mark3r" not in str(collector.spans)
 
 
@@ -177,7 +177,7 @@ def test_without_a_caller_s_trace_one_begins_and_polls_of_health_make_none(
     start(traced, HEADER, do="echo")
     collector.wait_for(TRACE, 2)
     assert not [
-        each for each in collector.spans if "health" in each["name"] or "ready" in each["name"]
+        span for span in collector.spans if "health" in span["name"] or "ready" in span["name"]
     ]
 
 
@@ -185,7 +185,7 @@ def test_a_caller_that_does_not_sample_is_heeded(traced: Service, collector: Otl
     start(traced, {"traceparent": f"00-{TRACE}-{PARENT}-00"}, do="echo")
     ended = start(traced, {}, do="echo")
     collector.wait_for(ended["traceparent"].split("-")[1], 2)
-    assert not [each for each in collector.spans if each["trace_id"] == TRACE]
+    assert not [span for span in collector.spans if span["trace_id"] == TRACE]
 
 
 def test_a_collector_that_is_away_harms_nothing(make_service: Callable[..., Service]) -> None:

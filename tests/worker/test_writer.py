@@ -15,7 +15,7 @@ from app.worker.attempt_store import LARGE_BYTES
 from app.worker.claim import Claim
 from app.worker.outage import OutageLog
 from app.worker.write import Write
-from app.worker.writer import PAUSES_SECONDS, Writer, WriteRefused
+from app.worker.writer import PAUSES_SECONDS, ResultWriter, WriteRefused
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def unavailable(cause: Exception) -> StoreUnavailable:
 
 def written(store: FakeStore, *writes: Write) -> list[str | BaseException]:
     async def run() -> list[str | BaseException]:
-        writer = Writer(store, OutageLog(), 64, lambda: None)  # type: ignore[arg-type]
+        writer = ResultWriter(store, OutageLog(), 64, lambda: None)  # type: ignore[arg-type]
         serving = asyncio.ensure_future(writer.run())
         try:
             together = asyncio.gather(

@@ -1,7 +1,7 @@
-"""A run leaves nothing behind: what a flow changed in its process is put back, or the process is
-replaced.
+"""Undoes what a flow changed in its process, so that the next run finds it as it was.
 
-`state` is the table of what can be put back. `docs/agents.md` says the same to those who write
+`child` calls it around each run. What cannot be undone makes the process unfit, and the worker
+replaces it. `state` has the table of what can be undone; `docs/agents.md` tells the authors of
 flows.
 """
 

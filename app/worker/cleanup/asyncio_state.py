@@ -1,5 +1,6 @@
-"""What a flow may have done to asyncio: to its policy, to the main thread's loop, to the process's
-own loop.
+"""Resets asyncio after a run: its policy, the main thread's loop, and the service's loop for flows.
+
+Called by `cleanup` in a process that runs one flow at a time.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from typing import Any
 from app.runtime.loop import the_loop
 
 LEFT_OVER_SECONDS = 1.0
+"""How long tasks that the run left in the loop may take to end."""
 
 
 def put_back() -> str:
-    """Why that cannot be done, or nothing.
+    """Resets asyncio, so that `get_event_loop()` works in the next run as in a fresh Python.
 
-    `asyncio.get_event_loop()` works in the next run as in a fresh Python. A loop that a flow got by
-    it and did not close stays, since a client of the flow's module may belong to it; its tasks do
-    not.
+    Returns why that is impossible, or an empty string.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # later versions of Python warn of policies
         policy = asyncio.get_event_loop_policy()
         loop = getattr(getattr(policy, "_local", None), "_loop", None)
+        # A loop that the flow did not close stays, because a client in the flow's module may belong
+        # to it. Its tasks end.
         if (
             type(policy) is asyncio.DefaultEventLoopPolicy
             and loop is not None
@@ -41,7 +43,6 @@ def _end_left_overs(loop: Any) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        with contextlib.suppress(
-            BaseException
-        ):  # it may still run, in a thread that was left behind
+        # RuntimeError if the loop still runs, in a leaked thread; a flow's task may raise anything.
+        with contextlib.suppress(BaseException):
             loop.run_until_complete(asyncio.wait(tasks, timeout=LEFT_OVER_SECONDS))

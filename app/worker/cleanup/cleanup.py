@@ -1,4 +1,8 @@
-"""Puts a process back as it was at its birth, after each run; says where that cannot be done."""
+"""Resets a process after each run, and reports if that is impossible. Called by `child`.
+
+In a process that runs one flow at a time, `Cleanup.around` resets everything that `state` lists. In
+a process of threads, `Cleanup.beside_others` resets only what no flow has a reason to change.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,16 @@ from app.worker.cleanup.state import ALONE, BESIDE_OTHERS, Entry
 from app.worker.cleanup.streams import Streams
 
 THREAD_GRACE_SECONDS = 0.1
+"""How long threads of a run may go on after it before they count as leaked."""
+
+DISARM_TRIES = 100
+"""A handler of the run may raise in any of them, as long as its timer is armed."""
 
 MAX_FILES_SHARE = 0.5
-"""A process with more open files than this share of what it may have is replaced."""
+"""A process whose open files exceed this share of its limit is replaced."""
 
 FULL_FILES_SHARE = 0.9
-"""The same in a process of threads, whose runs may all have connections of their own."""
+"""The same for a process of threads. It is higher, as each of its runs may have connections."""
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -39,29 +47,33 @@ log = structlog.get_logger(__name__)
 
 
 class Cleaned(Protocol):
-    """A run, as far as the clean-up needs it."""
+    """A run, as far as the clean-up needs to know it: `child_run.ChildRun` is one."""
 
     names: dict[str, Any]
 
-    def leave_behind(self, count: int) -> None: ...
+    def note_leaked_threads(self, count: int) -> None: ...
 
     def parts(self) -> Sequence[tuple[Hashable, Any]]:
         """The flows it may run, each as a key and a function that loads its code."""
         ...
 
 
-class Found:
-    """What the clean-up found. `unfit`: why the process must not run anything else, or nothing."""
+class CleanupResult:
+    """The result of the clean-up. `unfit`: why the process must not run anything else, or `""`."""
 
     def __init__(self) -> None:
         self.unfit = ""
 
 
 class Cleanup:
-    """Made and used in a process's main thread; `beside_others` in any."""
+    """To be made and used in a process's main thread; `beside_others` may be called in any.
+
+    `alone`: the process runs one flow at a time.
+    """
 
     def __init__(self, streams: Streams, alone: bool):
-        self._streams, self._alone = streams, alone
+        self._streams = streams
+        self._alone = alone
         self._entries: tuple[Entry, ...] = ALONE if alone else BESIDE_OTHERS
         self._birth: dict[str, Any] = {}
         self._imports: dict[Hashable, dict[str, Any]] = {}
@@ -69,31 +81,30 @@ class Cleanup:
         self._putting_back = threading.Lock()
 
     def begin(self) -> None:
-        """Takes the picture that everything is put back to. Called once, when all is set up."""
+        """Takes the picture to which everything is reset. Called once, before the first run."""
         self._birth = self._pictures()
         self._entries = tuple(entry for entry in self._entries if entry.name in self._birth)
         self._own_modules, self._patches = OwnModules(), Patches()
         if not self._alone:
+            # By default a flow's alarm would end the process, and all its neighbours with it.
             for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
-                signal.signal(
-                    number, lambda *_: None
-                )  # a flow's alarm would end all its neighbours
+                signal.signal(number, lambda *_: None)
 
     @contextlib.contextmanager
-    def around(self, run: Cleaned) -> Iterator[Found]:
-        """For a run that has the process for itself: it finds the process as every other run does.
+    def around(self, run: Cleaned) -> Iterator[CleanupResult]:
+        """Prepares and cleans up a run that has the process for itself.
 
-        What the import of a flow's code changes is part of that flow: it is there in each of its
-        runs, though the code is imported once. Threads cannot be ended: what does not end is left
-        behind.
+        Changes made by the import of a flow's code belong to that flow: they are there in each of
+        its runs, although the code is imported only once.
         """
-        before, found = set(threading.enumerate()), Found()
-        random.seed()  # one flow's seed must not make another's numbers known
+        before, found = set(threading.enumerate()), CleanupResult()
+        random.seed()  # after one flow's seed, another's random numbers would be predictable
         with contextlib.suppress(KeyError):
             sys.modules["numpy"].random.seed()
         self._import(run)
         if not has_children(os.getpid()):
-            before |= set(threading.enumerate())  # those of the code itself stay with it
+            # Threads that the import started belong to the code, which stays loaded.
+            before |= set(threading.enumerate())
         try:
             yield found
         finally:
@@ -102,7 +113,9 @@ class Cleanup:
                 log.warning("process_unfit", **run.names, reason=found.unfit)
 
     def beside_others(self) -> str:
-        """In a process of threads, after each run: what no flow has a reason to change for all."""
+        """Resets a process of threads after a run, while others go on. Returns why the process is
+        unfit, or an empty string.
+        """
         with self._putting_back:
             try:
                 self._streams.repair()
@@ -115,13 +128,13 @@ class Cleanup:
                 return _failed(error)
 
     def _clean_up(self, run: Cleaned, before: set[threading.Thread]) -> str:
-        """Why the process is unfit for another run, or nothing. So it is where this cannot even be
-        found out.
+        """Cleans up after a run. Returns why the process is unfit for another one, or an empty
+        string. An error in here makes it unfit, too.
         """
         self._disarm()
         try:
             is_alone = end_processes_of_run()
-            run.leave_behind(_end_threads(before))
+            run.note_leaked_threads(_end_threads(before))
             self._keep_modules(run)
             return self._put_back() or (
                 "" if is_alone else "A flow's processes could not be ended."
@@ -130,7 +143,7 @@ class Cleanup:
             return _failed(error)
 
     def _import(self, run: Cleaned) -> None:
-        """Loads the code of the run's flows, or does again what loading it did to the process."""
+        """Loads the code of the run's flows, or repeats the changes that loading it once made."""
         for key, load in run.parts():
             sys.modules.update(self._modules_of.get(key, {}))
             if key in self._imports:
@@ -160,8 +173,10 @@ class Cleanup:
             self._modules_of[key] = own
 
     def _disarm(self) -> None:
-        """First of all, since a handler of the run may raise in the middle of what follows."""
-        for _ in range(100):
+        """Removes the run's timers and signal handlers. Must come first: a handler may raise an
+        exception anywhere in the steps that follow.
+        """
+        for _ in range(DISARM_TRIES):
             try:
                 for timer in _TIMERS:
                     signal.setitimer(timer, 0)
@@ -171,7 +186,7 @@ class Cleanup:
                     if entry.name == "signal handlers" and entry.take() != wanted:
                         entry.put_back(wanted)
                 return
-            except BaseException:  # noqa: S112  it came from the run's own handler
+            except BaseException:  # noqa: S112  raised by the run's own handler
                 continue
 
     def _put_back(self) -> str:
@@ -181,14 +196,14 @@ class Cleanup:
         return full or self._changed_for_good(changed) or asyncio_state.put_back()
 
     def _restored(self) -> str:
-        """Puts all entries back. The name of one that stays changed, or nothing."""
+        """Resets all entries. Returns the name of one that stays changed, or an empty string."""
         changed = ""
         for entry in self._entries:
             wanted = self._birth[entry.name]
             try:
                 if entry.take() == wanted:
                     continue
-            except Exception:  # noqa: S110  the working folder is gone, say
+            except Exception:  # noqa: S110  for example, the working folder was deleted
                 pass
             try:
                 entry.put_back(wanted)
@@ -213,18 +228,20 @@ class Cleanup:
 
 
 def _end_threads(before: set[threading.Thread]) -> int:
-    """Waits a moment for threads that the run has started. Returns how many go on."""
+    """Waits for the threads that the run started. Returns how many go on: none can be killed."""
     deadline = time.monotonic() + THREAD_GRACE_SECONDS
-    started = [each for each in threading.enumerate() if each not in before and not _is_ours(each)]
+    started = [
+        thread for thread in threading.enumerate() if thread not in before and not _is_ours(thread)
+    ]
     for thread in started:
         thread.join(max(0.0, deadline - time.monotonic()))
     return sum(thread.is_alive() for thread in started)
 
 
 def _is_ours(thread: threading.Thread) -> bool:
-    """The event loops of the service and their helpers, which stay for all runs.
+    """Whether a thread belongs to the service: its event loop and helpers stay for all runs.
 
-    Whether a helper still works for a run is known to the loop: see `the_loop.end_of_run`.
+    A helper may still work for a run. The loop knows that: see `the_loop.end_of_run`.
     """
     return (
         thread is the_loop.thread
@@ -234,13 +251,13 @@ def _is_ours(thread: threading.Thread) -> bool:
 
 
 def _failed(error: Exception) -> str:
-    """A flow has opened all files that there may be, say, or replaced what the clean-up is made of."""
+    """The reason after an error in the clean-up, for example because no file can be opened."""
     return f"What a flow has changed cannot be put back: {error!r}"
 
 
 def _too_many_files(count: Callable[[], int], share: float) -> str:
-    """Clients that a flow's module keeps may stay open for the next run. A leak must not go on for
-    ever.
+    """Returns why the process has too many open files, or an empty string. Clients that a flow's
+    module keeps may stay open for its next run, so only a leak counts.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -248,7 +265,7 @@ def _too_many_files(count: Callable[[], int], share: float) -> str:
     except OSError:
         return "No more files can be opened."
     if allowed != resource.RLIM_INFINITY and opened > allowed * share:
-        return f"{opened} files are open, of {allowed} that may be."
+        return f"{opened} files are open, of {allowed} that are allowed."
     return ""
 
 
@@ -257,7 +274,7 @@ def _open_files() -> int:
 
 
 def _first_free_number() -> int:
-    """As good as their number, and costs next to nothing: there may be thousands of connections."""
+    """About the number of open files. Costs less than listing thousands of connections."""
     free = os.dup(0)
     os.close(free)
     return free

@@ -1,5 +1,7 @@
-"""The state of Python's logging: levels, handlers and filters of all loggers, and of the handlers
-of the service.
+"""Takes and resets the state of Python's logging: levels, handlers and filters of all loggers.
+
+Two entries of the table in `state` use it: `take` in a process that runs one flow at a time,
+`take_own` in one of threads.
 """
 
 from __future__ import annotations
@@ -8,13 +10,13 @@ import logging
 from typing import Any
 
 _NEW = (logging.NOTSET, True, False, (), ())
-"""A logger that nobody has touched: level, propagate, disabled, handlers, filters."""
+"""A new logger: level, propagate, disabled, handlers, filters."""
 
 _Picture = dict[str, Any]
 
 
 def take() -> _Picture:
-    """What is as it was at its making is left out."""
+    """Returns the state of all loggers. New ones are left out: libraries make hundreds."""
     picture = take_own()
     for name, logger in _loggers():
         if (state := _of_logger(logger)) != _NEW:
@@ -23,7 +25,9 @@ def take() -> _Picture:
 
 
 def take_own() -> _Picture:
-    """What the service depends on: the root, its handlers, the module's settings, who is disabled."""
+    """Returns only what the service itself depends on: the root logger, its handlers, the module's
+    settings, and which loggers are disabled.
+    """
     return {
         "": _of_logger(logging.root),
         "*": (
@@ -39,7 +43,7 @@ def take_own() -> _Picture:
 
 
 def put_back(picture: _Picture) -> None:
-    """Loggers that are not in the picture become new ones."""
+    """Resets all loggers. Those that are not in the picture become as new ones."""
     for name, logger in _loggers():
         if f".{name}" not in picture:
             _set_logger(logger, _NEW)
@@ -51,11 +55,11 @@ def difference(before: _Picture, after: _Picture) -> _Picture:
 
 
 def apply(picture: _Picture) -> None:
-    """Sets what the picture has, and nothing else."""
+    """Sets what the picture has, and changes nothing else."""
     for name, state in picture.items():
         if name == "*":
             _set_module(state)
-        elif name == "disabled":  # `dictConfig` disables all that it does not name
+        elif name == "disabled":  # `dictConfig` disables every logger that it does not name
             for logger_name, logger in _loggers():
                 logger.disabled = logger_name in state
         elif name == "handlers":

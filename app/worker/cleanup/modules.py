@@ -1,9 +1,8 @@
-"""The modules that belong to one flow: found by its own additions to `sys.path`, and kept for it
-alone.
+"""Keeps the modules of one flow away from other flows. Called by `cleanup` after each run.
 
-Two agents that each put their folder on `sys.path` and import their own `utils` must not get each
-other's. What is installed, and the files of flows themselves, stays for all: it means the same
-everywhere.
+Two agents may each put their folder on `sys.path` and import their own `utils`: neither must get
+the other's. Installed packages and the files of flows stay loaded for all, since their names mean
+the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from app.runtime import flow_files
 
 
 class OwnModules:
-    """Made at the birth of a process. What is loaded then belongs to everybody."""
+    """To be made before the first run: modules that are loaded by then belong to all flows."""
 
     def __init__(self) -> None:
         self._born_with = dict(sys.modules)
@@ -24,7 +23,9 @@ class OwnModules:
         self._paths = {os.path.realpath(path) for path in sys.path}
 
     def take_out(self) -> dict[str, ModuleType]:
-        """Removes a flow's own modules, and returns them; what it replaced or removed is put back."""
+        """Removes a flow's own modules from `sys.modules`, and returns them by their names. Puts
+        back modules that the flow replaced or removed.
+        """
         for name, module in self._born_with.items():
             if sys.modules.get(name) is not module:
                 sys.modules[name] = module
@@ -34,7 +35,7 @@ class OwnModules:
         return {name: sys.modules.pop(name) for name in own}
 
     def _is_own(self, name: str) -> bool:
-        """Decided by where the outermost package was found."""
+        """Whether its outermost package was found outside the `sys.path` of the start."""
         if name.startswith(flow_files.PREFIX):
             return False
         outermost = sys.modules.get(name.partition(".")[0])

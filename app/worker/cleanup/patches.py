@@ -1,7 +1,7 @@
-"""Notices what a flow has replaced of the standard library: modules, functions, classes, methods.
+"""Detects monkey patches: what a flow replaced in the standard library. Called by `cleanup`.
 
-Who replaces some of them (gevent, say) may hold on to others, so they are not put back one by one:
-the process is unfit for another run.
+A library that patches one function (as gevent does) may keep references to others, so patches are
+not undone one by one: the process becomes unfit for another run.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _INSTRUMENTED = (
     ),
     *("asyncio", "asyncio.events", "asyncio.base_events", "asyncio.tasks", "asyncio.runners"),
 )
-"""Watched without the methods of their classes: libraries that trace replace some of these, and
-call the old ones.
+"""Watched without the methods of their classes: tracing libraries replace some of these, and call
+the originals.
 """
 
 _KINDS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _METHODS = (types.FunctionType, classmethod, staticmethod, property)
 
 _HOOKS = ("excepthook", "settrace", "setprofile")
-"""Meant to be replaced, and put back by `state`."""
+"""Functions that are meant to be replaced. `state` resets them."""
 
 
 class _Known:
-    """What some names of a module or a class stood for. Compared in one go, as this is done after
-    each run.
+    """The values of some names of a module or a class. All are compared at once, because this
+    happens after each run.
     """
 
     def __init__(self, owner: str, names: Mapping[str, Any], values: Mapping[str, Any]):
@@ -63,12 +63,12 @@ class _Known:
         self._before = self._get(names)
 
     def first(self) -> str:
-        """The name of one that stands for something else; empty where there is none."""
+        """Returns the first name with another value now; an empty string if there is none."""
         try:
             if self._get(self._names) == self._before:
                 return ""
         except KeyError:
-            pass  # it was removed
+            pass  # a name was removed
         changed = (
             name for name, value in self._values.items() if self._names.get(name) is not value
         )
@@ -76,7 +76,7 @@ class _Known:
 
 
 class Patches:
-    """Made at the birth of a process: knows what the modules hold that are loaded then."""
+    """To be made before the first run: remembers the contents of the modules loaded by then."""
 
     def __init__(self) -> None:
         modules = {
@@ -91,7 +91,7 @@ class Patches:
             self._known += _known(owner, vars(its_class), _METHODS)
 
     def first(self) -> str:
-        """The name of one that was replaced; empty where there is none."""
+        """Returns the name of one that was replaced; an empty string if there is none."""
         return next(filter(None, (known.first() for known in self._known)), "")
 
 
@@ -105,7 +105,7 @@ def _known(owner: str, names: Mapping[str, Any], kinds: tuple[type, ...]) -> lis
 
 
 def _classes(modules: Iterable[types.ModuleType]) -> Iterator[tuple[str, type]]:
-    """The classes that these modules define."""
+    """Yields the classes that these modules define, each after its full name."""
     for module in modules:
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:

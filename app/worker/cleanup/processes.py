@@ -1,4 +1,7 @@
-"""The processes that a flow starts: plain ones when they are forked, ended when the run has ended."""
+"""Ends the processes that a flow started, and makes forks of a child plain processes.
+
+`cleanup` calls `end_processes_of_run` after each run, `child` calls `forks_are_plain` once.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,19 @@ from typing import Any
 import psutil
 
 HELPER_SECONDS = 1.0
+"""How long a helper process of multiprocessing may take to exit by itself."""
 
 CHAIN_SECONDS = 2.0
-"""How long a chain of forks is hunted. If it goes on after that, the process is replaced."""
+"""How long a chain of forks is hunted. If it is still alive then, the process is replaced."""
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def forks_are_plain(worker: socket.socket) -> None:
-    """Makes what a flow forks a process like any other.
+    """Makes every process that a flow forks a plain one.
 
-    It can be ended by SIGTERM, which is what `multiprocessing.Pool` does, and it has no way to
-    speak to the worker: two processes that write to one socket would garble what both say.
+    It dies of SIGTERM, which `multiprocessing.Pool` relies on. It cannot write to `worker`, the
+    socket: messages of two processes on one socket would be garbled.
     """
 
     before = threading.local()
@@ -44,7 +48,8 @@ def forks_are_plain(worker: socket.socket) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(OSError):
             worker.close()
-        # A signal that came meanwhile has waited for this, else it would be lost.
+        # Only now: a signal that arrived earlier would have met the handler of the child, which
+        # ignores it.
         signal.pthread_sigmask(signal.SIG_SETMASK, before.blocked)
 
     os.register_at_fork(
@@ -53,12 +58,12 @@ def forks_are_plain(worker: socket.socket) -> None:
 
 
 def has_children(pid: int) -> bool:
-    """Whether the process has started others that are not reaped yet."""
+    """Whether the process has children that are not reaped yet."""
     return bool(_children(pid))
 
 
 def _children(pid: int) -> list[int]:
-    """Those that it has started, or adopted."""
+    """The pids of the processes that it started or adopted."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -67,7 +72,7 @@ def _children(pid: int) -> list[int]:
 
 
 def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
-    """Ends every process that a flow started and left behind, also what detached itself."""
+    """Kills all descendants of a process but `spared`, even those that detached themselves."""
     if not has_children(pid):
         return
     with contextlib.suppress(psutil.Error):
@@ -82,11 +87,10 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> None:
 
 
 def _end_chain(pid: int) -> bool:
-    """Ends what forks and ends itself, again and again: each is gone before a look at all processes
-    has found it.
-
-    Whoever's parent is gone is a child of this process. Returns whether none is left.
+    """Kills a chain of processes that each fork the next and exit: psutil's look at all processes
+    is too slow to find one. Returns whether none is left.
     """
+    # This process adopts orphans, so the living end of the chain is always its child.
     deadline = time.monotonic() + CHAIN_SECONDS
     while children := _children(pid):
         if time.monotonic() > deadline:
@@ -105,11 +109,8 @@ def kill_process(process: Any) -> None:
 
 
 def end_processes_of_run() -> bool:
-    """Ends all that this process has started, and leaves multiprocessing as if nobody had used it.
-    Returns whether nothing of it is left.
-
-    Its fork server and its resource tracker end when nobody holds their pipes any more, and then
-    remove what would stay in the machine's memory. They are started anew when somebody needs them.
+    """Ends all processes that this one started, and resets multiprocessing. Returns whether none
+    is left.
     """
     pid = os.getpid()
     if not has_children(pid):
@@ -119,12 +120,14 @@ def end_processes_of_run() -> bool:
         sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None
     )
     helpers = [(server, "_forkserver_pid", "_forkserver_alive_fd"), (tracker, "_pid", "_fd")]
+    # The helpers are spared at first. They end when their pipes are closed, and only then remove
+    # shared memory that the flow left behind. multiprocessing starts new ones when it needs them.
     kill_descendants(pid, [getattr(helper, name, 0) or 0 for helper, name, _ in helpers])
     for helper, name, pipe in helpers:
         _end_helper(helper, name, pipe)
     kill_descendants(pid)
     is_over = _end_chain(pid)
-    # Its list of children would keep those that were ended here, and wait for them.
+    # multiprocessing would otherwise wait for children that were reaped here.
     getattr(sys.modules.get("multiprocessing.process"), "_children", set()).clear()
     return is_over
 
@@ -139,7 +142,7 @@ def _end_helper(helper: Any, name: str, pipe: str) -> None:
     setattr(helper, name, None)
     with contextlib.suppress(psutil.Error, OSError):
         process = psutil.Process(pid)
-        process.resume()  # what is frozen cannot end
+        process.resume()  # a frozen process cannot end
         try:
             process.wait(HELPER_SECONDS)
         except psutil.TimeoutExpired:

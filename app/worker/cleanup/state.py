@@ -1,7 +1,8 @@
-"""The table of what a flow can change in its process and what can be put back as it was.
+"""Lists what a flow can change in its process, and how to reset it: the tables at the end.
 
-Each entry takes a picture and puts it back; a picture is equal to another one exactly if nothing
-has changed. What was changed and cannot be put back makes the process unfit for another run.
+`cleanup` takes a picture of each entry before the first run, compares it after each run, and resets
+what differs. Two pictures are equal exactly if nothing has changed. An entry that cannot be reset
+makes the process unfit for another run. Each entry has a `_take_...` and a `_put_..._back`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def _difference(_: Any, after: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that a flow can change.
+    """One thing that a flow can change. `name` appears in log lines and reasons.
 
-    `difference` is what an import changed, of the pictures before and after it; `apply` does the
-    same again, for the next run of what was imported.
+    `take` returns a picture, `put_back` resets to it. `difference` extracts what an import changed
+    from the pictures before and after it; `apply` repeats that change for the next run of the same
+    code. Without them, the whole later picture is put back.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Entry:
     apply: Callable[[Any], object] | None = None
 
     def again(self, change: Any) -> None:
+        """Repeats a change that `difference` returned."""
         (self.apply or self.put_back)(change)
 
 
@@ -90,16 +93,16 @@ def _take_time_zone() -> Any:
 
 
 def _put_time_zone_back(_: Any) -> None:
-    time.tzset()  # by the environment, which has been put back
+    time.tzset()  # reads TZ, which has been put back with the environment
 
 
 def _take_umask() -> int:
-    umask = os.umask(0o077)
+    umask = os.umask(0o077)  # there is no call that reads it without setting it
     os.umask(umask)
     return umask
 
 
-# Signals. (Timers are disarmed before anything else: see `cleanup`.)
+# Signals. (`cleanup` disarms timers before anything else.)
 
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -121,7 +124,7 @@ def _take_blocked() -> Any:
 
 def _put_blocked_back(blocked: Any) -> None:
     while signal.sigpending() & signal.pthread_sigmask(signal.SIG_BLOCK, []):
-        signal.sigtimedwait(signal.sigpending(), 0)  # they were meant for the run that has ended
+        signal.sigtimedwait(signal.sigpending(), 0)  # they were meant for the run that ended
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -164,7 +167,7 @@ def _take_identity() -> Any:
 
 
 def _cannot_be_put_back(_: Any) -> None:
-    """The process is unfit, then."""
+    """Does nothing. The picture still differs after it, which makes the process unfit."""
 
 
 # The interpreter.
@@ -217,13 +220,12 @@ def _put_lists_back(lists: list[tuple[list[Any], list[Any]]]) -> None:
     for (owner, name), (value, items) in zip(_LISTS, lists, strict=True):
         value[:] = items
         setattr(owner, name, value)
-    getattr(
-        warnings, "_filters_mutated", lambda: None
-    )()  # else what was decided by the filters stays
+    # Otherwise `warnings` would go on using what it has cached of the filters.
+    getattr(warnings, "_filters_mutated", lambda: None)()
 
 
 def _lists_difference(before: Any, after: Any) -> Any:
-    """What was added to each list, with its place; taking away is not repeated."""
+    """Returns what was added to each list, with its place. Removals are not repeated."""
     return [
         [(place, item) for place, item in enumerate(items) if item not in known]
         for (_, known), (_, items) in zip(before, after, strict=True)
@@ -276,8 +278,8 @@ _RECURSION_LIMIT = sys.getrecursionlimit()
 
 
 def _take_pace() -> Any:
-    """What makes all threads slow, or fail. A flow may need a deeper recursion than others; none
-    needs less of it.
+    """What can slow down all threads, or make them fail. A flow may raise the recursion limit,
+    which harms nobody, but not lower it.
     """
     deep_enough = sys.getrecursionlimit() >= _RECURSION_LIMIT
     return (
@@ -397,7 +399,7 @@ BESIDE_OTHERS = (
     Entry("the pace of threads", _take_pace, _put_pace_back),
     Entry("asyncio's policy", asyncio.get_event_loop_policy, asyncio.set_event_loop_policy),
 )
-"""Put back after each run in a process of threads: no flow has a reason to change it for all."""
+"""Reset after each run in a process of threads: no flow has a reason to change these for all."""
 
 ALONE = (
     *_COMMON,
@@ -431,4 +433,4 @@ ALONE = (
         _put_start_method_back,
     ),
 )
-"""Put back where a flow has the process for itself."""
+"""Reset after each run in a process that runs one flow at a time."""

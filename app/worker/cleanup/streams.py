@@ -1,5 +1,6 @@
-"""Standard input, output and errors: a flow has its own objects, and what it does to them ends with
-its run.
+"""Resets standard input, output and error after each run. Used by `cleanup` and `child`.
+
+A flow may close, replace or redirect them: that ends with its run, and never costs a log line.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import sys
 from app.telemetry.sink import PrintStream
 
 _PRIVATE_FROM = 64
-"""The numbers of the copies, out of the way of programs that close the first few."""
+"""The lowest number of a copy: programs that daemonize close the first few descriptors."""
 
 
 class Streams:
-    """Copies the three descriptors at birth, so that they can be put back whatever a flow does to
-    them.
-    """
+    """Copies the three descriptors when it is made, so that they can be reset later."""
 
     def __init__(self) -> None:
         self._copies = {
@@ -30,16 +29,14 @@ class Streams:
 
     @property
     def log_descriptor(self) -> int:
-        """A copy of the standard output: what a flow does to the streams never costs a log line."""
+        """A copy of standard output, for the log."""
         return self._copies[1]
 
     def put_back(self) -> None:
-        """Sets up all three anew, descriptors and objects. What a flow has printed is written
-        before.
-        """
+        """Resets all three, descriptors and objects. Writes what a flow has printed first."""
         self.put_back_descriptors()
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # it may be anything that a flow has put there
+            with contextlib.suppress(Exception):  # a flow may have put anything there
                 stream.flush()
         reader = open(0, closefd=False)  # noqa: SIM115
         for name, stream in (("stdin", reader), ("stdout", _writer(1)), ("stderr", _writer(2))):
@@ -47,9 +44,7 @@ class Streams:
             setattr(sys, f"__{name}__", stream)
 
     def repair(self) -> None:
-        """Beside other flows: mends what is closed, and leaves what works to those who work with
-        it.
-        """
+        """Replaces closed streams only: other flows may be using those that work."""
         self.put_back_descriptors()
         for name, number in (("stdout", 1), ("stderr", 2)):
             stream = getattr(sys, name, None)
@@ -57,7 +52,7 @@ class Streams:
                 setattr(sys, name, _writer(number))
 
     def put_back_descriptors(self) -> None:
-        """Descriptors that were closed, or lead elsewhere, lead where they did at birth."""
+        """Resets descriptors that were closed or redirected."""
         for number, copy in self._copies.items():
             if not _is_the_same(number, copy):
                 os.dup2(copy, number)
@@ -73,7 +68,5 @@ def _is_the_same(one: int, other: int) -> bool:
 
 
 def _writer(number: int) -> io.TextIOWrapper:
-    """A stream whose `close` does not close the descriptor. Each line is written at once, and waits
-    for nobody.
-    """
+    """Returns a stream that writes each line at once. Closing it leaves the descriptor open."""
     return PrintStream(number).text()

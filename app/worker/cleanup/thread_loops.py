@@ -1,5 +1,6 @@
-"""`asyncio.get_event_loop()` in the threads of flows: it gives a loop there, as in the main thread
-of a program.
+"""Makes `asyncio.get_event_loop()` work in the threads of flows, as in a program's main thread.
+
+`child` installs it as asyncio's policy in a process of threads.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import threading
 
 
 class ThreadLoops(asyncio.DefaultEventLoopPolicy):
-    """Makes a loop for a thread that asks for one and has none. `end_run` closes it, in the same
-    thread.
-    """
+    """Makes a loop for a thread that asks for one and has none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,12 +26,12 @@ class ThreadLoops(asyncio.DefaultEventLoopPolicy):
             return loop
 
     def end_run(self) -> None:
-        """What the run has left in this thread's loop ends with it."""
+        """Closes the loop of this thread. To be called in the thread, after the run."""
         loop = getattr(self._made, "loop", None)
         self.set_event_loop(None)
         if loop is None or loop.is_closed():
             return
         self._made.loop = None
-        with contextlib.suppress(RuntimeError):  # it runs, in a thread that was left behind
+        with contextlib.suppress(RuntimeError):  # it is running, in a thread that was left behind
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()

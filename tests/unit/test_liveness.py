@@ -1,4 +1,4 @@
-"""`app.worker.pulse` and `bulkhead`: when a child counts as silent, and who runs alone.
+"""`app.worker.liveness` and `bulkhead`: when a child counts as silent, and who runs alone.
 
 A child is not blamed for what the machine does to it.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 
 from app.worker.bulkhead import PLACES, Bulkhead
-from app.worker.pulse import LEAST_SHARE, Pulse
-from app.worker.threads_of import Facts, Threads, busiest, hindrance
+from app.worker.liveness import LEAST_SHARE, Liveness
+from app.worker.thread_stats import ThreadStat, ThreadStats, busiest, hindrance
 
 
-def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Threads:
-    """Makes threads. Each row: seconds computed, and seconds ready without a processor."""
+def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> ThreadStats:
+    """Of each, for how long it has computed, and been ready without a processor."""
     return {
-        number: Facts(f"t{number}", state, computed, delayed, faults)
+        number: ThreadStat(f"t{number}", state, computed, delayed, faults)
         for number, (computed, delayed) in enumerate(rows)
     }
 
@@ -23,13 +23,13 @@ def threads(*rows: tuple[float, float], state: str = "S", faults: int = 0) -> Th
 IDLE = threads((0, 0), (0, 0), (0, 0))
 
 
-def silent_after(seconds: int, *after: Threads, longest: float = 1.0) -> float:
-    """Looks once a second, at each of these in turn; returns the silence then."""
-    pulse = Pulse(longest)
-    pulse.ask()
+def silent_after(seconds: int, *after: ThreadStats, longest: float = 1.0) -> float:
+    """One look in each second, at these threads in turn."""
+    liveness = Liveness(longest)
+    liveness.ask()
     for second in range(seconds + 1):
-        pulse.look(float(second), after[second % len(after)])
-    return pulse.silent_seconds
+        liveness.look(float(second), after[second % len(after)])
+    return liveness.silent_seconds
 
 
 def test_a_child_that_was_asked_and_says_nothing_is_silent() -> None:
@@ -37,34 +37,34 @@ def test_a_child_that_was_asked_and_says_nothing_is_silent() -> None:
 
 
 def test_a_child_that_has_answered_is_not_silent_until_it_is_asked_again() -> None:
-    pulse = Pulse(1.0)
-    pulse.look(0, IDLE)
-    pulse.look(9, IDLE)
-    assert pulse.silent_seconds == 0
-    pulse.ask()
-    pulse.look(10, IDLE)
-    pulse.look(11, IDLE)
-    assert pulse.silent_seconds == 1
-    pulse.heard()
-    pulse.look(12, IDLE)
-    assert pulse.silent_seconds == 0
+    liveness = Liveness(1.0)
+    liveness.look(0, IDLE)
+    liveness.look(9, IDLE)
+    assert liveness.silent_seconds == 0
+    liveness.ask()
+    liveness.look(10, IDLE)
+    liveness.look(11, IDLE)
+    assert liveness.silent_seconds == 1
+    liveness.heard()
+    liveness.look(12, IDLE)
+    assert liveness.silent_seconds == 0
 
 
 def test_time_in_which_the_worker_did_not_look_is_no_silence() -> None:
-    pulse = Pulse(1.0)
-    pulse.ask()
-    pulse.look(0, IDLE)
-    pulse.look(1000, IDLE)
-    assert pulse.silent_seconds == 1
+    liveness = Liveness(1.0)
+    liveness.ask()
+    liveness.look(0, IDLE)
+    liveness.look(1000, IDLE)
+    assert liveness.silent_seconds == 1
 
 
 def test_a_second_without_a_processor_counts_for_less() -> None:
     starved = [threads((0.0, 1.0 * second)) for second in range(11)]
-    pulse = Pulse(1.0)
-    pulse.ask()
+    liveness = Liveness(1.0)
+    liveness.ask()
     for second, facts in enumerate(starved):
-        pulse.look(float(second), facts)
-    assert abs(pulse.silent_seconds - 10 * LEAST_SHARE) < 0.001
+        liveness.look(float(second), facts)
+    assert abs(liveness.silent_seconds - 10 * LEAST_SHARE) < 0.001
 
 
 def test_one_thread_that_computes_holds_the_interpreter_and_many_take_turns() -> None:

@@ -1,4 +1,8 @@
-"""Threads that run what is given to them: as many as were ever needed at once, kept for the next."""
+"""Runs flows in threads, which are kept for the next flow. Used by `child`.
+
+There are as many threads as flows ever ran at once. `ThreadPoolExecutor` would limit their number
+and queue the rest, but the worker has already decided that there is a free slot.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import threading
 from collections.abc import Callable
 
 
-class Threads:
-    """`for_life` is what each thread calls with its work, again and again, until the process ends."""
+class FlowThreads:
+    """`for_life` is called once in each thread, with the function that runs the next flow. It calls
+    that again and again until the process ends.
+    """
 
     def __init__(self, for_life: Callable[[Callable[[], None]], object]):
         self._for_life = for_life
@@ -17,8 +23,8 @@ class Threads:
         self._idle = 0
 
     def start(self, act: Callable[[], None]) -> None:
-        """Has a thread call it. Raises `RuntimeError` or `MemoryError` where none can be started
-        for it.
+        """Calls `act` in a thread. Raises `RuntimeError` or `MemoryError` if a new thread is needed
+        and cannot be started.
         """
         with self._lock:
             if self._idle:

@@ -1,5 +1,7 @@
-"""Ends and reaps the processes that flows leave behind: this process adopts them when their parents
-die.
+"""Ends the processes that flows leave behind. The worker's `main` runs `sweep_for_life`.
+
+When the parent of such a process dies, the kernel makes it a child of the worker (see
+`app.process.prctl`), which must then kill and reap it.
 """
 
 from __future__ import annotations
@@ -17,22 +19,23 @@ from app.worker.forkserver import Forkserver
 SWEEP_SECONDS = 1.0
 
 HUNT_SECONDS = 5.0
-"""How long strays are ended after a child died: one may have started others, which are adopted when
-it is dead.
+"""How long orphans are killed after a child died. An orphan may have children of its own, which are
+adopted only when it is dead.
 """
 
-LOOKS = 50
-"""In one sweep, as long as each finds something: what forks and ends itself, again and again, is
-hard to meet.
+MAX_LOOKS = 50
+"""Looks in one sweep, as long as each finds something: a process that keeps forking and exiting is
+gone before a single look finds it.
 """
 
-_STATE, _SESSION = 0, 3
-"""Fields of /proc/<pid>/stat, counted behind the program's name: see proc(5)."""
+_STATE = 0
+_SESSION = 3
+"""Fields of /proc/<pid>/stat, counted from the one after the program's name: see proc(5)."""
 
 
-class Strays:
-    """Knows the worker's own processes by its forkserver. Nothing here blocks: it reads small files
-    of the kernel's.
+class OrphanSweeper:
+    """Finds orphans: children of this process that `forkserver` does not know. Never blocks for
+    longer than it takes to read a few small files of the kernel.
     """
 
     def __init__(self, forkserver: Forkserver):
@@ -45,29 +48,27 @@ class Strays:
             await asyncio.sleep(SWEEP_SECONDS)
 
     def child_died(self) -> None:
-        """What its flows have left behind is a stray now."""
+        """Starts the hunt: whatever the child's flows left behind has just become an orphan."""
         self._hunt_until = time.monotonic() + HUNT_SECONDS
         self.sweep()
 
     def sweep(self) -> None:
-        """Reaps strays that are dead; for some seconds after a child died it also ends those that
-        live.
+        """Reaps dead orphans and, for some seconds after a child died, kills living ones.
 
-        A stray in the session of a child that lives is left alone: a flow of that child may still
-        use it.
+        An orphan in the session of a living child is left alone: a flow may still use it.
         """
-        if self._forkserver.busy:  # a child that is just coming into being looks like a stray
+        # A child that is just being forked looks like an orphan.
+        if self._forkserver.busy:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # no file can be opened just now: the next sweep looks again
-            for _ in range(LOOKS):
+        # OSError: no file can be opened at the moment. The next sweep looks again.
+        with contextlib.suppress(OSError):
+            for _ in range(MAX_LOOKS):
                 if not self._sweep():
                     return
 
     def _sweep(self) -> bool:
-        """Whether it has ended one, whose children come next."""
-        has_ended = False
+        """Looks once. Returns whether it killed one: its children are adopted next."""
+        has_killed = False
         ours = {*self._forkserver.children, self._forkserver.pid}
         hunting = time.monotonic() < self._hunt_until
         for pid in _children():
@@ -79,8 +80,8 @@ class Strays:
                     os.waitpid(pid, os.WNOHANG)
                 elif hunting and session not in self._forkserver.children:
                     os.kill(pid, signal.SIGKILL)
-                    has_ended = True
-        return has_ended
+                    has_killed = True
+        return has_killed
 
 
 def _children() -> Iterator[int]:
@@ -90,7 +91,7 @@ def _children() -> Iterator[int]:
 
 
 def _state_and_session(pid: int) -> tuple[str, int]:
-    """Empty text for a process that is gone."""
+    """Returns the state, such as `Z`, and the session's id; an empty state if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return fields[_STATE], int(fields[_SESSION])

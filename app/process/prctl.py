@@ -1,0 +1,39 @@
+"""Sets what only the kernel's prctl(2) can set. Used by the worker and its child processes.
+
+Python has no functions for them. They are Linux's, as is everything that the worker needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_SET_PDEATHSIG = 1
+_SET_NAME = 15
+_SET_CHILD_SUBREAPER = 36
+
+_NAME_BYTES = 15
+"""The kernel cuts off longer names."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # the parent died before the call: the kernel does not notice that
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of every descendant whose own parent dies, even of those that
+    have detached themselves.
+    """
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """Names the calling thread, or the process if it is the main thread, as `ps` and `top -H` show
+    it. Threads that it starts inherit the name.
+    """
+    # PyDLL keeps the interpreter locked: the call takes less time than handing the lock over.
+    ctypes.PyDLL(None).prctl(_SET_NAME, name.encode()[:_NAME_BYTES], 0, 0, 0)
