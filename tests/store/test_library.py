@@ -28,7 +28,8 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 def names(client: redis.Redis) -> set[str]:
     found = client.function_list(library="executions_*")
     return {
-        dict(zip(each[::2], each[1::2], strict=True))[b"library_name"].decode() for each in found
+        dict(zip(fields[::2], fields[1::2], strict=True))[b"library_name"].decode()
+        for fields in found
     }
 
 
