@@ -147,7 +147,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     at makes no sense. What only people look at is left out then.
     """
     status, progress = _read_meta(record)
-    _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
+    _integer(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
     return Execution(
         id=execution_id,
         type=TargetType(_decoded(record["type"])),
@@ -155,7 +155,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         status=status,
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
-        attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
+        attempt=_integer(record.get("attempt", b"0"), MAX_COUNT),
         started_at=read_time(record["started_at"])
         if "started_at" in record or status is Status.RUNNING
         else None,
@@ -235,8 +235,8 @@ def read_time(text: bytes) -> datetime:
     return datetime.fromisoformat(text.decode())
 
 
-def _whole(value: bytes, most: int = FOREVER) -> int:
-    """A number as the scripts write it, by the rule that they check it with (`is_whole` in
+def _integer(value: bytes, most: int = FOREVER) -> int:
+    """A number as the scripts write it, by the rule that they check it with (`is_integer` in
     prelude.lua).
     """
     if not value.isdigit() or len(value) > 16 or int(value) > most:
@@ -252,7 +252,7 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
         error = read_failure(record["error"]).type if "error" in record else None
         ended_at = read_time(record["ended_at"]) if "ended_at" in record else None
         outcome = "lost" if error == "WorkerLost" else status
-        number = _whole(record.get("attempt", b"0"), MAX_COUNT)
+        number = _integer(record.get("attempt", b"0"), MAX_COUNT)
         attempts.append(
             Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error)
         )
