@@ -41,8 +41,7 @@ local function unfinished(asked)
 end
 
 -- When the oldest execution of the queue that was never started was created. Those that came back
--- to the front are older but did not wait all that time, so they are skipped, among the first
--- hundred.
+-- to the front are older but did not wait all that time: they are skipped. Looks at 100 entries.
 local function waits_since(queue)
   for place = 0, 99 do
     local id = call('LINDEX', queue_key(queue), place)
@@ -91,8 +90,7 @@ local function bytes_of(hash)
   return bytes
 end
 
--- How many bytes a retry copies: its `data`, and the steps and outputs of `source`, unless that is
--- ''.
+-- How many bytes a retry copies: its `data`, and the steps and outputs of `source`, if there is one.
 local function bytes_to_copy(asked, data, source)
   if not asked.max_copied then return 0 end
   local bytes = #data

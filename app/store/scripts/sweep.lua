@@ -1,7 +1,7 @@
 -- Helpers of `reap`: they share out its time, and go through sorted sets of what is due.
 -- `pass` is what one call of `reap` knows: `at` (now), `last` (the time of the last reap), `lease`,
--- `lease`, `queues`, `retention` (by state), `registries`, `ends` (when its time is over, by the
--- CPU's clock) and `more` (whether work is left for the next call).
+-- `queues`, `retention` (by state), `registries`, `ends` (when its time is over, by the CPU's
+-- clock), `more` (whether work is left for the next call) and `put_last` (see restore.lua).
 
 local BATCH = 200
 
