@@ -125,7 +125,7 @@ class ExecutionReader:
     def call(self, execution_id: str) -> dict[str, Any] | None:
         """What the start asked for: `type`, `target_id`, `inputs`, `config`; None if it is gone.
 
-        Raises `ValueError` if it is unreadable.
+        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
         """
         data = self._text(data_key(execution_id))
         return read_call(data) if data is not None else None

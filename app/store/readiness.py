@@ -1,7 +1,8 @@
-"""Whether the store is there and set up as this service needs it. Looks, and changes no execution.
+"""Checks whether the store answers and is set up as this service needs it, and has workers.
 
-One round trip, and a second one where the library must be loaded. It has a client of its own, so
-that a look does not wait behind requests, and is not spared by their break after a failed call.
+The health endpoints call it. It changes no execution. A look is one round trip, or two if the
+library must be loaded. It has a client of its own: so it does not wait behind requests, and really
+calls the store while the `Breaker` of the others lets calls fail at once.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Readiness:
         return cls(connection.connect(settings), settings)
 
     def look(self, queues: Collection[str]) -> list[Check]:
-        """Every check, the store first; it alone where the store does not answer. `queues` need a
-        worker each.
+        """All checks, that of the store first; only that one if the store does not answer.
+
+        `queues` are the ones that need a worker.
         """
         try:
             with connection.translated():
@@ -42,7 +44,7 @@ class Readiness:
             return [Check("store", "failed", str(error), "REDIS_URL")]
 
     def _ask(self) -> dict[str, Any]:
-        """The answers; an error where the store refuses that one command."""
+        """The replies by name. A reply is an error if the store refuses that command."""
         commands: dict[str, tuple[Any, ...]] = {
             "time": ("TIME",),
             "functions": self._functions.probe(),
@@ -55,7 +57,7 @@ class Readiness:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
             answers = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
         if isinstance(answers["time"], redis.RedisError):
-            raise answers["time"]  # it answers, but serves nobody: it is loading, say
+            raise answers["time"]  # it replies but serves nobody, for example while it loads
         return answers
 
     def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
@@ -64,11 +66,9 @@ class Readiness:
         yield from self._check_workers(asked, queues)
 
     def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        """A worker counts if it was heard of within a lease, and has a process that can be given
-        work.
-        """
-        time = asked["time"]
-        oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
+        """A worker is ready if it sent a heartbeat within the last lease, and has a slot."""
+        seconds, microseconds = asked["time"]
+        oldest = (seconds - self._lease_seconds) * 1_000_000 + microseconds
         rows, slots = (
             [] if isinstance(asked[name], redis.ResponseError) else asked[name]
             for name in ("workers", "slots")
@@ -89,7 +89,10 @@ class Readiness:
             if ready:
                 yield Check(f"workers_{queue}", "ok", f"{len(ready)} at work.")
             elif workers:
-                detail = f"No worker of the queue {queue!r} can start a process just now; its log says why."
+                detail = (
+                    f"The workers of the queue {queue!r} cannot start a process now. "
+                    "Their log says why."
+                )
                 yield Check(
                     f"workers_{queue}",
                     "failed",

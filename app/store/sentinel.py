@@ -1,8 +1,8 @@
-"""Finding the store by asking Sentinels:
-`sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+"""Connects to a store whose address is known by Redis Sentinels; `app.store.connection` calls it.
 
-redis-py asks them at every new connection, so a client moves to the new primary with its next one.
-User and password are the store's; the Sentinels themselves are asked without one, and without TLS.
+`REDIS_URL` is then `sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+redis-py asks the Sentinels at every new connection, so a client finds a new primary with its next
+connection. User and password are the store's. The Sentinels are asked without them, without TLS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
-    """A client of the present primary. Raises nothing before its first call."""
+    """A client of the current primary. It connects with its first call."""
     hosts, service, named = _parts(url)
     asked: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
     client: redis.Redis = asked.master_for(service, redis.Redis, **named, **options)
@@ -33,7 +33,7 @@ def connect(url: str, **options: Any) -> redis.Redis:
 
 
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
-    """The same for an event loop."""
+    """Like `connect`, for an event loop."""
     hosts, service, named = _parts(url)
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
@@ -42,9 +42,7 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
 
 
 _TIMEOUTS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
-"""Sentinels answer at once, or the next one is asked: a request waits for all of them and for the
-store.
-"""
+"""Short, because a request may wait for all Sentinels, one after the other, and then the store."""
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -55,7 +53,7 @@ def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     named |= {"username": unquote(username)} if username else {}
     named |= {"password": unquote(password)} if password else {}
     pairs = [
-        each.rpartition(":") if ":" in each else (each, ":", str(_PORT))
-        for each in hosts.split(",")
+        address.rpartition(":") if ":" in address else (address, ":", str(_PORT))
+        for address in hosts.split(",")
     ]
     return [(host, int(port)) for host, _, port in pairs], split.path.strip("/"), named
