@@ -26,6 +26,7 @@ class Status(StrEnum):
         return self in ENDED
 
 
+# `Status.ended` is asked for every execution of a list, so the set is made once.
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 
@@ -258,4 +259,4 @@ class Page:
 
     @property
     def total_pages(self) -> int:
-        return -(-self.total_items // self.page_size)
+        return -(-self.total_items // self.page_size)  # rounded up

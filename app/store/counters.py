@@ -45,7 +45,7 @@ BOUNDS_MS = (
     1_800_000,
     7_200_000,
 )
-"""Upper bounds of the buckets; `BOUNDS` in prelude.lua has the same ones."""
+"""Upper bounds of the buckets; the Lua functions receive them as `BOUNDS`."""
 
 
 def bucket(seconds: float) -> str:

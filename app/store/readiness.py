@@ -78,6 +78,7 @@ class Readiness:
             if isinstance(slots, list)
             else dict(slots)
         )
+        # A dead worker stays in the list for some leases, until `reap` removes it.
         alive = [worker for worker, at in rows if float(at) > oldest]
         for queue in sorted(queues):
             workers = [

@@ -1,7 +1,7 @@
 """Turns the records of executions, as the store returns them, into `Execution` values.
 
-`ExecutionReader` calls these functions. Anybody who can reach the store may have written into a
-record, so each of them says what happens if a record is unreadable.
+`ExecutionReader` calls these functions. A record can be unreadable, because other programs can write
+to the store; then it is shown as a failed execution.
 """
 
 from __future__ import annotations

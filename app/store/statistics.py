@@ -1,6 +1,6 @@
 """Reads the counters and gauges in the store, and adds the counts of this process to them.
 
-`/metrics` calls it, and each web process calls `add` at intervals.
+`/metrics` reads here. Each web process adds its counts after each reap, and before it exits.
 """
 
 from __future__ import annotations

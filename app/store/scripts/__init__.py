@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from app.store.counters import BOUNDS_MS
+
 _FOLDER = Path(__file__).parent
 
 # Files whose names all functions see. A file uses only names of the files before it.
@@ -77,7 +79,8 @@ class Library:
 @cache
 def text() -> str:
     """The library's code, with `@digest@` in place of the digest."""
-    shared = [_read(name) for name in _SHARED]
+    bounds = ", ".join(map(str, BOUNDS_MS))  # once, in Python, so that the two cannot differ
+    shared = [_read(name).replace("@bounds@", bounds) for name in _SHARED]
     return "".join([*shared, *(_function(name, flag) for name, flag in _FUNCTIONS.items())])
 
 

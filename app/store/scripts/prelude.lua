@@ -29,9 +29,8 @@ local RQ_WORD  = {pending = 'queued', running = 'started', completed = 'finished
                   failed = 'failed', cancelled = 'canceled'}
 local LIVING   = {pending = true, running = true}
 
--- Upper bounds of the histograms' buckets, in milliseconds; the same as in counters.py.
-local BOUNDS = {10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 1800000,
-                7200000}
+-- Upper bounds of the histograms' buckets, in milliseconds; __init__.py fills in BOUNDS_MS.
+local BOUNDS = {@bounds@}
 
 local MAX_COUNT = 999999999
 local LONGEST   = 3660 * 86400 * 1000000  -- ten years in microseconds: the longest time of any kind
