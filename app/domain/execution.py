@@ -26,7 +26,7 @@ class Status(StrEnum):
         return self in ENDED
 
 
-# `Status.ended` is asked for every execution of a list, so the set is made once.
+# `Status.ended` looks here for every execution of a list, so the set is made once.
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 

@@ -123,7 +123,7 @@ class ExecutionReader:
         return records.unreadable(execution)
 
     def call(self, execution_id: str) -> dict[str, Any] | None:
-        """What the start asked for: `type`, `target_id`, `inputs`, `config`; None if it is gone.
+        """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.
 
         Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
         """

@@ -38,12 +38,12 @@ class Readiness:
         """
         try:
             with connection.translated():
-                asked = self._ask()
-                return [Check("store", "ok", "The store answers."), *self._checks(asked, queues)]
+                replies = self._replies()
+                return [Check("store", "ok", "The store answers."), *self._checks(replies, queues)]
         except StoreUnavailable as error:
             return [Check("store", "failed", str(error), "REDIS_URL")]
 
-    def _ask(self) -> dict[str, Any]:
+    def _replies(self) -> dict[str, Any]:
         """The replies by name. A reply is an error if the store refuses that command."""
         commands: dict[str, tuple[Any, ...]] = {
             "time": ("TIME",),
@@ -60,17 +60,17 @@ class Readiness:
             raise answers["time"]  # it replies but serves nobody, for example while it loads
         return answers
 
-    def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        yield store_check.check_functions(self._functions, asked["functions"])
-        yield from store_check.checks(asked["info"], asked["save"], asked["write"])
-        yield from self._check_workers(asked, queues)
+    def _checks(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        yield store_check.check_functions(self._functions, replies["functions"])
+        yield from store_check.checks(replies["info"], replies["save"], replies["write"])
+        yield from self._check_workers(replies, queues)
 
-    def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+    def _check_workers(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         """A worker is ready if it sent a heartbeat within the last lease, and has a slot."""
-        seconds, microseconds = asked["time"]
+        seconds, microseconds = replies["time"]
         oldest = (seconds - self._lease_seconds) * 1_000_000 + microseconds
         rows, slots = (
-            [] if isinstance(asked[name], redis.ResponseError) else asked[name]
+            [] if isinstance(replies[name], redis.ResponseError) else replies[name]
             for name in ("workers", "slots")
         )
         slots_of = (

@@ -1,7 +1,7 @@
 """Turns the records of executions, as the store returns them, into `Execution` values.
 
-`ExecutionReader` calls these functions. A record can be unreadable, because other programs can write
-to the store; then it is shown as a failed execution.
+`ExecutionReader` calls these functions. A record can be unreadable, because other programs can
+write to the store; then it is shown as a failed execution.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def unreadable(execution: Execution) -> Execution:
     The scripts normally write this failure themselves. This is for a store that takes no writes.
     """
     details = {f"{execution.type}_id": execution.target_id}
-    failure = Failure("RecordUnreadable", "Its record in the store makes no sense.", details)
+    failure = Failure("RecordUnreadable", "Its record in the store is unreadable.", details)
     return replace(execution, status=Status.FAILED, phase=None, failure=failure)
 
 

@@ -2,7 +2,7 @@
 
 `REDIS_URL` is then `sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
 redis-py asks the Sentinels at every new connection, so a client finds a new primary with its next
-connection. User and password are the store's. The Sentinels are asked without them, without TLS.
+connection. User and password are the store's. The Sentinels get neither, and no TLS.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
 def connect(url: str, **options: Any) -> redis.Redis:
     """A client of the current primary. It connects with its first call."""
     hosts, service, named = _parts(url)
-    asked: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
-    client: redis.Redis = asked.master_for(service, redis.Redis, **named, **options)
+    sentinels: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
+    client: redis.Redis = sentinels.master_for(service, redis.Redis, **named, **options)
     return client
 
 
@@ -36,8 +36,10 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     """Like `connect`, for an event loop."""
     hosts, service, named = _parts(url)
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
-    client: redis.asyncio.Redis = asked.master_for(service, redis.asyncio.Redis, **named, **options)
+    sentinels: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
+    client: redis.asyncio.Redis = sentinels.master_for(
+        service, redis.asyncio.Redis, **named, **options
+    )
     return client
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from app.domain.execution import Execution, Failure, ModelUsage, Status, StepRecord, StepStatus
 from app.domain.payload import readable
 
-UNREADABLE = Failure("RecordUnreadable", "What the store holds of this makes no sense.")
+UNREADABLE = Failure("RecordUnreadable", "The stored record of this is unreadable.")
 """Replaces a failure, or the failure of a step, that another program has overwritten."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

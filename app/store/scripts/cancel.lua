@@ -1,5 +1,5 @@
--- pending -> cancelled, at once. A running execution gets a mark and stays running: its worker is
--- told by a message, and learns it from its next heartbeat at the latest; whoever ends the attempt
+-- pending -> cancelled, at once. A running execution gets a mark and stays running: a message tells
+-- its worker, which otherwise finds the mark with its next heartbeat. Whoever ends the attempt
 -- writes `cancelled`. A final state stays as it is. Repeating the call changes nothing.
 -- ARGV: id, tenant.
 -- Returns the status after the call, or nothing if the tenant has no such execution.

@@ -12,7 +12,7 @@ local function run(ARGV)
 
   local fields = {}
   if record.cancel then status = 'cancelled' end
-  -- Before the status: whoever reads `completed` finds the outputs.
+  -- Before the status: a reader that finds `completed` also finds the outputs.
   if status == 'completed' then call('SET', outputs_key(id), outputs) end
   if usage ~= '' then fields[1], fields[2] = 'usage', usage end
   if status == 'failed' then fields[#fields + 1], fields[#fields + 2] = 'error', failed_with end

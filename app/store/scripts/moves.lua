@@ -121,7 +121,8 @@ function quarantine(record, found)
   index(record, 'pending')
   record.state = 'pending'
   record.popped = true  -- a claim drops an entry that is left in a queue
-  local message = 'Its record in the store makes no sense: ' .. table.concat(found, ', ') .. '.'
+  local names = table.concat(found, ', ')
+  local message = 'Its record in the store has unreadable fields: ' .. names .. '.'
   end_as(record, 'failed', at, failure(record, 'RecordUnreadable', message))
   if ran then leave_running(record) else call('ZREM', LEASES, record.id) end
   count('u:unreadable')
