@@ -1,4 +1,7 @@
-"""What an execution is: values and the words of the documented API. No library, no store, no clock."""
+"""Defines an execution and its parts as immutable values, in the words of the documented API.
+
+All layers use them. Nothing here calls a library, the store or a clock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, Protocol
 
 
 class Status(StrEnum):
-    """The five documented states. A final state never changes."""
+    """The five documented states. The last three are final: they never change."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -23,11 +26,12 @@ class Status(StrEnum):
         return self in ENDED
 
 
+# `Status.ended` looks here for every execution of a list, so the set is made once.
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 
 class Phase(StrEnum):
-    """The finer truth beside `pending` and `running`."""
+    """A finer state, while the status is `pending` or `running`."""
 
     QUEUED = "queued"
     RETRY_WAIT = "retry_wait"
@@ -41,7 +45,7 @@ class TargetType(StrEnum):
 
 
 class StepStatus(StrEnum):
-    """What became of one step. A step that was not wanted (`when`) is `skipped`."""
+    """The state of one step. It is `skipped` if its `when` was not met."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -53,8 +57,9 @@ class StepStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: `finished` of `total` steps; `step_name` is the running step that started
-    first.
+    """How far an execution is: `finished` of `total` steps.
+
+    `step_name` is the running step that started first, None if there is none.
     """
 
     finished: int
@@ -63,13 +68,13 @@ class Progress:
 
     @property
     def percentage(self) -> float:
-        """0.0 to 100.0, one decimal."""
+        """From 0.0 to 100.0, with one decimal."""
         return round(100 * self.finished / self.total, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an execution failed. `type` is an exception's name or one of the service's own words."""
+    """Why an execution failed. `type` is an exception's name or one of docs/errors.md."""
 
     type: str
     message: str
@@ -78,10 +83,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one model was used for: answered calls, and the tokens that its server reported.
+    """The use of one model: answered calls, and the tokens that its server reported.
 
-    Tokens are None where none were ever reported. `estimated_tokens` are those of calls without a
-    report, estimated from their texts; they are not among the others.
+    Tokens are None if the server never reported any. `estimated_tokens` are estimates, from the
+    texts, for calls without a report; the other numbers do not include them.
     """
 
     calls: int = 0
@@ -95,9 +100,9 @@ class ModelUsage:
 class StepRecord:
     """One step of an execution, as the store has it. An agent's execution has one step, the agent.
 
-    `attempt` counts how often the step was started, `done` is whether the pipeline goes on from it
-    (a step that may fail is done when it failed), `items` has an outcome for each item of a batch
-    that ended. `warnings` are sentences about what was passed over.
+    `attempt` counts how often the step was started. `done` is whether the pipeline continues after
+    it (an optional step is also done when it failed). `items` has an outcome for each ended item of
+    a batch: its failure, or None. `warnings` are sentences about what was ignored.
     """
 
     id: str
@@ -118,9 +123,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """`config.retries`: how often a flow that failed is started again, and how long to wait before
-    each.
-    """
+    """`config.retries`: how often a failed flow is started again, and the wait before each try."""
 
     max: int = 0
     backoff_seconds: tuple[float, ...] = ()
@@ -128,9 +131,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """What makes a start one that may be repeated: the caller's key, and a digest of what was asked
-    with it.
-    """
+    """The idempotency key of a start, and a digest of the request that came with it."""
 
     key: str
     digest: str
@@ -138,12 +139,12 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An accepted request to start, on its way to the store.
+    """A checked request to start an execution, on its way to the store.
 
     `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was
-    sent; what the service itself acts on stands beside it. `flow` is an agent's, by its own name;
-    `definition` is the version of the target's files. `retry_of` is the execution that this one
-    repeats, and whose finished steps it has where `take_over` says so.
+    sent. What the service itself acts on has fields of its own. `flow` is the agent's name for its
+    flow, `definition` a hash of the target's files. `retry_of` is the execution that this one
+    repeats; with `take_over` it continues from that one's finished steps.
     """
 
     id: str
@@ -165,15 +166,15 @@ class NewExecution:
     retry_of: str | None = None
     take_over: bool = False
     idempotency: Idempotency | None = None
-    body_bytes: int = 0  # about how much was sent
+    body_bytes: int = 0  # roughly; decides whether it is serialized in another thread
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The receipt for an accepted start or retry; `replayed`: for an earlier one with the same
-    idempotency key.
+    """The receipt for an accepted start or retry.
 
-    `unfinished` is how many executions the tenant has now, where their number is limited.
+    `replayed`: it is the receipt of an earlier start with the same idempotency key. `unfinished` is
+    how many pending and running executions the tenant has now, None if that is not limited.
     """
 
     execution_id: str
@@ -186,10 +187,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of an execution by one worker.
+    """One try to run an execution, by one worker.
 
-    `outcome` is `running`, a final status, `failed` also where it was tried again, or `lost` where
-    its process was; `error` is the type of what it failed with.
+    `outcome` is `running`, a final status (`failed` also if another attempt followed), or `lost` if
+    its process was lost. `error` is the type of the failure.
     """
 
     number: int
@@ -201,9 +202,7 @@ class Attempt:
 
 
 class Include(StrEnum):
-    """What is read of an execution beside its status. Of a pipeline that broke off, everything
-    always is.
-    """
+    """What to read besides the status. A pipeline that ended early is always read completely."""
 
     STATUS = "status"
     STEPS = "steps"
@@ -211,7 +210,7 @@ class Include(StrEnum):
 
 
 class LargeText(Protocol):
-    """A text that is not held in one piece."""
+    """A text that is too large to be held in one piece; see `app.store.large_texts`."""
 
     size: int
 
@@ -222,9 +221,9 @@ class LargeText(Protocol):
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
-    `outputs` is the JSON text of a completed run, as the runtime wrote it; it is passed on
-    unparsed, and so is what finished steps have put out, by output key. Which of `steps` and
-    `step_outputs` are there is said by `Include`.
+    `outputs` is the JSON text of a completed execution, as the runtime wrote it. It is passed on
+    unparsed, and so are `step_outputs`, the outputs of finished steps by output key. `Include`
+    decides whether `steps` and `step_outputs` are read.
     """
 
     id: str
@@ -251,7 +250,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a list with exact totals, both from the same instant."""
+    """A page of a list and the exact total, both at the same instant."""
 
     executions: tuple[Execution, ...]
     page: int
@@ -260,4 +259,4 @@ class Page:
 
     @property
     def total_pages(self) -> int:
-        return -(-self.total_items // self.page_size)
+        return -(-self.total_items // self.page_size)  # rounded up

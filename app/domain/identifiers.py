@@ -1,7 +1,8 @@
-"""Execution ids: `exec_` and 20 characters of 0-9a-z.
+"""Makes execution ids: `exec_` and 20 characters of 0-9a-z.
 
-The first nine are the milliseconds since 1970, so that ids sort by time of creation; the other
-eleven are random (56 bits from the system's source), so that they can not be guessed.
+The services call it for every start. The first nine characters are the milliseconds since 1970, so
+that ids sort by time of creation. The other eleven are random (56 bits from the system's source),
+so that nobody can guess an id.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import secrets
 import time
 
+# Wider than what `new_id` makes, so that the length may change without a new API version.
 PATTERN = re.compile(r"exec_[0-9a-z]{12,32}")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -1,5 +1,7 @@
-"""What an execution was asked to do, as bytes in its job. Knows no RQ, so that child processes need
-not either.
+"""Writes and reads the request of an execution (target, inputs, config) and other JSON as bytes.
+
+The store keeps these bytes; the worker's child processes unpack them. It does not import RQ, so
+that a child need not load it.
 """
 
 from __future__ import annotations
@@ -9,58 +11,57 @@ import zlib
 from typing import Any
 
 FUNCTION = "app.domain.payload.execution"
-"""The one function that an execution's job names. The scripts write it as RQ's `data`."""
+"""The only function that a job of ours names. The scripts write it into RQ's `data`."""
 
 _OLDER_FUNCTION = "app.executions.payload.execution"
 """Its name in records of earlier versions."""
 
 COMPRESS_FROM_BYTES = 1024
+"""Shorter texts are stored as they are: compressing them would save little."""
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 MOST_PACKED = 1032
-"""Times shorter that zlib makes a text at the most."""
+"""zlib makes a text at most this many times shorter."""
 
 
 def execution(**_: Any) -> None:
-    """It is a name for RQ's tools, not the work: that is done by `app.worker`."""
+    """A name for RQ's tools to show. `app.worker` does the work."""
     raise RuntimeError("Executions are run by `python worker.py`, not by `rq worker`.")
 
 
 def write_call(**call: Any) -> bytes:
-    """What was asked, as JSON."""
+    """The request as packed JSON."""
     return pack(_ENCODER.encode(call).encode())
 
 
 def read_call(data: bytes) -> dict[str, Any]:
-    """What was asked: `type`, `target_id`, `inputs`, `config`. Raises `ValueError` if it makes no
-    sense.
+    """The request: `type`, `target_id`, `inputs`, `config`.
 
-    Older versions wrote a list, as RQ does for a function: its name, an instance, arguments,
-    keyword arguments.
+    Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
     """
     call = json.loads(unpack(data))
+    # Older versions wrote a list, as RQ does: function, instance, arguments, keyword arguments.
     if isinstance(call, list) and len(call) == 4 and call[0] == _OLDER_FUNCTION:
         call = call[3]
     if not isinstance(call, dict):
-        raise ValueError("What is stored of this execution's call is not an object.")
+        raise ValueError("The stored request of this execution is not a JSON object.")
     return call
 
 
 def pack(text: bytes) -> bytes:
-    """Compresses JSON that is long enough for that to pay. JSON never begins like a zlib stream
-    (`x`).
-    """
+    """Compresses JSON if it is long enough."""
+    # `unpack` can tell the two apart: a zlib stream begins with `x`, which JSON never does.
     return zlib.compress(text) if len(text) >= COMPRESS_FROM_BYTES else text
 
 
 def unpack(packed: bytes) -> bytes:
-    """Undoes `pack`."""
+    """The inverse of `pack`."""
     return zlib.decompress(packed) if packed[:1] == b"x" else packed
 
 
 def unpacks_beyond(packed: bytes, limit_bytes: int) -> bool:
-    """Whether it becomes longer than this, without unpacking more than so much of it."""
+    """Whether the text is longer than this. Unpacks no more than `limit_bytes` of it."""
     if packed[:1] != b"x" or len(packed) * MOST_PACKED <= limit_bytes:
         return False
     try:
@@ -72,13 +73,11 @@ def unpacks_beyond(packed: bytes, limit_bytes: int) -> bool:
 
 
 def readable(packed: bytes) -> bytes | None:
-    """The JSON text of what was packed; None where it is none, because somebody else wrote there.
-
-    Long texts stand compressed, with a checksum, and are not parsed again: that would cost more
-    than all the rest.
-    """
+    """The packed JSON text; None if it is something else, which another program wrote."""
     try:
         text = unpack(packed)
+        # A compressed text has a checksum, so it is not parsed again: for long texts, parsing would
+        # take longer than everything else in a request.
         if packed[:1] != b"x" or len(text) < COMPRESS_FROM_BYTES:
             json.loads(text, parse_constant=_refuse)
         return text

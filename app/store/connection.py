@@ -1,5 +1,7 @@
-"""How the store is reached, and what its errors mean here. One client a process; none crosses a
-fork.
+"""Connects to the store, and translates its errors into those of `app.domain.errors`.
+
+Every class that calls the store gets its client here, after a fork and never before: two processes
+must not share a connection.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from app.store import sentinel
 from app.store.scripts import NOT_FOUND
 
 CALL_TIMEOUT_SECONDS = 0.8
-"""For each try of a call; with one repeat, a request is answered within 2 s whatever the store
-does.
-"""
+"""The timeout of one try of a call. With one repeat, every request is answered within 2 s."""
 
 BREAK_SECONDS = 1.0
+"""How long calls fail at once after one that did not reach the store."""
 
+# Beginnings of the store's error messages.
 _FULL = ("OOM ", "MISCONF", "OutOfMemory")
 _AWAY = (
     "LOADING",
@@ -41,7 +43,7 @@ _AWAY = (
 _NOT_NOW = (redis.ReadOnlyError, redis.BusyLoadingError)
 
 _FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing the script can't")
-"""Of a command, of one in a script, and the same in older stores."""
+"""Errors of a command, of a command in a function, and the latter in older stores."""
 
 
 class NotSent(redis.RedisError):
@@ -49,7 +51,10 @@ class NotSent(redis.RedisError):
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis:
-    """A client for calls that are answered at once. A call whose answer is lost is repeated once."""
+    """A client for quick calls. If the reply to a call is lost, the call is repeated once.
+
+    So every call must be safe to repeat.
+    """
     retry = Retry(NoBackoff(), 1)
     options = {"retry": retry, **_options(settings), **options}
     if _by_sentinel(settings):
@@ -58,9 +63,7 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
 
 
 def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
-    """The same for an event loop, without a repeat: its callers are loops, which repeat by
-    themselves.
-    """
+    """A client for an event loop. It repeats nothing: its callers are loops that try again."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     options = {"retry": retry, **_options(settings), **options}
     if _by_sentinel(settings):
@@ -83,9 +86,8 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 class _Translated:
-    """Of no state, so that one serves all calls. (A class, as a generator takes three times as
-    long.)
-    """
+    # It has no state, so one instance serves all calls. `contextlib.contextmanager` would be
+    # shorter, but takes three times as long.
 
     def __enter__(self) -> None: ...
 
@@ -98,10 +100,9 @@ _translated = _Translated()
 
 
 def translated() -> AbstractContextManager[None]:
-    """Turns whatever the store says or does not say into `StoreUnavailable`, `StoreFull` and
-    `StoreRefused`.
+    """Turns errors of redis-py into `StoreUnavailable`, `StoreFull` or `StoreRefused`.
 
-    Only the last may be about the one call alone; with the others no call is better off.
+    `StoreRefused` may concern this one call only. With the others, any call would fail.
     """
     return _translated
 
@@ -122,22 +123,23 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
         return StoreUnavailable()
     if any(word in text for word in _FORBIDDEN):
         return StoreUnavailable(
-            "The store forbids what this service must do: look at its user's ACL."
+            "The store denies a command that this service needs. Check the ACL of its user."
         )
     return StoreRefused()
 
 
 class Breaker(AbstractContextManager[None]):
-    """After a call that found no store, calls fail at once for a second, so that no pile of threads
-    waits for one that does not answer. A store that answers, if only with a refusal, is asked
-    again.
+    """Lets calls fail at once for a second after one that did not reach the store.
+
+    So threads do not pile up behind a store that does not answer. An error reply does not count: a
+    store that replies can be called again.
     """
 
     def __init__(self) -> None:
         self._broken_until = 0.0
 
     def calling(self) -> AbstractContextManager[None]:
-        """Around a call: raises what `translated` raises."""
+        """A context for a call. It raises what `translated` raises."""
         return self
 
     def __enter__(self) -> None:
@@ -147,6 +149,7 @@ class Breaker(AbstractContextManager[None]):
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             return
+        # No lock: at worst another thread makes one more call that fails.
         if isinstance(error, (OSError, redis.ConnectionError, redis.TimeoutError)):
             self._broken_until = time.monotonic() + BREAK_SECONDS
         if meant := _meaning(error):

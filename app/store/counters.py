@@ -1,20 +1,22 @@
-"""The counters in the store: how their fields are named, and how a process adds to them.
+"""Names the fields of the counters in the store, and collects what one process counts by itself.
 
-The scripts count what they do, in the same step. What happens outside of the store (HTTP requests,
-model calls) a process counts by itself, and reports from time to time.
+The Lua functions count transitions in the same step. A process counts what happens outside of the
+store (HTTP requests, model calls), and `count.lua` adds its reports. `/metrics` shows the sums.
 
-    c:<type>:<target>                       created
-    w:<queue>:<bucket>                      created to first start
-    r:<type>:<target>:<status>:<bucket>     ended; start to end of the last attempt
-    x:<type>:<target>:<status>              ended while it waited
-    a:<lost, retried or handed_back>        attempts
-    u:unreadable                            records that made no sense
-    mc:<model>  mi:  mo:  mr:               model calls, tokens in and out, retries; mx:<error>:<model>
-    h:<method>:<status>:<route>             HTTP requests
-    d:<method>:<bucket>:<route>             their durations
+    c:<type>:<target>                     executions created
+    w:<queue>:<bucket>                    time from creation to the first start
+    r:<type>:<target>:<status>:<bucket>   executions that ran and ended; time of the last attempt
+    x:<type>:<target>:<status>            executions that ended while they waited
+    a:<lost, retried or handed_back>      attempts
+    u:unreadable                          unreadable records
+    mc:<model>                            model calls
+    mi:<model>, mo:<model>                their input and output tokens
+    mr:<model>, mx:<error>:<model>        their retries and errors
+    h:<method>:<status>:<route>           HTTP requests
+    d:<method>:<bucket>:<route>           durations of HTTP requests
 
-A bucket is its upper bound in milliseconds or `inf`; beside the buckets stands `sum`, in
-microseconds.
+A bucket is named after its upper bound in milliseconds, or `inf`. Beside the buckets of a histogram
+there is `sum`, in microseconds.
 """
 
 from __future__ import annotations
@@ -43,17 +45,17 @@ BOUNDS_MS = (
     1_800_000,
     7_200_000,
 )
-"""The same as in prelude.lua."""
+"""Upper bounds of the buckets; the Lua functions receive them as `BOUNDS`."""
 
 
 def bucket(seconds: float) -> str:
-    """The bucket that a duration belongs into."""
+    """The name of the bucket for a duration."""
     place = bisect_left(BOUNDS_MS, seconds * 1000)
     return str(BOUNDS_MS[place]) if place < len(BOUNDS_MS) else "inf"
 
 
 class Counts:
-    """What was counted since it was last taken. Every method may be called from any thread."""
+    """Counts until the counts are taken. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = short_lock()
@@ -65,36 +67,38 @@ class Counts:
                 self._counts[field] += amount
 
     def take(self) -> dict[str, int]:
-        """Everything, once."""
+        """Returns all counts, and starts again from zero."""
         with self._lock:
             taken, self._counts = self._counts, Counter()
         return dict(taken)
 
 
 class Reports(Counts):
-    """Counts on their way to the store: each is added there exactly once, however often it is sent."""
+    """Counts that are sent to the store. A report may be sent again, and is added only once.
+
+    Reports are numbered, and the store remembers the last number of each reporter.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._reporter = secrets.token_hex(6)
         self._telling = threading.Lock()
-        self._number, self._open = 0, {}  # type: tuple[int, dict[str, int]]
+        self._number = 0
+        self._open: dict[str, int] = {}
 
     def next(self) -> tuple[int, list[str | int]]:
-        """The number of a report and the arguments of `count.lua`; none where there is nothing to
-        tell.
-
-        The same report comes again until it is `told`.
+        """The number of the next report and the arguments of `count.lua`, or `[]` if there is
+        nothing to report. Returns the same report until `told` is called for it.
         """
         with self._telling:
             if not self._open:
                 self._open = self.take()
                 self._number += bool(self._open)
-            flat = [each for pair in self._open.items() for each in pair]
+            flat = [word for pair in self._open.items() for word in pair]
             return self._number, [self._reporter, self._number, *flat] if flat else []
 
     def told(self, number: int) -> None:
-        """The store has this one."""
+        """Call it when the store has confirmed the report with this number."""
         with self._telling:
             if number == self._number:
                 self._open = {}

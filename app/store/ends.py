@@ -1,8 +1,8 @@
-"""Wakes those who wait for an execution's end: one subscription in each process, for all of them.
+"""Wakes requests that wait for the end of an execution, through one subscription for each process.
 
-The scripts publish every end on a channel of that execution, which costs next to nothing while
-nobody listens. A message may be lost with its connection, so whoever waits looks now and then all
-the same.
+A cancel of a running execution waits here for the end. The scripts publish every end on a channel
+of the execution, which costs almost nothing if nobody has subscribed. A message can get lost with
+its connection, so a waiting request also reads the status at intervals.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ from typing import Any
 import redis
 
 CHANNEL = "exec:ended:"
-"""Before the execution's id; see `end_as` in `scripts/prelude.lua`."""
+"""The channel is this and the execution's id; see `end_as` in `scripts/moves.lua`."""
 
 LOOK_SECONDS = 2.5
-"""How long a wait lasts at most before its caller looks for itself. A connection that broke is
-noticed earlier.
+"""The longest wait before the caller reads the status itself. (A broken connection ends the wait
+earlier.)
 """
 
 _READ_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 0.5
 
 Wait = Callable[[float], None]
+"""Waits for at most this many seconds."""
 
 
 class Ends:
-    """Safe to use from many threads or greenlets, thousands of which may wait. Nothing is opened
-    before the first.
+    """The waiting requests of one process. Safe to use from thousands of threads or greenlets.
+
+    The connection is opened by the first of them.
     """
 
     def __init__(self, client: redis.Redis):
         self._client = client
-        self._changing = threading.Lock()  # who waits, and with it what is subscribed
-        self._lock = threading.Lock()  # who waits
+        # `_lock` guards `_waiting`. `_changing` is held longer: over a change of `_waiting` and the
+        # call that subscribes or unsubscribes, so that the two never differ.
+        self._changing = threading.Lock()
+        self._lock = threading.Lock()
         self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
         self._subscription: Any = None
 
     @contextlib.contextmanager
     def watching(self, execution_id: str) -> Iterator[Wait]:
-        """Gives a function that waits so many seconds at most. It returns early when the caller
-        should look: as soon as nothing can be missed any more, and at the end.
+        """Yields a function that waits. It returns early if the caller should read the status now:
+        once when the subscription has begun, so that no end is missed, and at the end.
         """
         woken, channel = threading.Event(), CHANNEL + execution_id
         with self._changing:
@@ -55,7 +59,7 @@ class Ends:
             if first:
                 self._tell("subscribe", channel)
             else:
-                woken.set()
+                woken.set()  # subscribed already, so the first wait returns at once
 
         def wait(seconds: float) -> None:
             woken.wait(max(0.0, min(seconds, LOOK_SECONDS)))
@@ -74,7 +78,7 @@ class Ends:
                     self._tell("unsubscribe", channel)
 
     def _tell(self, what: str, channel: str) -> None:
-        """Where the store is away, those who wait look for themselves."""
+        # If the store is away, those who wait read the status themselves.
         with contextlib.suppress(redis.RedisError, OSError):
             getattr(self._listening(), what)(channel)
 
@@ -86,7 +90,7 @@ class Ends:
             return self._subscription
 
     def _listen(self) -> None:
-        """For as long as the process lives; redis-py subscribes again after a broken connection."""
+        # Runs as long as the process. redis-py subscribes again after a broken connection.
         while True:
             try:
                 message = self._subscription.get_message(timeout=_READ_SECONDS)
@@ -101,7 +105,7 @@ class Ends:
             waiting = list(self._waiting.get(channel, ()))
         for woken in waiting:
             woken.set()
-        if not waiting:  # subscribed again with a new connection, just as the last of them left
+        if not waiting:  # a new connection subscribed again just after the last request had left
             with self._changing:
                 if channel not in self._waiting:
                     self._tell("unsubscribe", channel)

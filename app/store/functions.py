@@ -1,7 +1,7 @@
-"""Calls the store's functions, and gives the library to a store that does not have it.
+"""Calls the store's functions, and loads their library into a store that does not have it.
 
-A store keeps the library over a restart, and sends it to its replicas. It is without it when it is
-new, was replaced, or lost its last writes: whoever meets that gives it the library, and calls
+A store keeps the library over a restart, and sends it to its replicas. It lacks the library if it
+is new, was replaced, or lost its last writes. The caller that finds this out loads it and calls
 again.
 """
 
@@ -16,14 +16,12 @@ import redis
 from app.store.scripts import NOT_FOUND, PREFIX, Library, library
 
 UNUSED_SECONDS = 86_400
-"""A library of another version that was not used for so long is removed. One that is missed is
-given again.
+"""A library of another version is removed if nobody used it for this long. If a process still needs
+it, that process loads it again.
 """
 
 USES = "exec:libraries"
-"""A hash, by name of a library: when it was last used, in seconds of the store's clock. `reap`
-writes it.
-"""
+"""A hash: library -> when it was last used, in seconds of the store's clock. `reap` writes it."""
 
 
 def command(functions: Library, name: str, args: Sequence[Any]) -> tuple[Any, ...]:
@@ -31,16 +29,17 @@ def command(functions: Library, name: str, args: Sequence[Any]) -> tuple[Any, ..
 
 
 def loading(functions: Library) -> tuple[Any, ...]:
+    # With REPLACE it does no harm if two processes load the library at the same time.
     return ("FUNCTION", "LOAD", "REPLACE", functions.code)
 
 
 def is_missing(answer: Any) -> bool:
-    """Whether the store does not know the function that it was asked to call."""
+    """Whether a reply says that the store does not have the function."""
     return isinstance(answer, redis.ResponseError) and NOT_FOUND in str(answer)
 
 
 class Functions:
-    """The functions by name, each call a round trip of its own. Raises what redis-py raises."""
+    """Calls functions by name, one round trip for each call. Raises what redis-py raises."""
 
     def __init__(self, client: redis.Redis):
         self._client, self._library = client, library()
@@ -58,25 +57,23 @@ class Functions:
         self._execute(*loading(self._library))
 
     def probe(self) -> tuple[Any, ...]:
-        """A call that does nothing, and whose answer tells whether the store has the library (see
-        `is_missing`).
+        """A call that changes nothing. `is_missing` tells from its reply whether the store has the
+        library.
         """
         return command(self._library, "status", ["", "", "status", "status", "tenant", "type"])
 
     def remove_unused(self) -> None:
-        """Removes the libraries of versions that nobody runs any more. One of which nothing is
-        known gets a day.
-        """
+        """Removes libraries that nobody has used for a day (see `UNUSED_SECONDS`)."""
         now, _ = self._client.time()
         for found in self._client.function_list(library=f"{PREFIX}*"):
             name = _name_of(found)
             if name == self._library.name:
                 continue
             used = self._client.hget(USES, name)
-            if used is None:
+            if used is None:  # nothing is known about it: its day begins now
                 self._client.hset(USES, name, now)
             elif not used.isdigit() or int(used) < now - UNUSED_SECONDS:
-                with suppress(redis.ResponseError):  # somebody else was faster
+                with suppress(redis.ResponseError):  # another process has removed it already
                     self._client.function_delete(name)
                 self._client.hdel(USES, name)
 
@@ -90,11 +87,11 @@ async def call(
     calls: Sequence[tuple[str, Sequence[Any]]],
     also: Callable[[Any], None] | None = None,
 ) -> list[Any]:
-    """Calls several in one round trip; the answers, errors among them. `also` joins it, and may
-    fail by itself.
+    """Makes several calls in one round trip and returns the replies, in order, errors included.
 
-    A store that does not have the library is given it, and all are called again, which harms
-    nothing. One that loses it once more meanwhile leaves its errors among the answers.
+    `also` may add commands to the round trip; their replies are ignored. If the store does not have
+    the library, it is loaded and all calls are made again, which does no harm. If the store then
+    loses it once more, the replies contain that error.
     """
     answers: list[Any] = []
     for _ in range(2):
@@ -112,7 +109,7 @@ async def call(
 
 
 def _name_of(found: Any) -> str:
-    """Of a library in the list, which is pairs in one protocol and a mapping in the other."""
+    # RESP2 returns a library as a list of pairs, RESP3 as a mapping.
     fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
     name = fields.get(b"library_name") or fields.get("library_name")
     return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,9 +1,9 @@
-"""An execution as an RQ job: which fields its record has, and how they are written and read.
+"""Defines the record of an execution, which is an RQ job: its keys and fields, written and read.
 
-The record lives in the job's own hash and nowhere else, in RQ's fields where RQ has one: so RQ's
-own classes and tools read it. `meta` holds the status, in the words of the API, and the progress.
-RQ's results, dependencies, callbacks, retries and webhooks are not used. Nothing here changes a
-state: only the scripts do.
+The web side calls it to submit and to read executions. The record is the job's own hash. It uses
+RQ's field where RQ has one, so RQ's classes and tools can read it. `meta` holds the status, in the
+API's words, and the progress. RQ's results, dependencies, callbacks, retries and webhooks are not
+used. Nothing here changes a state: only the Lua functions do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STATUS_OF_RQ = {
     "stopped": Status.CANCELLED,
     "canceled": Status.CANCELLED,
 }
-"""What each of RQ's eleven job states means here. The scripts write six of them."""
+"""What each of RQ's job states means here. The scripts write six of them."""
 
 SUMMARY_FIELDS = (
     "status",
@@ -58,26 +58,25 @@ SUMMARY_FIELDS = (
     "cancel",
     "retry_of",
 )
-"""What a list shows. The scripts count on the first three."""
+"""The fields for an item of a list. The scripts rely on the order of the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
     *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
 )
-"""What a status shows."""
+"""The fields for the status of one execution."""
 
-
-MAX_COUNT, FOREVER = 999_999_999, 2**53 - 1
-"""The same as in prelude.lua."""
-
+# The same as in prelude.lua.
+MAX_COUNT = 999_999_999
+FOREVER = 2**53 - 1
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 class ExecutionJob(Job):
-    """An RQ job that accepts no other function than `FUNCTION`, and no other serializer than JSON.
+    """An RQ job that accepts only `FUNCTION` as its function, and only JSON as its serializer.
 
-    Whoever can write to the store could otherwise have any importable function run.
+    Otherwise, anybody who can write to the store could make a worker run any importable function.
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
@@ -86,39 +85,37 @@ class ExecutionJob(Job):
     def restore(self, raw_data: Any) -> Any:
         super().restore(raw_data)
         if self.func_name != FUNCTION:
-            raise ValueError(f"Job {self.id} names another function than {FUNCTION}.")
+            raise ValueError(f"Job {self.id} names a function other than {FUNCTION}.")
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("An execution's record is written by the scripts alone.")
+        raise TypeError("Only the scripts in the store write an execution's record.")
 
     save_meta = save
     set_status = save
 
 
 def job_key(execution_id: str) -> str:
-    """The record."""
+    """The key of the record."""
     return f"rq:job:{execution_id}"
 
 
 def outputs_key(execution_id: str) -> str:
-    """Where the outputs of a completed execution are kept."""
+    """The key of the outputs of a completed execution."""
     return f"rq:job:{execution_id}:outputs"
 
 
 def data_key(execution_id: str) -> str:
-    """Where what was asked is kept: beside the record, as RQ's `data`."""
+    """The key of the request: what is to run, with its inputs and config."""
     return f"rq:job:{execution_id}:data"
 
 
 def new_data(new: NewExecution) -> bytes:
-    """What a new execution is asked to do: RQ's `data`."""
+    """The request of a new execution, for `data_key`."""
     return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)
 
 
 def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
-    """The record of a new execution as `field, value, ...`. The script adds its status and its
-    times.
-    """
+    """The record of a new execution as `field, value, ...`. `submit.lua` adds status and times."""
     fields: list[str | bytes | int | float] = [
         "origin", new.queue,
         "tenant", new.tenant,
@@ -128,7 +125,7 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         "max_attempts", new.max_attempts,
     ]  # fmt: skip
     if new.timeout_seconds != math.ceil(new.timeout_seconds):
-        fields += ["timeout_seconds", new.timeout_seconds]  # RQ has whole seconds only
+        fields += ["timeout_seconds", new.timeout_seconds]  # RQ's `timeout` has no fractions
     if new.total_steps > 1:
         fields += ["steps", new.total_steps]
     if new.retries.max:
@@ -143,11 +140,12 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
 def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     """Translates an RQ job's hash into an execution.
 
-    Raises `ValueError`, `KeyError` or `OverflowError` where one of the fields that the scripts look
-    at makes no sense. What only people look at is left out then.
+    Raises `ValueError`, `KeyError` or `OverflowError` if a field that the scripts check is
+    unreadable. Unreadable fields that only people see are left out.
     """
     status, progress = _read_meta(record)
-    _whole(record.get("steps", b"1"), MAX_COUNT)  # the scripts refuse another one
+    # Not shown, but the scripts check it: both must agree on which records are unreadable.
+    _integer(record.get("steps", b"1"), MAX_COUNT)
     return Execution(
         id=execution_id,
         type=TargetType(_decoded(record["type"])),
@@ -155,7 +153,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         status=status,
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
-        attempt=_whole(record.get("attempt", b"0"), MAX_COUNT),
+        attempt=_integer(record.get("attempt", b"0"), MAX_COUNT),
         started_at=read_time(record["started_at"])
         if "started_at" in record or status is Status.RUNNING
         else None,
@@ -177,15 +175,15 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
 
 
 def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
-    """The status that `meta` tells, which is RQ's in other words, and the progress."""
+    """The status and the progress. `meta` must agree with RQ's status."""
     status = STATUS_OF_RQ[_decoded(record["status"])]
     try:
         meta = json.loads(record["meta"])
-        told, progress = meta["status"], meta["progress"]
+        meta_status, progress = meta["status"], meta["progress"]
     except (TypeError, RecursionError) as error:
-        raise ValueError("`meta` makes no sense.") from error
-    if told != status:
-        raise ValueError(f"`meta` has the status {told!r}, the job {status}.")
+        raise ValueError("`meta` is unreadable.") from error
+    if meta_status != status:
+        raise ValueError(f"`meta` has the status {meta_status!r}, but the job has {status}.")
     return status, _read_progress(progress)
 
 
@@ -208,13 +206,13 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
 
 
 def _outputs(packed: bytes) -> bytes | None:
-    """The JSON of an object; None where somebody else wrote there."""
+    """The JSON text of an object; None if it is something else, which another program wrote."""
     text = readable(packed)
     return text if text and text[:1] == b"{" and text[-1:] == b"}" else None
 
 
 def _failure(record: dict[str, bytes], status: Status) -> Failure | None:
-    """Every failed execution has one."""
+    """None unless the execution failed. A failed one always has a failure."""
     if status is not Status.FAILED:
         return None
     return read_failure(record["error"]) if "error" in record else UNREADABLE
@@ -230,29 +228,28 @@ def _text(record: dict[str, bytes], field: str) -> str | None:
 
 def read_time(text: bytes) -> datetime:
     """A time as RQ writes it. Raises `ValueError`."""
+    # `fromisoformat` alone would accept forms that the scripts do not.
     if not _TIME.fullmatch(text):
-        raise ValueError(f"{text!r} is not a time of this record's.")
+        raise ValueError(f"{text!r} is not a time in RQ's form.")
     return datetime.fromisoformat(text.decode())
 
 
-def _whole(value: bytes, most: int = FOREVER) -> int:
-    """A number as the scripts write it, by the rule that they check it with (`is_whole` in
-    prelude.lua).
-    """
+def _integer(value: bytes, most: int = FOREVER) -> int:
+    """A number, by the same rule as in the scripts (`is_integer` in prelude.lua)."""
     if not value.isdigit() or len(value) > 16 or int(value) > most:
-        raise ValueError(f"{value!r} is not a number of this record's.")
+        raise ValueError(f"{value!r} is not an integer from 0 to {most}.")
     return int(value)
 
 
 def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
-    """The earlier attempts, which the scripts noted as they ended, and the current or last one."""
+    """The earlier attempts, from the history, and the current or last one, from the record."""
     attempts = _earlier(record.get("history", b""))
     if "started_at" in record and "worker_name" in record:
         started_at = read_time(record["started_at"])
         error = read_failure(record["error"]).type if "error" in record else None
         ended_at = read_time(record["ended_at"]) if "ended_at" in record else None
         outcome = "lost" if error == "WorkerLost" else status
-        number = _whole(record.get("attempt", b"0"), MAX_COUNT)
+        number = _integer(record.get("attempt", b"0"), MAX_COUNT)
         attempts.append(
             Attempt(number, _decoded(record["worker_name"]), started_at, ended_at, outcome, error)
         )
@@ -260,25 +257,29 @@ def _attempts(record: dict[str, bytes], status: Status) -> tuple[Attempt, ...]:
 
 
 def _earlier(history: bytes) -> list[Attempt]:
-    """Those of the history; none where somebody else wrote there."""
+    """The attempts in the history; none if it is unreadable.
+
+    The history is a list of JSON objects, each with a comma behind it: so the scripts can append to
+    it without parsing it.
+    """
     try:
         past = json.loads(b"[" + history.removesuffix(b",") + b"]")
         attempts = [
             Attempt(
-                each["number"],
-                each["worker"],
-                to_datetime(each["started"]),
-                to_datetime(each["ended"]),
-                each["outcome"],
-                each["error"],
+                fields["number"],
+                fields["worker"],
+                to_datetime(fields["started"]),
+                to_datetime(fields["ended"]),
+                fields["outcome"],
+                fields["error"],
             )
-            for each in past
+            for fields in past
         ]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
     sound = all(
-        type(each.number) is int
-        and all(isinstance(text, str) for text in (each.worker, each.outcome, each.error))
-        for each in attempts
+        type(attempt.number) is int
+        and all(isinstance(text, str) for text in (attempt.worker, attempt.outcome, attempt.error))
+        for attempt in attempts
     )
     return attempts if sound else []

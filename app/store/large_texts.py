@@ -1,8 +1,8 @@
-"""Large outputs: read from the store in pieces, once for all who want them at the same time.
+"""Reads large outputs from the store in pieces, once for all requests that want them now.
 
-The text stands outside of Python's memory, in a file without a name that is no file on a disk
-either, and each reader takes one small piece of it after the other. So what a slow reader costs
-does not depend on how large the text is.
+`ExecutionReader` uses it. The text is in a memory file (`memfd`), outside of Python's heap, and a
+response takes small pieces of it, one after the other. So the memory for a slow reader does not
+depend on the size of the text.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any
 from app.domain.errors import TooManyLarge
 
 PIECE_BYTES = 64 * 1024
-"""Of what is sent, and held for a reader that does not take it."""
+"""The size of a piece that is sent. A reader that has stopped reading holds one of them."""
 
 READ_BYTES = 256 * 1024
-"""Of what is read from the store in one call: it is unpacked to more, at most a thousand times."""
+"""How much is read from the store in one call. zlib unpacks it to at most a thousand times more."""
 
 WAIT_SECONDS = 5.0
-"""For others of them to be read, or to have reached their clients."""
+"""How long a request waits until another large output is read, or has reached its clients."""
 
 Read = Callable[[int, int], bytes]
-"""The packed text from an offset to another, as the store gives it."""
+"""Reads the packed text in the store from one offset to another, both included."""
 
 
 class Held(ExitStack):
-    """What is kept for an answer until it has been sent. `used`: there is something."""
+    """What is held until a response has been sent. `used` is whether there is anything."""
 
     used = False
 
@@ -41,24 +41,26 @@ class Held(ExitStack):
 
 
 class LargeText:
-    """The text, for as long as somebody reads it."""
+    """One text, for as long as it has readers."""
 
     def __init__(self) -> None:
-        self._file = open(os.memfd_create("outputs"), "w+b", buffering=0)  # noqa: SIM115  closed with its last reader
-        self.size, self.readers = 0, 0
+        # It stays open until its last reader leaves, so `with` does not fit.
+        self._file = open(os.memfd_create("outputs"), "w+b", buffering=0)  # noqa: SIM115
+        self.size = 0
+        self.readers = 0
 
     def add(self, piece: bytes) -> None:
         self._file.write(piece)
         self.size += len(piece)
 
     def pieces(self) -> Iterator[bytes]:
-        """Small ones, from the first to the last."""
+        """Yields the text in pieces of `PIECE_BYTES`, in order."""
         for offset in range(0, self.size, PIECE_BYTES):
             yield os.pread(self._file.fileno(), PIECE_BYTES, offset)
-            time.sleep(0)  # a fast reader gives way to others
+            time.sleep(0)  # lets other greenlets run: a fast reader must not hold them up
 
     def is_object(self) -> bool:
-        """Whether it may be the JSON of an object, as far as its ends show it."""
+        """Whether it begins and ends like a JSON object. Parsing all of it would take memory."""
         ends = [os.pread(self._file.fileno(), 1, at) for at in (0, max(0, self.size - 1))]
         return ends == [b"{", b"}"]
 
@@ -67,8 +69,9 @@ class LargeText:
 
 
 class LargeTexts:
-    """Those of one process, `most` at a time, each under its key. Safe to use from many threads or
-    greenlets.
+    """The large texts of one process, at most `most` at a time, by key.
+
+    Safe to use from many threads or greenlets.
     """
 
     def __init__(self, most: int):
@@ -77,10 +80,11 @@ class LargeTexts:
         self._changing = threading.Lock()
 
     def get(self, key: str, read: Read, held: ExitStack) -> LargeText | None:
-        """The text, until `held` is closed; None where what is stored is no packed object.
+        """The text, held until `held` is closed; None if the store has no packed object there.
 
         Raises `TooManyLarge`, and what `read` raises.
         """
+        # One text is read at a time: so requests for the same one wait, and then share it.
         if not self._changing.acquire(timeout=WAIT_SECONDS):
             raise TooManyLarge
         try:
@@ -93,7 +97,7 @@ class LargeTexts:
             self._changing.release()
 
     def take_place(self, held: ExitStack) -> None:
-        """For something else that is large, until `held` is closed."""
+        """Reserves the place of a large text, until `held` is closed. Raises `TooManyLarge`."""
         if not self.places.acquire(timeout=WAIT_SECONDS):
             raise TooManyLarge
         held.callback(self.places.release)
@@ -106,7 +110,7 @@ class LargeTexts:
             if not _unpack(read, text) or not text.is_object():
                 return None
             self._texts[key] = text
-            undo.pop_all()
+            undo.pop_all()  # place and file now belong to the text: `_leave` gives them back
             return text
 
     def _leave(self, key: str, text: LargeText) -> None:
@@ -118,7 +122,7 @@ class LargeTexts:
 
 
 def _unpack(read: Read, text: LargeText) -> bool:
-    """False where it is not packed, or not whole."""
+    """Reads and unpacks all of it. False if it is not packed, or incomplete."""
     unpacker, offset = zlib.decompressobj(), 0
     try:
         while packed := read(offset, offset + READ_BYTES - 1):
@@ -126,7 +130,7 @@ def _unpack(read: Read, text: LargeText) -> bool:
             while packed:
                 text.add(unpacker.decompress(packed, READ_BYTES))
                 packed = unpacker.unconsumed_tail
-                time.sleep(0)  # others go on
+                time.sleep(0)  # lets other greenlets run
     except zlib.error:
         return False
     return unpacker.eof and not unpacker.unused_data

@@ -1,7 +1,8 @@
-"""Whether the store is there and set up as this service needs it. Looks, and changes no execution.
+"""Checks whether the store answers and is set up as this service needs it, and has workers.
 
-One round trip, and a second one where the library must be loaded. It has a client of its own, so
-that a look does not wait behind requests, and is not spared by their break after a failed call.
+The health endpoints call it. It changes no execution. A look is one round trip, or two if the
+library must be loaded. It has a client of its own: so it does not wait behind requests, and really
+calls the store while the `Breaker` of the others lets calls fail at once.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ class Readiness:
         return cls(connection.connect(settings), settings)
 
     def look(self, queues: Collection[str]) -> list[Check]:
-        """Every check, the store first; it alone where the store does not answer. `queues` need a
-        worker each.
+        """All checks, that of the store first; only that one if the store does not answer.
+
+        `queues` are the ones that need a worker.
         """
         try:
             with connection.translated():
-                asked = self._ask()
-                return [Check("store", "ok", "The store answers."), *self._checks(asked, queues)]
+                replies = self._replies()
+                return [Check("store", "ok", "The store answers."), *self._checks(replies, queues)]
         except StoreUnavailable as error:
             return [Check("store", "failed", str(error), "REDIS_URL")]
 
-    def _ask(self) -> dict[str, Any]:
-        """The answers; an error where the store refuses that one command."""
+    def _replies(self) -> dict[str, Any]:
+        """The replies by name. A reply is an error if the store refuses that command."""
         commands: dict[str, tuple[Any, ...]] = {
             "time": ("TIME",),
             "functions": self._functions.probe(),
@@ -55,22 +57,20 @@ class Readiness:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
             answers = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
         if isinstance(answers["time"], redis.RedisError):
-            raise answers["time"]  # it answers, but serves nobody: it is loading, say
+            raise answers["time"]  # it replies but serves nobody, for example while it loads
         return answers
 
-    def _checks(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        yield store_check.check_functions(self._functions, asked["functions"])
-        yield from store_check.checks(asked["info"], asked["save"], asked["write"])
-        yield from self._check_workers(asked, queues)
+    def _checks(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        yield store_check.check_functions(self._functions, replies["functions"])
+        yield from store_check.checks(replies["info"], replies["save"], replies["write"])
+        yield from self._check_workers(replies, queues)
 
-    def _check_workers(self, asked: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
-        """A worker counts if it was heard of within a lease, and has a process that can be given
-        work.
-        """
-        time = asked["time"]
-        oldest = time[0] * 1_000_000 + time[1] - self._lease_seconds * 1_000_000
+    def _check_workers(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
+        """A worker is ready if it sent a heartbeat within the last lease, and has a slot."""
+        seconds, microseconds = replies["time"]
+        oldest = (seconds - self._lease_seconds) * 1_000_000 + microseconds
         rows, slots = (
-            [] if isinstance(asked[name], redis.ResponseError) else asked[name]
+            [] if isinstance(replies[name], redis.ResponseError) else replies[name]
             for name in ("workers", "slots")
         )
         slots_of = (
@@ -78,6 +78,7 @@ class Readiness:
             if isinstance(slots, list)
             else dict(slots)
         )
+        # A dead worker stays in the list for some leases, until `reap` removes it.
         alive = [worker for worker, at in rows if float(at) > oldest]
         for queue in sorted(queues):
             workers = [
@@ -89,7 +90,10 @@ class Readiness:
             if ready:
                 yield Check(f"workers_{queue}", "ok", f"{len(ready)} at work.")
             elif workers:
-                detail = f"No worker of the queue {queue!r} can start a process just now; its log says why."
+                detail = (
+                    f"The workers of the queue {queue!r} cannot start a process now. "
+                    "Their log says why."
+                )
                 yield Check(
                     f"workers_{queue}",
                     "failed",

@@ -1,7 +1,7 @@
-"""The reaper's beat on the web side: calls `reap` six times a lease for as long as the process
-lives.
+"""Runs the reaper in a web process: a thread that calls `reap` six times a lease.
 
-Workers reap too. Any number may: what one has done, the next finds done.
+Each web process also runs the reaper, so lost executions are recovered even when no worker is
+running. Any number of processes may reap: one finds done what another has done.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from app.telemetry import logs
 log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
-"""Every two seconds for a lease of twelve. `reap.lua` takes half a lease without a reap for an
-outage.
+"""Every two seconds for a lease of twelve. If nobody reaps for half a lease, `reap.lua` takes that
+for an outage.
 """
 
-
 TROUBLE_SECONDS = 60.0
-"""What is refused once is refused at each try: it is logged once in so long."""
+"""A refused command is refused at each try. The same problem is logged once in this time."""
+
+TIDY_SECONDS = 3600.0
+"""How often unused function libraries are looked for."""
 
 
 def pause_seconds(lease_seconds: float, next_due_seconds: float | None = None) -> float:
     """How long to wait before the next reap: with jitter, so that processes do not reap in step."""
-    pause = random.uniform(0.75, 1.0) * lease_seconds / REAPS_PER_LEASE  # noqa: S311  nothing secret about it
+    pause = random.uniform(0.75, 1.0) * lease_seconds / REAPS_PER_LEASE  # noqa: S311  no secret
+    # At least 50 ms: a reap with work left is due at once, but must leave time for other calls.
     return pause if next_due_seconds is None else max(0.05, min(pause, next_due_seconds))
 
 
-TIDY_SECONDS = 3600.0
-"""How often functions of versions that nobody runs any more are looked for."""
-
-
 class Troubles:
-    """Logs what the scripts have reported, the same thing once a minute at most."""
+    """Logs the reports of the scripts, the same problem at most once a minute."""
 
     def __init__(self) -> None:
         self._logged_at: dict[tuple[str, str], float] = {}
 
     def log(self, reports: Sequence[str]) -> None:
         at = time.monotonic()
+        # Forgetting old entries keeps the table small.
         self._logged_at = {
             key: then for key, then in self._logged_at.items() if at - then < TROUBLE_SECONDS
         }
@@ -60,7 +60,7 @@ class Troubles:
 
 
 def _read_report(report: str) -> tuple[str, str, str]:
-    """What went wrong, with which execution or key, and why. Anybody may have written there."""
+    """`what`, `id` and `reason` of a report. Another program may have written into the list."""
     try:
         fields = json.loads(report)
         return str(fields["what"]), str(fields["id"]), str(fields["reason"])
@@ -74,11 +74,13 @@ def start_reaper(
     stop: threading.Event | None = None,
     also: Callable[[], None] = lambda: None,
 ) -> threading.Thread:
-    """Starts the thread; it ends with the process, or soon after `stop` is set. `also` is called
-    after each reap.
+    """Starts the thread. It ends with the process, or soon after `stop` is set.
+
+    `also` is called after each reap.
     """
     stopped = stop or threading.Event()
-    troubles, tidied_at = Troubles(), -math.inf
+    troubles = Troubles()
+    tidied_at = -math.inf
 
     def reap_for_ever() -> None:
         nonlocal tidied_at
@@ -93,7 +95,8 @@ def start_reaper(
                     tidied_at = time.monotonic()
                     store.remove_unused_functions()
             except Exception as error:
-                next_due = None  # the next beat tries again: nobody else may be there to do it
+                # The loop goes on whatever happened: this may be the only reaper.
+                next_due = None
                 if isinstance(error, StoreRefused) or not isinstance(error, StoreUnavailable):
                     log.exception("reap_failed")
 

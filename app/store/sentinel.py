@@ -1,8 +1,8 @@
-"""Finding the store by asking Sentinels:
-`sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+"""Connects to a store whose address is known by Redis Sentinels; `app.store.connection` calls it.
 
-redis-py asks them at every new connection, so a client moves to the new primary with its next one.
-User and password are the store's; the Sentinels themselves are asked without one, and without TLS.
+`REDIS_URL` is then `sentinel://[user:password@]host[:port][,host[:port]...]/service[?db=N]`.
+redis-py asks the Sentinels at every new connection, so a client finds a new primary with its next
+connection. User and password are the store's. The Sentinels get neither, and no TLS.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
-    """A client of the present primary. Raises nothing before its first call."""
+    """A client of the current primary. It connects with its first call."""
     hosts, service, named = _parts(url)
-    asked: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
-    client: redis.Redis = asked.master_for(service, redis.Redis, **named, **options)
+    sentinels: Any = _SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": Retry(NoBackoff(), 0)})
+    client: redis.Redis = sentinels.master_for(service, redis.Redis, **named, **options)
     return client
 
 
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
-    """The same for an event loop."""
+    """Like `connect`, for an event loop."""
     hosts, service, named = _parts(url)
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    asked: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
-    client: redis.asyncio.Redis = asked.master_for(service, redis.asyncio.Redis, **named, **options)
+    sentinels: Any = _ASYNC_SENTINEL(hosts, sentinel_kwargs={**_TIMEOUTS, "retry": retry})
+    client: redis.asyncio.Redis = sentinels.master_for(
+        service, redis.asyncio.Redis, **named, **options
+    )
     return client
 
 
 _TIMEOUTS = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
-"""Sentinels answer at once, or the next one is asked: a request waits for all of them and for the
-store.
-"""
+"""Short, because a request may wait for all Sentinels, one after the other, and then the store."""
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -55,7 +55,7 @@ def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     named |= {"username": unquote(username)} if username else {}
     named |= {"password": unquote(password)} if password else {}
     pairs = [
-        each.rpartition(":") if ":" in each else (each, ":", str(_PORT))
-        for each in hosts.split(",")
+        address.rpartition(":") if ":" in address else (address, ":", str(_PORT))
+        for address in hosts.split(",")
     ]
     return [(host, int(port)) for host, _, port in pairs], split.path.strip("/"), named

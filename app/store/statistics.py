@@ -1,5 +1,6 @@
-"""The store's counters and gauges, as the web side reads them, and the way in for what it counts
-itself.
+"""Reads the counters and gauges in the store, and adds the counts of this process to them.
+
+`/metrics` reads here. Each web process adds its counts after each reap, and before it exits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SLOTS = re.compile(rb"(\d{1,9})/(\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What waits in one queue, and who works on it. `used` of all `slots` run something."""
+    """One queue and its live workers. `used` of their `slots` run something now."""
 
     length: int
     oldest_seconds: float
@@ -32,7 +33,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is measured, at one instant. `counts` are named as in `counters`."""
+    """All measurements at one instant. `app.store.counters` explains the names in `counts`."""
 
     counts: dict[str, int]
     running: int
@@ -53,9 +54,8 @@ class Statistics:
         return cls(connection.connect(settings), settings)
 
     def add(self, reports: Reports) -> None:
-        """Tells the store what this process has counted; first what it could not tell before, if
-        any.
-        """
+        """Adds what this process has counted, exactly once."""
+        # Twice: the first report may be an earlier one that the store has not confirmed.
         for _ in range(2):
             number, arguments = reports.next()
             if not arguments:
@@ -65,9 +65,7 @@ class Statistics:
             reports.told(number)
 
     def read(self) -> Snapshot:
-        """Everything, in one round trip. What is no number, anybody may have written there, is
-        passed over.
-        """
+        """All measurements, in one round trip. Counters that are not numbers are left out."""
         with connection.translated():
             answer: Any = self._functions("observe", [self._lease, *QUEUES.values()])
         counts, running, delayed, queues, workers = answer
@@ -84,7 +82,7 @@ class Statistics:
 
 
 def _is_count(value: bytes) -> bool:
-    return value.isdigit() and len(value) < 20  # as long as what the store adds up
+    return value.isdigit() and len(value) < 20  # the store's counters have at most 19 digits
 
 
 def _queue_state(
@@ -95,6 +93,7 @@ def _queue_state(
         for worker, slots in workers
         if worker.partition(b":")[0] == queue.encode()
     )
-    slots = [tuple(map(int, each.groups())) for each in own if each]
-    used, every = (sum(each) for each in zip(*slots, strict=True)) if slots else (0, 0)
-    return QueueState(length, int(age) / 1_000_000, len(slots), used, every)
+    slots = [(int(match[1]), int(match[2])) for match in own if match]
+    used = sum(used for used, _ in slots)
+    total = sum(total for _, total in slots)
+    return QueueState(length, int(age) / 1_000_000, len(slots), used, total)

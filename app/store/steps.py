@@ -1,10 +1,12 @@
-"""The steps of an execution in the store: the form of their records, written by the runtime, read
-by the web side.
+"""Defines how the steps of an execution are stored: the form of their records, written and read.
 
-Two hashes stand beside the job. In `rq:job:<id>:steps` the field `<step>` is a record (JSON),
+The worker writes them in checkpoints, and reads them when it continues a pipeline. The web side
+reads them for a status. Nothing here calls the store.
+
+Each job has two hashes. In `rq:job:<id>:steps` the field `<step>` is a record (JSON),
 `<step>:started` and `<step>:ended` are its times, and `<step>:<n>` is the outcome of item n of a
-batch. In `rq:job:<id>:values` the field `<step>` is the step's output, and `<step>:<n>` that of an
-item, as packed JSON. (A step's id has no colon.) Knows no Redis.
+batch. In `rq:job:<id>:values` the field `<step>` is the output of the step, and `<step>:<n>` that
+of an item, as packed JSON. (A step's id has no colon.)
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from typing import Any
 from app.domain.execution import Execution, Failure, ModelUsage, Status, StepRecord, StepStatus
 from app.domain.payload import readable
 
-UNREADABLE = Failure("RecordUnreadable", "What the store holds of this makes no sense.")
-"""Stands for a failure, or for a step, that somebody else has overwritten."""
+UNREADABLE = Failure("RecordUnreadable", "The stored record of this is unreadable.")
+"""Replaces a failure, or the failure of a step, that another program has overwritten."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP = 10_000
-"""A batch has as many items as outcomes, but for those that still run. A number far beyond is
-somebody else's.
+"""An item's number this far above the count of outcomes is not ours: only items that still run have
+no outcome.
 """
 
 
@@ -34,7 +36,7 @@ def to_datetime(microseconds: bytes | str | float) -> datetime:
 
 
 def read_moment(microseconds: bytes | None) -> datetime | None:
-    """The same; None where there is no such time, or none that makes sense."""
+    """Like `to_datetime`; None if the time is missing or unreadable."""
     try:
         return to_datetime(microseconds) if microseconds is not None else None
     except (ValueError, OverflowError):
@@ -42,10 +44,8 @@ def read_moment(microseconds: bytes | None) -> datetime | None:
 
 
 def write_usage(usage: Mapping[str, ModelUsage]) -> str:
-    """`{model: [calls, input, output, total, estimated tokens]}` as JSON; empty text for no usage.
-
-    Without an estimate the list ends before it, as earlier versions wrote and read it.
-    """
+    """`{model: [calls, input, output, total, estimated tokens]}` as JSON; `""` for no usage."""
+    # Without an estimate the list ends before it: earlier versions know only four numbers.
     numbers = {
         model: astuple(used) if used.estimated_tokens else astuple(used)[:4]
         for model, used in usage.items()
@@ -54,7 +54,7 @@ def write_usage(usage: Mapping[str, ModelUsage]) -> str:
 
 
 def read_usage(text: bytes | str) -> dict[str, ModelUsage]:
-    """Undoes `write_usage`. Nothing is known where somebody else wrote there."""
+    """The inverse of `write_usage`. Empty if the text is unreadable."""
     try:
         usage = {model: ModelUsage(*numbers) for model, numbers in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -65,7 +65,7 @@ def read_usage(text: bytes | str) -> dict[str, ModelUsage]:
 
 
 def read_failure(text: bytes | str) -> Failure:
-    """From its JSON; `UNREADABLE` where that is no failure's."""
+    """Reads a failure from its JSON; returns `UNREADABLE` if it is something else."""
     try:
         return _failure(json.loads(text))
     except (ValueError, RecursionError):
@@ -86,14 +86,12 @@ def _failure(fields: Any) -> Failure:
 
 
 def write_outcome(failure: Failure | None) -> str:
-    """How an item of a batch ended, as JSON."""
+    """The outcome of an item of a batch, as JSON: its failure, or null."""
     return json.dumps(asdict(failure)) if failure else "null"
 
 
 def write_record(record: StepRecord) -> str:
-    """As JSON, without the times, which are the store's to give, and without the items, which stand
-    beside it.
-    """
+    """A step's record as JSON. The store adds the times; items have fields of their own."""
     fields: dict[str, Any] = {
         "position": record.position,
         "status": record.status,
@@ -114,18 +112,18 @@ def write_record(record: StepRecord) -> str:
 def with_steps(
     execution: Execution, steps: Mapping[str, bytes], values: Mapping[str, bytes]
 ) -> Execution:
-    """The execution with its steps, and what the finished ones have put out, from the two hashes.
+    """The execution with its steps, and the outputs of the finished ones, from the two hashes.
 
-    Of a batch that has not come to its end, that is a list with null for each item that is missing.
-    What is no JSON is missing, too: somebody else wrote there.
+    The output of a batch that has not ended is a list with null for each missing item. An output
+    that is no JSON counts as missing: another program wrote it.
     """
     records = tuple(as_seen(record, execution.status) for record in read_records(steps))
     outputs: dict[str, bytes] = {}
     for record in records:
         finished = [number for number, failure in record.items.items() if failure is None]
-        whole = readable(values[record.id]) if record.done and record.id in values else None
-        if whole is not None:
-            outputs[record.output_key] = whole
+        output = readable(values[record.id]) if record.done and record.id in values else None
+        if output is not None:
+            outputs[record.output_key] = output
         elif not record.done and finished:
             items = (
                 values.get(f"{record.id}:{number}", b"null") for number in range(max(finished) + 1)
@@ -153,9 +151,7 @@ def read_records(fields: Mapping[str, bytes]) -> list[StepRecord]:
 
 
 def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | None]) -> StepRecord:
-    """One of them. What makes no sense is a step that failed: a pipeline that goes on starts it
-    again.
-    """
+    """One record. An unreadable one becomes a failed step, which the next attempt runs again."""
     try:
         record = _checked(json.loads(fields[id]))
         failure = record.pop("failure", None)
@@ -188,29 +184,29 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "failure": (dict,),
     "warnings": (list,),
 }
-"""What `write_record` writes."""
+"""The fields that `write_record` writes, with their types."""
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """Raises `TypeError` or `KeyError` where this is not what `write_record` writes."""
+    """Raises `TypeError` or `KeyError` if `write_record` cannot have written this."""
     for name, value in dict(record).items():
+        # Not `isinstance`: a bool is an int in Python, but not in our records.
         if type(value) not in _KINDS[name]:
             raise TypeError(name)
     return dict(record)
 
 
 def as_seen(record: StepRecord, status: Status) -> StepRecord:
-    """A record in the light of its execution's status.
+    """The record as users see it, which depends on the status of the execution.
 
-    Only a running execution has running steps: what an attempt left behind, a later one starts
-    again, or nobody does.
+    Only a running execution has running steps. A step that an attempt has left unfinished will be
+    started again by the next attempt, or by none.
     """
     if record.done:
         return record
     if status is Status.RUNNING:
-        waits = (
-            record.status is StepStatus.PENDING
-        )  # for its next try, or for the first one of a retry
+        # A pending step waits for its next try, so the times of an earlier one are not shown.
+        waits = record.status is StepStatus.PENDING
         return replace(record, started_at=None, ended_at=None) if waits else record
     if status is Status.PENDING:
         return replace(

@@ -1,7 +1,6 @@
-"""What a store says of itself: is it fit to keep executions? And whether a worker of this machine
-lives.
+"""Checks whether a store is fit to keep executions, and whether a worker of this machine is alive.
 
-Asked before a release, and by health checks; never for a request.
+The release check (`app.check`), the worker's health check and `readiness` call it. No request does.
 """
 
 from __future__ import annotations
@@ -22,28 +21,26 @@ from app.store.connection import translated
 from app.store.functions import Functions, is_missing
 
 OLDEST_VERSION = (7, 0)
-"""The first with functions. (Every Valkey has them.)"""
+"""The first version with functions. (Every Valkey has them.)"""
 
 COMMANDS = {
     "info": ("INFO",),
     "save": ("CONFIG GET", "save"),
     "write": ("SET", "exec:probe", "1", "EX", "60"),
 }
-"""What `checks` is made of. A store that would refuse a start refuses this small write too, and
-says why.
+"""The commands whose replies `checks` needs. A store that would refuse a start also refuses this
+small write, and says why.
 """
 
-
 _OTHER_CHECKS = ("ReadOnly", "OutOfMemory", "OOM ", "MISCONF", "NOREPLICAS")
-"""Refusals that other checks name."""
+"""Errors that another check explains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `unknown`: the store does not tell, which is no reason to say
-    no.
+    """The result of one check. `unknown`: the store does not tell, which does not make it unfit.
 
-    `detail` is a sentence for a person; `setting` is what to change, `""` where nothing is wrong.
+    `detail` is a sentence for a person; `setting` is what to change, `""` if nothing is wrong.
     """
 
     name: str
@@ -53,7 +50,7 @@ class Check:
 
 
 def look(client: redis.Redis) -> list[Check]:
-    """Asks a store, and gives it the functions if it does not have them. Raises `StoreUnavailable`."""
+    """Checks a store, and loads the functions if they are missing. Raises `StoreUnavailable`."""
     functions = Functions(client)
     with translated(), client.pipeline(transaction=False) as pipe:
         for command in (functions.probe(), *COMMANDS.values()):
@@ -63,7 +60,7 @@ def look(client: redis.Redis) -> list[Check]:
 
 
 def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
-    """From the answers to `COMMANDS`; managed stores may refuse either, and leave things out."""
+    """Evaluates the replies to `COMMANDS`. Managed stores may refuse them, or leave out fields."""
     known: dict[str, Any] = {} if isinstance(info, redis.ResponseError) else info
     yield _check_version(str(known.get("valkey_version") or known.get("redis_version", "")))
     yield _check_role(known.get("role", ""))
@@ -73,7 +70,7 @@ def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
 
 
 def check_functions(functions: Functions, probed: Any) -> Check:
-    """Warm means: no request has to send the library first. One that is missing is loaded."""
+    """Loads the library if it is missing, so that no request has to."""
     try:
         if is_missing(probed):
             functions.load()
@@ -82,9 +79,11 @@ def check_functions(functions: Functions, probed: Any) -> Check:
     except redis.ResponseError as error:
         if any(word in f"{type(error).__name__} {error}" for word in _OTHER_CHECKS):
             return Check(
-                "scripts", "unknown", "The store takes no writes just now, so no functions either."
+                "scripts",
+                "unknown",
+                "The store takes no writes now, so the functions cannot be loaded.",
             )
-        detail = f"The store does not let this service use its functions: {error}"
+        detail = f"The store does not allow this service to use functions: {error}"
         return Check(
             "scripts", "failed", detail, "the ACL of the service's user: allow FCALL and FUNCTION"
         )
@@ -92,24 +91,23 @@ def check_functions(functions: Functions, probed: Any) -> Check:
 
 
 def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
-    """Whether a worker of this machine has said within so many seconds, by this machine's clock,
-    that it lives.
+    """Whether a worker of this machine sent a heartbeat within this time, by this machine's clock.
 
-    A store that was emptied has forgotten on which machine a worker runs; it is one of this
-    machine's then if any is.
+    If the store was emptied, it no longer has the worker's host name. Then any worker counts if a
+    `worker.py` runs here.
     """
     with translated():
         for name in client.sscan_iter("rq:workers"):
-            host, beat = _said(client, as_text(name))
-            if beat and _silence_seconds(as_text(beat)) < silent_seconds:
+            host, heartbeat = _host_and_heartbeat(client, as_text(name))
+            if heartbeat and _silence_seconds(as_text(heartbeat)) < silent_seconds:
                 here = as_text(host) == socket.gethostname() if host else _worker_runs_here()
                 if here:
                     return True
     return False
 
 
-def _said(client: redis.Redis, name: str) -> list[Any]:
-    """Host name and last beat of a worker; nothing where somebody else's data is under its key."""
+def _host_and_heartbeat(client: redis.Redis, name: str) -> list[Any]:
+    """The host name and last heartbeat of a worker; None for both if its key has another type."""
     try:
         return cast(list[Any], client.hmget(name, "hostname", "last_heartbeat"))
     except redis.ResponseError:
@@ -121,10 +119,10 @@ def _worker_runs_here() -> bool:
     return any(Path(word).name == "worker.py" for command in commands for word in command)
 
 
-def _silence_seconds(beat: str) -> float:
-    """Infinite where somebody else wrote there."""
+def _silence_seconds(heartbeat: str) -> float:
+    """The time since a heartbeat; infinite if its time is unreadable."""
     try:
-        return time.time() - utcparse(beat).timestamp()
+        return time.time() - utcparse(heartbeat).timestamp()
     except ValueError:
         return math.inf
 
@@ -155,18 +153,18 @@ def _check_write(answer: Any) -> Check:
     if not isinstance(answer, redis.RedisError):
         return Check("write", "ok", "The store takes writes.")
     if isinstance(answer, redis.ReadOnlyError):
-        return Check("write", "unknown", "The store is read-only, which its role tells.")
-    said = f"{type(answer).__name__} {answer}"
+        return Check("write", "unknown", "The store is read-only; see `role`.")
+    error = f"{type(answer).__name__} {answer}"
     for word, detail, setting in (
         ("OutOfMemory", "The store is full.", "maxmemory, or RETENTION"),
-        ("MISCONF", "The store can not write to its disk.", "the room on its disk"),
+        ("MISCONF", "The store cannot write to its disk.", "the room on its disk"),
         (
             "NOREPLICAS",
             "Too few replicas follow the store.",
             "min-replicas-to-write, or the replicas",
         ),
     ):
-        if word.lower() in said.replace("_", "").lower():
+        if word.lower() in error.replace("_", "").lower():
             return Check("write", "failed", detail, setting)
     return Check(
         "write", "failed", "The store refuses writes.", "the store's ACL: allow SET on exec:*"
@@ -178,14 +176,12 @@ def _check_eviction(policy: str) -> Check:
         return Check("eviction", "unknown", "The store does not tell its maxmemory-policy.")
     if policy == "noeviction":
         return Check("eviction", "ok", "The store evicts nothing.")
-    detail = f"The store throws data away when it is full: its maxmemory-policy is {policy}."
+    detail = f"The store deletes data when it is full: its maxmemory-policy is {policy}."
     return Check("eviction", "failed", detail, "maxmemory-policy noeviction")
 
 
 def _check_disk(keeps_log: Any, save: Any) -> Check:
-    """Either of the two ways to keep data will do; where the second can not be asked for, nobody
-    knows.
-    """
+    """Either way of keeping data is enough. A store may refuse to tell about the second one."""
     if keeps_log:
         return Check("disk", "ok", "The store keeps an append-only file.")
     if isinstance(save, redis.ResponseError):
@@ -194,7 +190,7 @@ def _check_disk(keeps_log: Any, save: Any) -> Check:
         return Check(
             "disk",
             "ok",
-            "The store saves to disk at times: what came after the last save can be lost.",
+            "The store saves to disk at intervals: writes after the last save can be lost.",
         )
     return Check(
         "disk",

@@ -1,12 +1,11 @@
-"""Calls of concurrent requests to the store, sent together.
+"""Sends calls of concurrent requests to the store together, in one pipeline.
 
-Whoever finds a connection free sends what all others wait for as well, reads the answers, and hands
-the connection on to the first who came meanwhile. So a call that is alone is sent at once, by its
-own caller; under load, calls gather while answers are on their way, and cost one write and few
-reads for all.
+`ExecutionReader` uses it for small and quick calls. The caller that finds a connection free sends
+all waiting calls, reads the replies, and passes the connection to the first caller that has come
+meanwhile. So a single call is sent at once, by its own thread. Under load, calls gather while
+replies are on their way, and need one write and few reads for all of them.
 
-For calls that are quick and small, and may be repeated: one that is not would hold up those beside
-it.
+A call must be quick, because it holds up those beside it, and safe to repeat.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from app.store.connection import CALL_TIMEOUT_SECONDS, NotSent
 from app.store.scripts import library
 
 CONNECTIONS = 2
-"""While the answers of one are awaited, the other is free for who comes next."""
+"""While one waits for replies, the other is free for the next call."""
 
 MOST_CALLS = 64
-"""In one pipeline."""
+"""The most calls in one pipeline."""
 
 WAIT_SECONDS = 1.9
-"""For an answer, whoever brings it: a request is answered within 2 s whatever the store does."""
+"""The longest wait for a reply, so that every request is answered within 2 s."""
 
 LEAST_SECONDS = 0.4
 """A call with less time left than this is not sent any more: a store that works may need it."""
@@ -43,17 +42,17 @@ Command = tuple[Any, ...]
 
 
 class _Call:
-    """Commands that are sent one behind the other, and their answers."""
+    """The commands of one caller, which are sent one after the other, and their replies."""
 
     __slots__ = ("answers", "commands", "error", "line", "until", "woken")
 
     def __init__(self, commands: Sequence[Command]):
         self.commands = commands
         self.until = monotonic() + WAIT_SECONDS
-        self.answers: list[Any] = []  # errors of single commands among them
-        self.error: Exception | None = None  # of the connection
-        self.line: _Line | None = None  # handed over: the caller is to send what waits
-        self.woken: threading.Lock | None = None  # held until there is something to see
+        self.answers: list[Any] = []  # with errors of single commands
+        self.error: Exception | None = None  # an error of the connection
+        self.line: _Line | None = None  # set: this caller must send the waiting calls
+        self.woken: threading.Lock | None = None  # locked until the call has an answer or a line
 
 
 class Together:
@@ -65,8 +64,9 @@ class Together:
         self._free = [_Line(pool) for _ in range(CONNECTIONS)]
 
     def execute(self, *commands: Command) -> list[Any]:
-        """The answers, an error among them where a command was refused. Raises redis-py's errors of
-        connections.
+        """The replies, in order. A reply is an error if the store refused that command.
+
+        Raises redis-py's errors of connections.
         """
         call = _Call(commands)
         with self._lock:
@@ -77,7 +77,7 @@ class Together:
                 call.woken = threading.Lock()
                 call.woken.acquire()
         if call.woken:
-            # without a limit of its own: whoever sends it, or fails, is held to `until`
+            # No timeout here: the caller that sends this call has one, and wakes it in any case.
             call.woken.acquire()
         if call.line:
             self._serve(call.line)
@@ -86,7 +86,7 @@ class Together:
         return call.answers
 
     def _serve(self, line: _Line) -> None:
-        """Sends what waits, the caller's own call among it, and hands the connection on."""
+        """Sends the waiting calls, with the caller's own, and passes the connection on."""
         calls = self._take()
         try:
             if calls:
@@ -115,7 +115,7 @@ class Together:
         return calls
 
     def _fail(self, calls: list[_Call], error: BaseException) -> None:
-        """Also those who wait: they ask the same store, and have waited for as long."""
+        """Fails these calls and all waiting ones, which need the same store."""
         with self._lock:
             calls += self._waiting
             self._waiting.clear()
@@ -137,44 +137,43 @@ class Together:
 
 
 class _Line:
-    """One connection, in the hands of one caller at a time."""
+    """One connection, which one caller uses at a time."""
 
     def __init__(self, pool: Any):
         self._pool = pool
         self._connection: Any = None
 
     def exchange(self, calls: list[_Call]) -> None:
-        """Fills in the answers. Where the connection breaks, what was not answered is sent once
-        more.
-        """
+        """Fills in the replies. If the connection breaks, calls without replies are sent again."""
         began = monotonic()
         try:
             self._try(calls)
         except (redis.ConnectionError, redis.TimeoutError, OSError):
+            # Two timeouts would take longer than a request may.
             if monotonic() - began > CALL_TIMEOUT_SECONDS * 1.2:
                 raise
             self._try([call for call in calls if len(call.answers) < len(call.commands)])
 
     def _try(self, calls: list[_Call]) -> None:
-        whole = False
+        complete = False
         try:
             connection = self._connection = self._connection or self._connected()
             packed = b"".join(pack_command(command) for call in calls for command in call.commands)
             connection.send_packed_command([packed], check_health=False)
-            until = min(
-                monotonic() + CALL_TIMEOUT_SECONDS, calls[0].until
-            )  # the first has waited for longest
+            # The first call has waited longest.
+            until = min(monotonic() + CALL_TIMEOUT_SECONDS, calls[0].until)
             for call in calls:
                 answers = [_answer(connection, until) for _ in call.commands]
-                call.answers = answers  # all of them, or none
-            whole = True
+                call.answers = answers  # all of a call, or none: else it would be half repeated
+            complete = True
         finally:
-            if not whole and self._connection is not None:
+            # Unread replies would be taken for those of the next calls.
+            if not complete and self._connection is not None:
                 self._connection.disconnect()
                 self._connection = None
 
     def _connected(self) -> Any:
-        """A new connection, which is not repeated by itself: `exchange` does so."""
+        """A new connection. It repeats nothing by itself: `exchange` does that."""
         connection = self._pool.connection_class(**self._pool.connection_kwargs)
         connection.retry = Retry(NoBackoff(), 0)
         connection.connect()
@@ -182,7 +181,7 @@ class _Line:
 
 
 def _answer(connection: Any, until: float) -> Any:
-    """Also the error, where the store refuses the one command."""
+    """The next reply; it is an error if the store refused the command."""
     try:
         return connection.read_response(timeout=max(0.01, until - monotonic()))
     except redis.ResponseError as error:
@@ -195,22 +194,23 @@ def _wake(call: _Call) -> None:
 
 
 def checked(answer: Any) -> Any:
-    """The answer of one command, which is raised if it is an error."""
+    """Returns a reply, or raises it if it is an error."""
     if isinstance(answer, redis.RedisError):
         raise answer
     return answer
 
 
 class Function:
-    """One of the store's functions. A store that does not have the library is given it, and called
-    again.
+    """One of the store's functions, called together with other calls.
+
+    If the store does not have the library, it is loaded and the function is called again.
     """
 
     def __init__(self, together: Together, name: str):
         self._together, self._name, self._library = together, name, library()
 
     def __call__(self, args: Sequence[Any]) -> Any:
-        """Its answer. Raises what redis-py raises."""
+        """Its reply. Raises what redis-py raises."""
         command = functions.command(self._library, self._name, args)
         [answer] = self._together.execute(command)
         if functions.is_missing(answer):

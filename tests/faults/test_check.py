@@ -39,7 +39,7 @@ def test_a_store_that_throws_data_away_is_refused(own_store: EmbeddedStore) -> N
     code, said = check(own_store.url)
     assert code == 1
     assert said.startswith(
-        "The store throws data away when it is full: its maxmemory-policy is allkeys-lru."
+        "The store deletes data when it is full: its maxmemory-policy is allkeys-lru."
     )
     assert said.endswith(" To change: maxmemory-policy noeviction.")
 

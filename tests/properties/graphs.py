@@ -93,7 +93,7 @@ def _steps(draw: st.DrawFn, number: int, before: list[Step], fails: str) -> Step
     id, earlier, batch = f"s{number}", [step.id for step in before], draw(st.booleans())
     sources = [step.id for step in before if not step.batch_mode] if batch else ["items", *earlier]
     mapping = (
-        {each: each for each in draw(st.lists(st.sampled_from(sources), max_size=3))}
+        {source: source for source in draw(st.lists(st.sampled_from(sources), max_size=3))}
         if sources
         else {}
     )

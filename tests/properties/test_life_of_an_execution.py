@@ -63,11 +63,11 @@ class LifeOfAnExecution(RuleBasedStateMachine):
 
     def some(self, data: st.DataObject, *states: str) -> str:
         return data.draw(
-            st.sampled_from([id for id, each in self.known.items() if each.state in states])
+            st.sampled_from([id for id, known in self.known.items() if known.state in states])
         )
 
     def any_in(self, *states: str) -> bool:
-        return any(each.state in states for each in self.known.values())
+        return any(known.state in states for known in self.known.values())
 
     @rule()
     def submit(self) -> None:
@@ -90,7 +90,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, count=st.integers(1, 3))
     def claim(self, worker: str, count: int) -> None:
-        waiting = sum(each.state == "pending" for each in self.known.values())
+        waiting = sum(known.state == "pending" for known in self.known.values())
         claimed = self.driver.claim(worker, count)
         assert len(claimed) == min(count, waiting)
         for id, token in claimed:
@@ -137,7 +137,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.driver.let_leases_run_out()
         self.driver.let_delays_be_over()
 
-    @precondition(lambda self: any(each.tokens for each in self.known.values()))
+    @precondition(lambda self: any(known.tokens for known in self.known.values()))
     @rule(data=st.data(), call=st.sampled_from(["finish", "beat", "checkpoint", "release"]))
     def somebody_with_a_stale_token_writes(self, data: st.DataObject, call: str) -> None:
         stale = [
@@ -215,7 +215,7 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         assert self.driver.listed() == set(self.known)
         for status in Status:
             assert self.driver.listed(status) == {
-                id for id, each in self.known.items() if each.state == status
+                id for id, known in self.known.items() if known.state == status
             }
 
     @invariant()
@@ -224,11 +224,11 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         delayed = [id.decode() for id in self.client.zrange("exec:delayed", 0, -1)]
         leased = [id.decode() for id in self.client.zrange("exec:leases", 0, -1)]
         waiting = {id.decode() for id in self.client.zrange("exec:waiting", 0, -1)}
-        pending = {id for id, each in self.known.items() if each.state == "pending"}
+        pending = {id for id, known in self.known.items() if known.state == "pending"}
         assert sorted(queued + delayed) == sorted(pending)
         assert waiting == pending
         assert sorted(leased) == sorted(
-            id for id, each in self.known.items() if each.state == "running"
+            id for id, known in self.known.items() if known.state == "running"
         )
 
 

@@ -134,7 +134,7 @@ class World:
 
     def _broken_by(self, step: Step, name: str) -> Iterator[str]:
         records = self.store.records
-        if not all(records[each].done for each in step.depends_on):
+        if not all(records[earlier].done for earlier in step.depends_on):
             yield f"{name} began before the store had what it depends on"
         if records[step.id].status is not StepStatus.RUNNING:
             yield f"{name} began when the store had it as {records[step.id].status}"
@@ -172,9 +172,9 @@ def work(inputs: dict[str, Any], context: Any) -> str:
         if world.fails(step, name):
             raise ValueError("told to fail")
         text = answer(name, inputs)
-        for each in inputs.values():
-            if isinstance(each, list):
-                each.clear()
+        for value in inputs.values():
+            if isinstance(value, list):
+                value.clear()
         time.sleep(0.0005 * (zlib.crc32(name.encode()) % 3))
         if context.cancelled and not world.deaf:
             raise ValueError("asked to stop")
@@ -223,14 +223,14 @@ def test_order_parallelism_progress_and_outputs(graph: Graph, max_workers: int) 
     outputs, store = run(graph, max_workers, Recorder())
     expected = graph.expected()
     assert {id: record.status for id, record in store.records.items()} == {
-        id: each[0] for id, each in expected.items()
+        id: step[0] for id, step in expected.items()
     }
     del outputs["metadata"]
-    assert outputs == {id: each[1] for id, each in expected.items()}
-    finished = [each.finished for each in store.reports]
+    assert outputs == {id: step[1] for id, step in expected.items()}
+    finished = [report.finished for report in store.reports]
     assert finished == sorted(finished)
     after_the_end = store.checkpoints[finished.index(len(graph.steps)) + 1 :]
-    assert not any(each.records or each.values for each in after_the_end)
+    assert not any(checkpoint.records or checkpoint.values for checkpoint in after_the_end)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -241,8 +241,8 @@ def test_where_it_was_broken_off_makes_no_difference(
     graph: Graph, max_workers: int, breaks: list[Break]
 ) -> None:
     store, finished = Recorder(), 0
-    for each in [*breaks, None]:
-        outputs, store = run(graph, max_workers, store, each)
+    for broken_off in [*breaks, None]:
+        outputs, store = run(graph, max_workers, store, broken_off)
         progress = [report.finished for report in store.reports]
         assert [finished, *progress] == sorted(
             [finished, *progress]

@@ -152,8 +152,8 @@ class Driver:
         rows = [
             part for record, moment in records for part in (record.id, write_record(record), moment)
         ]
-        pairs = [part for each in (outcomes or {}).items() for part in each]
-        outputs = [part for each in (values or {}).items() for part in each]
+        pairs = [part for pair in (outcomes or {}).items() for part in pair]
+        outputs = [part for pair in (values or {}).items() for part in pair]
         counts = [len(records), len(outcomes or {}), len(values or {}), len(dropped)]
         number = time.monotonic_ns() if number is None else number
         args = [
@@ -226,4 +226,4 @@ class Driver:
             "default", index_keys("default", status), 0, 1000, descending=True
         )
         assert total == len(executions)
-        return {each.id for each in executions}
+        return {execution.id for execution in executions}

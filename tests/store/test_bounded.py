@@ -254,4 +254,4 @@ def test_every_other_call_is_short_beside_a_long_queue(measured: Measured) -> No
     took = {
         name: min(measured.milliseconds(call) for _ in range(3)) for name, call in calls.items()
     }
-    assert {name: each for name, each in took.items() if each > limit} == {}
+    assert {name: milliseconds for name, milliseconds in took.items() if milliseconds > limit} == {}

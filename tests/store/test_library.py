@@ -28,7 +28,8 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 def names(client: redis.Redis) -> set[str]:
     found = client.function_list(library="executions_*")
     return {
-        dict(zip(each[::2], each[1::2], strict=True))[b"library_name"].decode() for each in found
+        dict(zip(fields[::2], fields[1::2], strict=True))[b"library_name"].decode()
+        for fields in found
     }
 
 
@@ -111,7 +112,7 @@ def test_a_store_that_forbids_functions_is_named_in_one_sentence(
         checks = {check.name: check for check in store_check.look(managed)}
         found = checks["scripts"]
         assert found.status == "failed"
-        assert found.detail.startswith("The store does not let this service use its functions: ")
+        assert found.detail.startswith("The store does not allow this service to use functions: ")
         assert found.setting == "the ACL of the service's user: allow FCALL and FUNCTION"
         with pytest.raises(StoreUnavailable, match="ACL"), connection.translated():
             Functions(managed)("submit", [])

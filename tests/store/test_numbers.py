@@ -114,7 +114,7 @@ def test_a_claim_and_a_beat(driver: Driver, wrong: str) -> None:
     still_sound(driver, *ids)
 
 
-@pytest.mark.parametrize("wrong", [each for each in WRONG if each != "1.5"])
+@pytest.mark.parametrize("wrong", [text for text in WRONG if text != "1.5"])
 @pytest.mark.parametrize("place", range(4))
 def test_a_checkpoint(driver: Driver, place: int, wrong: str) -> None:
     id = driver.submit(type=TargetType.PIPELINE)

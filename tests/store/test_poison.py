@@ -198,7 +198,7 @@ def test_a_record_that_makes_no_sense_ends_as_failed_whoever_finds_it(
     assert driver.store.cancel(id, "default") == "failed"
     assert driver.listed() == {id, sound}
     assert driver.client.zscore(registry("failed"), id) is not None
-    assert [json.loads(each)["id"] for each in driver.store.troubles()] == [id]
+    assert [json.loads(report)["id"] for report in driver.store.troubles()] == [id]
     assert driver.client.hget("exec:metrics", "u:unreadable") == b"1"
     driver.let_retention_be_over()
     assert driver.status(id) is None

@@ -127,7 +127,7 @@ def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Mak
             job = fetch(client, id)
             assert job.get_status() == state
             agrees(job, service.status(id))
-        names = {each.name for each in Queue.all(connection=client)}
+        names = {known.name for known in Queue.all(connection=client)}
         assert names == {"processes", "threads"}
         assert [job.id for job in queue(client).jobs] == [queued, last]
         assert ids_in(FinishedJobRegistry, client) == [completed]

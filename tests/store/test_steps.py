@@ -99,14 +99,14 @@ def test_after_a_cancel_request_the_answer_says_so_and_the_work_is_kept(driver: 
     driver.store.cancel(id, "default")
     assert driver.checkpoint(id, token, (COMPLETED, "ended")) == "cancel"
     assert driver.finish(id, token) == "cancelled"
-    assert [each.status for each in driver.stored(id).steps] == [StepStatus.COMPLETED]
+    assert [step.status for step in driver.stored(id).steps] == [StepStatus.COMPLETED]
 
 
 def test_what_another_definition_left_is_dropped(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"})
     driver.checkpoint(id, token, (RUNNING, "started"), definition="d2")
-    assert [each.id for each in driver.stored(id).steps] == ["second"]
+    assert [step.id for step in driver.stored(id).steps] == ["second"]
     assert driver.client.exists(f"rq:job:{id}:values") == 0
 
 
@@ -157,7 +157,7 @@ def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
     again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
     driver.store.submit(again)
     taken = driver.stored(again.id)
-    assert [(each.id, each.status) for each in taken.steps] == [("first", StepStatus.COMPLETED)]
+    assert [(step.id, step.status) for step in taken.steps] == [("first", StepStatus.COMPLETED)]
     assert (taken.step_outputs, taken.retry_of) == ({"one": b"1"}, id)
 
 
@@ -171,7 +171,7 @@ def test_a_retry_that_takes_over_steps_is_of_the_same_variant(driver: Driver) ->
     service.cancel(id)
     with pytest.raises(InvalidRequest) as refused:
         service.retry(RetryCommand(id, config={"variant": "good"}))
-    assert [(each.field, each.code) for each in refused.value.errors] == [
+    assert [(error.field, error.code) for error in refused.value.errors] == [
         ("from", "definition_changed")
     ]
     for command in (

@@ -209,7 +209,9 @@ def test_a_lost_run_is_the_next_attempt_until_none_is_left(driver: Driver) -> No
     assert execution.failure is not None
     assert execution.failure.type == "WorkerLost"
     assert execution.failure.details == {"agent_id": "echo"}
-    assert [(each.number, each.worker, each.outcome) for each in execution.attempts] == [
+    assert [
+        (attempt.number, attempt.worker, attempt.outcome) for attempt in execution.attempts
+    ] == [
         (1, "w1", "lost"),
         (2, "w2", "lost"),
     ]
@@ -250,7 +252,7 @@ def test_a_retry_waits_and_keeps_how_the_attempt_ended(driver: Driver) -> None:
         Phase.RETRY_WAIT,
         1,
     )
-    assert [(each.number, each.outcome) for each in execution.attempts] == [(1, "failed")]
+    assert [(attempt.number, attempt.outcome) for attempt in execution.attempts] == [(1, "failed")]
     assert driver.claim() == []
     driver.let_delays_be_over()
     assert len(driver.claim()) == 1
@@ -455,8 +457,8 @@ def test_what_a_transition_that_breaks_off_has_touched_comes_to_its_end(
     for _ in range(3):
         driver.let_leases_run_out()
         driver.let_delays_be_over()
-        for each in driver.claim():
-            assert driver.finish(*each) == "completed"
+        for claimed in driver.claim():
+            assert driver.finish(*claimed) == "completed"
     execution = driver.store.get(id, "default") if id else None
     assert execution is None or execution.status is Status.COMPLETED
     assert driver.listed() == driver.listed(Status.COMPLETED)
@@ -490,16 +492,16 @@ def test_lists_are_in_order_of_creation_and_pages_join_without_a_gap(driver: Dri
     pages = [
         driver.store.page("default", key, offset, 10, descending=True) for offset in (0, 10, 20, 30)
     ]
-    assert [each.id for page, _ in pages for each in page] == ids[::-1]
+    assert [execution.id for page, _ in pages for execution in page] == ids[::-1]
     assert {total for _, total in pages} == {25}
     first, _ = driver.store.page("default", key, 0, 10, descending=False)
-    assert [each.id for each in first] == ids[:10]
+    assert [execution.id for execution in first] == ids[:10]
 
 
 def test_all_eleven_states_of_rq_have_a_meaning(driver: Driver) -> None:
     from rq.job import JobStatus
 
-    assert set(STATUS_OF_RQ) == {each.value for each in JobStatus}
+    assert set(STATUS_OF_RQ) == {state.value for state in JobStatus}
 
 
 def test_rq_reads_an_execution_as_a_job_whose_meta_is_its_record(driver: Driver) -> None:
@@ -516,7 +518,7 @@ def test_rq_reads_an_execution_as_a_job_whose_meta_is_its_record(driver: Driver)
 def test_a_job_that_names_another_function_is_refused(driver: Driver) -> None:
     id = driver.submit()
     driver.client.hset(f"rq:job:{id}", "data", '["os.system",null,["true"],{}]')
-    with pytest.raises(ValueError, match="another function"):
+    with pytest.raises(ValueError, match="a function other than"):
         ExecutionJob.fetch(id, connection=driver.client)
 
 

@@ -125,7 +125,9 @@ def test_each_state_is_read_as_before(old: OldStore, driver: Driver) -> None:
     )
     assert found[failed].failure is not None
     assert found[failed].failure.type == "ValueError"
-    assert {round(each.created_at.timestamp() * 1_000_000) for each in found.values()} == {AT}
+    assert {
+        round(execution.created_at.timestamp() * 1_000_000) for execution in found.values()
+    } == {AT}
 
 
 def test_lists_show_old_and_new_ones_once_each(old: OldStore, driver: Driver) -> None:

@@ -1,12 +1,12 @@
-"""The transitions of an execution, in Lua: the only code that ever changes an execution's state.
+"""Builds the library of Lua functions that the store runs: the transitions of an execution.
 
-They are one library of functions, which the store keeps and runs one at a time, on its own clock.
-Each file of a function begins with what it promises, and each may be repeated without harm, because
-an answer can be lost on its way.
+Only these functions change the state of an execution. The store runs one at a time, by its own
+clock. The file of a function begins with what it promises. Each function may be repeated without
+harm, because its reply can be lost on the way.
 
-The names of the library and of its functions end with a digest of its code. So two versions of the
-service may work on one store, each with its own functions, and none is ever called with the
-arguments of another version.
+The names of the library and its functions end with a digest of the code. So two versions of the
+service can use one store, each with its own functions: no function ever receives the arguments of
+another version. `app.store.functions` loads the library and calls the functions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from app.store.counters import BOUNDS_MS
+
 _FOLDER = Path(__file__).parent
 
+# Files whose names all functions see. A file uses only names of the files before it.
 _SHARED = ("prelude", "record", "moves", "old", "admission")
+
+# Files that belong to one function alone.
+_PARTS = {"reap": ("sweep", "restore")}
 
 _FUNCTIONS = {
     "submit": "",
@@ -38,43 +44,43 @@ _FUNCTIONS = {
     "page": "no-writes",
     "observe": "no-writes",
 }
-"""Each function with its flag. `allow-oom`: a full store takes it, because executions that end make
-room. `no-writes`: it only reads, so a store that takes no writes runs it. New executions have
-neither.
+"""Each function with its flag.
+
+`allow-oom`: it also runs when the store is full, because executions that end make room.
+`no-writes`: it only reads, so it also runs on a store that takes no writes. Functions that store
+new executions have no flag, so a full store refuses them.
 """
 
 PREFIX = "executions_"
 
 NOT_FOUND = "Function not found"
-"""What a store answers that does not have the library: it was emptied or replaced, or never asked
-before.
-"""
+"""The error of a store that does not have the library: it is new, or it was emptied or replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The functions of this version of the service, as the store is given them."""
+    """The functions of this version of the service: the library's name and its Lua code."""
 
     name: str
     code: str
 
     @classmethod
     def of(cls, text: str) -> Library:
-        """Names the library, and its functions, after the digest of their text."""
+        """Names the library and its functions after the digest of their text."""
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cls(
-            f"{PREFIX}{digest}", f"#!lua name={PREFIX}{digest}\n{text.replace('@digest@', digest)}"
-        )
+        code = text.replace("@digest@", digest)
+        return cls(f"{PREFIX}{digest}", f"#!lua name={PREFIX}{digest}\n{code}")
 
     def function(self, name: str) -> str:
-        """What a function is called in the store."""
+        """The name of a function in the store."""
         return f"{name}_{self.name.removeprefix(PREFIX)}"
 
 
 @cache
 def text() -> str:
-    """The library's code, before it has a name."""
-    shared = [_read(name) for name in _SHARED]
+    """The library's code, with `@digest@` in place of the digest."""
+    bounds = ", ".join(map(str, BOUNDS_MS))  # once, in Python, so that the two cannot differ
+    shared = [_read(name).replace("@bounds@", bounds) for name in _SHARED]
     return "".join([*shared, *(_function(name, flag) for name, flag in _FUNCTIONS.items())])
 
 
@@ -84,13 +90,14 @@ def library() -> Library:
 
 
 def _function(name: str, flag: str) -> str:
-    """A block of its own, so that what one file names is not seen by the others. Each file has a
-    function `run`.
-    """
+    # Each function is in a block of its own, so that its names are not visible to the others. All
+    # of them call themselves `run`.
+    code = "".join(_read(file) for file in (*_PARTS.get(name, ()), name))
     flags = f"flags = {{'{flag}'}}, " if flag else ""
     return (
-        f"do\n{_read(name)}"
-        f"redis.register_function{{function_name = '{name}_@digest@', {flags}callback = function(_, ARGV)\n"
+        f"do\n{code}"
+        f"redis.register_function{{function_name = '{name}_@digest@', {flags}"
+        f"callback = function(_, ARGV)\n"
         f"  call, try = redis.call, redis.pcall\n  return run(ARGV)\nend}}\nend\n"
     )
 

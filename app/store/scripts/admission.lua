@@ -1,43 +1,47 @@
--- Whether a new execution is let in; stands in front of `submit`, which asks before it stores anything.
--- `asked` is a table with `tenant`, `queue` and, where they are in force:
---   key, digest, ttl   an idempotency key, the digest of the body it came with, milliseconds it is kept;
---   type, retry_of     with these, what else a repeat is answered
---   max_unfinished     pending and running executions of the tenant
---   max_length         executions in the queue
---   max_age            microseconds the oldest of them may have waited
---   max_copied         bytes that retries of the tenant may have copied; asked only where this is a retry
+-- Decides whether a new execution is accepted. `submit` calls it before it stores anything.
+-- `rules` is a table with `tenant`, `queue` and, if they are in force:
+--   key, digest, ttl   an idempotency key, the digest of its body, how many milliseconds it is kept
+--   type, retry_of     with a key: the rest of the receipt that a repeat gets
+--   max_unfinished     how many executions of the tenant may be pending or running
+--   max_length         how many executions may be in the queue
+--   max_age            how many microseconds the oldest of them may have waited
+--   max_copied         how many bytes retries of the tenant may have copied; for a retry only
 
-local function idempotency_key(asked) return 'exec:idempotency:' .. asked.tenant .. ':' .. asked.key end
+local function idempotency_key(rules)
+  return 'exec:idempotency:' .. rules.tenant .. ':' .. rules.key
+end
 
--- What the first start with this key was answered, or that it had another body; nil where there was none.
-local function earlier(asked)
-  if not asked.key then return nil end
-  local first = call('HMGET', idempotency_key(asked), 'id', 'created', 'digest')
-  if not first[1] or not is_whole(first[2] or '', FOREVER) then return nil end
-  if first[3] ~= asked.digest then return {'reused'} end
+-- The receipt of the first start with this key, or `reused` if that had another body; nil if there
+-- was none.
+local function earlier(rules)
+  if not rules.key then return nil end
+  local first = call('HMGET', idempotency_key(rules), 'id', 'created', 'digest')
+  if not first[1] or not is_integer(first[2] or '', FOREVER) then return nil end
+  if first[3] ~= rules.digest then return {'reused'} end
   return {'replayed', first[1], first[2]}
 end
 
--- Kept apart from the execution, which may be gone earlier.
-local function remember(asked, id, created)
-  if not asked.key then return end
-  call('HSET', idempotency_key(asked), 'id', id, 'created', created, 'digest', asked.digest,
-    'type', asked.type, 'retry_of', asked.retry_of)
-  call('PEXPIRE', idempotency_key(asked), whole(asked.ttl))
+-- The key has its own time to live, so it works after the execution has left the store.
+local function remember(rules, id, created)
+  if not rules.key then return end
+  call('HSET', idempotency_key(rules), 'id', id, 'created', created, 'digest', rules.digest,
+    'type', rules.type, 'retry_of', rules.retry_of)
+  call('PEXPIRE', idempotency_key(rules), integer(rules.ttl))
 end
 
--- How many executions of the tenant are pending or running; -1 where nobody wants to know.
-local function unfinished(asked)
-  if not asked.max_unfinished then return -1 end
-  local prefix, sum = 'exec:index:' .. asked.tenant .. ':', 0
+-- How many executions of the tenant are pending or running; -1 if there is no limit.
+local function unfinished(rules)
+  if not rules.max_unfinished then return -1 end
+  local prefix, sum = 'exec:index:' .. rules.tenant .. ':', 0
   for state in pairs(LIVING) do
-    sum = sum + call('ZCARD', prefix .. state .. ':agent') + call('ZCARD', prefix .. state .. ':pipeline')
+    local agents = call('ZCARD', prefix .. state .. ':agent')
+    sum = sum + agents + call('ZCARD', prefix .. state .. ':pipeline')
   end
   return sum
 end
 
--- When the oldest that was never started was created. Those that go back to a queue's front are older, but
--- did not wait for all that time; among the first hundred they are passed over.
+-- When the oldest execution of the queue that was never started was created. Those that came back
+-- to the front are older but did not wait all that time: they are skipped. Looks at 100 entries.
 local function waits_since(queue)
   for place = 0, 99 do
     local id = call('LINDEX', queue_key(queue), place)
@@ -48,45 +52,57 @@ local function waits_since(queue)
   end
 end
 
--- Refuses what is no number, before anything is stored.
-local function checked(asked)
+-- Fails if a limit is not a number, before anything is stored.
+local function checked(rules)
   for _, name in ipairs({'max_unfinished', 'max_length', 'max_age'}) do
-    asked[name] = asked[name] and bounded(asked[name], 0, FOREVER)
+    rules[name] = rules[name] and bounded(rules[name], 0, FOREVER)
   end
-  if asked.key then asked.ttl = bounded(asked.ttl, 1, LONGEST / 1000) end
-  return asked
+  if rules.key then rules.ttl = bounded(rules.ttl, 1, LONGEST / 1000) end
+  return rules
 end
 
--- Which limit is reached; nil where none is.
-local function refusal(asked, at, unfinished_now)
-  if asked.max_unfinished and unfinished_now >= asked.max_unfinished then return {'too_many_unfinished'} end
-  if asked.max_length and call('LLEN', queue_key(asked.queue)) >= asked.max_length then return {'queue_full'} end
-  if asked.max_age and at - (waits_since(asked.queue) or at) > asked.max_age then return {'queue_full'} end
+-- The limit that is reached, or nil.
+local function refusal(rules, at, unfinished_now)
+  if rules.max_unfinished and unfinished_now >= rules.max_unfinished then
+    return {'too_many_unfinished'}
+  end
+  local queue = rules.queue
+  if rules.max_length and call('LLEN', queue_key(queue)) >= rules.max_length then
+    return {'queue_full'}
+  end
+  if rules.max_age and at - (waits_since(queue) or at) > rules.max_age then
+    return {'queue_full'}
+  end
 end
 
--- What retries of a tenant have copied and is still stored: id -> bytes, and their sum under ''. Less than this is not
--- counted, since it costs no more than a start; so there are few, and a recount is short.
+-- A hash of what the retries of a tenant have copied and still hold: id -> bytes, the sum under ''.
+-- Smaller retries are not counted, because they cost no more than a start. So there are few
+-- entries, and a recount is short.
 local COUNTED_FROM = 65536
-local function copied_key(asked) return 'exec:copied:' .. asked.tenant end
+local function copied_key(rules) return 'exec:copied:' .. rules.tenant end
 
 local function bytes_of(hash)
-  if ask(0, 'HLEN', hash) > 2000 then return ask(0, 'MEMORY', 'USAGE', hash) end  -- an estimate by samples: exact ones take long
+  if ask(0, 'HLEN', hash) > 2000 then
+    return ask(0, 'MEMORY', 'USAGE', hash)  -- an estimate from samples: exact sums take too long
+  end
   local names, bytes = ask({}, 'HKEYS', hash), 0
   for _, name in ipairs(names) do bytes = bytes + #name + call('HSTRLEN', hash, name) end
   return bytes
 end
 
--- How many bytes a retry copies: what was asked, and what is known of the steps of `source`, unless it is ''.
-local function bytes_to_copy(asked, data, source)
-  if not asked.max_copied then return 0 end
+-- How many bytes a retry copies: its `data`, and the steps and outputs of `source`, if any.
+local function bytes_to_copy(rules, data, source)
+  if not rules.max_copied then return 0 end
   local bytes = #data
-  if source ~= '' then bytes = bytes + bytes_of(steps_key(source)) + bytes_of(values_key(source)) end
+  if source ~= '' then
+    bytes = bytes + bytes_of(steps_key(source)) + bytes_of(values_key(source))
+  end
   return bytes < COUNTED_FROM and 0 or bytes
 end
 
--- Forgets the retries that have left the store.
-local function recount(asked)
-  local key, sum = copied_key(asked), 0
+-- Removes the retries that have left the store from the hash, and returns the new sum.
+local function recount(rules)
+  local key, sum = copied_key(rules), 0
   local copied = call('HGETALL', key)
   for i = 1, #copied, 2 do
     if call('EXISTS', job_key(copied[i])) == 1 then
@@ -95,18 +111,19 @@ local function recount(asked)
       call('HDEL', key, copied[i])
     end
   end
-  call('HSET', key, '', whole(sum))
+  call('HSET', key, '', integer(sum))
   return sum
 end
 
-local function too_much_copied(asked, bytes)
+local function too_much_copied(rules, bytes)
   if bytes == 0 then return false end
-  local sum = tonumber(call('HGET', copied_key(asked), '') or 0)
-  return sum + bytes > asked.max_copied and recount(asked) + bytes > asked.max_copied
+  local sum = tonumber(call('HGET', copied_key(rules), '') or 0)
+  -- The sum may still hold retries that have left, so a recount decides.
+  return sum + bytes > rules.max_copied and recount(rules) + bytes > rules.max_copied
 end
 
-local function note_copied(asked, id, bytes)
+local function note_copied(rules, id, bytes)
   if bytes == 0 then return end
-  call('HSET', copied_key(asked), id, whole(bytes))
-  call('HINCRBY', copied_key(asked), '', whole(bytes))
+  call('HSET', copied_key(rules), id, integer(bytes))
+  call('HINCRBY', copied_key(rules), '', integer(bytes))
 end

@@ -1,16 +1,21 @@
--- pending -> cancelled at once. A running one gets a mark, which its worker is told of at once and finds
--- with its next beat at the latest; whoever sees it end writes `cancelled`. A final state stays as it is.
--- ARGV: id, tenant. Answers the status it has now, or nothing where the tenant has no such execution.
+-- pending -> cancelled, at once. A running execution gets a mark and stays running: a message tells
+-- its worker, which otherwise finds the mark with its next heartbeat. Whoever ends the attempt
+-- writes `cancelled`. A final state stays as it is. Repeating the call changes nothing.
+-- ARGV: id, tenant.
+-- Returns the status after the call, or nothing if the tenant has no such execution.
 local function run(ARGV)
-  local record = load(ARGV[1])
-  if not record or record.tenant ~= ARGV[2] then return false end
+  local id, tenant = ARGV[1], ARGV[2]
+  local record = load(id)
+  if not record or record.tenant ~= tenant then return false end
   if record.state == 'pending' then
     end_as(record, 'cancelled', now())
     return 'cancelled'
   end
   if record.state == 'running' then
-    call('HSETNX', job_key(record.id), 'cancel', whole(now()))
-    try('PUBLISH', 'rq:pubsub:' .. (record.worker_name or ''), cjson.encode({command = 'cancel', execution_id = record.id}))
+    call('HSETNX', job_key(id), 'cancel', integer(now()))
+    -- RQ's own channel for commands to a worker. The message may be lost, the mark is not.
+    local channel = 'rq:pubsub:' .. (record.worker_name or '')
+    try('PUBLISH', channel, cjson.encode({command = 'cancel', execution_id = id}))
   end
   return record.state
 end

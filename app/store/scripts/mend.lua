@@ -1,13 +1,16 @@
--- For records that a reader could make no sense of. Readers only read, so that they work on a store that takes no
--- writes; what they find is ended as `RecordUnreadable` here, so that everybody finds the same.
+-- Ends executions whose records are unreadable as `failed` with `RecordUnreadable`.
+-- The web side calls it when it could not read a record. Reading functions write nothing, so that
+-- they also work on a store that takes no writes. Repeating the call changes nothing.
 -- ARGV: ids.
+local function mend(id)
+  local record = load(id)  -- quarantines the record if it is unreadable
+  if not record then return end
+  -- `load` looks only at the beginning of `meta`; people see all of it.
+  local read, found = pcall(cjson.decode, record.meta or '')
+  if not read or type(found) ~= 'table' then quarantine(record, {'meta'}) end
+end
+
 local function run(ARGV)
-  for i = 1, #ARGV do
-    dealt_with('record_unreadable', ARGV[i], function(id)
-      local record = load(id)
-      if not record then return end
-      local read, found = pcall(cjson.decode, record.meta or '')
-      if not read or type(found) ~= 'table' then quarantine(record, {'meta'}) end
-    end, ARGV[i])
-  end
+  local ids = ARGV
+  for i = 1, #ids do dealt_with('record_unreadable', ids[i], mend, ids[i]) end
 end

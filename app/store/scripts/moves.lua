@@ -1,11 +1,15 @@
--- What transitions have in common: the lists that an execution is in, and the ways out of a state.
+-- Moves an execution from one state to another: its lists, its index entries, and its record.
+-- The transitions (claim, finish, release, cancel, reap) call these functions after `load`.
 
--- Two memberships: all of its status and type, and those of its target among them, scored by creation. `page` puts
--- lists together, so that there need not be one of every status, or of both types.
-local function index_key(record, status) return 'exec:index:' .. record.tenant .. ':' .. status .. ':' .. record.type end
+-- An execution is in two index lists: all of its status and type, and those of its target among
+-- them. The score is the time of creation. `page` merges lists, so there is no list of all statuses
+-- or of both types.
+local function index_key(record, status)
+  return 'exec:index:' .. record.tenant .. ':' .. status .. ':' .. record.type
+end
 
 local function index(record, status)
-  local key, created = index_key(record, status), whole(record.created)
+  local key, created = index_key(record, status), integer(record.created)
   call('ZADD', key, created, record.id)
   call('ZADD', key .. ':' .. record.target, created, record.id)
 end
@@ -21,45 +25,60 @@ local function move_index(record, status)
   index(record, status)
 end
 
--- The attempt is over: for its lease, for RQ's registry (which names it `<job>:<attempt>`), and for what RQ knows of
--- its worker.
+-- Ends the attempt: removes its lease and its entry `<job>:<attempt>` in RQ's registry, and counts
+-- it off RQ's hash of the worker.
 local function leave_running(record)
   call('ZREM', LEASES, record.id)
-  if record.origin then try('ZREM', STARTED .. record.origin, record.id .. ':' .. (record.attempt or '')) end
+  if record.origin then
+    try('ZREM', STARTED .. record.origin, record.id .. ':' .. (record.attempt or ''))
+  end
   if record.worker_name then
     local running = count_for_worker(record.worker_name, 'running', -1)
-    if running and running <= 0 then try('HSET', 'rq:worker:' .. record.worker_name, 'state', 'idle', 'running', 0) end
+    if running and running <= 0 then
+      try('HSET', 'rq:worker:' .. record.worker_name, 'state', 'idle', 'running', 0)
+    end
   end
 end
 
--- It waits no longer. What was `popped` is in no queue: it is not looked for.
+-- Removes it from the waiting ones. A `popped` one is in no queue, which saves searching for it.
 local function leave_waiting(record)
   local waited, delayed = call('ZREM', WAITING, record.id), call('ZREM', DELAYED, record.id)
   if delayed == 1 then try('ZREM', SCHEDULED .. record.origin, record.id) end
-  if waited == 1 and delayed == 0 and not record.popped then call('LREM', queue_key(record.origin), 1, record.id) end
+  if waited == 1 and delayed == 0 and not record.popped then
+    call('LREM', queue_key(record.origin), 1, record.id)
+  end
 end
 
--- What ran is counted with the time of its last attempt, what never ran (or waited for a retry) without.
+-- Counts an end with the duration of the last attempt; without one if it did not run, or waited for
+-- a retry.
 local function count_end(record, state, at)
   local name = ':' .. record.type .. ':' .. record.target .. ':' .. state
-  if record.started then count_durations('r' .. name, {at - record.started}) else count('x' .. name) end
+  if record.started then
+    count_durations('r' .. name, {at - record.started})
+  else
+    count('x' .. name)
+  end
 end
 
--- The only way into a final state; callers have checked that the record is in none. The lease is removed last: if one
--- of the calls is refused (somebody else's data is under a key, say), it expires and the reaper tries again.
--- And RQ's registry of what has ended comes first: by it the record leaves after its retention, whatever is refused
--- after that. `more` are further fields and values.
+-- The only way into a final state; the caller has checked that the record is in none. `more` are
+-- further fields and values.
+-- RQ's registry comes first: it makes the record leave after its retention, even if a later call
+-- fails. The lease is removed last: if a call above fails (for example because a key has the wrong
+-- type), the lease expires and the reaper finishes the execution.
 local function end_as(record, state, at, more)
+  local key, completed = job_key(record.id), state == 'completed'
   call('ZADD', registry(state, record.origin), rq_score(at), record.id)
   move_index(record, state)
-  local progress
-  if state == 'completed' then progress = '[' .. (record.steps or 1) .. ',' .. (record.steps or 1) .. ',null]' end
-  call('HSET', job_key(record.id), 'status', RQ_WORD[state], 'meta', meta(state, progress), 'ended_at', iso(at), unpack(more or {}))
-  call('HDEL', job_key(record.id), 'request_id', 'max_attempts', 'reported', 'saved', 'expires')  -- of the living
+  local progress = completed and all_done(record) or nil
+  call('HSET', key, 'status', RQ_WORD[state], 'meta', meta(state, progress), 'ended_at', iso(at),
+    unpack(more or {}))
+  -- Only a living execution needs these.
+  call('HDEL', key, 'request_id', 'max_attempts', 'reported', 'saved', 'expires')
   if record.state == 'running' then
     leave_running(record)
     if record.worker_name and state ~= 'cancelled' then
-      count_for_worker(record.worker_name, state == 'completed' and 'successful_job_count' or 'failed_job_count', 1)
+      local counter = completed and 'successful_job_count' or 'failed_job_count'
+      count_for_worker(record.worker_name, counter, 1)
     end
   else
     leave_waiting(record)
@@ -70,11 +89,16 @@ end
 
 -- The error of a failure that the service itself noticed, as a field and its value.
 local function failure(record, type, message)
-  return {'error', cjson.encode({type = type, message = message, details = {[record.type .. '_id'] = record.target}})}
+  local details = {[record.type .. '_id'] = record.target}
+  return {'error', cjson.encode({type = type, message = message, details = details})}
 end
 
--- A record that makes no sense, and cannot be run or shown as it is: it ends as `failed`, whatever it was. Fields that are
--- needed get a value that makes sense, the others go.
+local function expired(record)
+  return failure(record, 'Expired', 'It was not started within its expires_in.')
+end
+
+-- Ends an execution with an unreadable record as `failed`, whatever its state was. `found` are the
+-- unreadable fields: needed ones get a default, the others are deleted.
 function quarantine(record, found)
   local at, key, ran = now(), job_key(record.id), record.status == 'started'
   for _, name in ipairs(found) do
@@ -83,39 +107,48 @@ function quarantine(record, found)
   end
   record.type, record.target = record.type or 'agent', record.target or 'unknown'
   record.origin = record.origin or 'unknown'
-  record.created, record.started = microseconds(record.created_at) or at, microseconds(record.started_at)
-  call('HSET', key, 'type', record.type, 'target', record.target, 'origin', record.origin, 'data', CALL,
-    'created_at', iso(record.created), 'enqueued_at', record.enqueued_at or iso(record.created))
+  record.created = microseconds(record.created_at) or at
+  record.started = microseconds(record.started_at)
+  call('HSET', key, 'type', record.type, 'target', record.target, 'origin', record.origin,
+    'data', CALL, 'created_at', iso(record.created),
+    'enqueued_at', record.enqueued_at or iso(record.created))
+  -- Nobody knows which state it was in, so it leaves the lists of all of them, and takes the usual
+  -- way from `pending` to `failed`.
   for state in pairs(RQ_WORD) do
     unindex(record, state)
     if REGISTRY[state] then try('ZREM', registry(state, record.origin), record.id) end
   end
   index(record, 'pending')
-  record.state, record.popped = 'pending', true  -- a claim drops what is left of it in a queue
-  local message = 'Its record in the store makes no sense: ' .. table.concat(found, ', ') .. '.'
+  record.state = 'pending'
+  record.popped = true  -- a claim drops an entry that is left in a queue
+  local names = table.concat(found, ', ')
+  local message = 'Its record in the store has unreadable fields: ' .. names .. '.'
   end_as(record, 'failed', at, failure(record, 'RecordUnreadable', message))
   if ran then leave_running(record) else call('ZREM', LEASES, record.id) end
   count('u:unreadable')
   report('record_unreadable', record.id, message)
 end
 
--- running -> pending: the attempt is over, the next one waits `delay` microseconds, or not at all.
--- `how` it ended is kept in the history of attempts, unless it is nil: then the attempt does not count.
--- Whatever the store may refuse because of somebody else's data comes before the record is changed: repeated, it does the
--- same again, and no attempt is counted twice.
+-- running -> pending: ends the attempt; the next one may start after `delay` microseconds.
+-- `how` it ended goes into the history of attempts. If `how` is nil, the attempt does not count.
+-- Calls that may fail because of a key of the wrong type come before the record is changed:
+-- repeated, they do the same again, and no attempt is counted twice.
 local function requeue(record, at, delay, how, error_type)
   local key, due = job_key(record.id), at + delay
-  call('ZADD', WAITING, '+inf', record.id)  -- first, and the lease is removed last: it is always in one of the two
+  -- Added first; the lease is removed last, so the execution is always in at least one set.
+  call('ZADD', WAITING, '+inf', record.id)
   if delay > 0 then
-    call('ZADD', DELAYED, whole(due), record.id)
+    call('ZADD', DELAYED, integer(due), record.id)
     try('ZADD', SCHEDULED .. record.origin, string.format('%.6f', due / 1000000), record.id)
   end
   move_index(record, 'pending')
-  local fields = {'status', delay > 0 and 'scheduled' or 'queued', 'meta', meta('pending'), 'enqueued_at', iso(due),
-                  'lost', record.lost, 'retried', record.retried}
+  local fields = {'status', delay > 0 and 'scheduled' or 'queued', 'meta', meta('pending'),
+                  'enqueued_at', iso(due), 'lost', record.lost, 'retried', record.retried}
   if how then
-    local entry = string.format('{"number":%d,"worker":%s,"started":%s,"ended":%s,"outcome":"%s","error":%s},', record.attempt,
-      cjson.encode(record.worker_name or ''), whole(record.started), whole(at), how, cjson.encode(error_type or how))
+    -- Written by hand: cjson would write a large time as `1.7e+15`.
+    local form = '{"number":%d,"worker":%s,"started":%s,"ended":%s,"outcome":"%s","error":%s},'
+    local entry = string.format(form, record.attempt, cjson.encode(record.worker_name or ''),
+      integer(record.started), integer(at), how, cjson.encode(error_type or how))
     fields[11], fields[12] = 'history', (call('HGET', key, 'history') or '') .. entry
   else
     fields[11], fields[12] = 'attempt', math.max(0, record.attempt - 1)
@@ -126,13 +159,15 @@ local function requeue(record, at, delay, how, error_type)
   leave_running(record)
 end
 
--- `deaths` counts how often an execution was in a process or a worker that died or hung with others in it. From
--- `ALONE` on it runs in a process of its own; from `SOLE` on its worker runs no other one of those meanwhile.
+-- `deaths` counts how often a process or worker died or got stuck while it ran this execution and
+-- others. From `ALONE` on it runs in a process of its own; from `SOLE` on its worker runs no second
+-- one of these at the same time.
 local ALONE, SOLE = 2, 3
 
--- The process that ran it is gone: the next attempt, unless a cancel was asked for or none is left.
--- The second attempt starts at once, later ones wait 1, 3, 7 ... 30 s, so that a poisonous execution
--- does not keep killing processes. `usage` is what the run has used so far: a field and its value, or nothing.
+-- For an execution whose process is gone: prepares the next attempt, unless a cancel was requested
+-- or no attempt is left. Returns the new status. The second attempt starts at once, later ones wait
+-- 1, 3, 7 ... 30 s, so that an execution that kills its process does not do so all the time.
+-- `usage` is {'usage', JSON}, or empty.
 local function lose(record, at, reason, usage)
   usage = usage or {}
   if record.cancel then
@@ -142,9 +177,11 @@ local function lose(record, at, reason, usage)
   end
   record.lost = one_more(record.lost)
   if record.lost >= record.max_attempts then
-    local message = string.format('%s This happened %d times, which is config.max_attempts.', reason, record.lost)
+    local form = '%s This happened %d times, which is config.max_attempts.'
+    local message = string.format(form, reason, record.lost)
     if record.deaths >= ALONE then
-      message = message .. ' It ran alone, because a process or worker that it shared with others had died or hung before.'
+      message = message .. ' It ran alone, because a process or worker that it shared with others'
+        .. ' had died or hung before.'
     end
     local more = failure(record, 'WorkerLost', message)
     end_as(record, 'failed', at, {'lost', record.lost, more[1], more[2], usage[1], usage[2]})
@@ -157,8 +194,9 @@ local function lose(record, at, reason, usage)
   return 'pending'
 end
 
--- The same if others were lost with it, and nobody knows which of them was the cause: noted, but not counted against
--- `max_attempts`. If it is lost again while it runs alone, it was the cause itself.
+-- Like `lose`, if others were lost at the same time and any of them may be the cause: it is noted,
+-- but does not count against `max_attempts`. If it is lost again while it runs alone, it was the
+-- cause itself.
 local function lose_with_others(record, at, reason, usage, is_suspect)
   if record.cancel or record.deaths >= SOLE then return lose(record, at, reason, usage) end
   if usage[1] then call('HSET', job_key(record.id), unpack(usage)) end

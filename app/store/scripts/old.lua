@@ -1,20 +1,26 @@
--- Records as version 1.0 wrote them before they were RQ jobs in full. Whoever meets one rewrites it, and so does `reap`
--- after an upgrade with all that live or ended. This file goes when nobody upgrades from there any more.
+-- Rewrites records that version 1.0 wrote before they were complete RQ jobs.
+-- `load` calls it for a record that it meets, and after an upgrade `reap` calls it for all records
+-- that wait or have ended. Delete this file when nobody upgrades from such a version any more.
 
-local OLD = {'tenant', 'status', 'type', 'target', 'origin', 'created', 'queued', 'started', 'ended', 'due', 'worker',
-             'progress', 'timeout_seconds', 'steps', 'attempt', 'meta'}
+local OLD = {'tenant', 'status', 'type', 'target', 'origin', 'created', 'queued', 'started',
+             'ended', 'due', 'worker', 'progress', 'timeout_seconds', 'steps', 'attempt', 'meta'}
 
-local function old_time(text) return text and is_whole(text, FOREVER) and iso(tonumber(text)) or nil end
+-- Old records hold microseconds since 1970. Returns the time as RQ writes it, or nil.
+local function old_time(text)
+  return text and is_integer(text, FOREVER) and iso(tonumber(text)) or nil
+end
 
--- It is in RQ's lists as well from now on, and no longer in those that are read no more.
+-- Adds the execution to RQ's lists, and removes it from lists that this version does not read.
 local function relist(old, state)
   local prefix, of_type = 'exec:index:' .. old.tenant .. ':', ':' .. (old.type or '')
-  for _, list in ipairs({'all:all', 'all' .. of_type, 'all' .. of_type .. ':' .. (old.target or ''), state .. ':all'}) do
+  local of_target = of_type .. ':' .. (old.target or '')
+  for _, list in ipairs({'all:all', 'all' .. of_type, 'all' .. of_target, state .. ':all'}) do
     call('ZREM', prefix .. list, old.id)
   end
   if not old.origin then return end
   if state == 'running' and old_time(old.started) then
-    try('ZADD', STARTED .. old.origin, rq_score(tonumber(old.started)), old.id .. ':' .. (old.attempt or ''))
+    local name = old.id .. ':' .. (old.attempt or '')
+    try('ZADD', STARTED .. old.origin, rq_score(tonumber(old.started)), name)
   elseif state == 'pending' and old_time(old.due) then
     try('ZADD', SCHEDULED .. old.origin, string.format('%.6f', old.due / 1000000), old.id)
   elseif REGISTRY[state] and old_time(old.ended) then
@@ -23,7 +29,8 @@ local function relist(old, state)
   end
 end
 
--- Rewrites a record; false where it is none of these. What makes no sense is left out, and so found by `flaws`.
+-- Rewrites a record; returns false if it is not an old one. Unreadable fields are left out, so that
+-- `flaws` finds them.
 function renew(record)
   local old = fields_of(record.id, OLD)
   if not old or not old.created then return false end
@@ -38,14 +45,17 @@ function renew(record)
   set('worker_name', old.worker)
   if state == 'pending' and old.due then set('status', 'scheduled') end
   local progress = state == 'running' and old.progress
-  local beaten = is_meta(old.meta, state or '') and old.meta  -- since the upgrade
-  if state == 'completed' then progress = '[' .. (old.steps or 1) .. ',' .. (old.steps or 1) .. ',null]' end
+  -- A heartbeat since the upgrade has already written `meta`, and knows the latest progress.
+  local beaten = is_meta(old.meta, state or '') and old.meta
+  if state == 'completed' then progress = all_done(old) end
   if state then set('meta', beaten or meta(state, progress)) end
   local seconds = is_seconds(old.timeout_seconds or '') and tonumber(old.timeout_seconds)
-  if seconds then set('timeout', whole(math.ceil(seconds))) end
+  if seconds then set('timeout', integer(math.ceil(seconds))) end
   relist(old, state or 'all')
   call('HSET', job_key(old.id), unpack(fields))
-  call('HDEL', job_key(old.id), 'created', 'queued', 'started', 'ended', 'worker', 'progress', 'due')
+  call('HDEL', job_key(old.id), 'created', 'queued', 'started', 'ended', 'worker', 'progress',
+    'due')
+  -- RQ's `timeout` has full seconds; only a fraction needs the field beside it.
   if seconds == math.floor(seconds or 0) then call('HDEL', job_key(old.id), 'timeout_seconds') end
   return true
 end

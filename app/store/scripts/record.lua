@@ -1,22 +1,33 @@
--- The record of an execution: reading it, and finding out whether it makes sense.
+-- Reads the record of an execution, and checks whether its fields are readable.
+-- Every transition calls `load` here before it changes anything.
 --
--- It is the hash of its RQ job, in RQ's own fields where RQ has one: `status` in RQ's word, `meta` with the documented
--- API's word and the progress, times as RQ writes them. What is large stands in keys beside it: so the record stays in
--- the store's compact form, and a status is read without what was put in.
+-- The record is the hash of its RQ job. It uses RQ's own field where there is one: `status` holds
+-- RQ's word, `meta` the API's word and the progress, and times are as RQ writes them. Large values
+-- are in keys of their own, so that the record stays in the store's compact form, and reading a
+-- status does not read the inputs.
 
--- RQ's `data` names a function to call. This one only says who runs it; what was asked stands in a key of its own.
+-- RQ's `data` names a function to call. This one only says who runs it: `data_key` has the request.
 local CALL = '["app.domain.payload.execution",null,[],{}]'
 
-local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at', 'enqueued_at', 'started_at',
-                'ended_at', 'timeout', 'worker_name', 'attempt', 'token', 'cancel', 'steps', 'lost', 'retried',
-                'max_attempts', 'expires', 'retries', 'timeout_seconds', 'deaths'}
+-- All fields that transitions use.
+local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
+                'enqueued_at', 'started_at', 'ended_at', 'timeout', 'worker_name', 'attempt',
+                'token', 'cancel', 'steps', 'lost', 'retried', 'max_attempts', 'expires',
+                'retries', 'timeout_seconds', 'deaths'}
 
--- What has to make sense of an execution that is ending: what is shown of it, and where it is listed.
-local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at', 'started_at', 'ended_at',
-                      'worker_name', 'attempt', 'token', 'cancel', 'steps'}
+-- The fields that must be readable when an execution ends: people see them, or lists need them.
+local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
+                      'started_at', 'ended_at', 'worker_name', 'attempt', 'token', 'cancel',
+                      'steps'}
 
 local function meta(state, progress)
   return '{"status":"' .. state .. '","progress":' .. (progress or 'null') .. '}'
+end
+
+-- The progress of an execution that completed, as JSON.
+local function all_done(record)
+  local steps = record.steps or 1
+  return '[' .. steps .. ',' .. steps .. ',null]'
 end
 
 local function is_seconds(text)
@@ -33,11 +44,15 @@ local function is_list_of_numbers(text)
   return true
 end
 
--- As it was written, apart from the progress: that is only looked at by people, and so by `mend` alone.
+-- Whether `meta` is as it was written. The progress is not checked here: no transition uses it, so
+-- `mend` alone does that.
 local function is_meta(text, state)
   local first = '{"status":"' .. state .. '","progress":'
   return text and string.sub(text, 1, #first) == first
 end
+
+-- A counter that was never written is not there, and counts as 0.
+local function is_counter(text) return not text or is_integer(text, MAX_COUNT) end
 
 local function and_also(found, name)
   found = found or {}
@@ -45,9 +60,9 @@ local function and_also(found, name)
   return found
 end
 
--- The names of a record's fields whose values make no sense; nil if all do, which is the rule and costs little.
--- `record` gets its state (the API's word), its times as numbers, and its counters. Of what has ended, only what is still
--- shown has to make sense: the rest harms nobody any more. The same holds for what is `ending`.
+-- The names of unreadable fields, or nil if there are none. (No table is made then: this is by far
+-- the most frequent case.) Sets `state` (the API's word), and the times as numbers. If the
+-- execution has ended or is `ending`, only the fields that are still shown are checked.
 local function flaws(record, ending)
   local found, state = nil, API_WORD[record.status]
   local living = LIVING[state]
@@ -62,29 +77,28 @@ local function flaws(record, ending)
     record.started = microseconds(record.started_at)
     if not record.started then found = and_also(found, 'started_at') end
   end
-  if record.attempt and not is_whole(record.attempt, MAX_COUNT) then found = and_also(found, 'attempt') end
-  if record.steps and not is_whole(record.steps, MAX_COUNT) then found = and_also(found, 'steps') end
+  if not is_counter(record.attempt) then found = and_also(found, 'attempt') end
+  if not is_counter(record.steps) then found = and_also(found, 'steps') end
   if not living and not microseconds(record.ended_at) then found = and_also(found, 'ended_at') end
   if not living or ending then return found end
   if not record.origin then found = and_also(found, 'origin') end
   record.enqueued = microseconds(record.enqueued_at)
   if not record.enqueued then found = and_also(found, 'enqueued_at') end
   if not is_seconds(record.timeout or '') then found = and_also(found, 'timeout') end
-  local more = record.timeout_seconds
-  if more and not is_seconds(more) then found = and_also(found, 'timeout_seconds') end
-  if record.retries and not is_list_of_numbers(record.retries) then found = and_also(found, 'retries') end
-  if record.expires and not is_whole(record.expires, FOREVER) then found = and_also(found, 'expires') end
-  if record.lost and not is_whole(record.lost, MAX_COUNT) then found = and_also(found, 'lost') end
-  if record.retried and not is_whole(record.retried, MAX_COUNT) then found = and_also(found, 'retried') end
-  if record.deaths and not is_whole(record.deaths, MAX_COUNT) then found = and_also(found, 'deaths') end
-  more = record.max_attempts
-  if more and not is_whole(more, MAX_COUNT) then found = and_also(found, 'max_attempts') end
+  local seconds, retries, expires = record.timeout_seconds, record.retries, record.expires
+  if seconds and not is_seconds(seconds) then found = and_also(found, 'timeout_seconds') end
+  if retries and not is_list_of_numbers(retries) then found = and_also(found, 'retries') end
+  if expires and not is_integer(expires, FOREVER) then found = and_also(found, 'expires') end
+  if not is_counter(record.lost) then found = and_also(found, 'lost') end
+  if not is_counter(record.retried) then found = and_also(found, 'retried') end
+  if not is_counter(record.deaths) then found = and_also(found, 'deaths') end
+  if not is_counter(record.max_attempts) then found = and_also(found, 'max_attempts') end
   return found
 end
 
-local quarantine, renew  -- below: in moves.lua and old.lua
+local quarantine, renew  -- defined later, in moves.lua and old.lua
 
--- The fields `names` of a record that are there; nil where no tenant has such an execution.
+-- The fields `names` of a record, without missing ones; nil if there is no such execution.
 local function fields_of(id, names)
   local values, record = try('HMGET', job_key(id), unpack(names)), {id = id}
   if values.err then return nil end
@@ -95,9 +109,9 @@ local function fields_of(id, names)
   return record.tenant and record or nil
 end
 
--- What transitions look at, with its counters as numbers; nil where no tenant has such an execution. A record that makes
--- no sense is quarantined first, so that every function finds the same: an execution that failed. `names` has the
--- fields that transitions look at among others, or is SHOWN_FIELDS for one that is ending.
+-- The record with its counters as numbers; nil if there is no such execution. An unreadable record
+-- is quarantined first, so that every function finds the same: a failed execution. `names` are
+-- FIELDS and any further ones, or SHOWN_FIELDS if the execution is about to end.
 local function load(id, names)
   names = names or FIELDS
   local record = fields_of(id, names)
@@ -109,8 +123,10 @@ local function load(id, names)
     record = fields_of(id, names)
     flaws(record)
   end
-  record.attempt, record.lost = tonumber(record.attempt or 0), tonumber(record.lost or 0)
-  record.max_attempts, record.retried = tonumber(record.max_attempts or 0), tonumber(record.retried or 0)
+  record.attempt = tonumber(record.attempt or 0)
+  record.max_attempts = tonumber(record.max_attempts or 0)
+  record.lost = tonumber(record.lost or 0)
+  record.retried = tonumber(record.retried or 0)
   record.deaths = tonumber(record.deaths or 0)
   return record
 end

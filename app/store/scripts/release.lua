@@ -1,14 +1,15 @@
--- running -> pending, by whoever holds the attempt's token:
---   `handed_back`: its worker is shut down; to the queue's front, and the attempt does not count. But what a
---     shutdown ended twenty times counts as lost from then on: it may be what ends its workers
---   `failed`: its flow failed and is tried again on purpose (config.retries), after a delay
---   `set_apart`: handed back because its process hung, and it may be the cause: it runs alone the next time
---   `lost`: its process died, as its parent saw; to the next attempt or, if none is left, to `failed`
---   `disturbed`, `suspected`: its process died with others in it (many, or so few that each runs alone the next time)
+-- running -> pending, by the worker that holds the attempt's token. `how` is one of:
+--   `handed_back`  its worker shuts down: to the front of the queue, and the attempt does not
+--                  count. After 20 of these each counts as lost: the execution may be the cause
+--   `failed`       its flow failed, and `config.retries` allows another try after a delay
+--   `set_apart`    its process got stuck and it may be the cause: it runs alone the next time
+--   `lost`         its process died: to the next attempt or, if none is left, to `failed`
+--   `disturbed`    its process died, together with many others in it
+--   `suspected`    the same, with so few others that each of them runs alone the next time
 -- After a cancel request it becomes `cancelled` instead.
--- ARGV: id, token, usage (JSON, or ''), one of these words, delay in microseconds, the error's type or the
--- reason in a sentence; of what is handed back `unstarted` if nothing of it ran.
--- Answers the status it has now, or `lost` for a stale token (also where the call is repeated).
+-- ARGV: id, token, usage (JSON or ''), how, delay in microseconds, reason: the error's type, or a
+--   sentence; for `handed_back`, `unstarted` if no code of it ran.
+-- Returns the status after the call, or `lost` for a stale token, also if the call is repeated.
 local MAX_RETURNED = 20
 
 local function run(ARGV)
@@ -36,10 +37,14 @@ local function run(ARGV)
   end
   if reason ~= 'unstarted' then
     local returned = ask(0, 'HINCRBY', job_key(id), 'returned', 1)
-    if returned > MAX_RETURNED then return lose(record, at, 'Its worker was shut down while it ran, again and again.') end
+    if returned > MAX_RETURNED then
+      return lose(record, at, 'Its worker was shut down while it ran, again and again.')
+    end
   end
   requeue(record, at, delay)
-  if how == 'set_apart' then call('HSET', job_key(id), 'deaths', math.max(record.deaths, ALONE)) end
+  if how == 'set_apart' then
+    call('HSET', job_key(id), 'deaths', math.max(record.deaths, ALONE))
+  end
   count('a:handed_back')
   return 'pending'
 end

@@ -1,0 +1,294 @@
+"""Reads executions from the store: one by id, pages of them, and the receipts of earlier starts.
+
+The services call it for every GET, through `ExecutionStore`, which adds the calls that write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
+from typing import Any, cast
+
+import redis
+
+from app.domain.errors import StoreUnavailable
+from app.domain.execution import (
+    Execution,
+    Idempotency,
+    Include,
+    Started,
+    Status,
+    TargetType,
+)
+from app.domain.payload import read_call
+from app.process.aside import aside
+from app.store import connection, records
+from app.store.functions import Functions
+from app.store.job import (
+    RECORD_FIELDS,
+    SUMMARY_FIELDS,
+    data_key,
+    job_key,
+    outputs_key,
+    read_record,
+)
+from app.store.large_texts import LargeTexts
+from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
+from app.store.steps import read_moment, with_steps
+from app.store.together import Function, Together, checked
+
+TOO_LARGE = 1
+"""The answer of `status.lua` in place of a value that is too large for one call."""
+
+MOST_LARGE = 8
+"""How many large executions one process holds at once; readers of the same one share it.
+
+With the default limit of 16 MiB they take 128 MiB at most, or 256 MiB if all of them are steps,
+which are not shared.
+"""
+
+
+class ExecutionReader:
+    """Reads executions. Safe to use from many threads; every method raises `StoreUnavailable`.
+
+    A method is one round trip, with these exceptions: a page that names deleted records takes two,
+    and so does a large execution. A very large one is read in pieces, because a single call for it
+    would hold up all other calls of the store.
+
+    Small and quick calls are sent together with those of other requests (`together.py`). After a
+    call that did not reach the store, calls fail at once for a second (see `Breaker`).
+    """
+
+    def __init__(self, client: redis.Redis):
+        self._client = client
+        self._together = Together(client.connection_pool)
+        self._shared = {
+            name: Function(self._together, name) for name in ("submit", "cancel", "page")
+        }
+        self._functions = Functions(client)
+        self._calling = connection.Breaker().calling
+        self._large = LargeTexts(MOST_LARGE)
+
+    @property
+    def connection_pool(self) -> Any:
+        """For other users of the same store in this process; they make their calls in `guard`."""
+        return self._client.connection_pool
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Calls inside are answered in time or raise `StoreUnavailable`, like the methods here."""
+        return self._calling()
+
+    def recall(self, tenant: str, idempotency: Idempotency) -> Started | None:
+        """The receipt of an earlier start or retry with this key and body, or None."""
+        names = ("id", "type", "created", "retry_of", "digest")
+        key = f"exec:idempotency:{tenant}:{idempotency.key}"
+        with self._calling():
+            [kept] = map(checked, self._together.execute(("HMGET", key, *names)))
+        created = kept.pop(2)
+        id, type, retry_of, digest = (
+            value.decode(errors="replace") if value else None for value in kept
+        )
+        created_at = read_moment(created)
+        if not id or type not in set(TargetType) or not created_at or digest != idempotency.digest:
+            return None
+        return Started(id, TargetType(type), created_at, retry_of or None, replayed=True)
+
+    def get(
+        self,
+        execution_id: str,
+        tenant: str,
+        include: Include = Include.STATUS,
+        held: ExitStack | None = None,
+    ) -> Execution | None:
+        """The execution with its outputs and what `include` asks for; None if the tenant has no
+        such execution.
+
+        Large outputs stay in memory until `held` is closed. Raises `TooManyLarge` if this process
+        already holds as many of them as it may.
+        """
+        execution = self._get(execution_id, tenant, include, held)
+        if (
+            execution is None
+            or execution.status is not Status.COMPLETED
+            or execution.outputs is not None
+        ):
+            return execution
+        # It completed, but its outputs are gone or unreadable: the script ends it as failed.
+        with suppress(StoreUnavailable), self._calling():
+            self._functions("quarantine", [execution_id, tenant])
+            execution = self._with_steps(execution_id, tenant, include) or execution
+        if execution.status.ended and execution.failure:
+            return execution
+        return records.unreadable(execution)
+
+    def call(self, execution_id: str) -> dict[str, Any] | None:
+        """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.
+
+        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
+        """
+        data = self._text(data_key(execution_id))
+        return read_call(data) if data is not None else None
+
+    def page(
+        self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
+    ) -> tuple[list[Execution], int]:
+        """One page of the executions in these index keys, and their exact total."""
+        order = "desc" if descending else "asc"
+        arguments = [offset, count, order, len(keys), *keys, *SUMMARY_FIELDS]
+        with self._calling():
+            total, rows = self._shared["page"](arguments)
+        pairs = zip(rows, records.rows_of(rows), strict=True)
+        unreadable = [
+            row[0] for row, (id, fields) in pairs if records.is_unreadable(id, tenant, fields)
+        ]
+        if unreadable:
+            with suppress(StoreUnavailable), self._calling():
+                self._functions("mend", unreadable)
+                # Mending ends them, so they may now be in another list: read the page again.
+                total, rows = self._shared["page"](arguments)
+        found = {
+            id: records.read_anyway(id, tenant, fields) for id, fields in records.rows_of(rows)
+        }
+        gone = [id for id, execution in found.items() if execution is None]
+        if gone:
+            self._unlist(tenant, keys, gone)
+        executions = [execution for execution in found.values() if execution is not None]
+        return executions, total - len(gone)
+
+    def _get(
+        self, execution_id: str, tenant: str, include: Include, held: ExitStack | None
+    ) -> Execution | None:
+        record: Record = {}
+        if include is Include.STATUS:
+            record, outputs = self._look(execution_id)
+            if record.get("tenant") != tenant.encode():
+                return None
+            if not records.broke_off(record) and not records.is_large(outputs):
+                fields = records.present({**record, "outputs": outputs})
+                with suppress(*UNREADABLE_ERRORS):
+                    return read_record(execution_id, fields)
+                return self._mended(execution_id, tenant, include)
+        with ExitStack() as until_read:
+            if record and not records.broke_off(record):
+                return self._with_large_outputs(execution_id, tenant, record, held or until_read)
+            self._large.take_place(held or until_read)
+            return self._with_steps(execution_id, tenant, include)
+
+    def _look(self, execution_id: str) -> tuple[Record, bytes]:
+        """The record and the first bytes of its outputs, without a script.
+
+        Two plain commands are enough: the outputs are written before the record says `finished`,
+        and never change after that.
+        """
+        with self._calling():
+            values, outputs = self._together.execute(
+                ("HMGET", job_key(execution_id), *RECORD_FIELDS),
+                ("GETRANGE", outputs_key(execution_id), 0, SMALL_BYTES),
+            )
+            if isinstance(values, redis.ResponseError):
+                return {}, b""  # a key of another type holds no record
+            record = dict(zip(RECORD_FIELDS, values, strict=True))
+            # `outputs` is an error if the key has another type.
+            readable = record["status"] == b"finished" and isinstance(outputs, bytes)
+            return record, outputs if readable else b""
+
+    def _with_large_outputs(
+        self, execution_id: str, tenant: str, record: Record, held: ExitStack
+    ) -> Execution | None:
+        key = outputs_key(execution_id)
+        text = self._large.get(key, lambda start, end: self._piece(key, start, end), held)
+        if text:
+            execution = records.read(execution_id, tenant, {**record, "outputs": b"{}"})
+            return execution and replace(execution, outputs=text)
+        # They are not packed: an older version wrote them, or another program.
+        self._large.take_place(held)
+        outputs = self._text(key)
+        fields = {**record, "outputs": outputs}
+        return aside(len(outputs or b""), records.read, execution_id, tenant, fields)
+
+    def _mended(self, execution_id: str, tenant: str, include: Include) -> Execution | None:
+        """Lets the store end an unreadable execution as failed, if it takes writes; reads it."""
+        with suppress(StoreUnavailable), self._calling():
+            self._functions("mend", [execution_id])
+        return self._with_steps(execution_id, tenant, include, mended=True)
+
+    def _with_steps(
+        self, execution_id: str, tenant: str, include: Include, *, mended: bool = False
+    ) -> Execution | None:
+        with self._calling():
+            found: Any = self._functions("status", [execution_id, tenant, include, *RECORD_FIELDS])
+        if not found:
+            return None
+        values, outputs, steps, step_outputs = found
+        if outputs == TOO_LARGE:
+            outputs = self._text(outputs_key(execution_id))
+        record = {**dict(zip(RECORD_FIELDS, values, strict=True)), "outputs": outputs}
+        try:
+            execution = aside(len(outputs or b""), records.read, execution_id, tenant, record)
+        except UNREADABLE_ERRORS:
+            if not mended:
+                return self._mended(execution_id, tenant, include)
+            return records.unreadable(records.outline(execution_id, record))
+        if not execution or not steps:
+            return execution
+        key = job_key(execution_id)
+        return with_steps(
+            execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values")
+        )
+
+    def _piece(self, key: str, start: int, end: int) -> bytes:
+        """A piece of a text; empty after its end, and if the key has another type."""
+        with self._calling():
+            try:
+                return cast(bytes, self._client.getrange(key, start, end))
+            except redis.ResponseError as error:
+                if "WRONGTYPE" in str(error):
+                    return b""
+                raise
+
+    def _text(self, key: str) -> bytes | None:
+        """A text; None if there is none, and empty if the key has another type."""
+        with self._calling():
+            try:
+                return cast("bytes | None", self._client.get(key))
+            except redis.ResponseError as error:
+                if "WRONGTYPE" in str(error):
+                    return b""
+                raise
+
+    def _hash(self, found: list[bytes] | int, key: str) -> dict[str, bytes]:
+        """A hash, from a script's `[name, value, ...]`; a large one is read here, in pieces."""
+        if found == TOO_LARGE:
+            with self._calling():
+                pairs = dict(self._client.hscan_iter(key, count=500))
+        else:
+            pairs = dict(zip(found[::2], found[1::2], strict=True))  # type: ignore[index]
+        return {name.decode(errors="replace"): value for name, value in pairs.items()}
+
+    def _unlist(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
+        """Removes ids from the lists if somebody deleted their records by hand."""
+        with self._calling(), self._client.pipeline(transaction=False) as pipe:
+            for key in {*keys, *index_keys(tenant)}:
+                pipe.zrem(key, *gone)
+            pipe.execute()
+
+
+def index_keys(
+    tenant: str,
+    status: Status | None = None,
+    type: TargetType | None = None,
+    target_id: str | None = None,
+) -> list[str]:
+    """The sorted sets that hold the ids of exactly these executions.
+
+    The scripts keep one set for each status and type, and one for each target among these.
+    """
+    scope = "" if target_id is None else f":{target_id}"
+    statuses = [status] if status else list(Status)
+    types = [type] if type else list(TargetType)
+    return [
+        f"exec:index:{tenant}:{status.value}:{type.value}{scope}"
+        for status in statuses
+        for type in types
+    ]
