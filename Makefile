@@ -16,7 +16,7 @@ help:
 	@echo "make chaos    a minute of a service whose parts are broken at random; ARGS='--seconds 600 --seed 7'"
 	@echo "make faults   the long measure of what is broken on purpose; before a release"
 	@echo "make bench    the figures of docs/performance.md, shorter; ARGS='--only drain'; bench-full writes them there"
-	@echo "make lint     style, types and import rules"
+	@echo "make lint     style, types, import rules and words"
 	@echo "make install  what 'run' needs, into .venv"
 
 install: .venv/installed
@@ -42,6 +42,7 @@ lint: .venv/installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.words
 
 format: .venv/installed-dev
 	@$(BIN)/ruff check --fix .
