@@ -40,6 +40,4 @@ def test_every_error_type_of_the_service_is_documented() -> None:
 
 
 def _scripts() -> str:
-    return "".join(
-        path.read_text() for path in (ROOT / "app" / "store" / "scripts").glob("*.lua")
-    )
+    return "".join(path.read_text() for path in (ROOT / "app" / "store" / "scripts").glob("*.lua"))
