@@ -10,7 +10,7 @@ from tests.support.service import ROOT
 
 HOLDS = """
 from gevent import monkey; monkey.patch_all()
-import types
+import time, types
 import gevent
 from app.telemetry import logs
 from app.web.loop_monitor import LoopMonitor
@@ -19,12 +19,13 @@ from app.domain import payload
 logs.configure("INFO")
 LoopMonitor().start()
 
-def handle_request(req, times):
-    for _ in range(times):
+def handle_request(req, seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         payload.pack(b"held" * 500_000)
 
 gevent.sleep(0.3)
-gevent.joinall([gevent.spawn(handle_request, types.SimpleNamespace(method="POST", path="/slow"), 20)])
+gevent.joinall([gevent.spawn(handle_request, types.SimpleNamespace(method="POST", path="/slow"), 1)])
 gevent.sleep(2.5)
 """
 

@@ -235,7 +235,7 @@ def test_an_error_on_the_way_to_a_child_ends_the_attempt() -> None:
 
 def longest_hold(steps: dict[str, bytes]) -> float:
     """For how long the start of a resumed batch holds the loop, as a share of what putting it
-    together takes.
+    together takes. Both in CPU time of the loop's thread, which a busy machine does not change.
     """
 
     class Large(FakeStore):
@@ -248,17 +248,17 @@ def longest_hold(steps: dict[str, bytes]) -> float:
     beats: list[asyncio.Task[None]] = []
 
     def act(pool: Pool, child: FakeChild, attempt: Attempt) -> None:
-        began = time.monotonic()
+        began = time.thread_time()
         message = StartMessage(attempt.claim, KEY, attempt.names(), None, (steps, steps)).encoded()
-        in_one_piece = time.monotonic() - began
+        in_one_piece = time.thread_time() - began
 
         async def beat() -> None:
             begun.set()
-            last = time.monotonic()
+            last = time.thread_time()
             while child.told.count("start") != 2:
                 await asyncio.sleep(0.001)
-                turns.append((time.monotonic() - last) / in_one_piece)
-                last = time.monotonic()
+                turns.append((time.thread_time() - last) / in_one_piece)
+                last = time.thread_time()
             assert child.sizes[-1] == len(message)
             pool._on_message(
                 child, {"kind": "ended", "token": KEY, "outcome": "completed", **USAGE}, b"{}"
@@ -274,10 +274,8 @@ def longest_hold(steps: dict[str, bytes]) -> float:
 
 
 def test_the_start_of_a_batch_with_very_many_items_does_not_hold_the_loop() -> None:
-    """The shortest of some tries: a busy machine may hold it, too."""
     steps = {f"batch:{number}": b"what the item has put out" for number in range(100_000)}
-    holds = (longest_hold(steps) for _ in range(8))
-    assert any(hold < 0.5 for hold in holds)
+    assert longest_hold(steps) < 0.5
 
 
 def test_an_error_in_reading_steps_ends_the_attempt() -> None:
