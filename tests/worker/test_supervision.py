@@ -24,7 +24,6 @@ from app.worker.ending import Stopping
 from app.worker.forkserver import Forkserver
 from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
-from app.worker.protocol import Messages
 from app.worker.start_message import StartMessage
 from app.worker.worker import ExecutionWorker
 from app.worker.write import Write
@@ -64,11 +63,10 @@ class FakeChild:
         self.told.append(head["kind"])
 
     def send_message(self, message: bytes) -> None:
-        messages = Messages()
-        messages.feed(message)
-        head, body = messages.take() or ({}, b"")
+        # Not decoded: that would take as long as the encoding, on the loop that is measured.
+        assert b'"kind":"start"' in message[:200].replace(b" ", b"")
         self.sizes.append(len(message))
-        self.send(head, body)
+        self.send({"kind": "start"})
 
     def ask(self) -> int:
         """Answers in the next turn of the loop."""
