@@ -9,6 +9,10 @@ import ctypes
 import os
 import signal
 
+# PyDLL keeps the interpreter locked: the call takes less time than handing the lock over. Opened
+# once, because each run names its thread twice.
+_python_api = ctypes.PyDLL(None)
+
 _SET_PDEATHSIG = 1
 _SET_NAME = 15
 _SET_CHILD_SUBREAPER = 36
@@ -35,5 +39,4 @@ def set_name(name: str) -> None:
     """Names the calling thread, or the process if it is the main thread, as `ps` and `top -H` show
     it. Threads that it starts inherit the name.
     """
-    # PyDLL keeps the interpreter locked: the call takes less time than handing the lock over.
-    ctypes.PyDLL(None).prctl(_SET_NAME, name.encode()[:_NAME_BYTES], 0, 0, 0)
+    _python_api.prctl(_SET_NAME, name.encode()[:_NAME_BYTES], 0, 0, 0)

@@ -56,6 +56,8 @@ class Entry:
     put_back: Callable[[Any], object]
     difference: Callable[[Any, Any], Any] = _difference
     apply: Callable[[Any], object] | None = None
+    is_slow: bool = False
+    """Beside others it is not looked at after every run: see `LOOK_SECONDS` in `cleanup`."""
 
     def again(self, change: Any) -> None:
         """Repeats a change that `difference` returned."""
@@ -379,7 +381,12 @@ _PROCESS = (
         lambda: os.sched_getaffinity(0),
         lambda processors: os.sched_setaffinity(0, processors),
     ),
-    Entry("user, rights, namespaces and root folder", _take_identity, _cannot_be_put_back),
+    Entry(
+        "user, rights, namespaces and root folder",
+        _take_identity,
+        _cannot_be_put_back,
+        is_slow=True,
+    ),
 )
 
 _COMMON = (
