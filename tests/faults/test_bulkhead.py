@@ -161,7 +161,9 @@ def test_a_flow_that_always_kills_its_worker_fails_and_its_neighbours_do_not(
     unharmed(service, neighbours, attempts=5)
     ended = service.status(poison)
     assert (ended["status"], ended["error"]["type"]) == ("failed", "WorkerLost")
-    assert "ran alone" in ended["error"]["message"]
+    # It runs alone from its second loss in company on. On a busy machine its neighbours may have
+    # completed before: then it had no company, and each loss counts.
+    assert "ran alone" in ended["error"]["message"] or ended["attempt"] <= 4
 
 
 def test_a_lone_execution_whose_worker_is_killed_has_lost_that_attempt(make: Make) -> None:
