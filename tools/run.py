@@ -22,8 +22,9 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
+from app.process.prctl import end_with_parent
 from app.telemetry.sink import Sink
-from tools.embedded_store import EmbeddedStore, StoreError, end_with_parent
+from tools.embedded_store import EmbeddedStore, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,4 +1,4 @@
-"""Sets what only the kernel's prctl(2) can set. Used by the worker and its child processes.
+"""Sets what only the kernel's prctl(2) can set, for the worker, its children and `make run`.
 
 Python has no functions for them. They are Linux's, as is everything that the worker needs.
 """
@@ -21,9 +21,17 @@ _NAME_BYTES = 15
 """The kernel cuts off longer names."""
 
 
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Makes this process receive the signal when the thread that started it ends.
+
+    Fits as a `preexec_fn`. Only SIGKILL ends a stopped process (SIGSTOP).
+    """
+    _python_api.prctl(_SET_PDEATHSIG, number, 0, 0, 0)
+
+
 def die_with_parent(parent: int) -> None:
     """Has the kernel kill this process when its parent dies, however that happens."""
-    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # the parent died before the call: the kernel does not notice that
 
@@ -32,7 +40,7 @@ def adopt_orphans() -> None:
     """Makes this process the parent of every descendant whose own parent dies, even of those that
     have detached themselves.
     """
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _python_api.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_name(name: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from app.catalog.model import Catalog
+from app.process.prctl import end_with_parent
 from app.settings import Settings
 from app.worker.child import ChildConfig
 from app.worker.forkserver import Forkserver
@@ -22,7 +23,7 @@ from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
 from tests.support.service import BIN, ROOT, Service
-from tools.embedded_store import EmbeddedStore, end_with_parent
+from tools.embedded_store import EmbeddedStore
 
 Make = Callable[..., Service]
 

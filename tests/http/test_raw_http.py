@@ -23,9 +23,9 @@ import psutil
 import pytest
 import requests
 
+from app.process.prctl import end_with_parent
 from tests.support.pace import within
 from tests.support.service import ROOT, Service, free_port
-from tools.embedded_store import end_with_parent
 
 LIST = b"/api/v1/executions"
 ONE = LIST + b"/exec_00000000000000000000"

@@ -15,9 +15,9 @@ from typing import Any
 import requests
 
 from app.domain.key import Identity, parse_scopes
+from app.process.prctl import end_with_parent
 from app.settings import Settings
 from app.store.keys import KeyStore
-from tools.embedded_store import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0

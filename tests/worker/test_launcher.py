@@ -14,8 +14,8 @@ import psutil
 import pytest
 import requests
 
+from app.process.prctl import end_with_parent
 from tests.support.service import ROOT, free_port
-from tools.embedded_store import end_with_parent
 
 Launch = Callable[..., "subprocess.Popen[str]"]
 
