@@ -22,6 +22,7 @@ from app.worker.liveness import Liveness
 from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
+from tests.support.agents import write_agent
 from tests.support.service import BIN, ROOT, Service
 from tools.embedded_store import EmbeddedStore
 
@@ -95,16 +96,15 @@ def test_processes_that_flows_in_threads_leave_behind_are_reaped(
     """Their parents have ended, so the worker has adopted them; nobody else would ask how they
     ended.
     """
-    (tmp_path / "agents/leaver").mkdir(parents=True)
-    (tmp_path / "agents/leaver/agent.yaml").write_text(
-        'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: thread}\n'
-    )
-    (tmp_path / "agents/leaver/flow.py").write_text(
+    write_agent(
+        tmp_path / "agents",
+        "leaver",
+        'flows:\n  - {name: main, entrypoint: "flow.py:run", isolation: thread}\n',
         "import subprocess\n\n"
         "def run(inputs):\n"
         "    said = subprocess.run(['sh', '-c', 'sleep 0.3 & echo $!'], stdout=subprocess.PIPE,"
         " stderr=subprocess.DEVNULL)\n"
-        "    return int(said.stdout)\n"
+        "    return int(said.stdout)\n",
     )
     service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=0)
     pids = [service.run("leaver")["outputs"]["output"] for _ in range(5)]
@@ -121,13 +121,12 @@ def test_processes_that_flows_in_threads_leave_behind_are_reaped(
 def test_a_script_that_signals_its_group_reaches_neither_its_worker_nor_its_process(
     make_service: Make, tmp_path: Path, isolation: str, script: str
 ) -> None:
-    (tmp_path / "agents/group").mkdir(parents=True)
-    (tmp_path / "agents/group/agent.yaml").write_text(
-        f'flows:\n  - {{name: main, entrypoint: "flow.py:run", isolation: {isolation}}}\n'
-    )
-    (tmp_path / "agents/group/flow.py").write_text(
+    write_agent(
+        tmp_path / "agents",
+        "group",
+        f'flows:\n  - {{name: main, entrypoint: "flow.py:run", isolation: {isolation}}}\n',
         f"import os, subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', {script!r}])\n"
-        "    os.killpg(0, 15)\n    return os.getpid()\n"
+        "    os.killpg(0, 15)\n    return os.getpid()\n",
     )
     service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=1)
     first, second = service.run("group"), service.run("group")
@@ -141,12 +140,11 @@ def test_a_script_that_signals_its_group_reaches_neither_its_worker_nor_its_proc
 def test_what_a_flow_sends_to_its_process_group_does_not_reach_its_worker(
     make_service: Make, tmp_path: Path
 ) -> None:
-    (tmp_path / "agents/group").mkdir(parents=True)
-    (tmp_path / "agents/group/agent.yaml").write_text(
-        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n'
-    )
-    (tmp_path / "agents/group/flow.py").write_text(
-        "import subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', 'kill -9 0'])\n"
+    write_agent(
+        tmp_path / "agents",
+        "group",
+        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n',
+        "import subprocess\n\ndef run(inputs):\n    subprocess.run(['sh', '-c', 'kill -9 0'])\n",
     )
     service = make_service(agents=tmp_path / "agents")
     neighbour = service.start(

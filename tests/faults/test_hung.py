@@ -16,6 +16,7 @@ import redis
 
 from tests.faults.conftest import LEASE_SECONDS, children_of
 from tests.hostile.neighbours import unharmed
+from tests.support.agents import write_agent
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -54,10 +55,7 @@ flows:
 
 @pytest.fixture
 def make(make_service: Make, tmp_path: Path) -> Make:
-    folder = tmp_path / "agents" / "holds"
-    folder.mkdir(parents=True)
-    (folder / "agent.yaml").write_text(AGENT)
-    (folder / "flow.py").write_text(FLOW)
+    write_agent(tmp_path / "agents", "holds", AGENT, FLOW)
     return lambda **options: make_service(
         agents=tmp_path / "agents", **{"WORKER_THREADS": 20, **options}
     )

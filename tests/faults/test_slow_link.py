@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.agents import write_agent
 from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
@@ -69,14 +70,13 @@ def test_large_outputs_arrive_over_a_slow_link_and_hold_up_no_others(
 def test_stored_steps_are_read_back_over_a_slow_link_and_hold_up_no_others(
     behind_a_link: Callable[..., Service], proxy: Proxy, tmp_path: Path
 ) -> None:
-    (tmp_path / "agents/noisy").mkdir(parents=True)
-    (tmp_path / "agents/noisy/agent.yaml").write_text(
-        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n'
-    )
-    (tmp_path / "agents/noisy/flow.py").write_text(
+    write_agent(
+        tmp_path / "agents",
+        "noisy",
+        'flows:\n  - {name: main, entrypoint: "flow.py:run"}\n',
         "import os, time\n\ndef run(inputs):\n"
         "    time.sleep(inputs.get('seconds') or 0)\n"
-        "    return os.urandom(inputs.get('bytes') or 1).hex()\n"
+        "    return os.urandom(inputs.get('bytes') or 1).hex()\n",
     )
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/heavy.yaml").write_text(

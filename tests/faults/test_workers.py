@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.faults.conftest import LEASE_SECONDS, children_of, ticks
+from tests.support.agents import write_agent
 from tests.support.pace import within
 from tests.support.proxy import Proxy
 from tests.support.service import Service
@@ -275,12 +276,11 @@ def test_threads_that_hang_are_counted_and_their_process_is_replaced(make_servic
 def test_steps_that_outlive_their_runs_take_no_slot_and_their_process_is_replaced(
     make_service: Make, tmp_path: Path
 ) -> None:
-    (tmp_path / "agents/deaf").mkdir(parents=True)
-    (tmp_path / "agents/deaf/agent.yaml").write_text(
-        'flows: [{name: default, entrypoint: "flow.py:run", isolation: thread}]\n'
-    )
-    (tmp_path / "agents/deaf/flow.py").write_text(
-        "import time\n\ndef run(inputs):\n    time.sleep(5)\n"
+    write_agent(
+        tmp_path / "agents",
+        "deaf",
+        'flows: [{name: default, entrypoint: "flow.py:run", isolation: thread}]\n',
+        "import time\n\ndef run(inputs):\n    time.sleep(5)\n",
     )
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/impatient.yaml").write_text(

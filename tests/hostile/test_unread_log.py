@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.hostile.neighbours import unharmed
+from tests.support.agents import write_agent
 from tests.support.service import ROOT, Service, free_port
 from tests.worker.test_launcher import answers, everything, run_one
 from tools.embedded_store import EmbeddedStore
@@ -60,10 +61,7 @@ class Unread(Service):
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Path:
-    folder = tmp_path / "agents" / "chatters"
-    folder.mkdir(parents=True)
-    (folder / "agent.yaml").write_text(AGENT)
-    (folder / "flow.py").write_text(FLOW)
+    write_agent(tmp_path / "agents", "chatters", AGENT, FLOW)
     return tmp_path / "agents"
 
 

@@ -14,6 +14,7 @@ import requests
 
 from app.domain.identifiers import new_id
 from tests.http.test_refusals import refusal
+from tests.support.agents import write_agent
 from tests.support.service import Service
 
 BODY = {
@@ -168,11 +169,8 @@ def test_parallel_starts_with_one_key_are_one_execution(service: Service) -> Non
 @pytest.fixture
 def agent(tmp_path: Path) -> Path:
     """The folder of an agent, `short_lived`, that a test may remove."""
-    folder = tmp_path / "agents" / "short_lived"
-    folder.mkdir(parents=True)
-    (folder / "agent.yaml").write_text("flows: [{name: default, entrypoint: 'flow.py:run'}]")
-    (folder / "flow.py").write_text("def run(inputs): return 1")
-    return folder
+    definition = "flows: [{name: default, entrypoint: 'flow.py:run'}]"
+    return write_agent(tmp_path / "agents", "short_lived", definition, "def run(inputs): return 1")
 
 
 def test_a_repeated_start_is_answered_as_the_first_time_when_its_target_was_removed_meanwhile(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from app.process.aside import SMALL_BYTES, aside
-from tests.support.service import ROOT
+from tests.support.programs import run_program
 
 FAILS_ON_A_LOOP = """
 from gevent import monkey; monkey.patch_all()
@@ -23,14 +20,7 @@ except ValueError as error:
 
 
 def test_what_fails_aside_of_a_loop_is_raised_and_not_printed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FAILS_ON_A_LOOP],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=True,
-    )
+    done = run_program(FAILS_ON_A_LOOP)
     assert done.stdout.startswith("raised Expecting property name")
     assert done.stderr == ""
 

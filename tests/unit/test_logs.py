@@ -15,6 +15,7 @@ import structlog
 from app.telemetry.log_fields import renamed
 from app.telemetry.logs import describe_exception, fitting, masking
 from app.telemetry.sink import MAX_LINE_BYTES
+from tests.support.programs import run_program
 from tests.support.service import ROOT
 
 
@@ -193,14 +194,7 @@ gevent.spawn(divmod, 1, 0).join()
 
 
 def test_an_exception_in_a_greenlet_is_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", GREENLET_RAISES],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=True,
-    )
+    done = run_program(GREENLET_RAISES)
     [line] = map(json.loads, done.stdout.splitlines())
     assert (line["event"], line["errors"][0]["type"]) == ("crashed", "ZeroDivisionError")
     assert done.stderr == ""
@@ -220,13 +214,7 @@ log.info("second", request_id="its own")
 
 
 def test_a_line_tells_what_is_known_of_its_own_request_and_nothing_of_the_one_before() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOGS_TWO_REQUESTS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_program(LOGS_TWO_REQUESTS)
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["request_id"], first["tenant"]) == ("one", "acme")
     assert second["request_id"] == "its own"

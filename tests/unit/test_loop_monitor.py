@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
-from tests.support.service import ROOT
+from tests.support.programs import run_program
 
 HOLDS = """
 from gevent import monkey; monkey.patch_all()
@@ -31,14 +29,7 @@ gevent.sleep(2.5)
 
 
 def test_a_request_that_holds_the_loop_is_logged_with_its_place() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HOLDS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=True,
-    )
+    done = run_program(HOLDS)
     told = [json.loads(line) for line in done.stdout.splitlines() if '"loop_held"' in line]
     slow = [line for line in told if (line["method"], line["path"]) == ("POST", "/slow")]
     assert slow

@@ -16,6 +16,7 @@ from app.domain.execution import Progress, StepStatus
 from app.providers.base import Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
+from tests.support.agents import write_agent
 from tests.support.runtime import Recorder
 
 AGENT = """
@@ -57,9 +58,7 @@ def greedy(inputs, context):
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Any]:
     """Runs a pipeline given as YAML; returns its outputs. `.recorder` has what was stored."""
-    (tmp_path / "agents/work").mkdir(parents=True)
-    (tmp_path / "agents/work/agent.yaml").write_text(AGENT)
-    (tmp_path / "agents/work/flow.py").write_text(FLOW)
+    write_agent(tmp_path / "agents", "work", AGENT, FLOW)
     (tmp_path / "pipelines").mkdir()
 
     def run_it(
@@ -80,7 +79,7 @@ def module(tmp_path: Path) -> Any:
     """The flow's module, as loaded by the runtime."""
     from app.runtime import flow_files
 
-    return flow_files.load((tmp_path / "agents/work/flow.py").resolve())
+    return flow_files.load((tmp_path / "agents" / "work" / "flow.py").resolve())
 
 
 DIAMOND = """
@@ -311,9 +310,7 @@ flows:
 @pytest.fixture
 def typed(tmp_path: Path, run: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a step of an agent that declares types, with the output of the step before it."""
-    (tmp_path / "agents/typed").mkdir()
-    (tmp_path / "agents/typed/agent.yaml").write_text(TYPED)
-    (tmp_path / "agents/typed/flow.py").write_text("def run(inputs): return sorted(inputs)\n")
+    write_agent(tmp_path / "agents", "typed", TYPED, "def run(inputs): return sorted(inputs)\n")
 
     def run_it(name: str, value: Any, more: str = "") -> Any:
         others = {"text": "words", "anything": "words"} | {name: "first"}

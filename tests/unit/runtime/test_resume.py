@@ -20,6 +20,7 @@ from app.runtime import checkpoint
 from app.runtime.errors import RunFailed
 from app.runtime.steps import StepState
 from app.runtime.stop import StopSignal
+from tests.support.agents import write_agent
 from tests.support.runtime import Recorder
 
 AGENT = """
@@ -110,9 +111,7 @@ class Model:
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[str], Catalog]:
     """The catalog with the agent `work` and one pipeline, `p`."""
-    (tmp_path / "agents/work").mkdir(parents=True)
-    (tmp_path / "agents/work/agent.yaml").write_text(AGENT)
-    (tmp_path / "agents/work/flow.py").write_text(FLOW)
+    write_agent(tmp_path / "agents", "work", AGENT, FLOW)
     (tmp_path / "pipelines").mkdir()
 
     def load(yaml: str) -> Catalog:
@@ -127,7 +126,7 @@ def flow(tmp_path: Path, load: Callable[[str], Catalog]) -> Any:
     """The flow's module: `calls` are the steps that were run, `broken` those that fail."""
     from app.runtime import flow_files
 
-    return flow_files.load((tmp_path / "agents/work/flow.py").resolve())
+    return flow_files.load((tmp_path / "agents" / "work" / "flow.py").resolve())
 
 
 def test_finished_steps_are_not_run_again_and_their_outputs_are_read_back(
@@ -668,15 +667,17 @@ def test_abandoned_steps_that_ignore_their_stop_delay_no_other_step(
     assert store.left_behind == 4
 
 
+SHORT_AND_LONG = """
+inputs: [{name: short}, {name: long}]
+steps:
+  - {id: a, agent: work, input_mapping: {seconds: short}}
+  - {id: b, agent: work, input_mapping: {seconds: long}}
+"""
+
+
 def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
-    yaml = """
-    inputs: [{name: short}, {name: long}]
-    steps:
-      - {id: a, agent: work, input_mapping: {seconds: short}}
-      - {id: b, agent: work, input_mapping: {seconds: long}}
-    """
     stored: list[list[str]] = []
 
     class Looking(Recorder):
@@ -687,20 +688,13 @@ def test_what_ends_while_a_stopped_run_waits_for_others_is_stored_at_once(
 
     store, stop = Looking(), StopSignal()
     with pytest.raises(Stopped):
-        store.run(load(yaml), "p", {"short": 0.1, "long": 2.0}, stop=stop)
+        store.run(load(SHORT_AND_LONG), "p", {"short": 0.1, "long": 2.0}, stop=stop)
     assert [names for names in stored if names] == [["a"], ["b"]]
 
 
 def test_a_step_that_ends_while_a_stopped_run_stores_another_one_is_kept(
     load: Callable[[str], Catalog], flow: Any
 ) -> None:
-    yaml = """
-    inputs: [{name: short}, {name: long}]
-    steps:
-      - {id: a, agent: work, input_mapping: {seconds: short}}
-      - {id: b, agent: work, input_mapping: {seconds: long}}
-    """
-
     class Slow(Recorder):
         def save(self, checkpoint: Any, wait: bool) -> None:
             super().save(checkpoint, wait)
@@ -710,7 +704,7 @@ def test_a_step_that_ends_while_a_stopped_run_stores_another_one_is_kept(
 
     store, stop = Slow(), StopSignal()
     with pytest.raises(Stopped):
-        store.run(load(yaml), "p", {"short": 0.1, "long": 0.6}, stop=stop)
+        store.run(load(SHORT_AND_LONG), "p", {"short": 0.1, "long": 0.6}, stop=stop)
     assert store.records["b"].status is StepStatus.COMPLETED
     assert json.loads(store.values["b"]) == "b(None)"
 
