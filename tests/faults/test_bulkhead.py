@@ -23,22 +23,22 @@ FLOW = """
 import ctypes, os, signal, threading, time
 from pathlib import Path
 
-def gathered(inputs):
-    '''Returns when all neighbours run beside it, the first time; later at once.'''
-    Path(inputs["folder"], f"poison-{time.time_ns()}").touch()
-    deadline = time.monotonic() + 5
-    while len(list(Path(inputs["folder"]).glob("neighbour-*"))) < inputs["neighbours"]:
-        if time.monotonic() > deadline:
-            return
+def wait_for(folder, names, count, seconds):
+    deadline = time.monotonic() + seconds
+    while len(list(Path(folder).glob(names))) < count and time.monotonic() < deadline:
         time.sleep(0.02)
+
+def gathered(inputs, attempt):
+    '''Returns when all neighbours run beside it, the first time; later at once, or beside one.'''
+    Path(inputs["folder"], f"poison-{time.time_ns()}").touch()
+    wait_for(inputs["folder"], "neighbour-*", inputs["neighbours"], 5)
+    if inputs["waits"] and attempt <= 2:
+        wait_for(inputs["folder"], f"attempt-{attempt}-*", 1, 30)
 
 def beside_poison(inputs, attempt):
     '''Returns when the poison has begun its attempt of this number.'''
-    deadline = time.monotonic() + 30
-    while len(list(Path(inputs["folder"]).glob("poison-*"))) < attempt:
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.02)
+    Path(inputs["folder"], f"attempt-{attempt}-{inputs['number']}").touch()
+    wait_for(inputs["folder"], "poison-*", attempt, 30)
 
 def run(inputs, context):
     if inputs["do"] == "neighbour":
@@ -49,7 +49,7 @@ def run(inputs, context):
         while time.monotonic() < deadline and not context.cancelled:
             time.sleep(0.02)
         return inputs["number"]
-    gathered(inputs)
+    gathered(inputs, context.attempt)
     if inputs["do"] == "parent":
         os.kill(os.getppid(), inputs["signal"])
     if inputs["do"] == "worker":
