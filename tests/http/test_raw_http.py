@@ -639,36 +639,68 @@ def breaks_off(
     raise RuntimeError
 
 
-def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
+def loses_a_greenlet(
+    environ: dict[str, object], start_response: Callable[..., object]
+) -> Iterator[bytes]:
+    """An application that starts work beside an answer, which fails."""
+    import gevent
+
+    from app.telemetry import logs
+
+    logs.configure("INFO")
+    gevent.spawn(divmod, 1, 0).join()
+    start_response("200 OK", [("Content-Length", "4")])
+    yield b"done"
+
+
+@contextlib.contextmanager
+def bare_server(folder: Path, application: str) -> Iterator[int]:
+    """Serves a function of this module by the service's worker class, with none of its settings.
+
+    Yields the port; what the server prints is in the file `log`.
+    """
     port = free_port()
     options = ["-k", "app.web.worker.LoopWorker", "--no-control-socket", "-b", f"127.0.0.1:{port}"]
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "-c",
-        os.devnull,
-        *options,
-        "tests.http.test_raw_http:breaks_off",
-    ]
-    with (tmp_path / "log").open("wb") as log:
+    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, *options]
+    with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent
+            [*command, f"{__name__}:{application}"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            preexec_fn=end_with_parent,
         )
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                bodies = [raw_body(port, path) for path in (b"/half", b"/half", b"/whole")]
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        assert bodies == [b"half", b"half", b"halfhalf"]
+        yield port
     finally:
         server.terminate()
         server.wait(30)
+
+
+def bodies_of(port: int, *paths: bytes) -> list[bytes]:
+    """The bodies of answers to these paths, once the server is there."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return [raw_body(port, path) for path in paths]
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_an_answer_that_breaks_off_harms_no_other(tmp_path: Path) -> None:
+    with bare_server(tmp_path, "breaks_off") as port:
+        assert bodies_of(port, b"/half", b"/half", b"/whole") == [b"half", b"half", b"halfhalf"]
     assert "Exception in worker process" not in (tmp_path / "log").read_text()
+
+
+def test_what_fails_beside_a_request_is_one_line_of_the_log(tmp_path: Path) -> None:
+    with bare_server(tmp_path, "loses_a_greenlet") as port:
+        assert bodies_of(port, b"/") == [b"done"]
+    lines = (tmp_path / "log").read_text().splitlines()
+    [crashed] = [line for line in lines if "ZeroDivisionError" in line]
+    assert json.loads(crashed)["event"] == "crashed"
+    assert not any(line.startswith("Traceback") for line in lines)
 
 
 def raw_body(port: int, path: bytes) -> bytes:
