@@ -16,11 +16,6 @@ from app.store.job import read_time
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 def test_a_key_belongs_to_its_tenant(driver: Driver) -> None:
     key = Idempotency("same", "digest")
     ours, theirs, again = (

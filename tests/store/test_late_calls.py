@@ -16,11 +16,6 @@ from tests.store.driver import Driver
 from tools.embedded_store import EmbeddedStore
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 def test_a_claim_that_arrives_after_its_worker_has_given_it_up_takes_nothing(
     driver: Driver,
 ) -> None:

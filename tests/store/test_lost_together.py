@@ -5,15 +5,9 @@ blame.
 from __future__ import annotations
 
 import pytest
-import redis
 
 from app.worker.claim import ALONE, SOLE, Claim
 from tests.store.driver import Driver
-
-
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
 
 
 def claimed(driver: Driver, worker: str, count: int = 1) -> dict[str, Claim]:

@@ -29,11 +29,6 @@ LEASE = 12_000_000
 RECORD = ("origin", "processes", "tenant", "default", "type", "agent", "target", "echo")
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 @contextlib.contextmanager
 def refused_or_not() -> object:
     with contextlib.suppress(redis.ResponseError):

@@ -20,11 +20,6 @@ from tests.store.driver import FINAL, LONG_AGO, Driver, registry
 POISONED = "exec:index:default:running:agent:poisoned"
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 def expired(driver: Driver) -> None:
     """All leases, now, for a reaper that was never away."""
     driver.reap()

@@ -157,9 +157,9 @@ def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Mak
         assert ids_in(StartedJobRegistry, client) == []
 
 
-def test_a_start_makes_its_queue_known_to_rq_at_once(redis_client: redis.Redis) -> None:
-    Driver(redis_client).submit()  # and nobody has reaped yet
-    assert redis_client.smembers("rq:queues") == {b"rq:queue:processes"}
+def test_a_start_makes_its_queue_known_to_rq_at_once(driver: Driver) -> None:
+    driver.submit()  # and nobody has reaped yet
+    assert driver.client.smembers("rq:queues") == {b"rq:queue:processes"}
 
 
 def test_reading_a_queue_while_it_is_drained_loses_nothing_and_changes_no_order(

@@ -5,7 +5,6 @@ their execution.
 from __future__ import annotations
 
 import pytest
-import redis
 
 from app.catalog.model import Catalog, Pipeline, Step
 from app.domain.errors import InvalidRequest, NotFound
@@ -27,11 +26,6 @@ COMPLETED = StepRecord(
     usage={"m": ModelUsage(1, 11, 5, 16)},
 )
 RUNNING = StepRecord("second", 1, StepStatus.RUNNING, "two", agent="work", attempt=1)
-
-
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
 
 
 def running_pipeline(driver: Driver) -> tuple[str, str]:

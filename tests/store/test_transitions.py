@@ -17,11 +17,6 @@ from app.store.job import STATUS_OF_RQ, ExecutionJob
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 def test_a_submitted_execution_is_pending_queued_and_listed(driver: Driver) -> None:
     id = driver.submit()
     execution = driver.store.get(id, "default")

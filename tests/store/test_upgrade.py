@@ -98,11 +98,6 @@ def old(redis_client: redis.Redis) -> OldStore:
     return OldStore(redis_client)
 
 
-@pytest.fixture
-def driver(redis_client: redis.Redis) -> Driver:
-    return Driver(redis_client)
-
-
 def test_each_state_is_read_as_before(old: OldStore, driver: Driver) -> None:
     pending = old.pending()
     delayed = old.delayed()
