@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -108,9 +109,7 @@ class Verdict:
             ]
             + self.leased,
             "a worker's event loop was held": self.held,
-            "an answer other than 2xx, 400, 503": [
-                str(c) for c in self.codes if c not in (200, 202, 400, 503)
-            ],
+            "an answer other than 2xx, 400, 503": self._odd_answers(),
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [
                 f"{s:.1f}" for s in self._moved_on_seconds() if s > MOVES_ON_SECONDS
             ],
@@ -163,6 +162,21 @@ class Verdict:
             for at in times
             for began, ended in self.set_back
         )
+
+    def _odd_answers(self) -> list[str]:
+        """Returns the code of each answer that no fault explains.
+
+        A cancel of an execution that the store has lost is told 404, which is true.
+        """
+        odd = Counter(self.codes)
+        for code in (200, 202, 400, 503):
+            del odd[code]
+        odd[404] -= sum(
+            execution.cancel_answers.count(404)
+            for execution in self.accepted
+            if self._was_set_back(execution.told_at)
+        )
+        return [str(code) for code in odd.elements()]
 
     def _mixed_up(self, execution: Accepted) -> bool:
         """Whether it completed with outputs of another execution's inputs."""

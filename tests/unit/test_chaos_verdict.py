@@ -115,6 +115,13 @@ def answer_500(it: Verdict) -> None:
     it.codes[500] = 1
 
 
+def answer_a_cancel_with_404(it: Verdict) -> None:
+    it.codes[404] = 1
+    it.accepted[1].cancel_answers[:] = [404]
+    it.last["exec_stopped"] = {"status": 404}
+    it.listed["cancelled"].clear()
+
+
 def move_on_late(it: Verdict) -> None:
     it.last["exec_moved"]["attempts"][0]["ended_at"] = at(22.5)
 
@@ -141,6 +148,14 @@ def never_recover(it: Verdict) -> None:
         (go_on, ["went on after cancelled"]),
         (list_elsewhere, ["list and status differ"]),
         (keep_a_lease, ["list and status differ"]),
+        (
+            answer_a_cancel_with_404,
+            [
+                "lost (accepted, not found)",
+                "list and status differ",
+                "an answer other than 2xx, 400, 503",
+            ],
+        ),
         (answer_500, ["an answer other than 2xx, 400, 503"]),
         (move_on_late, ["moved on after more than 20 s"]),
         (recover_late, ["recovered after more than 20 s"]),
@@ -173,7 +188,10 @@ def test_an_outage_of_the_store_is_counted_from_its_end() -> None:
     assert found(verdict) == []
 
 
-@pytest.mark.parametrize("forge", [lose, complete_after_a_yes, run_twice_at_a_time, go_on])
+@pytest.mark.parametrize(
+    "forge",
+    [lose, complete_after_a_yes, run_twice_at_a_time, go_on, answer_a_cancel_with_404],
+)
 def test_what_was_said_in_a_second_that_the_store_lost_is_excused(
     forge: Callable[[Verdict], None],
 ) -> None:
