@@ -3,9 +3,9 @@
 `gunicorn.conf.py` names `LoopWorker`, and gunicorn runs one in each web process.
 
 gunicorn patches the standard library for gevent (sockets, locks and threads then use the event
-loop) in `init_process`: after the fork and before the application is imported. Nothing else is
-patched, neither the master process, which forks and waits for children, nor the workers of the
-queue.
+loop) in `init_process`: after the fork and before the application is imported. It does so in web
+processes only. gunicorn's master process and the service's worker processes (`app.worker`) keep
+the plain library.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from app.telemetry import logs
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
-"""How much of a body that is too large is read and thrown away: most clients do not look for an
-answer before they have sent everything.
+"""How much of a body that is too large is read and thrown away, because most clients read the
+answer only after they have sent the whole body.
 """
 
 TRY_AGAIN_SECONDS = 1.0
