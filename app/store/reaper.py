@@ -22,8 +22,8 @@ from app.telemetry import logs
 log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
-"""Every two seconds for a lease of twelve. If nobody reaps for half a lease, `reap.lua` takes that
-for an outage.
+"""So a process reaps every two seconds if a lease is twelve. If no process reaps for half a lease,
+`reap.lua` takes that for an outage.
 """
 
 TROUBLE_SECONDS = 60.0

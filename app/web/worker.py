@@ -41,7 +41,7 @@ answer only after they have sent the whole body.
 TRY_AGAIN_SECONDS = 1.0
 """The wait before gunicorn replaces a process that could not load the application."""
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 """How often the deadlines of all connections are checked."""
 
 USED_UP_SECONDS = 0.1
@@ -155,7 +155,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if self.cfg.workers > 1:
                 server.max_accept = 1  # otherwise one process could take all waiting clients
             server.start()
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._stopping.wait(CHECK_SECONDS):
             self._check_deadlines()
         for server in servers:
             server.close()
@@ -262,7 +262,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         until = time.monotonic() + self.cfg.graceful_timeout
         idle_until = time.monotonic() + LINGER_SECONDS
         while len(pool) and time.monotonic() < until:
-            pool.join(timeout=LOOK_SECONDS)
+            pool.join(timeout=CHECK_SECONDS)
             self._check_deadlines()
             # A client may be sending its next request already, which a close would reset. So idle
             # connections stay open for a moment.

@@ -49,7 +49,7 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 
 
 def look(client: redis.Redis, **commands: str) -> dict[str, Check]:
-    return {check.name: check for check in Readiness(client, Settings()).look(BOTH)}
+    return {check.name: check for check in Readiness(client, Settings()).run_checks(BOTH)}
 
 
 def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(

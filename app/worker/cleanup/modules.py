@@ -1,8 +1,9 @@
 """Keeps the modules that one flow imports away from other flows.
 
 Two agents may each put their folder on `sys.path` and import their own `utils`: neither must get
-the other's. So `cleanup` calls `take_out` after each run. Installed packages and flows' own files
-stay loaded, because no two of these modules have the same name (see `app.runtime.flow_files`).
+the other's. So `cleanup` calls `take_out` after each run, and puts the modules back for the next
+run of the same flow. Installed packages and the files of flows stay loaded, because no two of these
+modules have the same name (see `app.runtime.flow_files`).
 """
 
 from __future__ import annotations
