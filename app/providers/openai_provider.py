@@ -46,8 +46,8 @@ SHORTEST_SECRET = 8
 """Keys with fewer characters are not masked: that would hide parts of ordinary words."""
 
 _REPEATED = (ModelRateLimited, ModelUnavailable)
-"""Errors after which the provider repeats a call. It does not for a useless answer, because that one
-was paid for: only a retry that the user has set (`config.retries`) asks again."""
+"""Errors after which the provider repeats a call. It does not for a useless answer, which was paid
+for: only a retry that the user has set (`config.retries`) asks again."""
 
 _REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
 """Options of the HTTP request, which are not in its body, and their names in the SDK's `post`."""
