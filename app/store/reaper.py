@@ -1,7 +1,7 @@
 """Runs the reaper in a web process: a thread that calls `reap` six times a lease.
 
-Each web process also runs the reaper, so lost executions are recovered even when no worker is
-running. Any number of processes may reap: one finds done what another has done.
+`app.web.lifecycle` starts it in each web process, so lost executions are recovered even when no
+worker is running. Any number of processes may reap: what one has done, the next one skips.
 """
 
 from __future__ import annotations

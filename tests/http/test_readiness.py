@@ -1,5 +1,5 @@
-"""`/readyz`: green when an execution that is started now would be kept and run, else it says why
-not.
+"""`/readyz`: 200 if an execution that starts now would be stored and run; otherwise it names the
+reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waiting for an execution's end without asking for it again and again."""
+"""`app.store.ends`: requests that wait for an execution's end are woken, instead of polling."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The library of functions in the store: given when it is missing, of one version each, and gone
-with its version.
+"""The library of functions in the store: loaded if it is missing, one for each version of the
+service, removed when no process uses it.
 """
 
 from __future__ import annotations
