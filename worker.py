@@ -9,8 +9,8 @@ normal shutdown, 1 after an error, and 2 for wrong arguments.
 
 import signal
 
-# SIGHUP asks for a reload. Until the handler is there, nothing has been loaded, so it is ignored:
-# its default action would end the process.
+# SIGHUP requests a reload. Until `main` sets a handler, it is ignored: nothing has been loaded yet,
+# and the signal's default action would end the process.
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from app.worker.main import main  # noqa: E402  importing takes half a second

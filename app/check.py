@@ -15,7 +15,7 @@ from typing import Any
 from app import catalog, settings
 from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import connection
-from app.store.store_check import look, worker_beats
+from app.store.store_check import run_checks, worker_beats
 
 STORE_SECONDS = 10.0
 """How long to wait for the store, which may be restarting during a deployment."""
@@ -51,7 +51,7 @@ def _check_release(chosen: settings.Settings) -> str | None:
         print(f"Unknown variable {variable}. Did you mean {setting}?")
     client = connection.connect(chosen)
     _wait_for(client)
-    checks = {check.name: check for check in look(client)}
+    checks = {check.name: check for check in run_checks(client)}
     # A store that keeps nothing on disk may be meant to, so this is printed and not refused.
     print(checks.pop("disk").detail)
     if failed := [check for check in checks.values() if check.status == "failed"]:

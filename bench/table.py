@@ -1,6 +1,8 @@
-"""Renders the table of `make bench`, and writes it into docs/performance.md.
+"""Renders the table of the benchmarks; `write` puts it into docs/performance.md.
 
-A row is a figure with its spread, its ratio to a baseline of the same run, and its goal.
+`bench.figures` makes the rows. `bench.__main__` prints them, and calls `write` after the full run
+(`make bench-full`). A row is a figure with its spread, its ratio to a baseline of the same run, and
+its goal.
 """
 
 from __future__ import annotations

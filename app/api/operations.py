@@ -31,9 +31,9 @@ from app.store.readiness import Readiness
 from app.store.statistics import Snapshot, Statistics
 from app.store.store_check import Check
 
-LOOK_SECONDS = 1.8
-"""How long the store may take, so that the answer arrives within two seconds. A thread keeps this
-time, because the timeout of a socket starts again with every byte that arrives.
+ANSWER_SECONDS = 1.8
+"""How long the store may take, so that the answer arrives within two seconds. The call is made in a
+thread that can be left behind, because a socket's timeout starts again with every byte.
 """
 
 SILENT_SECONDS = 1.0
@@ -52,7 +52,7 @@ class Operations:
         self._readiness = Readiness.connect(settings)
         self._statistics = Statistics.connect(settings)
         self._queues = queues_needed(catalog)
-        self._looking = ThreadPoolExecutor(4, thread_name_prefix="look")
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="store-check")
         self._silent_until = 0.0
         self._requests = counters.Reports()
         self._registry = CollectorRegistry()
@@ -63,7 +63,7 @@ class Operations:
     def readyz(self) -> Response:
         """Answers 200 if an execution that is started now would be stored and run, else 503."""
         try:
-            checks = self._in_time(lambda: self._readiness.look(self._queues))
+            checks = self._in_time(lambda: self._readiness.run_checks(self._queues))
         except StoreUnavailable as error:
             checks = [Check("store", "failed", str(error), "REDIS_URL")]
         return _readiness(checks)
@@ -104,8 +104,8 @@ class Operations:
         self._statistics.add(self._requests)
         return self._statistics.read()
 
-    def _in_time(self, look: Callable[[], Found]) -> Found:
-        """Calls `look` in a thread. Raises `StoreUnavailable` if it takes over `LOOK_SECONDS`.
+    def _in_time(self, call: Callable[[], Found]) -> Found:
+        """Makes the call in a thread. Raises `StoreUnavailable` if it takes over `ANSWER_SECONDS`.
 
         For `SILENT_SECONDS` after that, it raises at once. The threads are still busy with the old
         calls then, so new ones would only wait for a thread.
@@ -113,7 +113,7 @@ class Operations:
         if time.monotonic() < self._silent_until:
             raise StoreUnavailable("The store does not answer in time.")
         try:
-            return self._looking.submit(look).result(LOOK_SECONDS)
+            return self._threads.submit(call).result(ANSWER_SECONDS)
         except TimeoutError:
             self._silent_until = time.monotonic() + SILENT_SECONDS
             raise StoreUnavailable("The store does not answer in time.") from None

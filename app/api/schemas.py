@@ -1,5 +1,6 @@
 """Defines marshmallow's schemas of requests and answers; OpenAPI's description is made from them.
 
+The views in `executions` and `targets` name the schemas of their requests and answers.
 `app.api.parsing` validates requests with them. Answers are not validated: `app.api.serializers`
 writes them by hand, and tests/http/test_description.py compares them with their schemas.
 """
@@ -33,10 +34,10 @@ NAME = Regexp(
     r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",
     error=Coded("Must not contain control, zero-width or text direction characters.", INVALID_TEXT),
 )
-"""Refuses characters that nobody sees: two names that look the same must be the same."""
+"""Refuses invisible characters, because two names that look the same must be the same."""
 
 MAX_INPUTS = 256
-MAX_PAGE = 999_999_999  # times the page size, far below the 2**63 that the store counts to
+MAX_PAGE = 999_999_999  # the store counts up to 2**63; this times the page size is far below
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 

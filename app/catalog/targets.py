@@ -1,6 +1,6 @@
-"""Builds what agents and pipelines have in common: texts for people, inputs, ids and hashes.
+"""Reads what all targets (agents and pipelines) have in common: names, inputs, ids and hashes.
 
-Used by `agents` and `pipelines` after the schemas have checked a file.
+`agents` and `pipelines` call these functions after the schemas have checked a file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from app.catalog.model import MISSING, InputField
 from app.catalog.schemas import IDENTIFIER
 from app.domain.errors import ConfigurationError
 
-# Larger files (model weights, say) would make every start slow. Only their sizes are hashed.
+# Of larger files (model weights, for example), only the size is hashed: reading them would make
+# every start of a process slow.
 LARGE_FILE_BYTES = 1024 * 1024
 
 
 def described(data: Mapping[str, Any]) -> dict[str, str]:
-    """The texts for people, by their names in `Agent` and `Pipeline`."""
+    """The name, description and version of a target, as arguments for `Agent` or `Pipeline`."""
     return {name: str(data[name]).strip() for name in ("name", "description", "version")}
 
 
@@ -44,7 +45,7 @@ def input_fields(declared: Sequence[Mapping[str, Any]] | None) -> tuple[InputFie
 
 
 def id_problems(data: Mapping[str, Any], name: str, kind: str) -> Iterator[Problem]:
-    """Checks the id of a target, which is the `name` of its `kind` ("folder" or "file").
+    """Checks a target's id: the `name` of its folder or file. `kind` is "folder" or "file".
 
     The id may be repeated in the file, as other tools expect it there; it must then be the same.
     """

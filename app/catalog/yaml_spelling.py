@@ -17,7 +17,8 @@ from marshmallow import Schema, fields
 
 from app.catalog.nodes import Place, Problem
 
-# Of an integer. Larger ones exceed the range of a double, which most languages use for numbers.
+# The largest integer in a file. Larger ones exceed the range of a double, which most languages use
+# for numbers.
 MAX_BITS = 1024
 
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")

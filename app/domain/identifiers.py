@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 
-# Wider than what `new_id` makes, so that the length may change without a new API version.
+# Accepts more than what `new_id` makes, so that the length may change without a new API version.
 PATTERN = re.compile(r"exec_[0-9a-z]{12,32}")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

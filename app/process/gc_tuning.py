@@ -23,6 +23,6 @@ def settle() -> None:
     """Collects once, exempts what is loaded now from later collections, and makes these rare."""
     gc.collect()
     # After a fork, the collector would write to the header of every object that it visits, and so
-    # copy the page. What is frozen is not visited, so the children go on sharing it.
+    # copy the page. It does not visit frozen objects, so the children keep sharing them.
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS, OLDER_GENERATIONS, OLDER_GENERATIONS)

@@ -1,4 +1,4 @@
-"""Notices that an event loop is blocked, and where. A second thread checks whether it still turns.
+"""Notices that an event loop is blocked, and where: a second thread checks whether it still turns.
 
 Used for three kinds of loops: a web process's, a worker's (`app.worker.watchdog`), and the one that
 flows share (`app.worker.loop_watch`).
@@ -17,8 +17,8 @@ from types import FrameType
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A loop that is not turning, as one look shows it. `since` is a moment of the monotonic clock,
-    and the same in each look at the same hold.
+    """A blocked loop, as one check finds it. `since` is the moment of the monotonic clock when the
+    loop last turned: two checks of the same blocking have the same `since`.
     """
 
     since: float
@@ -36,9 +36,9 @@ class Hold:
 
 
 class LoopWatch:
-    """Watches one loop. The owner calls `turned` in the loop at least every `look_seconds`.
+    """Watches one loop. The owner calls `turned` in the loop at least every `check_seconds`.
 
-    `on_held` is called in the watching thread, at each look at a loop that has not turned for
+    The watching thread calls `on_held` at each check that finds that the loop has not turned for
     `held_seconds`. If the watching thread did not run either, the machine was busy or asleep, or
     the loop's thread held the interpreter: `on_held` is then called only if `tells_freezes`.
     """
@@ -46,19 +46,19 @@ class LoopWatch:
     def __init__(
         self,
         held_seconds: float,
-        look_seconds: float,
+        check_seconds: float,
         on_held: Callable[[Hold], None],
         tells_freezes: bool = True,
     ):
         self._held_seconds = held_seconds
-        self._look_seconds = look_seconds
+        self._check_seconds = check_seconds
         self._on_held = on_held
         self._tells_freezes = tells_freezes
         self._turned_at = monotonic()
         self._is_over = False
 
     def turned(self) -> None:
-        """Notes that the loop turns."""
+        """Notes that the loop is not blocked. The loop itself calls it."""
         self._turned_at = monotonic()
 
     def close(self) -> None:
@@ -71,14 +71,14 @@ class LoopWatch:
     def run(
         self, thread_id: Callable[[], int | None], sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Looks until `close`. To be called in a thread of its own. `thread_id` returns the loop's
-        thread, or None while there is no loop.
+        """Checks until `close`. The owner calls it in a thread of its own. `thread_id` returns the
+        loop's thread, or None while there is no loop.
         """
-        looked_at = monotonic()
+        checked_at = monotonic()
         while not self._is_over:
-            sleep(self._look_seconds)
+            sleep(self._check_seconds)
             now, since = monotonic(), self._turned_at
-            is_frozen, looked_at = now - looked_at > self._held_seconds, now
+            is_frozen, checked_at = now - checked_at > self._held_seconds, now
             if now - since <= self._held_seconds or (is_frozen and not self._tells_freezes):
                 continue
             # There is no public function for the stack of another thread.

@@ -17,10 +17,10 @@ from app.providers.reply import Reply
 from app.providers.token_counts import token_counts
 
 MAX_NAME = 256
-"""Characters of a model's name or a finish reason: both are stored, and names become keys."""
+"""The most characters of a model's name or a finish reason, which are stored as keys and values."""
 
 _MAX_DEPTH = 4
-"""Levels of lists and objects within a content. Deeper ones are not read."""
+"""The most levels of lists and objects within a content. Deeper ones are not read."""
 
 _NO_ANSWER = ("thinking", "reasoning", "redacted_thinking")
 """Types of content parts that are not for the reader."""

@@ -1,7 +1,7 @@
 """Sends requests with the `openai` SDK. Turns its errors into ours, and bounds what it reads.
 
-`openai_provider.py` imports this with its first call only, because importing `openai` takes half a
-second.
+`openai_provider.py` calls `exchange` for each try of a model call. It imports this module at its
+first call and not earlier, because importing `openai` takes half a second.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's body is read. The reason is at its beginning."""
 
 MAX_CONNECTIONS = 2000
-"""At once, in one process. Further calls wait for a free connection."""
+"""Connections that one process has open at once. Further calls wait for a free one."""
 
 _TRANSFER_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
-"""They describe the body as it was sent. It is decompressed here, so they would be wrong."""
+"""Headers that `BoundedClient` removes. They describe the body as the server sent it, and would be
+wrong for the decompressed one.
+"""
 
 
 Exchange = tuple[int, dict[str, str], bytes]

@@ -37,17 +37,17 @@ from app.settings import Settings
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
-"""Between repeats if the server names no wait. Doubled with each repeat."""
+"""The longest pause before a repeat if the server names none. The pause doubles up to this."""
 
 ENVELOPE_BYTES = 1024 * 1024
 """How much larger than MAX_RESULT_BYTES an answer may be, for the JSON around its text."""
 
 SHORTEST_SECRET = 8
-"""Characters. Masking a shorter key would hide parts of ordinary words; real keys are longer."""
+"""Keys with fewer characters are not masked: that would hide parts of ordinary words."""
 
 _REPEATED = (ModelRateLimited, ModelUnavailable)
-"""Errors that a call repeats by itself. Not useless answers: those were paid for, so only a retry
-that the user has set (`config.retries`) asks again."""
+"""Errors after which the provider repeats a call. It does not for a useless answer, which was paid
+for: only a retry that the user has set (`config.retries`) asks again."""
 
 _REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
 """Options of the HTTP request, which are not in its body, and their names in the SDK's `post`."""

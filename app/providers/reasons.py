@@ -15,10 +15,10 @@ from typing import Any
 from app.telemetry.masking import MASK, mask
 
 MAX_CHARACTERS = 500
-"""Of a reason, in a message that people read."""
+"""The most characters of a reason in a message that people read."""
 
 _MAX_READ = 20_000
-"""Characters that are read of a body. No reason is longer, and reading more would cost time."""
+"""How many characters of a body are read. No reason is longer, and more would cost time."""
 
 _MAX_DEPTH = 6
 """Levels of objects that are searched: gateways wrap the errors of the servers behind them."""
@@ -37,7 +37,7 @@ _KEYS = (
 """The keys under which servers put reasons, the most likely first."""
 
 _FALLBACKS = ("text", "title", "reason", "raw", "type", "code", "status", "error_code")
-"""Keys that say more than nothing, used only if none of `_KEYS` is there."""
+"""Keys with less helpful values, read only if none of `_KEYS` is there."""
 
 _QUOTED_REASON = re.compile(
     rf'"(?:{"|".join(_KEYS)})"\s*:\s*("(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-f]{{4}})+")', re.I

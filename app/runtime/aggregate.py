@@ -21,7 +21,7 @@ from app.runtime.errors import FlowError
 from app.telemetry.masking import mask
 
 MAX_REASON_CHARACTERS = 300
-"""Of an evaluation's error in a warning: jmespath's messages quote the value, of any size."""
+"""The most characters of an error in a warning: jmespath's messages quote values of any size."""
 
 
 @dataclass(frozen=True, slots=True)

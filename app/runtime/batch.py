@@ -13,11 +13,11 @@ from app.catalog.model import Step
 from app.runtime.errors import FlowError
 
 DEFAULT_ITEMS_AT_ONCE = 4
-"""For `concurrent: true` without `max_workers`."""
+"""How many items run at once for `concurrent: true` without `max_workers`."""
 
 
 class Batch:
-    """One try of a batch. `done` are the outputs of items that ended well in earlier tries."""
+    """One try of a batch. `done` has the outputs of items that succeeded in earlier tries."""
 
     def __init__(self, step: Step, given: Mapping[str, Any], done: Mapping[int, Any]):
         """Raises `FlowError` unless exactly one of the inputs is a list."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_THREADS = 10_000
-"""More than ever run at once. The loop limits how many steps run; the pool itself must never be the
-limit, because threads of abandoned steps would then keep new steps waiting."""
+"""More threads than ever run at once. The pipeline's loop limits how many steps run. The pool must
+never be the limit, because threads of abandoned steps would then keep new steps waiting."""
 
 
 def call_name(step_id: str, item: int | None) -> str:
@@ -37,7 +37,7 @@ class Call:
 
 
 class CallThreads:
-    """Used by the loop's thread only."""
+    """A pool of threads, one for each running call. Only the loop's thread uses this object."""
 
     def __init__(self, name: str):
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=name)

@@ -1,4 +1,4 @@
-"""What a pipeline's run stores (`Checkpoint`), and what a later run goes on from (`SavedState`).
+"""What a pipeline's run stores (`Checkpoint`), and what a later run continues from (`SavedState`).
 
 `outcomes.py` notes changes in a `Journal`; the journal sends them to the worker as checkpoints.
 Outputs have names: `step` for a step's output, `step:3` for the output of item 3 of its batch.
@@ -18,7 +18,7 @@ from app.domain.payload import unpack
 from app.runtime.errors import InvalidOutput
 
 ITEMS_AT_ONCE = 1000
-"""Items of batches in one checkpoint. The store serves nobody else while it writes one."""
+"""Items of batches in one checkpoint. While the store writes one, all other calls to it wait."""
 
 DROPPED_AT_ONCE = 1000
 """Outputs that one checkpoint drops, for the same reason. A batch may have any number of items."""
@@ -52,7 +52,7 @@ it waits.
 
 @dataclass(frozen=True)
 class SavedState:
-    """What earlier attempts stored, or the execution that a retry goes on from.
+    """What earlier attempts stored, or the execution that a retry continues.
 
     `values` are outputs as packed JSON (`app.domain.payload`).
     """
@@ -104,21 +104,24 @@ class Journal:
         self._next = Checkpoint(NO_PROGRESS, dropped=sorted(leftovers))
 
     def note(self, record: StepRecord, moment: str = "") -> None:
-        """A changed record; for `moment` see `Checkpoint`."""
+        """Adds a changed record; for `moment` see `Checkpoint`."""
         self._next.records.append((record, moment))
 
     def note_item(self, name: str, failure: Failure | None = None) -> None:
-        """An item of a batch has ended, well if there is no failure."""
+        """Adds the outcome of a batch's item: its failure, or None if it succeeded."""
         self._next.outcomes[name] = failure
 
     def keep(self, name: str, text: bytes) -> None:
-        """An output. Raises `InvalidOutput` if it passes the limit; it is not kept then."""
+        """Adds an output. Raises `InvalidOutput`, and adds nothing, if it exceeds the limit."""
         self._make_room(len(text))
         self._sizes[name] = len(text)
         self._next.values[name] = text
 
     def join(self, name: str, text: bytes, items: int) -> None:
-        """One output for those of a batch's items. They stay if this raises `InvalidOutput`."""
+        """Replaces the outputs of a batch's items by one output of the step.
+
+        If this raises `InvalidOutput`, the outputs of the items stay.
+        """
         names = [f"{name}:{number}" for number in range(items)]
         self._make_room(len(text) - sum(self._sizes.get(item, 0) for item in names))
         self._sizes[name] = len(text)
@@ -126,7 +129,7 @@ class Journal:
         self._forget(names)
 
     def drop_items(self, name: str, items: Iterable[int]) -> None:
-        """Drops outputs that no step will read: their batch failed, and the pipeline goes on."""
+        """Drops outputs that no step will read: their batch failed, and the pipeline continues."""
         names = [f"{name}:{number}" for number in items]
         self._make_room(-sum(self._sizes.get(item, 0) for item in names))
         self._forget(names)

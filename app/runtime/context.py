@@ -26,11 +26,11 @@ MAX_PROGRESS_STEPS = 1_000_000_000
 """Far more than any flow has: a larger number is a mistake."""
 
 MAX_STEP_NAME = 256
-"""Characters; every status view returns the name."""
+"""The most characters of a step's name, which every status view returns."""
 
 
 class Context:
-    """What the runtime knows of one run of a flow. Thread-safe."""
+    """Everything that belongs to one run of a flow, as the runtime sees it. Thread-safe."""
 
     def __init__(
         self,

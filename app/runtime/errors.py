@@ -17,7 +17,7 @@ from app.runtime.usage import BudgetExceeded
 from app.telemetry.masking import READ_FACTOR, mask
 
 MAX_MESSAGE_BYTES = 4096
-"""Of `error.message`, which every status view of the execution returns."""
+"""The longest `error.message`, which every status view of the execution returns."""
 
 MAX_NAME_CHARACTERS = 200
 

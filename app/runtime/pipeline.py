@@ -6,8 +6,7 @@ follows from their results (`outcomes.py`); the steps themselves work in threads
 (`calls.py`).
 
 Results are stored together with the records of the steps that start next, before these start. So
-whatever the process dies of, no stored step is run again, and none runs that the store does not
-know of.
+whatever the process dies of, no stored step runs again, and no step runs whose start is not stored.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ STOP_GRACE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PipelinePorts:
-    """What a run uses of its process. `leaked_threads` gets the number of threads that go on."""
+    """What a run uses of its process. `leaked_threads` gets the number of threads left running."""
 
     stop: StopSignal
     save: Save

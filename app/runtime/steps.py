@@ -34,7 +34,7 @@ RETRY_SECONDS = (0.5, 2.0, 8.0)
 """Pauses before the retries of a step that names none; the last one repeats."""
 
 MAX_WARNINGS = 10
-"""In a step's record, about the items of its batch: a record is read and written as a whole."""
+"""The most warnings in a step's record, which is read and written as a whole."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The stop signal of a run. A cancel or a timeout sets it; flows, model calls and steps look at it.
+"""The stop signal of a run. A cancel or a timeout sets it; flows, model calls and steps check it.
 
 A child process makes one `StopSignal` for each attempt (`app/worker/child_run.py`).
 """

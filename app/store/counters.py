@@ -88,7 +88,7 @@ class Reports(Counts):
 
     def next(self) -> tuple[int, list[str | int]]:
         """The number of the next report and the arguments of `count.lua`, or `[]` if there is
-        nothing to report. Returns the same report until `told` is called for it.
+        nothing to report. Returns the same report until `told` confirms it.
         """
         with self._telling:
             if not self._open:

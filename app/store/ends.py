@@ -19,9 +19,9 @@ import redis
 CHANNEL = "exec:ended:"
 """The channel is this and the execution's id; see `end_as` in `scripts/moves.lua`."""
 
-LOOK_SECONDS = 2.5
-"""The longest wait before the caller reads the status itself. (A broken connection ends the wait
-earlier.)
+REREAD_SECONDS = 2.5
+"""The longest wait before a waiting request reads the status again. (A broken connection ends the
+wait earlier.)
 """
 
 _READ_SECONDS = 5.0
@@ -34,7 +34,7 @@ Wait = Callable[[float], None]
 class Ends:
     """The waiting requests of one process. Safe to use from thousands of threads or greenlets.
 
-    The connection is opened by the first of them.
+    The first request that waits opens the connection.
     """
 
     def __init__(self, client: redis.Redis):
@@ -62,7 +62,7 @@ class Ends:
                 woken.set()  # subscribed already, so the first wait returns at once
 
         def wait(seconds: float) -> None:
-            woken.wait(max(0.0, min(seconds, LOOK_SECONDS)))
+            woken.wait(max(0.0, min(seconds, REREAD_SECONDS)))
             woken.clear()
 
         try:

@@ -1,7 +1,7 @@
-"""Starts and cancels executions in the store, and runs its housekeeping, by calling the scripts.
+"""Starts and cancels executions in the store, and runs the reaper, by calling the Lua functions.
 
-The services and the reaper of the web processes use `ExecutionStore`. Its reading methods are in
-`execution_reader.py`.
+`app.services` and `app.store.reaper`, a thread of each web process, use `ExecutionStore`. Its
+reading methods are in `execution_reader.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUEUES = {"thread": "threads", "process": "processes"}
 
 
 class ExecutionStore(ExecutionReader):
-    """All calls of the web side: the reading ones of `ExecutionReader`, and those that write."""
+    """All calls of the web side: those of `ExecutionReader`, which read, and those that write."""
 
     def __init__(self, client: redis.Redis, settings: Settings):
         super().__init__(client)

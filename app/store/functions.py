@@ -16,7 +16,7 @@ import redis
 from app.store.scripts import NOT_FOUND, PREFIX, Library, library
 
 UNUSED_SECONDS = 86_400
-"""A library of another version is removed if nobody used it for this long. If a process still needs
+"""A library of another version is removed if no process used it for this long. If one still needs
 it, that process loads it again.
 """
 

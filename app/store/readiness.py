@@ -1,6 +1,6 @@
 """Checks whether the store answers and is set up as this service needs it, and has workers.
 
-The health endpoints call it. It changes no execution. A look is one round trip, or two if the
+`/readyz` calls `run_checks`, which changes no execution. It takes one round trip, or two if the
 library must be loaded. It has a client of its own: so it does not wait behind requests, and really
 calls the store while the `Breaker` of the others lets calls fail at once.
 """
@@ -28,11 +28,11 @@ class Readiness:
 
     @classmethod
     def connect(cls, settings: Settings) -> Readiness:
-        """Opens no connection yet: the first look does."""
+        """Opens no connection yet: `run_checks` does."""
         return cls(connection.connect(settings), settings)
 
-    def look(self, queues: Collection[str]) -> list[Check]:
-        """All checks, that of the store first; only that one if the store does not answer.
+    def run_checks(self, queues: Collection[str]) -> list[Check]:
+        """Returns all checks, that of the connection first; only that one if the store is silent.
 
         `queues` are the ones that need a worker.
         """

@@ -1,7 +1,7 @@
 """Runs the reaper in a web process: a thread that calls `reap` six times a lease.
 
-Each web process also runs the reaper, so lost executions are recovered even when no worker is
-running. Any number of processes may reap: one finds done what another has done.
+`app.web.lifecycle` starts it in each web process, so lost executions are recovered even when no
+worker is running. Any number of processes may reap: what one has done, the next one skips.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from app.telemetry import logs
 log = structlog.get_logger(__name__)
 
 REAPS_PER_LEASE = 6
-"""Every two seconds for a lease of twelve. If nobody reaps for half a lease, `reap.lua` takes that
-for an outage.
+"""So a process reaps every two seconds if a lease is twelve. If no process reaps for half a lease,
+`reap.lua` takes that for an outage.
 """
 
 TROUBLE_SECONDS = 60.0

@@ -29,7 +29,7 @@ COMMANDS = {
     "write": ("SET", "exec:probe", "1", "EX", "60"),
 }
 """The commands whose replies `checks` needs. A store that would refuse a start also refuses this
-small write, and says why.
+small write, and its error has the reason.
 """
 
 _OTHER_CHECKS = ("ReadOnly", "OutOfMemory", "OOM ", "MISCONF", "NOREPLICAS")
@@ -49,7 +49,7 @@ class Check:
     setting: str = ""
 
 
-def look(client: redis.Redis) -> list[Check]:
+def run_checks(client: redis.Redis) -> list[Check]:
     """Checks a store, and loads the functions if they are missing. Raises `StoreUnavailable`."""
     functions = Functions(client)
     with translated(), client.pipeline(transaction=False) as pipe:

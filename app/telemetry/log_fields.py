@@ -16,7 +16,7 @@ from typing import Any
 from app.telemetry.masking import MASK, READ_FACTOR, Mask, is_secret_name
 
 CUT = "… [cut]"
-"""Stands in place of what was left out."""
+"""The mark in place of what was left out."""
 
 OWN = (
     "event",
@@ -30,16 +30,16 @@ OWN = (
     "trace_id",
     "queue",
 )
-"""The fields that say what a line is about. They are never left out."""
+"""Fields that identify what a line is about. They are never left out."""
 
 MAX_OWN = 128
-"""Characters in each field of `OWN`: an id or a name, never a text."""
+"""The most characters in a field of `OWN`, which is an id or a name and never a text."""
 
 MAX_NAME = 64
-"""Characters in the name of a field."""
+"""The most characters in the name of a field."""
 
 MAX_DEPTH = 8
-"""Levels of lists and objects. Deeper ones are cut, also in a list that contains itself."""
+"""The most levels of lists and objects. Deeper ones are cut: a list may contain itself."""
 
 _RESERVED = frozenset(
     (

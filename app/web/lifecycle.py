@@ -24,7 +24,7 @@ from app.web import binding
 from app.web.loop_monitor import LoopMonitor
 
 ONCE = ("IDEMPOTENCY-KEY",)
-"""Headers that are refused if a request has them twice."""
+"""The service refuses a request that has one of these headers twice."""
 
 SWITCH_SECONDS = 0.001
 """How long the thread of `app.process.aside` keeps the interpreter when the event loop asks for it.

@@ -3,9 +3,9 @@
 `gunicorn.conf.py` names `LoopWorker`, and gunicorn runs one in each web process.
 
 gunicorn patches the standard library for gevent (sockets, locks and threads then use the event
-loop) in `init_process`: after the fork and before the application is imported. Nothing else is
-patched, neither the master process, which forks and waits for children, nor the workers of the
-queue.
+loop) in `init_process`: after the fork and before the application is imported. It does so in web
+processes only. gunicorn's master process and the service's worker processes (`app.worker`) keep
+the plain library.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from app.telemetry import logs
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
-"""How much of a body that is too large is read and thrown away: most clients do not look for an
-answer before they have sent everything.
+"""How much of a body that is too large is read and thrown away, because most clients read the
+answer only after they have sent the whole body.
 """
 
 TRY_AGAIN_SECONDS = 1.0
 """The wait before gunicorn replaces a process that could not load the application."""
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 """How often the deadlines of all connections are checked."""
 
 USED_UP_SECONDS = 0.1
@@ -155,7 +155,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if self.cfg.workers > 1:
                 server.max_accept = 1  # otherwise one process could take all waiting clients
             server.start()
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._stopping.wait(CHECK_SECONDS):
             self._check_deadlines()
         for server in servers:
             server.close()
@@ -262,7 +262,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         until = time.monotonic() + self.cfg.graceful_timeout
         idle_until = time.monotonic() + LINGER_SECONDS
         while len(pool) and time.monotonic() < until:
-            pool.join(timeout=LOOK_SECONDS)
+            pool.join(timeout=CHECK_SECONDS)
             self._check_deadlines()
             # A client may be sending its next request already, which a close would reset. So idle
             # connections stay open for a moment.

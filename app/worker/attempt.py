@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from app.worker.pool import Pool
 
 TIMEOUT_GRACE_SECONDS = 0.5
-"""Long enough for a flow to close its connections. It has used up its time, so it gets no more."""
+"""The grace of a flow after its timeout: enough to close its connections, and no more."""
 
 OWN_ERROR = "The worker met an error of its own."
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 
 PLACES = 4
-"""How many of them run at once: each costs a fork and the memory of a process."""
+"""How many suspects run at once: every one of them costs a fork and the memory of a process."""
 
 MAX_WAITING = 8
-"""If more are waiting, they go back to the queue, where another worker may take them."""
+"""If more suspects wait, they go back to the queue, where another worker may claim them."""
 
 AWAY_SECONDS = 2.0
-"""How long they stay in the queue at least, so that this worker does not claim them at once."""
+"""How long such suspects are delayed, so that this worker does not claim them again at once."""
 
 
 class Bulkhead:
-    """One for all pools of a worker's process. A run that must be the only one takes all places."""
+    """Gives places to suspects. All pools of a worker process share one. A run that must be the
+    only one takes all places.
+    """
 
     def __init__(self) -> None:
         self._door = asyncio.Lock()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 256 * 1024
 
-MAX_LOOK_SECONDS = 1.0
-"""The most that one look counts as silence: see `liveness`."""
+MAX_CHECK_SECONDS = 1.0
+"""The most that one check counts as silence: see `liveness`."""
 
 REAP_TRIES = 100
 REAP_PAUSE_SECONDS = 0.01
@@ -63,7 +63,7 @@ class ChildProcess:
         self.attempts: dict[str, Attempt] = {}
         self.final_outcomes: dict[str, tuple[Outcome, str | None]] = {}
         self.to_abandon: dict[str, int] = {}
-        self.liveness = Liveness(MAX_LOOK_SECONDS)
+        self.liveness = Liveness(MAX_CHECK_SECONDS)
         self.flows_pid = 0
         self.stacks_fd = 0
         self._flows_fd = -1
@@ -156,7 +156,7 @@ class ChildProcess:
         messages = protocol.Messages()
         try:
             while data := await self._reader.read(READ_BYTES):
-                self.liveness.heard()
+                self.liveness.note_answer()
                 messages.feed(data)
                 while message := messages.take():
                     on_message(*message)

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all runs of a process share. `models_for` returns the provider for a traceparent."""
+    """What the runs of a process share. `models_for` returns the provider for a traceparent."""
 
     worker: ChildSocket
     settings: Settings

@@ -13,7 +13,9 @@ can take only a limited one.
 
 ALONE = 2
 SOLE = 3
-"""From these numbers of `deaths` on: see `Claim.alone` and `Claim.sole`. Same as in prelude.lua."""
+"""The numbers of `deaths` from which `Claim.alone` and `Claim.sole` are true. prelude.lua has the
+same numbers.
+"""
 
 
 @dataclass(frozen=True, slots=True)

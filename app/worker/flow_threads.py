@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 
 class FlowThreads:
-    """`for_life` is called once in each thread, with the function that runs the next flow. It calls
-    that again and again until the process ends.
+    """Keeps the threads. Each thread calls `for_life` once, with the function that runs the next
+    flow. `for_life` calls this function again and again until the process ends.
     """
 
     def __init__(self, for_life: Callable[[Callable[[], None]], object]):

@@ -1,7 +1,7 @@
 """Ends child processes that hang, and decides which of their runs is to blame. Run by `pool`.
 
-Only processes of threads are watched: there, one flow that never lets go of the interpreter stops
-all the others. A process with a single slot harms nobody else, and its run has a timeout.
+Only processes of threads are watched: there, one flow that never releases the interpreter's lock
+stops all the others. A process with a single slot harms no other run, and its run has a timeout.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import structlog
 
-from app.worker.child_process import MAX_LOOK_SECONDS, ChildProcess
+from app.worker.child_process import MAX_CHECK_SECONDS, ChildProcess
 from app.worker.ending import Outcome
 from app.worker.loop_watch import flows_places
 from app.worker.thread_stats import LOOP_NAME, ask_for_stack, read_thread_stats, thread_name
 
-LOOK_SECONDS = MAX_LOOK_SECONDS / 2
-"""The time between two looks. Half of what one look may count, so that a late one loses nothing."""
+CHECK_SECONDS = MAX_CHECK_SECONDS / 2
+"""The time between two checks. A check may count twice as much, so a late one loses nothing."""
 
 MAX_SUSPECTS = 16
 """If no more runs than this may be to blame, each of them runs alone the next time. With more of
@@ -36,18 +36,19 @@ STACK_SECONDS = 0.5
 STACK_BYTES = 64 * 1024
 
 _PLACE = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
-"""A line of `faulthandler`'s output."""
+"""Matches a line of `faulthandler`'s output."""
 
 _ID = re.compile(r"[0-9a-z]{15}")
-"""The name of a run's thread: see `thread_name`."""
+"""Matches the name of a run's thread: see `thread_name`."""
 
 log = structlog.get_logger(__name__)
 
 
 class HangWatch:
-    """Looks at `children` twice a second. A child that did not answer for `limit_seconds` ends.
+    """Checks `children` twice a second, and kills one that did not answer for `limit_seconds`.
 
-    `retire` and `on_change` are the pool's: a child gets nothing new, and free slots changed.
+    It calls two methods of the pool: `retire` for a child that must get nothing new, `on_change`
+    when the number of free slots may have changed.
     While `paused`, for example because the children are frozen, nothing counts as silence.
     """
 
@@ -67,12 +68,12 @@ class HangWatch:
     async def run(self) -> None:
         """Watches until it is cancelled."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             for child in [] if self.paused else list(self._children):
                 if child.ready and not child.killed:
-                    await self._look_at(child)
+                    await self._check(child)
 
-    async def _look_at(self, child: ChildProcess) -> None:
+    async def _check(self, child: ChildProcess) -> None:
         liveness = child.liveness
         if not liveness.is_waiting:
             return
@@ -84,7 +85,7 @@ class HangWatch:
             threads = read_thread_stats(child.flows_pid)
         if self.paused or child.gone:
             return
-        liveness.look(asyncio.get_running_loop().time(), threads)
+        liveness.sample(asyncio.get_running_loop().time(), threads)
         if liveness.is_quiet != was_quiet:
             self._on_change()
         if liveness.silent_seconds >= self._limit_seconds:

@@ -24,7 +24,7 @@ PROGRESS_SECONDS = 0.2
 """How often progress is stored. A heartbeat alone would store it only every third of a lease."""
 
 ALIVE_SECONDS = 1.0
-"""How often the children are told that their worker lives."""
+"""How often the worker sends its children a sign that it is alive."""
 
 FENCE_SHARE = 0.75
 """The share of a lease without a heartbeat after which children are frozen. The rest of the lease
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """The heartbeats of one worker. To be made in the event loop to which it belongs.
+    """The heartbeats of one worker, which creates it in its event loop.
 
     `attempts` is the worker's own mapping, which changes. `rq_heartbeat` adds the command of RQ's
     own heartbeat to a pipeline.

@@ -1,6 +1,7 @@
 """Measures for how long a child has not answered its worker, although it could have.
 
-`child_process` owns one per child and asks the questions; `hang_watch` looks twice a second.
+`child_process` owns one `Liveness` per child and asks the questions. `hang_watch` calls `sample`
+twice a second, which adds up the silence.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Liveness:
     """The silence of one child. The worker asks about once a second; every byte that the child
     sends is an answer.
 
-    One look adds at most `longest_seconds` of silence. If the worker's own loop was held, or the
-    machine slept, the time between two looks is long, and says nothing about the child.
+    One sample adds at most `longest_seconds` of silence. If the worker's own loop was blocked, or
+    the machine slept, the time between two samples is long, but proves nothing about the child.
     """
 
     def __init__(self, longest_seconds: float):
@@ -29,7 +30,7 @@ class Liveness:
         self.asked = 0
         self.silent_seconds = 0.0
         self._is_waiting = False
-        self._looked_at: float | None = None
+        self._sampled_at: float | None = None
         self._first: ThreadStats | None = None
         self._last: ThreadStats | None = None
 
@@ -39,11 +40,11 @@ class Liveness:
         self._is_waiting = True
         return self.asked
 
-    def heard(self) -> None:
-        """Called when the child has sent something: the silence is over."""
+    def note_answer(self) -> None:
+        """Ends the silence. Called when the child has sent something."""
         self._is_waiting = False
         self.silent_seconds = 0.0
-        self._looked_at = None
+        self._sampled_at = None
         self._first = None
         self._last = None
 
@@ -51,19 +52,19 @@ class Liveness:
     def is_quiet(self) -> bool:
         return self.silent_seconds >= QUIET_SECONDS
 
-    def look(self, now: float, threads: ThreadStats) -> None:
-        """Adds the time since the last look, as far as the child could have answered in it.
+    def sample(self, now: float, threads: ThreadStats) -> None:
+        """Adds the part of the time since the last sample in which the child could have answered.
 
         `now` is in seconds of a monotonic clock, `threads` are the child's at this moment.
         """
         if not self._is_waiting:
             return
-        if self._looked_at is not None and self._last is not None:
-            elapsed_seconds = now - self._looked_at
+        if self._sampled_at is not None and self._last is not None:
+            elapsed_seconds = now - self._sampled_at
             share = max(LEAST_SHARE, 1.0 - hindrance(self._last, threads, elapsed_seconds))
             self.silent_seconds += min(elapsed_seconds, self._longest_seconds) * share
         self._first = self._first or threads
-        self._looked_at, self._last = now, threads
+        self._sampled_at, self._last = now, threads
 
     def holders(self) -> list[int]:
         """Returns the ids of threads that computed during the whole silence while no other did."""
@@ -75,5 +76,5 @@ class Liveness:
 
     @property
     def threads(self) -> ThreadStats:
-        """The threads at the last look."""
+        """The threads at the last sample."""
         return self._last or {}

@@ -20,7 +20,7 @@ from app.runtime.loop import FlowLoop, owners
 from app.worker.thread_stats import LOOP_NAME
 
 PAUSE_SECONDS = 0.2
-"""The time between two looks."""
+"""The time between two checks."""
 
 BLOCKED_SECONDS = 0.5
 """A loop that does not answer for this long is blocked: a flow computes, or waits without `await`.
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class FlowLoopWatch:
-    """Watches one flow loop. Costs nothing while no loop runs."""
+    """Watches the event loop of asynchronous flows. Costs nothing while no such loop runs."""
 
     def __init__(self, flow_loop: FlowLoop):
         self._flow_loop = flow_loop
@@ -55,7 +55,7 @@ class FlowLoopWatch:
         return thread.ident if thread else None
 
     def _pause(self, seconds: float) -> None:
-        """Asks the loop for an answer, then sleeps until the next look."""
+        """Asks the loop for an answer, then sleeps until the next check."""
         loop = self._flow_loop.running
         if loop is None:
             self._watch.turned()

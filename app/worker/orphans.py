@@ -23,9 +23,9 @@ HUNT_SECONDS = 5.0
 adopted only when it is dead.
 """
 
-MAX_LOOKS = 50
-"""Looks in one sweep, as long as each finds something: a process that keeps forking and exiting is
-gone before a single look finds it.
+MAX_PASSES = 50
+"""The most passes of one sweep. After a pass that killed something it makes another one, because a
+process that keeps forking and exiting is gone before a single pass finds it.
 """
 
 _STATE = 0
@@ -48,7 +48,7 @@ class OrphanSweeper:
             await asyncio.sleep(SWEEP_SECONDS)
 
     def child_died(self) -> None:
-        """Starts the hunt: whatever the child's flows left behind has just become an orphan."""
+        """Starts to kill orphans: the processes that the child's flows left behind are now some."""
         self._hunt_until = time.monotonic() + HUNT_SECONDS
         self.sweep()
 
@@ -60,14 +60,14 @@ class OrphanSweeper:
         # A child that is just being forked looks like an orphan.
         if self._forkserver.busy:
             return
-        # OSError: no file can be opened at the moment. The next sweep looks again.
+        # OSError: no file can be opened at the moment. The next sweep tries again.
         with contextlib.suppress(OSError):
-            for _ in range(MAX_LOOKS):
+            for _ in range(MAX_PASSES):
                 if not self._sweep():
                     return
 
     def _sweep(self) -> bool:
-        """Looks once. Returns whether it killed one: its children are adopted next."""
+        """Makes one pass. Returns whether it killed an orphan, whose children are adopted next."""
         has_killed = False
         ours = {*self._forkserver.children, self._forkserver.pid}
         hunting = time.monotonic() < self._hunt_until

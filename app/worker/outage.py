@@ -1,4 +1,4 @@
-"""Tells what kind of outage the store has, and logs it without filling the log.
+"""Finds out what kind of outage the store has, and logs it without filling the log.
 
 The worker's loops, `writer` and `main` report failed and successful calls to an `OutageLog`.
 """
@@ -17,7 +17,7 @@ REPEAT_SECONDS = 10.0
 """The time between two log lines during an outage."""
 
 RETRY_STORE_SECONDS = 0.5
-"""The wait before the next try of a call that the store did not take."""
+"""The wait before the next try of a call that failed."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +32,11 @@ _SERVES_NOBODY = (
 
 
 def nobody_can_be_served(error: BaseException | None) -> bool:
-    """Returns True if the store, or its machine, said that it takes no writes from anybody now.
+    """Returns True if the error proves that the store takes no writes from any client now.
 
     Nothing listens at its address, it closed the connection, or it is loading, read-only or full.
-    Then no execution can be given to another worker, and flows may go on. Silence (a timeout, no
-    route) proves nothing: the store may be well, and only this worker cut off.
+    Then no other worker can claim an execution, and flows may continue. Silence (a timeout, no
+    route) proves nothing: perhaps the store is well, and only this worker is cut off.
     """
     while error is not None:
         if isinstance(error, _SERVES_NOBODY):
@@ -48,7 +48,7 @@ def nobody_can_be_served(error: BaseException | None) -> bool:
 
 
 def refuses_everybody(error: BaseException) -> bool:
-    """Returns True if the store answered that it takes no such call from anybody now: it is
+    """Returns True if the store answered that it takes no such call from any client now: it is
     read-only or full, has too few replicas, or its ACL forbids the call. Then no single call is to
     blame. (A `StoreRefused` is about one call.)
     """

@@ -41,8 +41,8 @@ log = structlog.get_logger(__name__)
 
 
 class Pool:
-    """`size` children. The event `free` is set while there is a free slot, `changed` whenever the
-    number of slots may have changed.
+    """The slots of `size` children. The event `free` is set while there is a free slot, `changed`
+    whenever the number of slots may have changed.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Pool:
             self._suspended = self._hang_watch.paused = False
             log.warning("children_resumed")
             for child in self._children:
-                child.liveness.heard()
+                child.liveness.note_answer()
                 # Sent before the child wakes: otherwise it would take the silence of its sleep for
                 # its worker's death, and end itself.
                 child.ask()

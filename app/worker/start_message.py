@@ -22,7 +22,7 @@ SavedSteps = tuple[dict[str, bytes], dict[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class StartMessage:
-    """`names` are the fields that every log line of the run carries."""
+    """The parts of a `start` message. `names` are the fields of every log line of the run."""
 
     claim: Claim
     wire_key: str

@@ -40,9 +40,10 @@ log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """`children` are those that live. `config` is what the next child is started with.
+    """Starts and replaces children: `children` has the living ones. `config` is for the next one.
 
-    `on_message` gets every message of a child. `on_change` is called when a child came or went.
+    The supervisor calls `on_message` with every message of a child, and `on_change` when a child
+    was started or is gone.
     """
 
     def __init__(

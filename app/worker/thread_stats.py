@@ -41,7 +41,7 @@ _MAJOR_FAULTS = 9
 """Fields of /proc/<pid>/task/<tid>/stat, counted from the one after the name: see proc(5)."""
 
 _MAX_THREADS = 2000
-"""Reading more would take longer than the time between two looks."""
+"""Reading more would take longer than the time between two checks of `hang_watch`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,20 +15,23 @@ from app.process.loop_watch import Hold, LoopWatch
 HELD_SECONDS = 0.2
 """A loop that does not turn for this long is logged. Far below the shortest lease."""
 
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
+"""The time between two checks, and between two turns that the loop reports."""
 
 _AT_REST = ("selectors.py", "base_events.py")
-"""The files in which an idle loop is found, or one that got no processor: nothing blocks it."""
+"""Files of asyncio. A stack that ends in them is that of an idle loop, or of one that got no
+processor: no callback blocks it.
+"""
 
 log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """Watches the event loop in which it is made."""
+    """Watches the event loop in which it is created."""
 
     def __init__(self) -> None:
         self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
-        self._watch = LoopWatch(HELD_SECONDS, LOOK_SECONDS, self._tell, tells_freezes=False)
+        self._watch = LoopWatch(HELD_SECONDS, CHECK_SECONDS, self._tell, tells_freezes=False)
         self._told = 0.0
 
     def start(self) -> None:
@@ -50,7 +53,7 @@ class Watchdog:
     def _turn(self) -> None:
         self._watch.turned()
         if not self._watch.is_over:
-            self._loop.call_later(LOOK_SECONDS, self._turn)
+            self._loop.call_later(CHECK_SECONDS, self._turn)
 
     def _tell(self, hold: Hold) -> None:
         """Logs one line for each time that the loop is blocked."""

@@ -1,6 +1,7 @@
 """The main baseline: Flask and RQ, combined as in RQ's documentation, without any guarantees.
 
-`gunicorn bench.baseline.plain_rq:app` and `rq worker bench`.
+`bench.figures.web` and `bench.figures.queue` start it as `gunicorn bench.baseline.plain_rq:app`,
+with `rq worker bench` as its workers.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from tests.support.service import Service
 KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
 
 PICTURE_BYTES = 12_000_000
-"""Size on the wire; two seconds at 50 Mbit/s."""
+"""The output of an execution of kind `picture`. It takes two seconds at 50 Mbit/s."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Accepted:
     """What a client knows about an execution for which it got a 202.
 
     The flow writes its side effects into the file `marks`. The path is part of the inputs, and so
-    of the outputs. `told_at` has the wall-clock times of the answers that promised something.
+    of the outputs. `told_at` has the wall-clock times of the answers to its start and its cancels.
     """
 
     id: str

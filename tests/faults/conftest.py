@@ -1,8 +1,6 @@
-"""Faults: each test has a store and workers of its own, which it may break, and a proxy before the
-store.
+"""Fixtures of the fault tests: a store, workers and a proxy that a test may break.
 
-Leases are shorter than in production (3 s instead of 12), so that what takes a lease takes little
-time.
+Leases are shorter than in production (3 s instead of 12), so that tests of lost leases are short.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs that are ended by force: their slots, their neighbours, and what they leave behind."""
+"""Runs that the worker abandons or kills: their slots become free, and no process is left over."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A flow ends what it runs in, its worker or the process that it shares: its neighbours are run
-again, uncounted.
+"""A flow kills its worker, or the process that it shares: the other executions run again, and the
+lost attempt does not count for them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fault 37: far more is asked for than is worked off, by a client that does not heed `Retry-After`.
+"""A client starts far more executions than the workers can run, and ignores `Retry-After`.
 
-`LONG_FAULTS=1` (`make faults`) takes the full measure: 100,000 starts, on a machine that does
-nothing else.
+`LONG_FAULTS=1` (`make faults`) runs it at full size: 100,000 starts, on a machine that does nothing
+else.
 """
 
 from __future__ import annotations

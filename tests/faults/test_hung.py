@@ -1,5 +1,5 @@
-"""A process of threads that does not answer: it is replaced, and whatever else ran in it is run
-again, uncounted.
+"""A process of threads hangs: the worker replaces it and runs its other executions again, without
+counting the lost attempt.
 """
 
 from __future__ import annotations

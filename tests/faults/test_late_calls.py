@@ -1,4 +1,4 @@
-"""A network that delivers late: what was sent into an outage arrives behind what was sent after it."""
+"""A network that delays calls: those that were sent during an outage arrive after newer ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The store loses its last writes: power loss with `everysec`, a fail-over to a lagging replica,
 FLUSHALL.
 
-What is lost is lost. But an output belongs to the execution whose inputs it was made from, whatever
-is given out a second time.
+The lost writes do not come back. But an execution never gets the output of another one, even if the
+store gives out an id or a number for the second time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""One execution does the worst it can; those beside it, in the same process or in others, do not
-notice.
+"""One execution does the worst that a flow can do: the executions beside it complete.
 
-`LONG_FAULTS=1` (`make faults`) takes the full measure: 2 GB leaked under the default limit, the
-interpreter's lock held for 30 s. Without it the same is done in a few seconds.
+`LONG_FAULTS=1` (`make faults`) runs it at full size: 2 GB leaked under the default limit, the
+interpreter's lock held for 30 s. Otherwise the same takes a few seconds.
 """
 
 from __future__ import annotations

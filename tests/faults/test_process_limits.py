@@ -1,4 +1,4 @@
-"""A limit of processes and threads that is reached for a moment costs that moment."""
+"""A limit of processes and threads is reached for a moment: executions wait, and none fails."""
 
 from __future__ import annotations
 

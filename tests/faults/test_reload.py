@@ -1,6 +1,4 @@
-"""Agents are changed while everything runs: SIGHUP makes them count, and a broken file changes
-nothing.
-"""
+"""Agents change while executions run: a SIGHUP loads them, and a broken file changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that repeat a start with its `Idempotency-Key` because an answer did not come."""
+"""Clients that get no answer to a start, and repeat it with the same `Idempotency-Key`."""
 
 from __future__ import annotations
 

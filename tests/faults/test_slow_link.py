@@ -1,4 +1,4 @@
-"""Outputs that need longer on the way to the store than a call may take: 12 MB at 50 Mbit/s."""
+"""Outputs that take longer to reach the store than one call may: 12 MB at 50 Mbit/s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store is away, frozen, full, restarted, read-only, empty; answers are lost on their way."""
+"""The store is away, frozen, full, restarted, read-only or empty, or its answers are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Web processes are stopped and killed while clients are at work."""
+"""Web processes are stopped and killed while clients send requests."""
 
 from __future__ import annotations
 

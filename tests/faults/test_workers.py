@@ -1,4 +1,4 @@
-"""Workers and their processes die, freeze, are cut off, are stopped."""
+"""Workers and their processes die, freeze, lose the store, or are stopped."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ WATCH_SECONDS = 0.05
 
 
 class Town(Service):
-    """A service that restarts its workers when they end, as systemd or Heroku do.
+    """The attacked service. It restarts its workers when they end, as systemd or Heroku do.
 
     Its own methods (`post`, `start`, `run`) send requests with the stranger's key.
     """

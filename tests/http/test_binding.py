@@ -1,4 +1,4 @@
-"""Where the web process listens, and where it refuses to, in every mode."""
+"""The addresses on which the web process listens or refuses to, in each mode of `AUTH`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published shapes, held against a running service."""
+"""A running service answers in the published shapes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The files in deploy/ ask only for what /metrics has, and the docs know every alert and every
-metric.
+"""The dashboard and the alerts in deploy/ use only metrics that /metrics has, and the docs explain
+every alert and every metric.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The description at /openapi.json, held against the service; and the page that shows it."""
+"""The description at /openapi.json agrees with the service; the page /docs shows it."""
 
 from __future__ import annotations
 

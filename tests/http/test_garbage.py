@@ -1,5 +1,5 @@
-"""Whatever somebody else writes into a record, no request is answered with 500, and the endpoints
-agree on it.
+"""Another program has written anything into a record: no request is answered with 500, and all
+endpoints show the same status.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever a stranger sends is answered, and never with 500: that would be our mistake."""
+"""Any request gets an answer, and never a 500, which would be an error of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a start that is repeated is one start."""
+"""`Idempotency-Key`: a repeated start is one execution."""
 
 from __future__ import annotations
 

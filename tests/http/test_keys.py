@@ -1,5 +1,5 @@
-"""API keys against real processes: made by the command, asked for by every mode, rotated, revoked,
-refused.
+"""API keys of real web processes: created by `flask keys`, required in each mode of `AUTH`,
+rotated, revoked, refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNKNOWN = "/executions/exec_000000000000"
 def keyed(
     store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service that asks for keys: one of the environment, and those that a test makes."""
+    """A service that requires keys: two from `API_KEYS`, and those that a test creates."""
     url = f"{store_server.url.removesuffix('/0')}?db=4"
     with redis.Redis.from_url(store_server.url, db=4) as client:
         client.flushdb()

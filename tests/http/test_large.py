@@ -1,5 +1,5 @@
-"""Large requests and answers beside small ones: these are served on, and the large ones whole or
-not at all.
+"""Large requests and answers: small requests are answered meanwhile, and a large one is answered
+as a whole or refused.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Limits, over HTTP and under parallel load: never one more than is allowed, and the caller is
-told.
+"""Limits on requests and executions, under parallel load: no more than allowed is ever accepted,
+and headers tell the caller the limits.
 """
 
 from __future__ import annotations

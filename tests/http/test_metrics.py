@@ -1,4 +1,4 @@
-"""`/metrics`: exact, whichever of several web processes answers, whatever became of the executions."""
+"""`/metrics`: the figures are exact, whichever of several web processes answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every block of the published quick reference, run as it is written."""
+"""Runs every block of the published quick reference as it is written."""
 
 from __future__ import annotations
 

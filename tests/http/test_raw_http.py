@@ -1,6 +1,4 @@
-"""What no well-behaved client sends, over a raw socket to a real gunicorn: each gets a plain
-refusal, in time.
-"""
+"""Malformed and slow requests over a raw socket to a real gunicorn: each is refused in time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`/readyz`: green when an execution that is started now would be kept and run, else it says why
-not.
+"""`/readyz`: 200 if an execution that starts now would be stored and run; otherwise it names the
+reason.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def client(own_store: EmbeddedStore) -> redis.Redis:
 
 
 def look(client: redis.Redis, **commands: str) -> dict[str, Check]:
-    return {check.name: check for check in Readiness(client, Settings()).look(BOTH)}
+    return {check.name: check for check in Readiness(client, Settings()).run_checks(BOTH)}
 
 
 def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(

@@ -1,4 +1,4 @@
-"""What is refused, with which status, code and field."""
+"""Refused requests: the status, the code and the field of each."""
 
 from __future__ import annotations
 

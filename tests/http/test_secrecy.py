@@ -1,4 +1,4 @@
-"""A key stands in no log line, and in no answer of the application, however it was sent."""
+"""An API key appears in no log line and in no answer, however the client sent it."""
 
 from __future__ import annotations
 

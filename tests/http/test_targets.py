@@ -1,4 +1,4 @@
-"""What can be run, over HTTP."""
+"""The endpoints that describe agents and pipelines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A tenant sees only its own: tried on every route that the application has.
+"""A tenant sees only its own executions, on every route of the application.
 
-The routes come from the application itself. One that is not open needs a recipe here, which says
-the scope it needs and how it is tried across tenants; without one, the first test fails.
+The routes come from the application itself. Each route that is not open needs a recipe here: the
+scope it needs, and a request that tries it across tenants. Without one, the first test fails.
 """
 
 from __future__ import annotations

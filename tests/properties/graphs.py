@@ -1,5 +1,5 @@
-"""Random pipelines with batches, conditions, retries and steps that may fail; and what has to come
-of them.
+"""Generates random pipelines (batches, conditions, retries, failing steps) and computes the results
+that they must have.
 """
 
 from __future__ import annotations

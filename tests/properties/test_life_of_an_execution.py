@@ -1,7 +1,7 @@
 """Any sequence of transitions, by the web side and two workers, keeps every promise about states.
 
-The model is small: what state each execution is in, and who holds which token. After every step the
-real store is held against it, and the index, the leases, the queue and the records against each
+The model is small: the state of each execution, and which worker has which token. After every step
+the test compares the real store with the model, and the index, leases, queue and records with each
 other.
 """
 

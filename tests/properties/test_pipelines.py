@@ -1,5 +1,5 @@
-"""Any graph of steps, run with any number of workers and broken off anywhere, keeps the promises of
-the loop.
+"""Any pipeline, with any number of threads and interrupted at any checkpoint, keeps the promises of
+`app.runtime.pipeline`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_pieces() -> Iterator[None]:
-    """Checkpoints that take one item each: the batches have three, and are broken off between them."""
+    """Checkpoints take one item each, so a run can be interrupted between the items of a batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "ITEMS_AT_ONCE", 1)
         patch.setattr(checkpoints, "DROPPED_AT_ONCE", 1)

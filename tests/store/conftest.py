@@ -1,4 +1,4 @@
-"""The functions of an empty store, called as the service's parts call them."""
+"""Fixture of the store tests: calls the Lua functions as the web side and workers do."""
 
 from __future__ import annotations
 

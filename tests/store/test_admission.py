@@ -1,4 +1,4 @@
-"""What lets a new execution in, on a real store: idempotency keys and limits."""
+"""Which new executions the store accepts: idempotency keys and limits, on a real store."""
 
 from __future__ import annotations
 

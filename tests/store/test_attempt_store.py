@@ -1,4 +1,4 @@
-"""What a worker does with the store beside the transitions themselves."""
+"""`app.worker.attempt_store`: lost answers to claims, and steps that are read in pieces."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""No call of a script holds the store for more than some milliseconds, whatever has come together
-in it.
+"""No call of a script blocks the store for more than some milliseconds, however much it has to do.
 
-Measured is what the store counts for the call, or the time that its main thread was on a processor,
-whichever is less: a busy machine lengthens the first, and what the store does beside the call the
-second. It is held against what the same machine needs for a known piece of work.
+A test takes the lower of two times: the time that the store itself counts for the call, and the
+processor time of its main thread. The first one grows on a busy machine, the second one with other
+work of the store. The limit is relative to a known piece of work on the same machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store's clock may be set, back or forward, while executions run: nothing waits for the
+"""The store's clock is set back or forward while executions run: none of them waits for the
 difference.
 """
 

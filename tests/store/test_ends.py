@@ -1,4 +1,4 @@
-"""Waiting for an execution's end without asking for it again and again."""
+"""`app.store.ends`: requests that wait for an execution's end are woken, instead of polling."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 
 import redis
 
-from app.store.ends import CHANNEL, LOOK_SECONDS, Ends
+from app.store.ends import CHANNEL, REREAD_SECONDS, Ends
 from tests.store.driver import Driver
 
 
 def waits(ends: Ends, id: str, looks: list[float], ended: threading.Event) -> None:
-    """As a caller does: looks each time that it is woken."""
+    """Does what a waiting request does: notes the time at each wake-up."""
     with ends.watching(id) as wait:
         while not ended.is_set():
             wait(30)
@@ -47,7 +47,7 @@ def test_those_who_wait_are_woken_by_the_end_and_look_seldom_before(
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.5 * LOOK_SECONDS)
+    time.sleep(0.5 * REREAD_SECONDS)
     before = len(looks)
     assert before <= 2 * len(threads)
     ended.set()

@@ -1,6 +1,4 @@
-"""Calls that the network delivers late, behind newer ones, or after the store has lost its last
-writes.
-"""
+"""The network delivers calls late: after newer ones, or after the store lost its last writes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The library of functions in the store: given when it is missing, of one version each, and gone
-with its version.
+"""The library of functions in the store: loaded if it is missing, one for each version of the
+service, removed when no process uses it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_a_store_that_forbids_functions_is_named_in_one_sentence(
         "managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", forbidden]
     )
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
-        checks = {check.name: check for check in store_check.look(managed)}
+        checks = {check.name: check for check in store_check.run_checks(managed)}
         found = checks["scripts"]
         assert found.status == "failed"
         assert found.detail.startswith("The store does not allow this service to use functions: ")

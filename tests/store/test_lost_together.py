@@ -1,6 +1,4 @@
-"""Executions whose worker or process died with others in it: nobody knows which of them is to
-blame.
-"""
+"""Several executions lose their worker or process together, and any of them may be the cause."""
 
 from __future__ import annotations
 

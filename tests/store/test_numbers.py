@@ -1,4 +1,4 @@
-"""Whatever numbers the scripts are given, they write nothing that makes no sense afterwards."""
+"""The scripts get impossible numbers as arguments, and write no impossible value."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Somebody else's data under a key, or in a record, is of no concern to other executions and
-targets.
-"""
+"""Another program has overwritten a key or a record: no other execution or target is affected."""
 
 from __future__ import annotations
 

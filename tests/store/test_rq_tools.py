@@ -1,5 +1,5 @@
-"""RQ's own classes and its command line, beside a running service: they tell the truth and change
-nothing.
+"""RQ's own classes and its command line, beside a running service: they show the right state and
+change nothing.
 """
 
 from __future__ import annotations

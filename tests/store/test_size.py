@@ -1,4 +1,4 @@
-"""What an execution holds in the store when it is over: its record and its places in the lists."""
+"""The keys and bytes that the store keeps for an ended execution."""
 
 from __future__ import annotations
 

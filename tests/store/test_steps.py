@@ -1,5 +1,5 @@
-"""What is kept of steps: written with a token, in one step; taken over by a retry; removed with
-their execution.
+"""The stored steps of an execution: written only with its token, copied by a retry, removed with
+the execution.
 """
 
 from __future__ import annotations

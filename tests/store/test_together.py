@@ -1,4 +1,6 @@
-"""Calls of many callers at once over two connections: each gets its own answer, or its own error."""
+"""`app.store.together`: calls of many threads share two connections, and each caller gets its own
+answer or its own error.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ CALLERS = 50
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
-    """What each returns or raises."""
+    """Makes all calls at once. Returns what each of them returns or raises."""
     ready = threading.Barrier(len(calls))
 
     def call(one: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Each transition, what it does and what it refuses, on a real store."""
+"""Each transition on a real store: what it changes, and what it refuses."""
 
 from __future__ import annotations
 

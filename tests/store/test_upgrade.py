@@ -1,6 +1,4 @@
-"""What an older version left in the store: records before they were RQ jobs in full. The new one
-goes on with them.
-"""
+"""An upgrade: the service reads and finishes executions that version 1.0 has stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`app.process.aside`: what fails beside the event loop is raised to its caller, not printed."""
+"""`app.process.aside`: the caller gets the errors of the thread, and none is printed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def silent_after(seconds: int, *after: ThreadStats, longest: float = 1.0) -> flo
     liveness = Liveness(longest)
     liveness.ask()
     for second in range(seconds + 1):
-        liveness.look(float(second), after[second % len(after)])
+        liveness.sample(float(second), after[second % len(after)])
     return liveness.silent_seconds
 
 
@@ -38,23 +38,23 @@ def test_a_child_that_was_asked_and_says_nothing_is_silent() -> None:
 
 def test_a_child_that_has_answered_is_not_silent_until_it_is_asked_again() -> None:
     liveness = Liveness(1.0)
-    liveness.look(0, IDLE)
-    liveness.look(9, IDLE)
+    liveness.sample(0, IDLE)
+    liveness.sample(9, IDLE)
     assert liveness.silent_seconds == 0
     liveness.ask()
-    liveness.look(10, IDLE)
-    liveness.look(11, IDLE)
+    liveness.sample(10, IDLE)
+    liveness.sample(11, IDLE)
     assert liveness.silent_seconds == 1
-    liveness.heard()
-    liveness.look(12, IDLE)
+    liveness.note_answer()
+    liveness.sample(12, IDLE)
     assert liveness.silent_seconds == 0
 
 
 def test_time_in_which_the_worker_did_not_look_is_no_silence() -> None:
     liveness = Liveness(1.0)
     liveness.ask()
-    liveness.look(0, IDLE)
-    liveness.look(1000, IDLE)
+    liveness.sample(0, IDLE)
+    liveness.sample(1000, IDLE)
     assert liveness.silent_seconds == 1
 
 
@@ -63,7 +63,7 @@ def test_a_second_without_a_processor_counts_for_less() -> None:
     liveness = Liveness(1.0)
     liveness.ask()
     for second, facts in enumerate(starved):
-        liveness.look(float(second), facts)
+        liveness.sample(float(second), facts)
     assert abs(liveness.silent_seconds - 10 * LEAST_SHARE) < 0.001
 
 

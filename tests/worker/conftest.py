@@ -1,4 +1,4 @@
-"""A child process without a worker, for what happens inside it."""
+"""Fixtures that start a child process and take the place of its worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancel: `cancelled` is said only when it is true."""
+"""Cancel: an answer has the status `cancelled` only after the run has ended."""
 
 from __future__ import annotations
 

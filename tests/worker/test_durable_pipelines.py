@@ -1,4 +1,6 @@
-"""Pipelines on real workers: what was finished is never done again, and is there whatever the end."""
+"""Pipelines on real workers: a finished step never runs again, and its output is kept however the
+execution ends.
+"""
 
 from __future__ import annotations
 

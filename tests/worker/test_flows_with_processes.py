@@ -1,5 +1,5 @@
-"""`multiprocessing` works in a flow as in plain Python, run after run; a full machine costs no
-neighbour.
+"""`multiprocessing` works in a flow as in plain Python, in every run; if the machine is full, no
+other run fails.
 """
 
 from __future__ import annotations

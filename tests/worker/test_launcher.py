@@ -1,4 +1,4 @@
-"""`make run`'s launcher: everything starts, everything ends, nothing is lost in between."""
+"""`make run`: it starts and ends all processes, and loses no execution meanwhile."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The lines of real processes: one JSON object each, with its ids, and with nothing of what users
-sent.
-"""
+"""The log of real processes: one JSON object per line, with the ids, and without data of users."""
 
 from __future__ import annotations
 

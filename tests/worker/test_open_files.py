@@ -1,4 +1,4 @@
-"""A system's small limit of open files, of which each model call takes one."""
+"""A low limit of open files: each model call needs one."""
 
 from __future__ import annotations
 

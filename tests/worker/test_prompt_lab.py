@@ -1,6 +1,4 @@
-"""Files as Prompt Lab's users have them run unmodified: Chinese, both styles of placeholders,
-batches.
-"""
+"""Files of Prompt Lab's users run unmodified: Chinese, both styles of placeholders, batches."""
 
 # ruff: noqa: RUF001 - Chinese punctuation is meant
 

@@ -1,7 +1,6 @@
-"""How often the store is asked. A proxy between counts turns: a pipeline is one, and so is a
-script.
+"""Counts the round trips to the store. A proxy counts them: a pipeline is one, and so is a script.
 
-Leases are long, so that no beat and no reap falls into what is counted.
+Leases are long, so that no heartbeat and no reap is counted.
 """
 
 from __future__ import annotations

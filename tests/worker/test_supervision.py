@@ -1,6 +1,4 @@
-"""Errors in the worker's own code: whatever is thrown, and wherever, ends the one attempt that it
-is about.
-"""
+"""Errors in the worker's own code, at any place: each ends only the attempt that it belongs to."""
 
 from __future__ import annotations
 

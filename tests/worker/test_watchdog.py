@@ -1,4 +1,4 @@
-"""The event loop of a worker, held on purpose."""
+"""`app.worker.watchdog`: a test blocks a worker's event loop, and the log names the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker's writes reach the store: together, in order, and none at the cost of another."""
+"""`app.worker.writer`: writes are sent together and in order; a refused one delays no other."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from app.catalog.prompts.filters import FILTERS, TESTS, compare
 from app.catalog.prompts.text_filters import join
 from app.catalog.prompts.work import ITEM_COST, STEP_COST, RenderError, Uncalled, items, spend, text
 
-# Of a computed integer. Multiplying and printing larger ones takes time that nothing counts.
+# The largest integer that a prompt may compute. The cost of a larger one is not counted in `work`.
 MAX_BITS = 16_384
 
 _LOOP_ATTRIBUTES = frozenset(

@@ -21,14 +21,14 @@ from jinja2 import Undefined
 MAX_WORK = 32 * 1024 * 1024
 MAX_RENDERED_CHARACTERS = 4 * 1024 * 1024
 
-# In characters: an item of a list is a reference and its share of a Python object.
+# The costs, in characters, of an item of a list (a reference and its share of a Python object), of
+# a visit to a value within another one (more, because Python code visits them one by one), and of
+# a step of a loop.
 ITEM_COST = 16
-# To look at a value within another one. Python code does that one by one, so it is dearer.
 NODE_COST = 64
-# A step of a loop.
 STEP_COST = 32
 
-# In a list, which `spend` changes in place: that is faster than setting the variable.
+# The number is in a list, which `spend` changes in place: that is faster than setting the variable.
 _work_left: ContextVar[list[int]] = ContextVar("work left in this rendering")
 
 

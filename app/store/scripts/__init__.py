@@ -1,8 +1,8 @@
 """Builds the library of Lua functions that the store runs: the transitions of an execution.
 
 Only these functions change the state of an execution. The store runs one at a time, by its own
-clock. The file of a function begins with what it promises. Each function may be repeated without
-harm, because its reply can be lost on the way.
+clock. The file `<name>.lua` begins with what the function promises. Each function may be repeated
+without harm, because its reply can be lost on the way.
 
 The names of the library and its functions end with a digest of the code. So two versions of the
 service can use one store, each with its own functions: no function ever receives the arguments of
@@ -20,10 +20,11 @@ from app.store.counters import BOUNDS_MS
 
 _FOLDER = Path(__file__).parent
 
-# Files whose names all functions see. A file uses only names of the files before it.
+# Files whose local functions and constants all transitions see. Each file uses only those of the
+# files before it. `old` rewrites records of older versions.
 _SHARED = ("prelude", "record", "moves", "old", "admission")
 
-# Files that belong to one function alone.
+# Files whose code is a part of one transition alone.
 _PARTS = {"reap": ("sweep", "restore")}
 
 _FUNCTIONS = {

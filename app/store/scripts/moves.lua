@@ -1,9 +1,9 @@
 -- Moves an execution from one state to another: its lists, its index entries, and its record.
 -- The transitions (claim, finish, release, cancel, reap) call these functions after `load`.
 
--- An execution is in two index lists: all of its status and type, and those of its target among
--- them. The score is the time of creation. `page` merges lists, so there is no list of all statuses
--- or of both types.
+-- An execution is in two index lists: one of its status and type, and one of its status, type and
+-- target. The score is the time of creation. `page` merges lists, so there is no list of all
+-- statuses or of both types.
 local function index_key(record, status)
   return 'exec:index:' .. record.tenant .. ':' .. status .. ':' .. record.type
 end

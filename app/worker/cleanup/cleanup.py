@@ -30,7 +30,7 @@ from app.worker.cleanup.state import ALONE, BESIDE_OTHERS, Entry
 from app.worker.cleanup.streams import Streams
 
 THREAD_GRACE_SECONDS = 0.1
-"""How long threads of a run may go on after it before they count as leaked."""
+"""How long threads of a run may continue after its end before they count as leaked."""
 
 DISARM_TRIES = 100
 """A handler of the run may raise in any of them, as long as its timer is armed."""
@@ -41,9 +41,9 @@ MAX_FILES_SHARE = 0.5
 FULL_FILES_SHARE = 0.9
 """The same for a process of threads. It is higher, as each of its runs may have connections."""
 
-LOOK_SECONDS = 0.02
-"""How often a process of threads looks at most for what takes long to find. After every run, that
-would cost short runs a third of their time; the next look finds it, too.
+CHECK_SECONDS = 0.02
+"""The shortest time between two slow checks in a process of threads. After every run, they would
+cost short runs a third of their time. A later check finds the same changes.
 """
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -84,7 +84,7 @@ class Cleanup:
         self._imports: dict[Hashable, dict[str, Any]] = {}
         self._modules_of: dict[Hashable, dict[str, ModuleType]] = {}
         self._putting_back = threading.Lock()
-        self._look_at = 0.0
+        self._slow_check_at = 0.0
 
     def begin(self) -> None:
         """Takes the picture to which everything is reset. Called once, before the first run."""
@@ -119,19 +119,19 @@ class Cleanup:
                 log.warning("process_unfit", **run.names, reason=found.unfit)
 
     def beside_others(self) -> str:
-        """Resets a process of threads after a run, while others go on. Returns why the process is
-        unfit, or an empty string.
+        """Resets a process of threads after a run, while other runs continue. Returns why the
+        process is unfit, or an empty string.
         """
         with self._putting_back:
             try:
                 self._streams.repair()
                 faulthandler.cancel_dump_traceback_later()
                 now = time.monotonic()
-                looks = now >= self._look_at
-                changed = self._restored(slow_too=looks)
+                is_due = now >= self._slow_check_at
+                changed = self._restored(slow_too=is_due)
                 unfit = _too_many_files(_first_free_number, FULL_FILES_SHARE)
-                if looks:
-                    self._look_at = now + LOOK_SECONDS
+                if is_due:
+                    self._slow_check_at = now + CHECK_SECONDS
                     unfit = unfit or self._patched()
                 return unfit or _for_good(changed)
             except Exception as error:

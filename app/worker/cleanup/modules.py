@@ -1,8 +1,9 @@
-"""Keeps the modules of one flow away from other flows. Called by `cleanup` after each run.
+"""Keeps the modules that one flow imports away from other flows.
 
 Two agents may each put their folder on `sys.path` and import their own `utils`: neither must get
-the other's. Installed packages and the files of flows stay loaded for all, since their names mean
-the same everywhere.
+the other's. So `cleanup` calls `take_out` after each run, and puts the modules back for the next
+run of the same flow. Installed packages and the files of flows stay loaded, because no two of these
+modules have the same name (see `app.runtime.flow_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from app.runtime import flow_files
 
 
 class OwnModules:
-    """To be made before the first run: modules that are loaded by then belong to all flows."""
+    """Finds the modules that a run has added. `cleanup` creates it before the first run: modules
+    that are loaded by then belong to all flows.
+    """
 
     def __init__(self) -> None:
         self._born_with = dict(sys.modules)
@@ -35,7 +38,7 @@ class OwnModules:
         return {name: sys.modules.pop(name) for name in own}
 
     def _is_own(self, name: str) -> bool:
-        """Whether its outermost package was found outside the `sys.path` of the start."""
+        """Whether the module's top package is in a folder that a flow added to `sys.path`."""
         if name.startswith(flow_files.PREFIX):
             return False
         outermost = sys.modules.get(name.partition(".")[0])

@@ -57,7 +57,7 @@ class Entry:
     difference: Callable[[Any, Any], Any] = _difference
     apply: Callable[[Any], object] | None = None
     is_slow: bool = False
-    """Beside others it is not looked at after every run: see `LOOK_SECONDS` in `cleanup`."""
+    """A process of threads does not check it after every run: see `CHECK_SECONDS` in `cleanup`."""
 
     def again(self, change: Any) -> None:
         """Repeats a change that `difference` returned."""

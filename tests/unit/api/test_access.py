@@ -1,4 +1,4 @@
-"""The gate before every view, with an application of the test's own and a real store."""
+"""`app.api.access`: API keys and scopes, with a small application of its own and a real store."""
 
 from __future__ import annotations
 
