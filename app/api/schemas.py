@@ -147,6 +147,14 @@ class ConfigSchema(_RequestSchema):
     variant = fields.String(
         validate=_name(), metadata={"description": "The variant of the pipeline to run."}
     )
+    thread_id = fields.String(
+        # No slash: it separates the tenant from the name in the thread that a graph gets.
+        validate=[*_name(), Regexp(r"[^/]*\Z", error=Coded("Must not contain '/'.", INVALID_TEXT))],
+        metadata={
+            "description": "The thread of a LangGraph checkpointer to go on with. If omitted, the "
+            "execution has one of its own."
+        },
+    )
     budget = fields.Nested(
         BudgetSchema,
         metadata={"description": "Limits on what a run may use. Checked before each model call."},
