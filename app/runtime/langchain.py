@@ -34,6 +34,11 @@ class Followed:
         """The texts that went to models which have not answered yet, for an estimate of tokens."""
 
 
+def is_node_name(name: Any) -> bool:
+    """Whether a node is the author's: LangGraph's own are `__start__` and `__end__`."""
+    return not str(name).startswith("__")
+
+
 class NodeProgress:
     """Reports each node of a graph as a step.
 

@@ -15,7 +15,7 @@ from langchain_core.outputs import LLMResult
 
 from app.providers.base import Completion, Stopped
 from app.providers.token_counts import token_counts
-from app.runtime.langchain import NodeProgress, current
+from app.runtime.langchain import NodeProgress, current, is_node_name
 from app.runtime.messages import texts_of
 from app.runtime.usage import UNKNOWN_MODEL
 
@@ -102,6 +102,7 @@ def _is_node(name: str, tags: Iterable[str], metadata: Mapping[str, Any]) -> boo
     """
     return (
         name == metadata.get("langgraph_node")
+        and is_node_name(name)
         and any(tag.startswith("graph:step:") for tag in tags)
         and _IN_A_GRAPH_OF_A_NODE not in str(metadata.get("langgraph_checkpoint_ns", ""))
     )

@@ -143,7 +143,7 @@ def _nodes(runnable: Any, context: Context) -> Iterator[None]:
     if run is None or not isinstance(nodes, Mapping):
         yield
         return
-    count = sum(1 for name in nodes if not str(name).startswith("__"))
+    count = sum(langchain.is_node_name(name) for name in nodes)
     run.nodes = langchain.NodeProgress(context, count)
     yield
     run.nodes.finish()
