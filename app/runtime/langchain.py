@@ -104,7 +104,6 @@ def _register(module: ModuleType) -> None:
     except Exception:  # an old version of LangChain must still be of use to the flow
         log.warning("langchain_not_followed", exc_info=True)
         return
-    # LangChain asks the variable for a handler at the beginning of a run. It is the same one for
     # One for all runs: it finds the flow's run in `current`. LangChain reads the variable whenever
     # a run of its own begins.
     handler = Handler()

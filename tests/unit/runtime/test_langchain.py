@@ -5,11 +5,13 @@ tests/worker/test_langchain_examples.py has them in a whole service.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,31 +142,53 @@ def test_a_model_that_reports_no_tokens_is_estimated(run: Callable[..., Any]) ->
     assert metadata["estimated_tokens"] == 101
 
 
-def test_tokens_count_in_the_first_run_of_a_process_that_imports_langchain_inside_of_its_flow(
-    run_code: Callable[..., Any],
-) -> None:
-    # In a process of its own, since this one has imported it.
-    program = f"""
+IMPORTS_INSIDE = f"""
 import sys, tempfile
 from pathlib import Path
 from app import catalog
 from tests.support.runtime import Recorder
+
 assert "langchain_core" not in sys.modules
 flow = '''
 def run(inputs):
-{textwrap.indent(textwrap.dedent(COMMON), "    ")}
+{textwrap.indent(COMMON, "    ")}
     return chain.invoke(inputs).content
 '''
 folder = Path(tempfile.mkdtemp()) / "coded"
 folder.mkdir()
 (folder / "flow.py").write_text(flow)
 (folder / "agent.yaml").write_text('flows: [{{name: main, entrypoint: "flow.py:run"}}]')
-print(Recorder().run(catalog.load([folder.parent], []), "coded", {{"q": "?"}})["metadata"])
+print(Recorder().run(catalog.load([folder.parent], []), "coded", {{"q": "?"}}))
 """
+
+
+def in_a_process_of_its_own(program: str, folder: Path) -> str:
+    """What a program prints, in a process that has not imported LangChain."""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert "'tokens_used': 15" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_tokens_count_in_the_first_run_of_a_process_that_imports_langchain_inside_of_its_flow(
+    tmp_path: Path,
+) -> None:
+    printed = in_a_process_of_its_own(IMPORTS_INSIDE, tmp_path)
+    assert "'tokens_used': 15" in printed
+
+
+def test_a_version_of_langchain_that_cannot_be_followed_still_runs(tmp_path: Path) -> None:
+    # None in `sys.modules` makes the import fail, as the handler's does without its base class.
+    broken = 'import sys; sys.modules["app.runtime.langchain_handler"] = None\n'
+    printed = in_a_process_of_its_own(broken + IMPORTS_INSIDE, tmp_path)
+    assert "'output': 'hi'" in printed
+    assert "langchain_not_followed" in printed
 
 
 SPENDS = """
