@@ -57,6 +57,12 @@ def composed(text: str) -> None:
         raise ValidationError(Coded("Must be in Unicode normalization form C (NFC).", INVALID_TEXT))
 
 
+def without_slash(text: str) -> None:
+    """Refuses `/`, which separates the tenant from the name in the thread that a graph gets."""
+    if "/" in text:
+        raise ValidationError(Coded("Must not contain '/'.", INVALID_TEXT))
+
+
 def _name(max_length: int = 128) -> list[Any]:
     """The validators of a name."""
     return [Length(1, max_length), NAME, composed]
@@ -147,6 +153,13 @@ class ConfigSchema(_RequestSchema):
     )
     variant = fields.String(
         validate=_name(), metadata={"description": "The variant of the pipeline to run."}
+    )
+    thread_id = fields.String(
+        validate=[*_name(), without_slash],
+        metadata={
+            "description": "The thread of a LangGraph checkpointer to go on with. If omitted, the "
+            "execution has one of its own."
+        },
     )
     budget = fields.Nested(
         BudgetSchema,

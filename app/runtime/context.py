@@ -11,7 +11,7 @@ import copy
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from app.domain.execution import Progress
@@ -39,6 +39,7 @@ class Context:
         attempt: int,
         config: Mapping[str, Any],
         step_key: str,
+        thread_id: str | None = None,
         traceparent: str | None = None,
         stop: StopSignal,
         models: ModelProvider,
@@ -55,6 +56,8 @@ class Context:
         """The request's `config`, unchanged."""
         self.step_key = step_key
         """The same in every attempt at the same step: an idempotency key for side effects."""
+        self.thread_id = thread_id or execution_id
+        """The conversation that a graph with a checkpointer goes on with."""
         self.traceparent = traceparent
         """The trace of the run (W3C Trace Context), to pass on in calls; None without a trace."""
         self.usage = Usage(parent=usage)
@@ -128,18 +131,26 @@ class Context:
         sent = as_messages(messages)
         if not (model is None or isinstance(model, str)):
             raise ModelRejected("The model was not called: model must be text.")
+        self.check_budget()
+        completion = self._models.complete(
+            sent, model=self._model_override or model, stop_signal=self._stop, **options
+        )
+        self.count(completion, texts_of(sent))
+        return completion
+
+    def check_budget(self) -> None:
+        """Called before each model call. Raises `BudgetExceeded`, and remembers it."""
         try:
             self._budget.before_call()
         except BudgetExceeded as error:
             self._exceeded = error
             raise
-        completion = self._models.complete(
-            sent, model=self._model_override or model, stop_signal=self._stop, **options
-        )
+
+    def count(self, completion: Completion, sent: Iterable[str]) -> None:
+        """Counts an answered model call as the step's. `sent` are the texts of its messages."""
         self.last_completion = completion
-        estimate = estimated_tokens(*texts_of(sent), *_texts_of_answer(completion))
+        estimate = estimated_tokens(*sent, *_texts_of_answer(completion))
         self.usage.add(completion, estimate)
-        return completion
 
     def for_flow(self) -> FlowContext:
         """The second argument of a Python flow: a view of this context."""
@@ -227,4 +238,7 @@ class FlowContext:
 
 
 def _texts_of_answer(completion: Completion) -> list[str]:
-    return [completion.text, json.dumps(completion.tool_calls) if completion.tool_calls else ""]
+    return [
+        completion.text,
+        json.dumps(completion.tool_calls, default=str) if completion.tool_calls else "",
+    ]

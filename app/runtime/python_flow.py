@@ -6,12 +6,10 @@ event loop, for entry points that only wait.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import importlib
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -21,9 +19,10 @@ from typing import Any
 
 from app.catalog.model import PythonFlow
 from app.providers.base import Stopped
-from app.runtime import flow_files
-from app.runtime.context import Context, FlowContext
+from app.runtime import flow_files, runnables
+from app.runtime.context import Context
 from app.runtime.errors import FlowError, reason_and_others
+from app.runtime.langchain import followed
 from app.runtime.loop import awaited, the_loop
 from app.runtime.usage import BudgetExceeded
 
@@ -35,7 +34,7 @@ class EntryPoint:
     `only_waits`: the call does nothing but make a coroutine, so it needs no thread of its own.
     """
 
-    call: Callable[[dict[str, Any], FlowContext], Any]
+    call: Callable[[dict[str, Any], Context], Any]
     only_waits: bool
 
 
@@ -44,16 +43,20 @@ def run_python(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) ->
 
     The flow gets a copy of its inputs: other steps, and its next try, see no change of them.
     """
-    with _unwrapped_end():
-        returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context.for_flow())
-        return the_loop.run(returned, context.stop) if inspect.isawaitable(returned) else returned
+    with _unwrapped_end(), followed(context):
+        returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context)
+        if runnables.is_unfinished(returned):
+            rest = runnables.finished(returned, inputs, context, flow.folder)
+            return the_loop.run(rest, context.stop)
+        return returned
 
 
 async def run_python_as_task(flow: PythonFlow, inputs: Mapping[str, Any], context: Context) -> Any:
     """The same in the event loop, for an entry point that `only_waits`."""
-    with _unwrapped_end():
-        returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context.for_flow())
-        return await awaited(returned, context.stop)
+    with _unwrapped_end(), followed(context):
+        returned = entry_point(flow).call(copy.deepcopy(dict(inputs)), context)
+        rest = runnables.finished(returned, inputs, context, flow.folder)
+        return await awaited(rest, context.stop)
 
 
 @contextlib.contextmanager
@@ -88,7 +91,9 @@ def _entry_point(entrypoint: str, folder: Path) -> EntryPoint:
     target = _attribute(entrypoint, folder)
     found = _of_object(target, folder) or _of_function(target)
     if found is None:
-        raise FlowError(f"{entrypoint} is not a function and has no .invoke() method.")
+        # A graph of LangGraph that its author forgot to compile.
+        hint = " Use its .compile()." if hasattr(target, "compile") else ""
+        raise FlowError(f"{entrypoint} is not a function and has no .invoke() method.{hint}")
     _loaded.add((entrypoint, folder))
     return found
 
@@ -107,56 +112,65 @@ def _attribute(entrypoint: str, folder: Path) -> Any:
 def _of_function(target: Any) -> EntryPoint | None:
     if not callable(target):
         return None
-    call = target if _takes_context(target) else lambda inputs, _: target(inputs)
+    gets = _arguments(target)
+
+    def call(inputs: dict[str, Any], context: Context) -> Any:
+        return target(*(_GIVEN[name](inputs, context) for name in gets))
+
     return EntryPoint(call, only_waits=_is_coroutine_function(target))
 
 
-def _of_object(target: Any, folder: Path) -> EntryPoint | None:
-    # First `.ainvoke`: the asynchronous nodes of a LangGraph graph work with nothing else.
-    invoke = getattr(target, "invoke", None)
-    ainvoke = getattr(target, "ainvoke", None)
-    if callable(ainvoke):
-        if callable(invoke):
-            ainvoke = partial(_invoked, ainvoke, invoke, folder)
-        only_waits = _is_coroutine_function(ainvoke)
-        return EntryPoint(lambda inputs, _: ainvoke(inputs), only_waits)
-    if callable(invoke):
-        return EntryPoint(lambda inputs, _: invoke(inputs), only_waits=False)
-    return None
+_GIVEN: dict[str, Callable[[dict[str, Any], Context], Any]] = {
+    "inputs": lambda inputs, _: inputs,
+    "context": lambda _, context: context.for_flow(),
+    "config": lambda _, context: runnables.config_for(context),
+}
+"""What functions get, by name."""
 
 
-async def _invoked(
-    ainvoke: Callable[..., Any], invoke: Callable[..., Any], folder: Path, inputs: dict[str, Any]
-) -> Any:
-    """Calls `.ainvoke`, and `.invoke` if a part of the object has no asynchronous form.
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """What a function gets: `inputs`, then `context` or LangChain's `config`; or less.
 
-    Such a part raises `NotImplementedError`. If the flow's own code raises it, that is the flow's
-    failure: a part of its work may be done already, and must not be done twice.
+    A function that takes nothing, or only a config, makes an object with `.invoke`.
     """
-    given = copy.deepcopy(inputs)
     try:
-        return await ainvoke(inputs)
-    except NotImplementedError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if any(Path(frame.filename).is_relative_to(folder) for frame in frames):
-            raise
-    return await asyncio.to_thread(invoke, given)
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # functions written in C may have no signature
+        return ["inputs"]
+    by_position = [parameter for parameter in parameters if parameter.kind in _BY_POSITION]
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
+        return ["inputs", "context"]
+    if len(by_position) > 1:
+        return ["inputs", "config" if _is_typed_config(by_position[1]) else "context"]
+    if not by_position:
+        return []
+    [only] = by_position
+    named = only.name == "config" and only.annotation is Parameter.empty
+    return ["config" if named or _is_typed_config(only) else "inputs"]
+
+
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _is_typed_config(parameter: Parameter) -> bool:
+    # By name: the annotation may be a text, and the service does not need LangChain.
+    return "RunnableConfig" in str(parameter.annotation)
+
+
+def _of_object(target: Any, folder: Path) -> EntryPoint | None:
+    if not runnables.is_runnable(target):
+        return None
+    if runnables.has_async_form(target):
+        only_waits = _is_coroutine_function(target.ainvoke)
+        return EntryPoint(partial(_ainvoked, target, folder), only_waits)
+    return EntryPoint(partial(runnables.invoke, target), only_waits=False)
+
+
+def _ainvoked(target: Any, folder: Path, inputs: dict[str, Any], context: Context) -> Any:
+    return runnables.ainvoke(target, inputs, context, folder)
 
 
 def _is_coroutine_function(target: Any) -> bool:
     # B004 wants `callable()`, but the question is whether the object's `__call__` is asynchronous.
     call = getattr(type(target), "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    """Whether it can be called with the context as its second argument."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # functions written in C may have no signature
-        return False
-    kinds = [parameter.kind for parameter in parameters]
-    positional = kinds.count(Parameter.POSITIONAL_ONLY) + kinds.count(
-        Parameter.POSITIONAL_OR_KEYWORD
-    )
-    return positional >= 2 or Parameter.VAR_POSITIONAL in kinds

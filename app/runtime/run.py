@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from app.catalog.inputs import with_defaults
 from app.catalog.model import Agent, Catalog, Flow, PythonFlow
 from app.domain.execution import ModelUsage, Progress, TargetType
+from app.domain.key import DEFAULT_TENANT
 from app.providers.base import ModelProvider, Stopped
 from app.runtime.checkpoint import Save, SavedState
 from app.runtime.context import Context
@@ -39,6 +40,19 @@ class Run:
     config: dict[str, Any]
     saved: SavedState = field(default_factory=SavedState)
     traceparent: str | None = None
+    tenant: str = DEFAULT_TENANT
+
+    @property
+    def thread_id(self) -> str:
+        """The conversation of a graph: the one that the request names, or one for this execution.
+
+        Tenants may choose the same names, and a checkpointer knows no tenants. So the name begins
+        with the tenant; a name from a request cannot have a slash.
+        """
+        named = self.config.get("thread_id")
+        if named is None:
+            return self.execution_id
+        return str(named) if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{named}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,7 @@ def _agent_context(run: Run, ports: Ports, agent: Agent) -> Iterator[Context]:
             ports,
             budget,
             step_key=agent.id,
+            thread_id=run.thread_id,
             stop=stop,
             usage=ports.usage,
             report=ports.report,
@@ -181,7 +196,9 @@ def _run_pipeline(run: Run, ports: Ports, result_limit_bytes: int) -> dict[str, 
         agent: Agent, flow: Flow, inputs: dict[str, Any], *, stop: StopSignal, **bound: Any
     ) -> dict[str, Any]:
         with stop.follower() as own:
-            context = _context(run, ports, budget, stop=own, **bound)
+            # Steps, and items of a batch, are conversations of their own.
+            thread_id = f"{run.thread_id}:{bound['step_key']}"
+            context = _context(run, ports, budget, stop=own, thread_id=thread_id, **bound)
             return run_flow(agent, flow, with_defaults(agent.inputs, inputs), context)
 
     return PipelineLoop(

@@ -14,6 +14,7 @@ import structlog
 
 from app.catalog.model import Catalog, PythonFlow
 from app.domain.execution import Progress
+from app.domain.key import DEFAULT_TENANT
 from app.domain.payload import pack, read_call
 from app.providers.base import ModelProvider, Stopped
 from app.runtime.checkpoint import SavedState
@@ -159,6 +160,7 @@ class ChildRun:
             inputs=call["inputs"],
             config=call["config"],
             traceparent=start["traceparent"],
+            tenant=self.names.get("tenant", DEFAULT_TENANT),
             saved=saved,
         )
 

@@ -334,6 +334,7 @@ class _Bent:
             "config",
             "flow_id",
             "variant",
+            "thread_id",
         )
         for _ in range(self.chance.choice((1, 1, 3, 120, 300))):
             name = self.chance.choice(names) + self.chance.choice(("", "", str(self._number(999))))
