@@ -46,13 +46,11 @@ class Run:
     def thread_id(self) -> str:
         """The conversation of a graph: the one that the request names, or one for this execution.
 
-        Tenants may choose the same names, and a checkpointer knows no tenants. So the name begins
-        with the tenant; a name from a request cannot have a slash.
+        A checkpointer knows no tenants, so every tenant but the default one has its name in front.
+        A name from a request cannot have a slash, so it names no conversation of another tenant.
         """
-        named = self.config.get("thread_id")
-        if named is None:
-            return self.execution_id
-        return str(named) if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{named}"
+        name = str(self.config.get("thread_id") or self.execution_id)
+        return name if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def test_a_name_of_one_tenant_never_leads_into_a_thread_of_another() -> None:
 
     assert thread(DEFAULT_TENANT, thread_id="ann") == "ann"
     assert thread("acme", thread_id="ann") == "acme/ann"
-    assert thread("acme") == "exec_1"
+    assert thread(DEFAULT_TENANT, thread_id="exec_1") != thread("acme") == "acme/exec_1"
 
 
 def test_a_child_knows_the_tenant_of_its_run() -> None:
