@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from app.catalog.loader import load
-from app.catalog.model import Catalog, Pipeline, Step
+from app.catalog.model import Catalog, Pipeline, Source, Step
 from app.domain.errors import ConfigurationError
 from app.settings import load as load_settings
 
@@ -58,7 +58,8 @@ def draw(pipeline: Pipeline) -> Iterator[str]:
 def _arrows(step: Step) -> str:
     """`inputs -> step (agent) -> output key, after dependencies, when condition`."""
     # dict.fromkeys: two inputs may be mapped to one key, which is shown once, in order.
-    sources = ", ".join(dict.fromkeys(step.input_mapping.values())) or "nothing"
+    sources = ", ".join(dict.fromkeys(_source(*pair) for pair in step.input_mapping.items()))
+    sources = sources or "nothing"
     work = step.agent or step.aggregation["strategy"]
     line = f"{sources} -> {step.id} ({work}) -> {step.output_key}"
     if step.depends_on:
@@ -66,6 +67,11 @@ def _arrows(step: Step) -> str:
     if step.when:
         line += f", when {step.when}"
     return line
+
+
+def _source(name: str, source: Source) -> str:
+    """A key or a part of it as it is written; a constant with the input that it is for."""
+    return f"{name}={source}" if source.key is None else str(source)
 
 
 if __name__ == "__main__":
