@@ -54,6 +54,7 @@ def read_agent(path: Path) -> Agent:
         default_flow=default_flow,
         inputs=input_fields(data["inputs"]),
         definition=hash_of_folder(path.parent),
+        warnings=(),
         **described(data),
     )
 

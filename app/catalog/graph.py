@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.catalog import conditions
-from app.catalog.documents import Problem
+from app.catalog.documents import Place, Problem
+from app.catalog.fields import MAX_SUGGESTIONS
 from app.catalog.model import Agent, Source
 from app.catalog.sources import BadPath, read
 from app.catalog.suggestions import did_you_mean
@@ -98,6 +99,23 @@ def _key_problems(steps: Steps, inputs: Collection[str] | None) -> Iterator[Prob
             near = did_you_mean(key, known) or " Write text in 'single quotes'."
             yield (*place, "when"), f"{key!r} {_UNKNOWN}{near}"
 
+
+def key_doubts(steps: Steps) -> Iterator[Problem]:
+    """Keys that look like a misspelled output_key, in a pipeline that takes any input."""
+    outputs = {step["output_key"] for step in steps}
+    places: dict[str, Place] = {}
+    for position, step in enumerate(steps):
+        for name, source in step["input_mapping"].items():
+            if source.key is not None and source.key not in outputs:
+                places.setdefault(source.key, ("steps", position, "input_mapping", name))
+    for key in list(places)[:MAX_SUGGESTIONS]:
+        if near := did_you_mean(key, outputs, _KEY_SIMILARITY):
+            message = f"{key!r} counts as an input, since this pipeline declares none.{near}"
+            yield places[key], message
+
+
+# Inputs and outputs of one pipeline often have similar names (`text`, `texts`).
+_KEY_SIMILARITY = 0.8
 
 _UNKNOWN = "is neither an input of the pipeline nor the output_key of a step."
 

@@ -37,7 +37,12 @@ def read_pipeline(path: Path, agents: Mapping[str, Agent]) -> Pipeline:
     problems += [(place, message) for place, message, is_sure in found if is_sure]
     if problems:
         raise document.error(problems)
-    doubts = document.lines((place, message) for place, message, _ in found)
+    doubts = document.lines(
+        [
+            *((place, message) for place, message, _ in found),
+            *(graph.key_doubts(data["steps"]) if data["inputs"] is None else ()),
+        ]
+    )
     return _pipeline(path.stem, data, agents, doubts)
 
 
