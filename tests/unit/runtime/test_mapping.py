@@ -117,7 +117,7 @@ def test_each_item_of_a_batch_gets_the_constants_and_its_own_copy_of_them(
 
 def test_a_batch_of_two_lists_says_how_to_choose_one(run: Callable[..., Any]) -> None:
     steps = "- {id: a, agent: work, batch_mode: true, input_mapping: {x: l, y: m}%s}"
-    with pytest.raises(RunFailed, match="found x, y[.] Name the one to run over: batch_over: x"):
+    with pytest.raises(RunFailed, match=r"found x, y\. Name the one to run over: batch_over: x"):
         run(steps % "", {"l": [1], "m": [2, 3]})
     chosen = run(steps % ", batch_over: y", {"l": [1], "m": [2, 3]})
     assert chosen["a"] == [{"x": [1], "y": 2}, {"x": [1], "y": 3}]
