@@ -13,9 +13,12 @@ from typing import Any
 
 from app.catalog import graph, shapes
 from app.catalog.documents import Place
-from app.catalog.model import Agent, InputField, Source
+from app.catalog.model import Agent, InputField, PromptFlow, Source
+from app.catalog.prompts.compiler import names_needed
+from app.catalog.prompts.scanner import is_formatted
 from app.catalog.shapes import Shape
 from app.catalog.sources import BadPath
+from app.catalog.suggestions import did_you_mean
 
 Finding = tuple[Place, str, bool]
 """Where something is wrong, what, and whether it is sure."""
@@ -104,6 +107,8 @@ class _Run:
         agent = self.agents[step["agent"]]
         flow = agent.flow(self.flows[step["id"]])
         made = shapes.of_flow(flow) if flow else shapes.ANYTHING
+        if agent.inputs is None and isinstance(flow, PromptFlow):
+            yield from _gaps(place, step, flow)
         unsure: set[str] = set()
         if step["batch_mode"]:
             yield from _batch(place, step, given)
@@ -164,6 +169,16 @@ def _compared(
         yield f"{what} A number with a fraction fails this step.", False
     else:
         yield what, True
+
+
+def _gaps(place: Place, step: Mapping[str, Any], flow: PromptFlow) -> Iterator[Finding]:
+    """Placeholders of a prompt that the step does not map: they are empty in each of its runs."""
+    texts = (flow.system_prompt, flow.user_template)
+    needed = set().union(*(names_needed(text, is_formatted(*texts)) for text in texts))
+    for name in sorted(needed - step["input_mapping"].keys() - flow.defaults.keys()):
+        near = did_you_mean(name, step["input_mapping"])
+        message = f"The prompt of the flow {flow.name!r} has the placeholder {name!r}, which this"
+        yield (*place, "input_mapping"), f"{message} step does not map: it is empty.{near}", False
 
 
 def _aggregator(place: Place, items: Shape) -> Iterator[Finding]:
