@@ -108,8 +108,8 @@ def _code_doubts(folder: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
                 yield place, f"The module {module!r} is not installed here."
         elif key == "entrypoint" and file is not None and file not in seen:
             seen.add(file)
-            for line, module in entrypoints.missing_modules(file):
-                yield place, f"{file}:{line} imports {module!r}, which is not installed here."
+            for reason in entrypoints.missing_modules(file):
+                yield place, reason
 
 
 def _file_of(folder: Path, flow: Mapping[str, Any]) -> tuple[str, Path | None]:

@@ -40,8 +40,8 @@ def problem(file: Path, name: str) -> str | None:
     return f"{file} does not define {name!r}.{did_you_mean(name, _defined(tree.body))}"
 
 
-def missing_modules(file: Path) -> Iterator[tuple[int, str]]:
-    """The modules that the file is sure to import and that are not installed, with their lines.
+def missing_modules(file: Path) -> Iterator[str]:
+    """What the file is sure to import and what is not there, in a sentence with its line.
 
     Nothing is imported. It is a doubt and no mistake, since a flow may run elsewhere than where its
     file is read: the web processes run no flows.
@@ -50,21 +50,26 @@ def missing_modules(file: Path) -> Iterator[tuple[int, str]]:
         tree = _parsed(read_bytes(file, MAX_CODE_BYTES))
     except (ConfigurationError, SyntaxError, ValueError, RecursionError, MemoryError):
         return  # `problem` reports it
-    if any(
-        isinstance(node, ast.Attribute) and ast.unparse(node) in _PATHS for node in ast.walk(tree)
-    ):
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    if any(ast.unparse(node) in _PATHS for node in attributes):
         return  # the file may say itself where modules are
-    # Imports in `try` and `if` may be for other machines.
-    for statement in tree.body:
-        if isinstance(statement, ast.Import):
-            names = [alias.name for alias in statement.names]
-        elif isinstance(statement, ast.ImportFrom) and not statement.level:
-            names = [statement.module or ""]
-        else:
-            continue
+    for statement in tree.body:  # imports in `try` and `if` may be for other machines
+        names = _imported(statement)
         for name in dict.fromkeys(name.partition(".")[0] for name in names):
             if not is_installed(name):
-                yield statement.lineno, name
+                yield f"{file}:{statement.lineno} imports {name!r}, which is not installed here."
+        if isinstance(statement, ast.ImportFrom) and statement.level == 1 and statement.module:
+            name = statement.module.partition(".")[0]
+            if not any(file.parent.glob(f"{name}.*")) and not (file.parent / name).is_dir():
+                yield (f"{file}:{statement.lineno} imports '.{name}', and there is no such file.")
+
+
+def _imported(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    if isinstance(statement, ast.ImportFrom) and not statement.level:
+        return [statement.module or ""]
+    return []
 
 
 def is_installed(module: str) -> bool:
