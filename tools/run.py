@@ -22,7 +22,6 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from app.catalog.__main__ import ENTRYPOINTS
 from app.process.prctl import end_with_parent
 from app.telemetry.sink import Sink
 from tools.embedded_store import EmbeddedStore, StoreError
@@ -115,8 +114,8 @@ def _start(command: str) -> subprocess.Popen[bytes]:
 
 def _check_entrypoints() -> subprocess.Popen[bytes]:
     """Imports all flows beside the service, and prints what fails: before an execution does."""
-    return subprocess.Popen(  # noqa: S603  our own module
-        [sys.executable, "-m", "app.catalog", "check", ENTRYPOINTS],
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.catalog", "check", "--entrypoints"],
         cwd=ROOT,
         start_new_session=True,
         preexec_fn=_beside,
