@@ -122,4 +122,9 @@ def _property(shape: Shape, name: str, place: str) -> tuple[Shape, str]:
     message = f"{place!r} has no {name!r}.{did_you_mean(name, properties)}"
     if shape.get("additionalProperties") is False:
         raise BadPath(message)
-    return ANYTHING, f"The schema of {message}" if properties else ""
+    is_all = properties and not shape.keys() & _MORE_PROPERTIES
+    return ANYTHING, f"The schema of {message}" if is_all else ""
+
+
+_MORE_PROPERTIES = frozenset(["allOf", "anyOf", "oneOf", "if", "dependentSchemas", "$dynamicRef"])
+"""Keywords of JSON Schema that may describe properties elsewhere."""

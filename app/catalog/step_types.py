@@ -26,13 +26,13 @@ Finding = tuple[Place, str, bool]
 
 def findings(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Iterator[Finding]:
     """What does not fit, in a run without a variant or with any of them; each finding once."""
-    seen: set[Place] = set()
+    seen: set[tuple[Place, bool]] = set()
     for name, flows in _runs(data, agents).items():
         checked = _Run(data, agents, flows)
         places = set(seen)  # one place may have several findings in one run
         for place, message, is_sure in checked.findings():
-            if place not in places:
-                seen.add(place)
+            if (place, is_sure) not in places:
+                seen.add((place, is_sure))
                 suffix = f" This is so in the variant {name!r}." if name else ""
                 yield place, message + suffix, is_sure
 

@@ -79,7 +79,8 @@ def doubts(text: str, names: frozenset[str], formatted: bool) -> Iterator[Templa
         yield TemplateProblem(line, f"{{{name}}} is sent as text: {known}.{near}")
 
 
-def names_needed(text: str, formatted: bool) -> set[str]:
+@lru_cache(maxsize=256)  # many steps may use one prompt
+def names_needed(text: str, formatted: bool) -> frozenset[str]:
     """The names without which a prompt has gaps, if a run can give any name.
 
     A name that a tag looks at (`{% if name %}`) is not among them: the prompt may do without it.
@@ -93,7 +94,7 @@ def names_needed(text: str, formatted: bool) -> set[str]:
     for filtered in tree.find_all((nodes.Filter, nodes.Test)):
         if filtered.name in ("default", "d", "defined", "undefined"):
             optional |= {name.name for name in filtered.find_all(nodes.Name)}
-    return (named | _names_read(tree, piece_names)) - optional
+    return frozenset((named | _names_read(tree, piece_names)) - optional)
 
 
 def _names_read(tree: nodes.Template, piece_names: PieceNames) -> set[str]:

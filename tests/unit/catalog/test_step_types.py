@@ -24,6 +24,8 @@ flows:
 - {name: text, file: text.yaml}
 - {name: object, file: object.yaml}
 - {name: list, file: list.yaml}
+- {name: number, file: number.yaml}
+- {name: either, file: either.yaml}
 """
 
 SCHEMA = (
@@ -42,6 +44,10 @@ def agents(files: Files) -> Files:
     files.agent("free")
     files.agent("writer", PROMPTS)
     files.write("agents/writer/prompts/text.yaml", "user_template: hi\n")
+    parser = "user_template: hi\noutput_parser: {type: json, schema: {%s}}\n"
+    files.write("agents/writer/prompts/number.yaml", parser % "type: number")
+    either = "type: object, properties: {a: {}}, anyOf: [{properties: {b: {}}}]"
+    files.write("agents/writer/prompts/either.yaml", parser % either)
     for kind, schema in (("json", SCHEMA), ("list", "{type: array, items: {type: integer}}")):
         name = "object" if kind == "json" else "list"
         files.write(
@@ -172,6 +178,12 @@ WRONG = {
         + "\nvariants: {v: {overrides: {w: {flow: list}}}}",
         "but w is of the type array. This is so in the variant 'v'.",
     ),
+    "what is only doubted without the variant": (
+        "- {id: w, agent: writer, flow: number}\n"
+        + mapped("i", "w")
+        + "\nvariants: {v: {overrides: {w: {flow: list}}}}",
+        "but w is of the type array. This is so in the variant 'v'.",
+    ),
     "a null for a required input": (
         "- {id: a, agent: needs, input_mapping: {s: {value: null}}}",
         "'s' of the agent 'needs' is required, so it cannot be null.",
@@ -237,6 +249,7 @@ RIGHT = (
     "- {id: a, agent: needs, input_mapping: {s: extra}, when: extra}",
     WRITE % "object" + mapped("i", "{from: 'w.pages[-1].number'}"),
     WRITE % "list" + mapped("n", "w", BATCH),
+    WRITE % "either" + mapped("n", "{from: w.b}"),
     "- {id: j, type: batch_aggregator, aggregation_strategy: stats, fields: [score],"
     " input_mapping: {items: rows}}\n" + mapped("n", "{from: j.score.mean}"),
 )
