@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from app import catalog, settings
+from app.catalog import imports
 from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import connection
 from app.store.store_check import run_checks, worker_beats
@@ -47,6 +48,10 @@ def main(arguments: list[str]) -> int:
 
 def _check_release(chosen: settings.Settings) -> str | None:
     known = catalog.load(chosen.agents_path, chosen.pipelines_path)
+    for warning in known.warnings:
+        print(f"Warning: {warning}")
+    if failing := "\n".join(imports.problems(known)):
+        return failing
     for variable, setting in settings.warnings():
         print(f"Unknown variable {variable}. Did you mean {setting}?")
     client = connection.connect(chosen)

@@ -81,6 +81,7 @@ def _run(commands: dict[str, str], port: str) -> int:
         Running(name, command, _start(command), time.monotonic())
         for name, command in commands.items()
     ]
+    checking = _check_entrypoints()
     url = os.environ["REDIS_URL"]
     _say(
         f"\n  http://localhost:{port}/docs   the API, to try it out"
@@ -96,7 +97,7 @@ def _run(commands: dict[str, str], port: str) -> int:
                     return 1
         return 0
     finally:
-        _end([child.process for child in running])
+        _end([checking, *(child.process for child in running)])
 
 
 def _start(command: str) -> subprocess.Popen[bytes]:
@@ -109,6 +110,21 @@ def _start(command: str) -> subprocess.Popen[bytes]:
         start_new_session=True,  # Ctrl-C reaches only this process, which ends the others in order
         preexec_fn=end_with_parent,
     )
+
+
+def _check_entrypoints() -> subprocess.Popen[bytes]:
+    """Imports all flows beside the service, and prints what fails: before an execution does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.catalog", "check", "--entrypoints"],
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=_beside,
+    )
+
+
+def _beside() -> None:
+    end_with_parent()
+    os.nice(10)  # the service goes first
 
 
 def _start_again(ended: Running) -> bool:

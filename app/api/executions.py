@@ -13,7 +13,7 @@ from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.api import examples, idempotency, quotas, serializers
-from app.api.access import needs, tenant
+from app.api.access import identity, needs, tenant
 from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
@@ -123,6 +123,7 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         traceparent=g.traceparent,
         idempotency=idempotency.of_request(body, headers, _body_bytes()),
         body_bytes=_body_bytes(),
+        sees_targets=Scope.READ in identity().scopes,
     )
 
 

@@ -60,11 +60,10 @@ def _inputs(converter: Any, field: fields.Field[Any], ret: dict[str, Any]) -> di
     """Describes how many inputs there may be, and which names."""
     if not isinstance(field, Inputs):
         return {}
-    name = converter.field2property(field.key_field)
-    longest = f"{{{name['minLength']},{name['maxLength']}}}$"
-    pattern = name["pattern"].removesuffix("+$") + longest
+    # Generators of clients make a class with free properties of `additionalProperties`. They take
+    # an object that only has `patternProperties` for one without any property.
     return {
         "maxProperties": MAX_INPUTS,
-        "patternProperties": {pattern: {}},
-        "additionalProperties": False,
+        "propertyNames": converter.field2property(field.key_field),
+        "additionalProperties": True,
     }

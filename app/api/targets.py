@@ -27,6 +27,7 @@ from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
 from app.domain.errors import NotFound
 from app.domain.key import Scope
+from app.services.executions import suggested_id
 
 blueprint = ApiBlueprint(
     "targets",
@@ -113,9 +114,11 @@ def register(app: Flask, catalog: Catalog) -> None:
 
 
 def _answer(kind: str, id: str) -> Response:
-    body = current_app.extensions["targets"].get((kind, id))
+    answers = current_app.extensions["targets"]
+    body = answers.get((kind, id))
     if body is None:
-        raise NotFound(f"There is no {kind} with this id.")
+        near = suggested_id(id, [known for known_kind, known in answers if known_kind == kind])
+        raise NotFound(f"There is no {kind} with this id.{near}")
     response = Response(body, content_type="application/json")
     response.add_etag()
     response.make_conditional(request)

@@ -1,6 +1,7 @@
 """`python -m app.catalog check`: validates all agents and pipelines, and draws their graphs.
 
-Operators run it before they restart the service with changed files.
+Operators run it before they restart the service with changed files. It also imports the entry
+points of Python flows, in a process of its own. What is only probably wrong is a warning.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ import graphlib
 import sys
 from collections.abc import Iterator
 
+from app.catalog import imports
 from app.catalog.loader import load
-from app.catalog.model import Catalog, Pipeline, Step
+from app.catalog.model import Catalog, Pipeline, Source, Step
 from app.domain.errors import ConfigurationError
 from app.settings import load as load_settings
+
+ENTRYPOINTS = "--entrypoints"
+"""Says only which entry points cannot be imported: for `make run`, beside the running service."""
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 if all files are valid, 1 with their errors, 2 for wrong usage."""
-    if arguments != ["check"]:
-        print("usage: python -m app.catalog check", file=sys.stderr)
+    if arguments not in (["check"], ["check", ENTRYPOINTS]):
+        print(f"usage: python -m app.catalog check [{ENTRYPOINTS}]", file=sys.stderr)
         return 2
     try:
         settings = load_settings()
@@ -26,9 +31,15 @@ def main(arguments: list[str]) -> int:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 1
-    for line in overview(catalog):
+    only_entrypoints = ENTRYPOINTS in arguments
+    for warning in [] if only_entrypoints else catalog.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    failing = list(imports.problems(catalog))
+    for problem in failing:
+        print(problem, file=sys.stderr, flush=True)
+    for line in [] if failing or only_entrypoints else overview(catalog):
         print(line)
-    return 0
+    return 1 if failing else 0
 
 
 def overview(catalog: Catalog) -> Iterator[str]:
@@ -58,7 +69,8 @@ def draw(pipeline: Pipeline) -> Iterator[str]:
 def _arrows(step: Step) -> str:
     """`inputs -> step (agent) -> output key, after dependencies, when condition`."""
     # dict.fromkeys: two inputs may be mapped to one key, which is shown once, in order.
-    sources = ", ".join(dict.fromkeys(step.input_mapping.values())) or "nothing"
+    sources = ", ".join(dict.fromkeys(_source(*pair) for pair in step.input_mapping.items()))
+    sources = sources or "nothing"
     work = step.agent or step.aggregation["strategy"]
     line = f"{sources} -> {step.id} ({work}) -> {step.output_key}"
     if step.depends_on:
@@ -66,6 +78,11 @@ def _arrows(step: Step) -> str:
     if step.when:
         line += f", when {step.when}"
     return line
+
+
+def _source(name: str, source: Source) -> str:
+    """A key or a part of it as it is written; a constant with the input that it is for."""
+    return f"{name}={source}" if source.key is None else str(source)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from app.catalog import entrypoints
 from app.catalog.documents import Document, Place, Problem, read
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
 from app.catalog.model_options import MODEL_OPTIONS
+from app.catalog.prompts.compiler import TemplateProblem
+from app.catalog.prompts.compiler import doubts as template_doubts
 from app.catalog.prompts.compiler import problems as template_problems
 from app.catalog.prompts.scanner import is_formatted
 from app.catalog.schemas import AgentSchema, PromptSchema
+from app.catalog.shapes import types
+from app.catalog.suggestions import did_you_mean
 from app.catalog.targets import described, hash_of_folder, id_problems, input_fields
 from app.domain.errors import ConfigurationError
 
@@ -41,9 +45,10 @@ def read_agent(path: Path) -> Agent:
     # The prompt files are read even if agent.yaml is wrong, so that all problems appear at once.
     errors = [str(document.error(problems))] if problems else []
     flows: dict[str, Flow] = {}
+    warnings: list[str] = []
     for flow in data["flows"]:
         try:
-            flows[flow["name"]] = _flow(path.parent, flow, data["inputs"])
+            flows[flow["name"]] = _flow(path.parent, flow, data["inputs"], warnings)
         except ConfigurationError as error:
             errors.append(str(error))
     if errors:
@@ -54,6 +59,7 @@ def read_agent(path: Path) -> Agent:
         default_flow=default_flow,
         inputs=input_fields(data["inputs"]),
         definition=hash_of_folder(path.parent),
+        warnings=(*document.lines(_code_doubts(path.parent, data)), *warnings),
         **described(data),
     )
 
@@ -64,7 +70,8 @@ def _flow_problems(
     counts = Counter(flow["name"] for flow in data["flows"])
     if default_flow not in counts:
         names = ", ".join(sorted(counts))
-        yield ("default_flow",), f"There is no flow {default_flow!r}. The flows are: {names}."
+        near = did_you_mean(default_flow, counts)
+        yield ("default_flow",), f"There is no flow {default_flow!r}. The flows are: {names}.{near}"
     for position, flow in enumerate(data["flows"]):
         place: Place = ("flows", position)
         if counts[flow["name"]] > 1:
@@ -74,11 +81,35 @@ def _flow_problems(
             continue
         # os.path.exists is false for a name that is too long, where Path.exists raises.
         if not os.path.exists(file):
-            yield (*place, key), f"There is no file {file}."
+            yield (*place, key), f"There is no file {file}.{_near_file(file)}"
         elif key == "entrypoint":
             name = flow[key].rpartition(":")[2]
             if reason := entrypoints.problem(file, name):
                 yield (*place, key), reason
+
+
+def _near_file(file: Path) -> str:
+    try:
+        names = [entry.name for entry in file.parent.iterdir()]
+    except OSError:
+        return ""
+    return did_you_mean(file.name, names)
+
+
+def _code_doubts(folder: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What flows import and what is not installed here, once for each file."""
+    seen: set[Path] = set()
+    for position, flow in enumerate(data["flows"]):
+        key, file = _file_of(folder, flow)
+        place: Place = ("flows", position, key)
+        if key == "entrypoint" and file is None:
+            module = flow[key].partition(":")[0].partition(".")[0]
+            if not entrypoints.is_installed(module):
+                yield place, f"The module {module!r} is not installed here."
+        elif key == "entrypoint" and file is not None and file not in seen:
+            seen.add(file)
+            for reason in entrypoints.missing_modules(file):
+                yield place, reason
 
 
 def _file_of(folder: Path, flow: Mapping[str, Any]) -> tuple[str, Path | None]:
@@ -89,9 +120,11 @@ def _file_of(folder: Path, flow: Mapping[str, Any]) -> tuple[str, Path | None]:
     return "entrypoint", folder / file if file.endswith(".py") else None
 
 
-def _flow(folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs) -> Flow:
+def _flow(
+    folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs, warnings: list[str]
+) -> Flow:
     if "file" in data:
-        return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
+        return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs, warnings)
     isolation = data.get("isolation", "process")
     return PythonFlow(
         data["name"],
@@ -102,7 +135,7 @@ def _flow(folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs) -> Flow
     )
 
 
-def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
+def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs, warnings: list[str]) -> PromptFlow:
     document = read(path)
     data = document.validated(_PROMPT)
     names = None
@@ -111,6 +144,9 @@ def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
     problems = [*_template_problems(document, data, names), *_schema_problems(document, data)]
     if problems:
         raise document.error_at(problems)
+    if names is not None:
+        found = _template_problems(document, data, names, template_doubts)
+        warnings += document.lines_at(found)
     parser = data["output_parser"]
     return PromptFlow(
         name=name,
@@ -126,11 +162,14 @@ def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
 
 
 def _template_problems(
-    document: Document, data: Mapping[str, Any], names: frozenset[str] | None
+    document: Document,
+    data: Mapping[str, Any],
+    names: frozenset[str] | None,
+    look: Callable[..., Iterator[TemplateProblem]] = template_problems,
 ) -> Iterator[tuple[int, Place, str]]:
     formatted = is_formatted(data["system_prompt"], data["user_template"])
     for key in ("system_prompt", "user_template"):
-        for problem in template_problems(data[key], names, formatted):
+        for problem in look(data[key], names, formatted):
             yield document.line_in_text((key,), problem.line), (key,), problem.reason
 
 
@@ -142,6 +181,13 @@ def _schema_problems(
         return
     from app.catalog import json_schema  # imports much, and few prompts have a schema
 
+    parser = data["output_parser"]["type"]
+    place: Place = ("output_parser", "schema")
+    known = types(schema) if isinstance(schema.get("type"), (str, list)) else None
     for inner, reason in json_schema.problems(schema):
-        place = ("output_parser", "schema", *inner)
-        yield document.line_in_text(place, 1), place, reason
+        yield document.line_in_text((*place, *inner), 1), (*place, *inner), reason
+        known = None
+    made = {"none": "string", "list": "array"}.get(parser)
+    if known and made and made not in known:
+        message = f"With the type {parser!r}, the output is of the type {made}, which never matches"
+        yield document.line_in_text(place, 1), place, f"{message}. Did you mean 'type: json'?"

@@ -50,12 +50,20 @@ class Document:
 
     def error(self, problems: Iterable[Problem]) -> ConfigurationError:
         """An error with one line per problem (file, line, place, message), in the file's order."""
-        return self.error_at((self._line(place), place, message) for place, message in problems)
+        return ConfigurationError("\n".join(self.lines(problems)))
 
     def error_at(self, problems: Iterable[tuple[int, Place, str]]) -> ConfigurationError:
         """The same for problems that know their line."""
+        return ConfigurationError("\n".join(self.lines_at(problems)))
+
+    def lines(self, problems: Iterable[Problem]) -> tuple[str, ...]:
+        """The lines of `error`, for what is only probably wrong."""
+        return self.lines_at((self._line(place), place, message) for place, message in problems)
+
+    def lines_at(self, problems: Iterable[tuple[int, Place, str]]) -> tuple[str, ...]:
+        """The same for problems that know their line."""
         ordered = sorted(problems, key=lambda problem: problem[0])
-        return ConfigurationError("\n".join(self._describe(*problem) for problem in ordered))
+        return tuple(self._describe(*problem) for problem in ordered)
 
     def line_in_text(self, place: Place, line: int) -> int:
         """The line in the file of a `line` in the text at `place`, both from 1."""

@@ -6,6 +6,7 @@ and can be pickled, as worker processes pass them on to their children.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,8 @@ class Agent:
     version: str = ""
     # A hash of the agent's folder: it changes with any file in it.
     definition: str = ""
+    # What is probably wrong in its files, though it can be run: a line for each.
+    warnings: tuple[str, ...] = ()
 
     def flow(self, flow_id: str | None = None) -> Flow | None:
         """The flow with this name; None if there is none.
@@ -123,6 +126,36 @@ class Agent:
         return self.flows.get(flow_id)
 
 
+MAX_CONSTANT_CHARACTERS = 40  # of a constant in messages and pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an input of a step comes from: a key, a part of its value, or a constant.
+
+    `key` is an input of the pipeline or the output key of a step, and `path` leads from its value
+    to the part: names and positions. A constant has no key.
+    """
+
+    key: str | None
+    path: tuple[str | int, ...] = ()
+    value: Any = None
+
+    def __str__(self) -> str:
+        """As it is shown to people: `article.sections[0]`, or the constant as JSON."""
+        if self.key is None:
+            text = json.dumps(self.value, ensure_ascii=False, default=str)
+            long = len(text) > MAX_CONSTANT_CHARACTERS
+            return f"{text[: MAX_CONSTANT_CHARACTERS - 1]}…" if long else text
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
+        return self.key + "".join(parts)
+
+    @property
+    def definition(self) -> Any:
+        """What counts for the hash of a pipeline's definition. A key without a path is a text."""
+        return {"value": self.value} if self.key is None else str(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a pipeline: it runs an agent, or combines the items of a list."""
@@ -132,8 +165,8 @@ class Step:
     type: Literal["agent_flow", "batch_aggregator"] = "agent_flow"
     agent: str | None = None
     flow: str | None = None
-    # The agent's input names -> pipeline inputs or output keys of other steps.
-    input_mapping: Mapping[str, str] = field(default_factory=dict)
+    # The agent's input names -> what they get.
+    input_mapping: Mapping[str, Source] = field(default_factory=dict)
     # All steps that must finish first: those that the file names, and those whose output it reads.
     depends_on: frozenset[str] = frozenset()
     # If False, the pipeline goes on with a null output when the step fails.
@@ -147,8 +180,9 @@ class Step:
     # A valid JMESPath expression; the step is skipped if it is not true.
     when: str | None = None
     model_override: str | None = None
-    # Run once for each item of the one mapped input that is a list.
+    # Run once for each item of the one mapped input that is a list, or of the one named here.
     batch_mode: bool = False
+    batch_over: str | None = None
     concurrent: bool = True
     max_workers: int | None = None
     # For a `batch_aggregator`: its `strategy`, and what that strategy needs. Otherwise empty.
@@ -191,6 +225,8 @@ class Pipeline:
     # A hash of what is run: inputs, steps, outputs and variants. Texts for people and the agents
     # do not change it.
     definition: str = ""
+    # As for an agent.
+    warnings: tuple[str, ...] = ()
 
 
 Target = Agent | Pipeline
@@ -206,6 +242,11 @@ class Catalog:
     def __iter__(self) -> Iterator[Target]:
         yield from self.agents.values()
         yield from self.pipelines.values()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is probably wrong in the files: a line for each, with file and line."""
+        return [warning for target in self for warning in target.warnings]
 
     def is_fresh(self, target_id: str, flow_id: str | None) -> bool:
         """Whether a run of it needs a process that has run nothing before. False if unknown."""

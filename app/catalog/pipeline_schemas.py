@@ -14,6 +14,7 @@ from marshmallow.validate import Length, OneOf, Range
 from app.catalog import conditions
 from app.catalog.fields import ExactBoolean, ExactInteger, ExactNumber, Table
 from app.catalog.schemas import IDENTIFIER, DescribedSchema, FileSchema, text
+from app.catalog.suggestions import did_you_mean
 
 # The state of every step is stored and shown with each execution, so its size stays bounded.
 MAX_STEPS = 1000
@@ -36,6 +37,36 @@ class Retries(fields.Nested):
         return super()._deserialize(mapping, *args, **kwargs)
 
 
+class SourceSchema(FileSchema):
+    """An entry of `input_mapping` in its long form: `{from: key.part}` or `{value: constant}`."""
+
+    keeps_null = frozenset(["value"])
+
+    from_ = fields.String(data_key="from", validate=Length(1, 512))
+    value = fields.Raw(allow_none=True)
+
+    @validates_schema
+    def _is_one_of_two(self, data: dict[str, Any], **_: Any) -> None:
+        if ("from_" in data) == ("value" in data):
+            raise ValidationError(
+                "Give either 'from' (a key, or a part of it) or 'value' (a constant)."
+            )
+
+
+class MappedSource(fields.Nested):
+    """An entry of `input_mapping`: the name of a key, or a mapping of `SourceSchema`."""
+
+    def __init__(self) -> None:
+        super().__init__(SourceSchema, metadata={"or_text": True})
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict):
+            return super()._deserialize(value, *args, **kwargs)
+        raise ValidationError("Must be a key, {from: key.part} or {value: constant}.")
+
+
 class StepSchema(FileSchema):
     """One entry of `steps`. Which keys it needs depends on its `type`."""
 
@@ -45,7 +76,7 @@ class StepSchema(FileSchema):
     )
     agent = fields.String()
     flow = fields.String(load_default=None)
-    input_mapping = Table(fields.String(), load_default=dict)
+    input_mapping = Table(MappedSource(), load_default=dict)
     output_key = fields.String(validate=Length(1, 128))
     depends_on = fields.List(fields.String(), load_default=list)
     required = ExactBoolean(load_default=True)
@@ -56,6 +87,8 @@ class StepSchema(FileSchema):
     model_override = fields.String(load_default=None)
     concurrent_group = fields.Raw()  # a hint in old files: the graph decides what runs together
     batch_mode = ExactBoolean(load_default=False)
+    # No default: the definitions of files without this key keep their hash.
+    batch_over = fields.String()
     batch_size = ExactInteger(validate=Range(1))
     concurrent = ExactBoolean(load_default=True)
     max_workers = ExactInteger(load_default=None, validate=Range(1, 64))
@@ -88,11 +121,25 @@ class StepSchema(FileSchema):
             raise ValidationError(
                 "A step with batch_mode needs an input that is mapped to a list.", "input_mapping"
             )
+        if "batch_over" in data:
+            _check_batch_over(data)
 
     @validates_schema
     def _condition_is_valid(self, data: dict[str, Any], **_: Any) -> None:
         if data["when"] is not None and (problem := conditions.problem(data["when"])):
             raise ValidationError(problem, "when")
+
+
+def _check_batch_over(data: dict[str, Any]) -> None:
+    name, mapping = data["batch_over"], data["input_mapping"]
+    if data["type"] != "agent_flow" or not data["batch_mode"]:
+        raise ValidationError("Only a step with 'batch_mode: true' runs over a list.", "batch_over")
+    if name not in mapping:
+        # The key that is mapped is an easy mistake for the input that it is mapped to.
+        mapped = next((input for input, source in mapping.items() if source == name), None)
+        near = f" Did you mean {mapped!r}?" if mapped else did_you_mean(name, mapping)
+        message = f"Must be one of the inputs that this step maps; {name!r} is not.{near}"
+        raise ValidationError(message, "batch_over")
 
 
 # The strategies of a `batch_aggregator`, and the key of the step that each one requires.

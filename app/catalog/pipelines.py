@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.catalog import graph
+from app.catalog import graph, sources, step_types
 from app.catalog.documents import Place, Problem, read
-from app.catalog.model import Agent, Flow, Output, Pipeline, PythonFlow, Step
+from app.catalog.model import Agent, Flow, Output, Pipeline, PythonFlow, Source, Step
 from app.catalog.pipeline_schemas import PipelineSchema
 from app.catalog.targets import described, hash_of_data, id_problems, input_fields
 
@@ -30,10 +30,32 @@ def read_pipeline(path: Path, agents: Mapping[str, Agent]) -> Pipeline:
     data = document.validated(_PIPELINE)
     for step in data["steps"]:
         step.setdefault("output_key", step["id"])
-    problems = [*id_problems(data, path.stem, "file"), *_problems(data, agents)]
+    problems = [*id_problems(data, path.stem, "file"), *_read_sources(data)]
+    problems = problems or [*_problems(data, agents)]
+    # Types are looked at along the graph, so it must be known to be one.
+    found = [] if problems else [*step_types.findings(data, agents)]
+    problems += [(place, message) for place, message, is_sure in found if is_sure]
     if problems:
         raise document.error(problems)
-    return _pipeline(path.stem, data, agents)
+    doubts = document.lines(
+        [
+            *((place, message) for place, message, _ in found),
+            *(graph.key_doubts(data["steps"]) if data["inputs"] is None else ()),
+        ]
+    )
+    return _pipeline(path.stem, data, agents, doubts)
+
+
+def _read_sources(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Makes a `Source` of each entry of the steps' `input_mapping`."""
+    keys = {step["output_key"] for step in data["steps"]}
+    keys |= {field["name"] for field in data["inputs"] or ()}
+    for position, step in enumerate(data["steps"]):
+        for name, written in step["input_mapping"].items():
+            try:
+                step["input_mapping"][name] = sources.read(written, keys)
+            except sources.BadPath as error:
+                yield ("steps", position, "input_mapping", name), str(error)
 
 
 def _problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Iterator[Problem]:
@@ -52,7 +74,7 @@ def _variant_problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> I
         for step_id, override in variant["overrides"].items():
             place: Place = ("variants", name, "overrides", step_id)
             if step_id not in steps:
-                yield place, f"There is no step {step_id!r}."
+                yield place, graph.no_such("step", step_id, steps)
                 continue
             if steps[step_id]["type"] != "agent_flow":
                 yield place, f"The step {step_id!r} runs no agent, so it has nothing to override."
@@ -63,7 +85,9 @@ def _variant_problems(data: Mapping[str, Any], agents: Mapping[str, Agent]) -> I
                 yield (*place, "flow"), graph.no_flow(agent, override["flow"])
 
 
-def _pipeline(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> Pipeline:
+def _pipeline(
+    id: str, data: Mapping[str, Any], agents: Mapping[str, Agent], warnings: tuple[str, ...]
+) -> Pipeline:
     steps = data["steps"]
     depends_on = graph.dependencies(steps)
     labels = {output["key"]: output["label"] for output in data["outputs"]}
@@ -80,6 +104,7 @@ def _pipeline(id: str, data: Mapping[str, Any], agents: Mapping[str, Agent]) -> 
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
         definition=hash_of_data(_what_is_run(data)),
+        warnings=warnings,
         **described(data),
     )
 
@@ -88,16 +113,24 @@ def _what_is_run(data: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a pipeline's file that change its results: all but the texts for people."""
     return {
         "inputs": [{**field, "desc": ""} for field in data["inputs"] or ()],
-        "steps": [{**step, "description": ""} for step in data["steps"]],
+        "steps": [
+            {**step, "description": "", "input_mapping": _definitions(step["input_mapping"])}
+            for step in data["steps"]
+        ],
         "outputs": [output["key"] for output in data["outputs"]],
         "variants": {name: variant["overrides"] for name, variant in data["variants"].items()},
     }
+
+
+def _definitions(mapping: Mapping[str, Source]) -> dict[str, Any]:
+    return {name: source.definition for name, source in mapping.items()}
 
 
 def _step(data: Mapping[str, Any], depends_on: frozenset[str]) -> Step:
     return Step(
         depends_on=depends_on,
         agent=data.get("agent"),
+        batch_over=data.get("batch_over"),
         timeout_seconds=data["timeout"],
         retries=data["retries"]["max"],
         backoff_seconds=tuple(data["retries"]["backoff_seconds"]),

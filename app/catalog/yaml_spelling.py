@@ -72,7 +72,8 @@ def _field_for(type_name: Any) -> fields.Field[Any]:
 
 
 def _value(field: Any, value: Any, place: Place, sources: Sources, problems: list[Problem]) -> Any:
-    if isinstance(field, fields.String):
+    is_scalar = not isinstance(value, (dict, list))
+    if isinstance(field, fields.String) or (is_scalar and field.metadata.get("or_text")):
         return _text(field, value, place, sources)
     if isinstance(field, fields.Nested) and isinstance(value, dict):
         return _mapping(field.schema, value, place, sources, problems)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.catalog.inputs import type_of
 from app.catalog.model import Step
 from app.runtime.errors import FlowError
 
@@ -20,15 +21,9 @@ class Batch:
     """One try of a batch. `done` has the outputs of items that succeeded in earlier tries."""
 
     def __init__(self, step: Step, given: Mapping[str, Any], done: Mapping[int, Any]):
-        """Raises `FlowError` unless exactly one of the inputs is a list."""
-        lists = [name for name, value in given.items() if isinstance(value, list)]
-        if len(lists) != 1:
-            raise FlowError(
-                f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}, "
-                f"but found {', '.join(lists) or 'none'}."
-            )
+        """Raises `FlowError` if there is not one list to run over."""
         self._given = given
-        self._name = lists[0]
+        self._name = _list_name(step, given)
         self._items: list[Any] = given[self._name]
         self._items_at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
         # The list may be shorter than in an earlier attempt: outputs beyond its end are ignored.
@@ -60,3 +55,21 @@ class Batch:
         """Notes that an item has ended well."""
         self._running.discard(number)
         self._done[number] = output
+
+
+def _list_name(step: Step, given: Mapping[str, Any]) -> str:
+    """The input whose items the batch runs over: the one that the step names, or the only list."""
+    name = step.batch_over
+    if name is not None and not isinstance(given[name], list):
+        raise FlowError(
+            f"batch_over of the step {step.id!r} names {name!r}, which needs a list; "
+            f"{step.input_mapping[name]} is of the type {type_of(given[name])}."
+        )
+    lists = [name for name, value in given.items() if isinstance(value, list)]
+    if name is None and len(lists) != 1:
+        several = f" Name the one to run over: batch_over: {lists[0]}." if lists else ""
+        raise FlowError(
+            f"batch_mode needs exactly one list among the mapped inputs of {step.id!r}, "
+            f"but found {', '.join(lists) or 'none'}.{several}"
+        )
+    return name or lists[0]

@@ -26,6 +26,7 @@ from app.runtime.batch import Batch
 from app.runtime.calls import CallThreads, wait_for_first
 from app.runtime.checkpoint import Save, SavedState
 from app.runtime.errors import FlowError, RunFailed, StepTimeout
+from app.runtime.mapping import inputs_of
 from app.runtime.outcomes import Outcomes
 from app.runtime.schedule import Schedule
 from app.runtime.steps import StepRunner, StepState
@@ -153,15 +154,15 @@ class PipelineLoop:
             raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
     def _start(self, state: StepState) -> None:
-        values, step = self._outcomes.values, state.step
-        given = {name: values.get(source) for name, source in step.input_mapping.items()}
-        if not step.batch_mode:
-            self._submit(state, given, None)
-            return
+        step = state.step
         try:
-            state.batch = Batch(step, given, state.done_items)
+            given = inputs_of(step, self._outcomes.values)
+            state.batch = Batch(step, given, state.done_items) if step.batch_mode else None
         except FlowError as error:
             self._outcomes.fail(state, error)
+            return
+        if state.batch is None:
+            self._submit(state, given, None)
         else:
             self._continue_batch(state, state.batch)
 

@@ -209,7 +209,7 @@ def _check_types(step: Step, agent: Agent, given: Mapping[str, Any], item: int |
         # Null counts as left out: it is the output of a step that was skipped, or failed and may.
         if fits(declared.type, value) or (value is None and not declared.needed):
             continue
-        source = repr(step.input_mapping[declared.name]) + (
+        source = repr(str(step.input_mapping[declared.name])) + (
             "" if item is None else f" (item {item})"
         )
         raise FlowError(

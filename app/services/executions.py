@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from app.catalog.inputs import check_inputs
 from app.catalog.model import Catalog, Isolation, Pipeline, Target
+from app.catalog.suggestions import did_you_mean
 from app.domain import key as keys
 from app.domain.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable
 from app.domain.execution import (
@@ -38,6 +39,7 @@ from app.store.steps import as_seen
 
 DEFAULT_TENANT = keys.DEFAULT_TENANT
 DEFAULT_MAX_ATTEMPTS = 3  # a flow that kills its process must not do so for ever
+MAX_IDS_COMPARED = 50  # for a suggestion, which takes up to 0.2 ms an id from all other callers
 CANCEL_WAIT_SECONDS = 5.0  # most flows stop within it, and callers do not wait long for an answer
 
 
@@ -57,6 +59,7 @@ class StartCommand:
     traceparent: str | None = None
     idempotency: Idempotency | None = None
     body_bytes: int = 0  # the size of the request, at most
+    sees_targets: bool = False  # may the caller know the ids of agents and pipelines?
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,7 @@ class ExecutionService:
 
     def _checked(self, command: StartCommand) -> NewExecution:
         """Checks a start against the catalog. Raises `NotFound` and `InvalidRequest`."""
-        target = self._target(command.type, command.target_id)
+        target = self._target(command)
         isolation, flow, total_steps = self._plan(target, command.config)
         errors = check_inputs(target.inputs, command.inputs)
         if errors:
@@ -289,11 +292,20 @@ class ExecutionService:
             for position, step in enumerate(pipeline.steps if pipeline else ())
         )
 
-    def _target(self, type: TargetType, target_id: str) -> Target:
-        known = self.catalog.agents if type is TargetType.AGENT else self.catalog.pipelines
-        if target_id not in known:
-            raise NotFound(f"There is no {type} with the id {target_id!r}.")
-        return known[target_id]
+    def _target(self, command: StartCommand) -> Target:
+        catalog, id = self.catalog, command.target_id
+        of_type: Mapping[str, Target] = catalog.pipelines
+        others: Mapping[str, Target] = catalog.agents
+        if command.type is TargetType.AGENT:
+            of_type, others = others, of_type
+        if id in of_type:
+            return of_type[id]
+        near = ""
+        if command.sees_targets:
+            other = next(type for type in TargetType if type is not command.type)
+            is_other = f' But there is such a {other}: send "type": "{other}".'
+            near = is_other if id in others else suggested_id(id, of_type)
+        raise NotFound(f"There is no {command.type} with the id {id!r}.{near}")
 
     def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, str | None, int]:
         """Returns the isolation, the flow's name (of an agent) and the number of steps.
@@ -316,11 +328,18 @@ class ExecutionService:
         raise NotFound.of_execution(execution_id)
 
 
+def suggested_id(id: str, known: Collection[str]) -> str:
+    """` Did you mean 'x'?` for the id of a target, or nothing. Only for who may see all ids."""
+    nearest = sorted(known, key=lambda other: abs(len(other) - len(id)))
+    return did_you_mean(id, nearest[:MAX_IDS_COMPARED])
+
+
 def _unknown_name(
-    field: str, noun: str, name: str, target_id: str, known: Iterable[str]
+    field: str, noun: str, name: str, target_id: str, known: Collection[str]
 ) -> FieldError:
     choices = ", ".join(sorted(known)) or "none"
-    message = f"{target_id} has no {noun} {name!r}. Available: {choices}."
+    near = did_you_mean(name, known)
+    message = f"{target_id} has no {noun} {name!r}. Available: {choices}.{near}"
     return FieldError(f"config.{field}", message, f"unknown_{field}")
 
 

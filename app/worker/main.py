@@ -114,6 +114,7 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
         return
     traces = tracing.connect(config)
     known = catalog.load(config.agents_path, config.pipelines_path)
+    _log_warnings(known)
     orphans, bulkhead, process = OrphanSweeper(forkserver), Bulkhead(), secrets.token_hex(6)
     workers = [
         ExecutionWorker(
@@ -182,7 +183,13 @@ class Reloader:
                 continue
             for worker in self._workers:
                 worker.renew(known)
+            _log_warnings(known)
             log.info("reloaded", agents=len(known.agents), pipelines=len(known.pipelines))
+
+
+def _log_warnings(known: Catalog) -> None:
+    for warning in known.warnings:
+        log.warning("file_doubtful", detail=warning)
 
 
 def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:

@@ -196,3 +196,20 @@ def test_a_broken_file_stops_the_start_with_its_reason_alone(agents: Path, tmp_p
     assert service.web.wait(60) != 0
     assert "greeter/agent.yaml:1: flows: At least one flow is required." in service.output("web")
     assert not said(service, "web", "crashed")
+
+
+def test_a_worker_says_at_its_start_and_at_a_reload_what_is_probably_wrong(
+    make_service: Make, agents: Path
+) -> None:
+    def write_flow(imports: str) -> None:
+        write(agents, GREETER, "old")
+        code = agents / "greeter" / "greet.py"
+        code.write_text(f"import {imports}\n{CODE % 'old'}")
+
+    write_flow("not_there")
+    service = make_service(agents=agents)
+    until(lambda: said(service, "worker0", "file_doubtful"))
+    assert "greet.py:1 imports 'not_there', which is not installed" in service.output("worker0")
+    write_flow("gone_too")
+    service.workers[0].send_signal(signal.SIGHUP)
+    until(lambda: "greet.py:1 imports 'gone_too'" in service.output("worker0"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.catalog.model import Output, Pipeline, Step
+from app.catalog.model import Output, Pipeline, Source, Step
 from app.domain.execution import StepStatus
 
 MAX_STEPS = 8
@@ -49,7 +49,7 @@ class Graph:
     def _end(self, step: Step, values: Mapping[str, Any]) -> tuple[StepStatus, Any]:
         if step.when and bool(values[step.when.lstrip("!")]) is step.when.startswith("!"):
             return StepStatus.SKIPPED, None
-        given = {name: values[source] for name, source in step.input_mapping.items()}
+        given = {name: values[str(source)] for name, source in step.input_mapping.items()}
         calls = {step.id: given}
         if step.batch_mode:
             calls = {
@@ -108,7 +108,7 @@ def _steps(draw: st.DrawFn, number: int, before: list[Step], fails: str) -> Step
         id,
         id,
         agent="work",
-        input_mapping=mapping,
+        input_mapping={name: Source(key) for name, key in mapping.items()},
         depends_on=frozenset(waits_for | {condition, *mapping.values()}.intersection(earlier)),
         required=fails != "always" and draw(st.booleans()),
         retries=draw(st.integers(1 if fails == "once" else 0, 2)),

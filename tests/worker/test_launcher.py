@@ -177,3 +177,24 @@ def test_a_env_file_is_read_by_the_launcher_and_what_is_set_already_wins(
     errors = launcher.stderr.read()
     assert "WORKER_THREADS: Not a valid integer." in errors
     assert "LEASE: Not a valid number." in errors
+
+
+def test_a_flow_that_cannot_be_imported_is_told_before_it_is_started(
+    launch: Launch, port: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "agents" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "agent.yaml").write_text("flows:\n- {name: f, entrypoint: 'flow.py:run'}\n")
+    (folder / "flow.py").write_text("def run(inputs): return 1\n1 / 0\n")
+    (tmp_path / "pipelines").mkdir()
+    process = launch(
+        AGENTS_PATH=str(folder.parent),
+        PIPELINES_PATH=str(tmp_path / "pipelines"),
+        WORKER_PROCESSES="1",
+        PYTHONUNBUFFERED="1",
+    )
+    answers(port)  # it runs all the same
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if "cannot be imported" in line)
+    assert f"{folder}/agent.yaml:2: flows.0.entrypoint: flow.py cannot be imported: Zero" in told
+    assert f'{folder}/flow.py", line 2' in process.stderr.readline()

@@ -7,6 +7,7 @@ checks and texts into the parsed tree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.parser import Parser
 
+from app.catalog.prompts import scanner
 from app.catalog.prompts.guard import Guard, PieceNames, own_names
 from app.catalog.prompts.sandbox import sandbox
 from app.catalog.prompts.scanner import Piece, PromptError, scan
@@ -64,6 +66,35 @@ def problems(text: str, names: frozenset[str] | None, formatted: bool) -> Iterat
         tree = _parsed(pieces, piece_names)  # again: the guard changes the tree that it visits
         for name in sorted(_names_read(tree, piece_names) - names):
             yield TemplateProblem(_line_of(tree, name), _unknown(name, names))
+
+
+def doubts(text: str, names: frozenset[str], formatted: bool) -> Iterator[TemplateProblem]:
+    """What is probably a mistake in a prompt without `problems`: `{nmae}`, which is text."""
+    for line, name in scanner.unfilled(text, names, formatted, is_expression):
+        near = (
+            did_you_mean(name, names)
+            or " Put braces that are text between {% raw %} and {% endraw %}."
+        )
+        known = f"{name!r} is neither an input of the agent nor a default of this prompt"
+        yield TemplateProblem(line, f"{{{name}}} is sent as text: {known}.{near}")
+
+
+@lru_cache(maxsize=256)  # many steps may use one prompt
+def names_needed(text: str, formatted: bool) -> frozenset[str]:
+    """The names without which a prompt has gaps, if a run can give any name.
+
+    A name that a tag looks at (`{% if name %}`) is not among them: the prompt may do without it.
+    """
+    pieces = scan(text, None, formatted, is_expression)
+    piece_names = PieceNames.unlike(text)
+    named = {piece.text for piece in pieces if piece.kind == "placeholder" and not piece.fallback}
+    tags = " ".join(piece.text for piece in pieces if piece.kind == "statement")
+    optional = {*re.findall(r"\w+", tags)}
+    tree = _parsed(pieces, piece_names)
+    for filtered in tree.find_all((nodes.Filter, nodes.Test)):
+        if filtered.name in ("default", "d", "defined", "undefined"):
+            optional |= {name.name for name in filtered.find_all(nodes.Name)}
+    return frozenset((named | _names_read(tree, piece_names)) - optional)
 
 
 def _names_read(tree: nodes.Template, piece_names: PieceNames) -> set[str]:

@@ -8,7 +8,7 @@ of its tags.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +21,9 @@ MAX_PIECES = 10_000  # each becomes a node of Jinja's tree and a line of Python
 # The least similarity of a word to a tag's name at which it is taken for a typing error. The usual
 # 0.6 would refuse words of code (`{% format %}`).
 _TAG_SIMILARITY = 0.75
+
+# The same for a name in single braces among braces that are text.
+_NAME_SIMILARITY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,20 @@ def scan(
     return scanner.pieces
 
 
+def unfilled(
+    text: str, names: Collection[str], formatted: bool, is_expression: Callable[[str], bool]
+) -> Iterator[tuple[int, str]]:
+    """Each `{name}` that looks like a placeholder and is text, as no run can fill it: line, name.
+
+    In a prompt that uses braces as text (LaTeX), only those that resemble a known name.
+    """
+    scanner = _Scanner(text, names, formatted, is_expression)
+    scanner.run()
+    for line, name in scanner.unfilled:
+        if not scanner.braces_are_text or did_you_mean(name, names, _NAME_SIMILARITY):
+            yield line, name
+
+
 @dataclass(slots=True)
 class _Scanner:
     text: str
@@ -94,6 +111,9 @@ class _Scanner:
 
     # For each group of doubled braces that is open: of how many pairs it is.
     doubled: list[int] = field(default_factory=list)
+
+    # `{name}` that no run can fill, with its line: probably text, perhaps a misspelled name.
+    unfilled: list[tuple[int, str]] = field(default_factory=list)
 
     # Names that the prompt sets itself.
     local_names: set[str] = field(default_factory=set)
@@ -248,7 +268,11 @@ class _Scanner:
 
     def _placeholder(self) -> bool:
         found = syntax.SINGLE.match(self.text, self.position)
-        if not found or not self._can_be_given(found[1]):
+        if not found:
+            return False
+        if not self._can_be_given(found[1]):
+            if found[1].isidentifier() and found[1] not in RESERVED_WORDS:
+                self.unfilled.append((self._line(), found[1]))
             return False
         fallback = self._fallback(found[1], found[0])
         piece = Piece("placeholder", found[1], self._line(), fallback)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.catalog.model import PromptFlow
+from app.catalog.model import PromptFlow, Source
 from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
@@ -312,7 +312,7 @@ def test_the_texts_of_a_pipeline_are_as_they_are_spelled_in_its_file(files: File
     first, second = files.load().pipelines["p"].steps
     assert (first.id, first.input_mapping, second.aggregation["separator"]) == (
         "012",
-        {"on": "no"},
+        {"on": Source("no")},
         "~",
     )
 

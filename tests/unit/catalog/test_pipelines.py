@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.catalog.model import Output, Step
+from app.catalog.model import Output, Source, Step
 from app.domain.errors import ConfigurationError
 from tests.unit.catalog.conftest import Files
 
@@ -82,7 +82,7 @@ steps:
         output_key="out",
         agent="slow",
         flow="quick",
-        input_mapping={"x": "q"},
+        input_mapping={"x": Source("q")},
         required=False,
         timeout_seconds=60,
         retries=2,

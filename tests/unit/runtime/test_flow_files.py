@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -112,3 +113,35 @@ def test_another_process_can_unpickle_what_a_flow_defines(tmp_path: Path) -> Non
         [sys.executable, "-c", read], cwd=ROOT, input=data, capture_output=True, check=True
     )
     assert answer.stdout == b"thing\n"
+
+
+@pytest.mark.parametrize(
+    "way", ["from . import other", "import sys; sys.path.insert(0, HERE); import other"]
+)
+def test_a_file_that_is_saved_twice_in_one_second_runs_as_it_was_saved_last(
+    tmp_path: Path, way: str
+) -> None:
+    """Each version in a process of its own, as after a reload. Both have one size and one time."""
+    flow, other = tmp_path / "flow.py", tmp_path / "other.py"
+    run = (
+        "import sys; from pathlib import Path; from app.runtime import flow_files; "
+        "print(flow_files.load(Path(sys.argv[1])).VERSION)"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
+    for version in ("a1", "b2"):
+        flow.write_text(f"HERE = {str(tmp_path)!r}\n{way}\nVERSION = {version!r} + other.VERSION\n")
+        other.write_text(f"VERSION = {version!r}\n")
+        for file in (flow, other):
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        answer = subprocess.run(
+            [sys.executable, "-c", run, str(flow)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert answer.stdout == f"{version}{version}\n"
+    assert not list(tmp_path.rglob("*.pyc"))
