@@ -59,17 +59,19 @@ class StepStatus(StrEnum):
 class Progress:
     """How far an execution is: `finished` of `total` steps.
 
-    `step_name` is the running step that started first, None if there is none.
+    `step_name` is the running step that started first, None if there is none. `partial` is how much
+    of the other steps is done, in steps: 0.5 for a batch with half of its items done.
     """
 
     finished: int
     total: int
     step_name: str | None = None
+    partial: float = 0.0
 
     @property
     def percentage(self) -> float:
         """From 0.0 to 100.0, with one decimal."""
-        return round(100 * self.finished / self.total, 1)
+        return round(100 * (self.finished + self.partial) / self.total, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ class PipelineLoop:
                 self._failed = failed
                 break
             self._schedule.start(state)
+            if state.step.batch_mode:
+                state.plan_batch(self._given(state))  # its items count in the progress
             self._outcomes.note_started(state)
             chosen.append(state)
         return chosen
@@ -153,25 +155,41 @@ class PipelineLoop:
         except BudgetExceeded as error:
             raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
+    def _given(self, state: StepState) -> dict[str, Any]:
+        """The inputs of a step."""
+        values = self._outcomes.values
+        return {name: values.get(source) for name, source in state.step.input_mapping.items()}
+
     def _start(self, state: StepState) -> None:
-        values, step = self._outcomes.values, state.step
-        given = {name: values.get(source) for name, source in step.input_mapping.items()}
-        if not step.batch_mode:
-            self._submit(state, given, None)
-            return
-        try:
-            state.batch = Batch(step, given, state.done_items)
-        except FlowError as error:
-            self._outcomes.fail(state, error)
-        else:
+        if state.error is not None:
+            self._outcomes.fail(state, state.error)
+        elif state.batch is not None:
             self._continue_batch(state, state.batch)
+        else:
+            self._submit(state, self._given(state), None)
 
     def _continue_batch(self, state: StepState, batch: Batch) -> None:
         """Starts as many items as may run at once. When all have ended, ends the step."""
-        for number, given in batch.next_items():
-            self._submit(state, given, number)
         if batch.complete:
             self._outcomes.join(state, batch.outputs)
+        elif batch.has_next and self._may_go_on(state):
+            for number, given in batch.next_items():
+                self._submit(state, given, number)
+
+    def _may_go_on(self, state: StepState) -> bool:
+        """Whether a batch may start further items: not after a stop, nor beyond the budget. The
+        items that run then end, and the step with the last of them.
+        """
+        if state.stop.requested or self._ports.stop.requested:
+            return False
+        try:
+            self._ports.budget.before_call()
+        except BudgetExceeded as error:
+            state.error = error
+            if not state.calls:
+                self._outcomes.fail(state, error)
+            return False
+        return True
 
     def _submit(self, state: StepState, given: dict[str, Any], item: int | None) -> None:
         work = partial(self._runner.run, state, given, item)

@@ -42,7 +42,8 @@ class StepState:
     """One step in this run. Only the loop's thread changes it.
 
     `stop` is the signal of the present try, `calls` are its calls that have not ended, and `error`
-    is its first error. `due_at` and `give_up_at` are moments of `time.monotonic`.
+    is its first error. `due_at` and `give_up_at` are moments of `time.monotonic`. `share_done` is
+    how much of its batch was done at most, in any try.
     """
 
     step: Step
@@ -55,6 +56,7 @@ class StepState:
     calls: list[Call] = field(default_factory=list)
     batch: Batch | None = None
     done_items: dict[int, Any] = field(default_factory=dict)
+    share_done: float = 0.0
     error: BaseException | None = None
 
     def begin(self) -> None:
@@ -68,6 +70,20 @@ class StepState:
         seconds = self.step.timeout_seconds
         self.give_up_at = time.monotonic() + seconds if seconds else math.inf
         self.become(StepStatus.RUNNING, attempt=self.record.attempt + 1, failure=None, warnings=())
+
+    def plan_batch(self, given: Mapping[str, Any]) -> None:
+        """Makes the batch of this try. If its inputs do not fit, that is the step's error."""
+        try:
+            self.batch = Batch(self.step, given, self.done_items)
+        except FlowError as error:
+            self.error = error
+        else:
+            self.note_share()
+
+    def note_share(self) -> None:
+        """Called when items have ended. The share never falls, although a try may fail."""
+        if self.batch is not None:
+            self.share_done = max(self.share_done, self.batch.share_done)
 
     def warn(self, warnings: tuple[str, ...]) -> None:
         """Adds warnings about an item to the record, unless there are `MAX_WARNINGS` already."""
