@@ -293,12 +293,38 @@ class StartedSchema(Schema):
     created_at = _time("When it was accepted.", required=True)
 
 
+class WaitingForSchema(Schema):
+    reason = fields.String(
+        required=True,
+        validate=OneOf(["backoff", "worker", "slot", "turn"]),
+        metadata={
+            "description": "`backoff`: the time before its next attempt. `worker`: no worker of "
+            "its kind is alive, or none can start a process. `slot`: all are in use. `turn`: a "
+            "worker takes it in a moment."
+        },
+    )
+    detail = fields.String(required=True, metadata={"description": "The same as a sentence."})
+    until = _time("When its next attempt may start.")
+    before = fields.Integer(
+        metadata={
+            "description": "How many executions are before it in its queue. Omitted if they are "
+            "more than 10,000."
+        }
+    )
+
+
 class ProgressSchema(Schema):
     current_step = fields.Integer(
         required=True, metadata={"description": "How many steps are finished."}
     )
     total_steps = fields.Integer(required=True)
-    percentage = fields.Float(required=True)
+    percentage = fields.Float(
+        required=True,
+        metadata={
+            "description": "100 x current_step / total_steps; an unfinished batch counts by the "
+            "items that are done."
+        },
+    )
     current_step_name = fields.String(required=True, allow_none=True)
 
 
@@ -418,6 +444,9 @@ class ExecutionSchema(SummarySchema):
             "description": "A hash of the target's definition: of a pipeline's steps, or of an "
             "agent's folder."
         }
+    )
+    waiting_for = fields.Nested(
+        WaitingForSchema, metadata={"description": "What it waits for, while it is pending."}
     )
     progress = fields.Nested(ProgressSchema)
     outputs = fields.Dict(

@@ -23,6 +23,7 @@ from app.domain.execution import (
     Started,
     Status,
     StepRecord,
+    WaitingFor,
 )
 
 _ENDED_AT = {
@@ -65,6 +66,8 @@ class Pieces:
 def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     """The status of an execution. Fields that do not apply to it are omitted, not null."""
     body = summary(found)
+    if found.waiting_for:
+        body["waiting_for"] = _waiting_for(found.waiting_for)
     if found.definition:
         body["definition"] = found.definition
     if found.progress or found.status is Status.RUNNING:
@@ -169,6 +172,15 @@ def cancelled(found: Execution) -> dict[str, Any]:
 def time(moment: datetime) -> str:
     """Formats a time in UTC as RFC 3339, with milliseconds and `Z`."""
     return f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"  # `[:-6]` cuts off `+00:00`
+
+
+def _waiting_for(waiting: WaitingFor) -> dict[str, Any]:
+    body: dict[str, Any] = {"reason": waiting.reason, "detail": waiting.detail}
+    if waiting.until:
+        body["until"] = time(waiting.until)
+    if waiting.before is not None:
+        body["before"] = waiting.before
+    return body
 
 
 def _progress(progress: Progress) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from app.catalog import imports
 from app.catalog.loader import load
-from app.catalog.model import Catalog, Pipeline, Source, Step
+from app.catalog.model import Catalog, Flow, Pipeline, PromptFlow, Source, Step
 from app.domain.errors import ConfigurationError
+from app.settings import Settings
 from app.settings import load as load_settings
 
 ENTRYPOINTS = "--entrypoints"
@@ -37,20 +38,38 @@ def main(arguments: list[str]) -> int:
     failing = list(imports.problems(catalog))
     for problem in failing:
         print(problem, file=sys.stderr, flush=True)
-    for line in [] if failing or only_entrypoints else overview(catalog):
+    shown = [] if failing or only_entrypoints else [*overview(catalog), "", *capacity(settings)]
+    for line in shown:
         print(line)
     return 1 if failing else 0
 
 
 def overview(catalog: Catalog) -> Iterator[str]:
-    """A line for each agent with its flows, the default one first, then each pipeline's graph."""
+    """A line for each agent with its flows, the default one first, then each pipeline's graph.
+
+    Behind each name is where it runs.
+    """
     for agent in catalog.agents.values():
         others = sorted(agent.flows.keys() - {agent.default_flow})
-        yield f"agent {agent.id}: {', '.join([agent.default_flow, *others])}"
+        names = [f"{name} ({_kind(agent.flows[name])})" for name in (agent.default_flow, *others)]
+        yield f"agent {agent.id}: {', '.join(names)}"
     for pipeline in catalog.pipelines.values():
         yield ""
-        yield f"pipeline {pipeline.id} -> {', '.join(output.key for output in pipeline.outputs)}"
+        outputs = ", ".join(output.key for output in pipeline.outputs)
+        yield f"pipeline {pipeline.id} ({_kind(pipeline)}) -> {outputs}"
         yield from draw(pipeline)
+
+
+def _kind(what: Flow | Pipeline) -> str:
+    is_fresh = not isinstance(what, PromptFlow) and what.fresh
+    return "fresh process" if is_fresh else what.isolation
+
+
+def capacity(settings: Settings) -> Iterator[str]:
+    """How many executions of each kind one worker with these settings runs at once."""
+    threads, processes = settings.worker_threads, settings.worker_processes
+    yield f"One worker runs at once: {threads} of the kind thread (WORKER_THREADS),"
+    yield f"and {processes} of the kinds process and fresh process (WORKER_PROCESSES)."
 
 
 def draw(pipeline: Pipeline) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.catalog import entrypoints
+from app.catalog import coroutines, entrypoints
 from app.catalog.documents import Document, Place, Problem, read
 from app.catalog.model import Agent, Flow, OutputParser, PromptFlow, PythonFlow
 from app.catalog.model_options import MODEL_OPTIONS
@@ -125,10 +125,13 @@ def _flow(
 ) -> Flow:
     if "file" in data:
         return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs, warnings)
-    isolation = data.get("isolation", "process")
+    entrypoint = data["entrypoint"]
+    isolation = data.get("isolation")
+    if isolation is None:
+        isolation = "thread" if coroutines.only_waits(entrypoint, folder) else "process"
     return PythonFlow(
         data["name"],
-        data["entrypoint"],
+        entrypoint,
         folder.resolve(),  # the process that runs it may have another working directory
         isolation="thread" if isolation == "thread" else "process",
         fresh=isolation == "fresh",

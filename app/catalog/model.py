@@ -91,6 +91,7 @@ class PythonFlow:
     name: str
     entrypoint: str
     folder: Path
+    # As its file says; else `thread` for an asynchronous one, and `process` for any other.
     isolation: Isolation = "process"
     # Each run gets a process that has run nothing before and runs nothing after it.
     fresh: bool = False

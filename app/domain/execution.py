@@ -59,17 +59,19 @@ class StepStatus(StrEnum):
 class Progress:
     """How far an execution is: `finished` of `total` steps.
 
-    `step_name` is the running step that started first, None if there is none.
+    `step_name` is the running step that started first, None if there is none. `partial` is how much
+    of the other steps is done, in steps: 0.5 for a batch with half of its items done.
     """
 
     finished: int
     total: int
     step_name: str | None = None
+    partial: float = 0.0
 
     @property
     def percentage(self) -> float:
         """From 0.0 to 100.0, with one decimal."""
-        return round(100 * self.finished / self.total, 1)
+        return round(100 * (self.finished + self.partial) / self.total, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,21 @@ class Attempt:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingFor:
+    """What a pending execution waits for.
+
+    `reason` is `backoff` (`until` its time), `worker` (none is alive, or none can start a process),
+    `slot` (all are in use), or `turn` (a worker takes it in a moment). `detail` is a sentence.
+    `before` is how many executions are before it in its queue, None if that is not known.
+    """
+
+    reason: str
+    detail: str
+    until: datetime | None = None
+    before: int | None = None
+
+
 class Include(StrEnum):
     """What to read besides the status. A pipeline that ended early is always read completely."""
 
@@ -223,7 +240,8 @@ class Execution:
 
     `outputs` is the JSON text of a completed execution, as the runtime wrote it. It is passed on
     unparsed, and so are `step_outputs`, the outputs of finished steps by output key. `Include`
-    decides whether `steps` and `step_outputs` are read.
+    decides whether `steps` and `step_outputs` are read. `waiting_for` is read for the status of a
+    pending one only.
     """
 
     id: str
@@ -246,6 +264,7 @@ class Execution:
     usage: Mapping[str, ModelUsage] = field(default_factory=dict)
     steps: tuple[StepRecord, ...] = ()
     step_outputs: Mapping[str, bytes] = field(default_factory=dict)
+    waiting_for: WaitingFor | None = None
 
 
 @dataclass(frozen=True, slots=True)

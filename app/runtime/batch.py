@@ -1,6 +1,7 @@
 """The items of a step in `batch_mode`: which are done, which run, which wait.
 
 `pipeline.py` makes one `Batch` for each try of such a step and asks it which items to start next.
+How much of the batch is done counts in the execution's progress.
 """
 
 from __future__ import annotations
@@ -40,13 +41,23 @@ class Batch:
         return len(self._done) == len(self._items)
 
     @property
+    def share_done(self) -> float:
+        """From 0.0 to 1.0."""
+        return len(self._done) / len(self._items) if self._items else 1.0
+
+    @property
+    def has_next(self) -> bool:
+        """Whether an item can be started now."""
+        return bool(self._waiting) and len(self._running) < self._items_at_once
+
+    @property
     def outputs(self) -> list[Any]:
         """In the order of the items, not in the order in which they ended. Only once `complete`."""
         return [self._done[number] for number in range(len(self._items))]
 
     def next_items(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The number and the inputs of each item to start now; the caller must start them."""
-        while self._waiting and len(self._running) < self._items_at_once:
+        while self.has_next:
             number = self._waiting.popleft()
             self._running.add(number)
             yield number, {**self._given, self._name: self._items[number]}

@@ -55,6 +55,7 @@ class Outcomes:
         for call in ended:
             self._settle_call(state, call)
         if ended and state.batch is not None:
+            state.note_share()
             state.become(state.record.status)  # records the usage of the items so far
             self._journal.note(state.record)
 

@@ -26,7 +26,6 @@ from app.runtime.batch import Batch
 from app.runtime.calls import CallThreads, wait_for_first
 from app.runtime.checkpoint import Save, SavedState
 from app.runtime.errors import FlowError, RunFailed, StepTimeout
-from app.runtime.mapping import inputs_of
 from app.runtime.outcomes import Outcomes
 from app.runtime.schedule import Schedule
 from app.runtime.steps import StepRunner, StepState
@@ -126,6 +125,7 @@ class PipelineLoop:
                 self._failed = failed
                 break
             self._schedule.start(state)
+            state.plan(self._outcomes.values)  # now, since a batch's items count in the progress
             self._outcomes.note_started(state)
             chosen.append(state)
         return chosen
@@ -154,24 +154,35 @@ class PipelineLoop:
             raise RunFailed.from_error(error, self._runner.details(state.step)) from error
 
     def _start(self, state: StepState) -> None:
-        step = state.step
-        try:
-            given = inputs_of(step, self._outcomes.values)
-            state.batch = Batch(step, given, state.done_items) if step.batch_mode else None
-        except FlowError as error:
-            self._outcomes.fail(state, error)
-            return
-        if state.batch is None:
-            self._submit(state, given, None)
-        else:
+        if state.error is not None:
+            self._outcomes.fail(state, state.error)
+        elif state.batch is not None:
             self._continue_batch(state, state.batch)
+        else:
+            self._submit(state, state.given, None)
 
     def _continue_batch(self, state: StepState, batch: Batch) -> None:
         """Starts as many items as may run at once. When all have ended, ends the step."""
-        for number, given in batch.next_items():
-            self._submit(state, given, number)
         if batch.complete:
             self._outcomes.join(state, batch.outputs)
+        elif batch.has_next and self._may_go_on(state):
+            for number, given in batch.next_items():
+                self._submit(state, given, number)
+
+    def _may_go_on(self, state: StepState) -> bool:
+        """Whether a batch may start further items: not after a stop, nor beyond the budget. The
+        items that run then end, and the step with the last of them.
+        """
+        if state.stop.requested or self._ports.stop.requested:
+            return False
+        try:
+            self._ports.budget.before_call()
+        except BudgetExceeded as error:
+            state.error = error
+            if not state.calls:
+                self._outcomes.fail(state, error)
+            return False
+        return True
 
     def _submit(self, state: StepState, given: dict[str, Any], item: int | None) -> None:
         work = partial(self._runner.run, state, given, item)

@@ -35,8 +35,10 @@ class Schedule:
 
     @property
     def progress(self) -> Progress:
-        """The name is that of the running step that was started first."""
-        return Progress(self._finished, len(self.steps), next(iter(self.running), None))
+        """The name is that of the running step that was started first. Batches count by items."""
+        unfinished = (state for state in self.steps.values() if not state.record.done)
+        partial = sum(state.share_done for state in unfinished)
+        return Progress(self._finished, len(self.steps), next(iter(self.running), None), partial)
 
     def next_due(self) -> StepState | None:
         """The first ready step that may start now; steps that wait for a retry are due later."""

@@ -20,6 +20,7 @@ from app.runtime.batch import Batch
 from app.runtime.calls import Call, CallResult, call_name
 from app.runtime.checkpoint import SavedState
 from app.runtime.errors import FlowError
+from app.runtime.mapping import inputs_of
 from app.runtime.outputs import encode
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
@@ -41,8 +42,9 @@ MAX_WARNINGS = 10
 class StepState:
     """One step in this run. Only the loop's thread changes it.
 
-    `stop` is the signal of the present try, `calls` are its calls that have not ended, and `error`
-    is its first error. `due_at` and `give_up_at` are moments of `time.monotonic`.
+    `given` are the inputs of the present try, `stop` is its signal, `calls` are its calls that have
+    not ended, and `error` is its first error. `due_at` and `give_up_at` are moments of
+    `time.monotonic`. `share_done` is how much of its batch was done at most, in any try.
     """
 
     step: Step
@@ -53,8 +55,10 @@ class StepState:
     give_up_at: float = math.inf
     stop: StopSignal = field(default_factory=StopSignal)
     calls: list[Call] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=dict)
     batch: Batch | None = None
     done_items: dict[int, Any] = field(default_factory=dict)
+    share_done: float = 0.0
     error: BaseException | None = None
 
     def begin(self) -> None:
@@ -68,6 +72,22 @@ class StepState:
         seconds = self.step.timeout_seconds
         self.give_up_at = time.monotonic() + seconds if seconds else math.inf
         self.become(StepStatus.RUNNING, attempt=self.record.attempt + 1, failure=None, warnings=())
+
+    def plan(self, values: Mapping[str, Any]) -> None:
+        """Reads the inputs of this try and divides a batch. What does not fit is its error."""
+        try:
+            self.given = inputs_of(self.step, values)
+            if self.step.batch_mode:
+                self.batch = Batch(self.step, self.given, self.done_items)
+        except FlowError as error:
+            self.error = error
+        else:
+            self.note_share()
+
+    def note_share(self) -> None:
+        """Called when items have ended. The share never falls, although a try may fail."""
+        if self.batch is not None:
+            self.share_done = max(self.share_done, self.batch.share_done)
 
     def warn(self, warnings: tuple[str, ...]) -> None:
         """Adds warnings about an item to the record, unless there are `MAX_WARNINGS` already."""

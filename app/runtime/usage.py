@@ -81,8 +81,9 @@ def _known_sum(one: int | None, other: int | None) -> int | None:
 class Budget:
     """Compares what a run has used with `config.budget`. Both methods raise `BudgetExceeded`.
 
-    `max_tokens` and `max_seconds` are checked before each model call and each step. Calls in
-    progress are not cut off, so calls that run at the same time may together pass the limit.
+    `max_tokens` and `max_seconds` are checked before each model call, each step, and each item of a
+    batch. Calls in progress are not cut off, so calls that run at the same time may together pass
+    the limit.
     `max_steps` bounds the steps of a pipeline or, of an agent, its model calls (`counts_calls`).
 
     Tokens and steps of earlier attempts, and of the execution that a retry goes on from, count as

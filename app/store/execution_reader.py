@@ -37,6 +37,7 @@ from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, with_steps
 from app.store.together import Function, Together, checked
+from app.store.waiting import waiting_for
 
 TOO_LARGE = 1
 """The answer of `status.lua` in place of a value that is too large for one call."""
@@ -53,18 +54,19 @@ class ExecutionReader:
     """Reads executions. Safe to use from many threads; every method raises `StoreUnavailable`.
 
     A method is one round trip, with these exceptions: a page that names deleted records takes two,
-    and so does a large execution. A very large one is read in pieces, because a single call for it
-    would hold up all other calls of the store.
+    and so do a large execution, and a pending one, which says what it waits for. A very large one
+    is read in pieces, because a single call for it would hold up all other calls of the store.
 
     Small and quick calls are sent together with those of other requests (`together.py`). After a
     call that did not reach the store, calls fail at once for a second (see `Breaker`).
     """
 
-    def __init__(self, client: redis.Redis):
+    def __init__(self, client: redis.Redis, lease_seconds: float):
         self._client = client
+        self._lease = int(lease_seconds * 1_000_000)
         self._together = Together(client.connection_pool)
         self._shared = {
-            name: Function(self._together, name) for name in ("submit", "cancel", "page")
+            name: Function(self._together, name) for name in ("submit", "cancel", "page", "waiting")
         }
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
@@ -113,7 +115,7 @@ class ExecutionReader:
             or execution.status is not Status.COMPLETED
             or execution.outputs is not None
         ):
-            return execution
+            return execution and self._with_reason(execution)
         # It completed, but its outputs are gone or unreadable: the script ends it as failed.
         with suppress(StoreUnavailable), self._calling():
             self._functions("quarantine", [execution_id, tenant])
@@ -174,6 +176,15 @@ class ExecutionReader:
                 return self._with_large_outputs(execution_id, tenant, record, held or until_read)
             self._large.take_place(held or until_read)
             return self._with_steps(execution_id, tenant, include)
+
+    def _with_reason(self, execution: Execution) -> Execution:
+        """The execution and, while it is pending, what it waits for."""
+        if execution.status is not Status.PENDING:
+            return execution
+        with self._calling():
+            found = self._shared["waiting"]([execution.id, self._lease])
+        # Nothing is found if it has started meanwhile; the next status says so.
+        return replace(execution, waiting_for=waiting_for(found)) if found else execution
 
     def _look(self, execution_id: str) -> tuple[Record, bytes]:
         """The record and the first bytes of its outputs, without a script.

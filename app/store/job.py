@@ -188,13 +188,18 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
 
 
 def _read_progress(progress: Any) -> Progress | None:
-    if not isinstance(progress, list) or len(progress) != 3:
+    """From `[finished, total, name]` or, if a part of a step is done, `[..., partial]`."""
+    if not isinstance(progress, list) or len(progress) not in (3, 4):
         return None
-    finished, total, name = progress
+    finished, total, name, partial = [*progress, 0][:4]
     numbers = (
         type(finished) is type(total) is int and 0 <= finished <= total < 1 << 53 and total > 0
     )
-    return Progress(finished, total, name) if numbers and isinstance(name, str | None) else None
+    if not numbers or not isinstance(name, str | None):
+        return None
+    # NaN fails this comparison, as it should.
+    is_part = type(partial) in (int, float) and 0 <= partial <= total - finished
+    return Progress(finished, total, name, partial if is_part else 0)
 
 
 def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:

@@ -21,7 +21,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -149,7 +149,8 @@ class Child:
         for _ in range(_ENDERS if not self._alone else 0):
             self._enders.submit(int)
         if not self._alone:
-            FlowLoopWatch(the_loop).start()
+            limit_seconds = self._services.settings.child_hung_seconds
+            FlowLoopWatch(the_loop, limit_seconds, self._report_held).start()
         threading.Thread(
             target=self._for_life, args=(self._listen,), name="listen", daemon=True
         ).start()
@@ -202,6 +203,10 @@ class Child:
     def _send(self, head: Head, body: bytes = b"") -> None:
         with contextlib.suppress(OSError):  # the listening thread notices, and ends the process
             self._worker.send(head, body)
+
+    def _report_held(self, names: Mapping[str, Any], places: list[str]) -> None:
+        """Tells the worker which run keeps all asynchronous flows of this process waiting."""
+        self._send({"kind": "held", "token": "", "id": names.get("execution_id", ""), "at": places})
 
     # One at a time, in the main thread.
 

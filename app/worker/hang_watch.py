@@ -1,7 +1,8 @@
 """Ends child processes that hang, and decides which of their runs is to blame. Run by `pool`.
 
 Only processes of threads are watched: there, one flow that never releases the interpreter's lock
-stops all the others. A process with a single slot harms no other run, and its run has a timeout.
+stops all the others, and one that blocks the event loop stops all asynchronous ones. A process with
+a single slot harms no other run, and its run has a timeout.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -98,19 +99,44 @@ class HangWatch:
         places = await read_stack(child.flows_pid, child.stacks_fd, liveness.holders())
         if not liveness.is_quiet:
             return  # it has answered meanwhile: it finishes what it runs, and gets nothing new
-        runs = [attempt.claim.id for attempt in child.attempts.values()]
-        log.error(
-            "child_hung",
-            pid=child.flows_pid,
-            seconds=round(liveness.silent_seconds, 1),
-            runs=runs[:MAX_LOGGED_RUNS],
-            count=len(runs),
-            at=places,
-        )
-        for key, outcome in outcomes(child, self._limit_seconds, places).items():
-            # A run that has said how it ended keeps that outcome.
-            child.final_outcomes.setdefault(key, (outcome, None))
-        child.kill()
+        ends = outcomes(child, self._limit_seconds, places)
+        _kill(child, liveness.silent_seconds, places, ends)
+
+    def end_held(self, child: ChildProcess, id: str, places: Sequence[str]) -> None:
+        """Ends a child that answers, but in which one run blocks the loop of asynchronous flows.
+
+        This run goes on alone the next time, and the others are released. If there are no others,
+        it keeps its process, which gets nothing new; but only one process at a time is kept so.
+        """
+        if child.slots == 1 or child.killed or self.paused:
+            return
+        is_first = not any(other.retiring and other.slots > 1 for other in self._children)
+        self._retire(child, "loop_held")
+        runs = {key: attempt.claim.id for key, attempt in child.attempts.items()}
+        if is_first and set(runs.values()) == {id}:
+            return
+        ends = {
+            key: Outcome("set_apart" if run == id else "displaced") for key, run in runs.items()
+        }
+        _kill(child, self._limit_seconds, places, ends)
+
+
+def _kill(
+    child: ChildProcess, seconds: float, places: Sequence[str], ends: Mapping[str, Outcome]
+) -> None:
+    runs = [attempt.claim.id for attempt in child.attempts.values()]
+    log.error(
+        "child_hung",
+        pid=child.flows_pid,
+        seconds=round(seconds, 1),
+        runs=runs[:MAX_LOGGED_RUNS],
+        count=len(runs),
+        at=places,
+    )
+    for key, outcome in ends.items():
+        # A run that has said how it ended keeps that outcome.
+        child.final_outcomes.setdefault(key, (outcome, None))
+    child.kill()
 
 
 async def read_stack(pid: int, file: int, threads: Sequence[int]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Logs which flow blocks the event loop that many flows share. Started by `child`.
+"""Notices which flow blocks the event loop that many flows share. Started by `child`.
+
+The flow is logged at once. If it goes on, the worker is told, and replaces the process
+(`hang_watch`).
 
 `app.process.loop_watch` does the watching; this module knows whose task is running.
 """
@@ -9,8 +12,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -33,13 +37,25 @@ log = structlog.get_logger(__name__)
 
 
 class FlowLoopWatch:
-    """Watches the event loop of asynchronous flows. Costs nothing while no such loop runs."""
+    """Watches the event loop of asynchronous flows. Costs nothing while no such loop runs.
 
-    def __init__(self, flow_loop: FlowLoop):
+    `on_held` gets the names of a run that has blocked the loop for `limit_seconds`, and where it
+    is: once for each time that it blocks.
+    """
+
+    def __init__(
+        self,
+        flow_loop: FlowLoop,
+        limit_seconds: float,
+        on_held: Callable[[Mapping[str, Any], list[str]], None],
+    ):
         self._flow_loop = flow_loop
-        self._watch = LoopWatch(BLOCKED_SECONDS, PAUSE_SECONDS, self._tell)
+        self._limit_looks = limit_seconds / PAUSE_SECONDS
+        self._on_held = on_held
+        self._watch = LoopWatch(BLOCKED_SECONDS, PAUSE_SECONDS, self._look)
         self._is_named = False
-        self._told = 0.0
+        self._since = 0.0
+        self._looks = 0
 
     def start(self) -> None:
         """Watches until the process ends."""
@@ -70,18 +86,25 @@ class FlowLoopWatch:
             self._is_named = True
             set_name(LOOP_NAME)
 
-    def _tell(self, hold: Hold) -> None:
-        """Logs one line for each time that the loop is blocked."""
+    def _look(self, hold: Hold) -> None:
+        """Called at each look at a blocked loop. Looks are counted, and not the time: while the
+        machine was asleep, or the process frozen, nobody looked.
+        """
         loop = self._flow_loop.running
-        if loop is None or hold.since == self._told:
+        if loop is None:
             return
-        self._told = hold.since
         task = asyncio.current_task(loop)
         scope = owners.get(task) if task else None
-        names = dict(scope.names) if scope else {}
-        log.warning(
-            "loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places())
-        )
+        if hold.since != self._since:
+            self._since, self._looks = hold.since, 0
+            names = dict(scope.names) if scope else {}
+            log.warning(
+                "loop_blocked", **names, seconds=BLOCKED_SECONDS, at=flows_places(hold.places())
+            )
+        # Without a run's task the loop only waits for its turn, on a busy machine.
+        self._looks = self._looks + 1 if scope else 0
+        if scope and self._limit_looks <= self._looks < self._limit_looks + 1:
+            self._on_held(scope.names, flows_places(hold.places()))
 
 
 _NOT_THE_FLOWS = (

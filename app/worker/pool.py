@@ -136,7 +136,7 @@ class Pool:
         child.to_abandon.pop(attempt.wire_key, None)
         child.stuck_threads += 1
         attempt.set_outcome(Outcome("stopped"))
-        self._retire_if_stuck(child)
+        self._recycle(child)
         self._note_free_slots()
 
     def send(self, attempt: Attempt, head: Mapping[str, Any]) -> None:
@@ -236,6 +236,8 @@ class Pool:
             self._on_unstarted(child, head)
         elif head["kind"] == "alive":
             self._on_alive(child, int(head["number"]))
+        elif head["kind"] == "held":
+            self._hang_watch.end_held(child, str(head["id"]), [str(place) for place in head["at"]])
         elif attempt := child.attempts.get(head["token"]):
             attempt.on_message(head, body)
 

@@ -15,6 +15,7 @@ on its way down, the outputs on their way up. On the wire: both lengths, head, b
                       checkpoint {token, number, ...} + outputs
                       ended {token, outcome, ...} + outputs
                       unstarted {token, reason}  nothing of it ran
+                      held {id, at}              this execution blocks the event loop
 
 `token` is the attempt's wire key, that is the execution's id and the fencing token: one process may
 hold an old and a new attempt of the same execution. If a body has several parts, `join` puts them

@@ -24,7 +24,9 @@ PROGRESS_INTERVAL_SECONDS = 0.2
 
 
 def _write_progress(progress: Progress) -> str:
-    return json.dumps([progress.finished, progress.total, progress.step_name])
+    """See `app.store.job`. The part is left out if there is none: most runs have no batch."""
+    steps = [progress.finished, progress.total, progress.step_name]
+    return json.dumps([*steps, round(progress.partial, 6)] if progress.partial else steps)
 
 
 class ProgressReports:

@@ -519,6 +519,7 @@ def test_a_job_that_names_another_function_is_refused(driver: Driver) -> None:
 
 def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver) -> None:
     id = driver.submit(inputs={"text": "x" * 100_000})
+    driver.claim()
     driver.store.get(id, "default")
     driver.client.config_resetstat()
     driver.store.get(id, "default")
@@ -527,6 +528,15 @@ def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver)
         "cmdstat_getrange": 1,  # sent together
         "cmdstat_hmget": 1,
     }
+
+
+def test_the_status_of_a_pending_one_takes_one_more_call(driver: Driver) -> None:
+    id = driver.submit()
+    driver.store.get(id, "default")
+    driver.client.config_resetstat()
+    driver.store.get(id, "default")
+    stats = driver.client.info("commandstats")
+    assert (stats["cmdstat_fcall"]["calls"], stats["cmdstat_getrange"]["calls"]) == (1, 1)
 
 
 def test_the_store_is_left_alone_for_a_second_after_it_failed(tmp_path: object) -> None:

@@ -42,6 +42,7 @@ _FUNCTIONS = {
     "mend": "allow-oom",
     "quarantine": "allow-oom",
     "status": "no-writes",
+    "waiting": "no-writes",
     "page": "no-writes",
     "observe": "no-writes",
 }

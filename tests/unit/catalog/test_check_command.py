@@ -28,13 +28,34 @@ steps:
 """,
     )
     assert main(["check"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "agent a: default",
+    assert capsys.readouterr().out.splitlines()[:-3] == [
+        "agent a: default (thread)",
         "",
-        "pipeline p -> whole",
+        "pipeline p (thread) -> whole",
         "  1. text -> count (a) -> count",
         "  1. text -> split (a) -> parts",
         "  2. parts -> join (concat) -> whole, after count, split, when count",
+    ]
+
+
+def test_it_says_how_many_of_each_kind_run_at_once_here(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKER_THREADS", "70")
+    monkeypatch.setenv("WORKER_PROCESSES", "3")
+    flow = "entrypoint: 'flow.py:"
+    files.agent(
+        "kinds",
+        f"flows:\n- {{name: plain, {flow}run'}}\n- {{name: waits, {flow}waits'}}\n"
+        f"- {{name: new, {flow}run', isolation: fresh}}\n",
+    )
+    files.write("agents/kinds/flow.py", "def run(i): ...\nasync def waits(i): ...\n")
+    assert main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "agent kinds: plain (process), new (fresh process), waits (thread)" in lines
+    assert lines[-2:] == [
+        "One worker runs at once: 70 of the kind thread (WORKER_THREADS),",
+        "and 3 of the kinds process and fresh process (WORKER_PROCESSES).",
     ]
 
 

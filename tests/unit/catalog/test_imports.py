@@ -157,7 +157,7 @@ def test_warnings_are_told_and_are_no_failure(
     captured = capfd.readouterr()
     assert "Warning: " in captured.err
     assert "p.yaml:1: user_template: {txet} is sent as text: 'txet' is" in captured.err
-    assert captured.out == "agent a: p\n"
+    assert captured.out.startswith("agent a: p (thread)\n")
 
 
 def test_the_entry_points_can_be_checked_alone(
