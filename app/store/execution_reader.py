@@ -32,11 +32,16 @@ from app.store.job import (
     job_key,
     outputs_key,
     read_record,
+    step_outputs_key,
+    steps_key,
 )
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, with_steps
 from app.store.together import Function, Together, checked
+
+REQUEST_COUNTS = "exec:requests"
+"""The beginning of the keys in which `api/limits.py` counts requests."""
 
 TOO_LARGE = 1
 """The answer of `status.lua` in place of a value that is too large for one call."""
@@ -232,9 +237,10 @@ class ExecutionReader:
             return records.unreadable(records.outline(execution_id, record))
         if not execution or not steps:
             return execution
-        key = job_key(execution_id)
         return with_steps(
-            execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values")
+            execution,
+            self._hash(steps, steps_key(execution_id)),
+            self._hash(step_outputs, step_outputs_key(execution_id)),
         )
 
     def _piece(self, key: str, start: int, end: int) -> bytes:

@@ -109,6 +109,16 @@ def data_key(execution_id: str) -> str:
     return f"rq:job:{execution_id}:data"
 
 
+def steps_key(execution_id: str) -> str:
+    """The key of the records of steps: see `steps`."""
+    return f"rq:job:{execution_id}:steps"
+
+
+def step_outputs_key(execution_id: str) -> str:
+    """The key of the outputs of steps: see `steps`."""
+    return f"rq:job:{execution_id}:values"
+
+
 def new_data(new: NewExecution) -> bytes:
     """The request of a new execution, for `data_key`."""
     return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)

@@ -13,9 +13,9 @@ import redis
 from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import connection, scripts, store_check
+from app.store.attempt_store import AttemptStore
 from app.store.functions import USES, Functions
 from app.store.scripts import Library
-from app.worker.attempt_store import AttemptStore
 from tests.store.driver import Driver, new_execution
 from tools.embedded_store import EmbeddedStore
 

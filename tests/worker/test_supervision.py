@@ -16,6 +16,7 @@ import structlog
 from app.catalog.model import Catalog
 from app.domain.payload import write_call
 from app.settings import Settings
+from app.store.write import Write
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
 from app.worker.child import ChildConfig
@@ -26,7 +27,6 @@ from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
 from app.worker.start_message import StartMessage
 from app.worker.worker import ExecutionWorker
-from app.worker.write import Write
 
 CLAIM = Claim(
     "exec_1",
