@@ -65,8 +65,8 @@ class Pieces:
 def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     """The status of an execution. Fields that do not apply to it are omitted, not null."""
     body = summary(found)
-    if found.definition:
-        body["definition"] = found.definition
+    if found.definition_hash:
+        body["definition"] = found.definition_hash
     if found.progress or found.status is Status.RUNNING:
         body["progress"] = _progress(found.progress or Progress(0, 1))
     if found.failure:

@@ -111,7 +111,7 @@ class Agent:
     description: str = ""
     version: str = ""
     # A hash of the agent's folder: it changes with any file in it.
-    definition: str = ""
+    definition_hash: str = ""
 
     def flow(self, flow_id: str | None = None) -> Flow | None:
         """The flow with this name; None if there is none.
@@ -190,7 +190,7 @@ class Pipeline:
     version: str = ""
     # A hash of what is run: inputs, steps, outputs and variants. Texts for people and the agents
     # do not change it.
-    definition: str = ""
+    definition_hash: str = ""
 
 
 Target = Agent | Pipeline

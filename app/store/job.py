@@ -140,9 +140,15 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         fields += ["steps", new.total_steps]
     if new.retries.max:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
-    optional = ("request_id", "flow", "definition", "retry_of", "traceparent")
-    for name in optional:
-        if value := getattr(new, name):
+    optional = {
+        "request_id": new.request_id,
+        "flow": new.flow,
+        "definition": new.definition_hash,
+        "retry_of": new.retry_of,
+        "traceparent": new.traceparent,
+    }
+    for name, value in optional.items():
+        if value:
             fields += [name, value]
     return fields
 
@@ -178,7 +184,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         else (),
         traceparent=_text(record, "traceparent"),
         flow=_text(record, "flow"),
-        definition=_text(record, "definition") or "",
+        definition_hash=_text(record, "definition") or "",
         retry_of=_text(record, "retry_of"),
         usage=read_usage(record["usage"]) if "usage" in record else {},
     )

@@ -46,6 +46,6 @@ def checkpoint(
     counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
     listed = [part for name in ("records", "outcomes") for row in head[name] for part in row]
     values = [part for pair in zip(head["values"], outputs, strict=True) for part in pair]
-    fixed = (head["number"], head["progress"], head["definition"])
+    fixed = (head["number"], head["progress"], head["definition_hash"])
     arguments = (*fixed, *counts, *listed, *values, *head["dropped"])
     return Write(id, token, "checkpoint", arguments, usage)

@@ -295,7 +295,7 @@ def test_an_error_in_storing_a_checkpoint_ends_the_attempt() -> None:
             "number": 1,
             "usage": "",
             "progress": "",
-            "definition": "d",
+            "definition_hash": "d",
         }
         pool._on_message(child, {**head, **lists}, b"")  # type: ignore[arg-type]
 
