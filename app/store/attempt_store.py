@@ -19,6 +19,7 @@ from app.store.counters import Reports
 from app.store.executions import reap_arguments
 from app.store.hash_reader import read_hash
 from app.store.job import job_key, step_outputs_key, steps_key
+from app.store.store_check import WORKERS
 from app.store.worker_connection import BLOCKING_SECONDS, Call, WorkerConnection
 from app.store.write import Write
 
@@ -194,7 +195,7 @@ class AttemptStore:
         """Removes this worker from the store. Its claims that have not arrived yet do nothing."""
         with connection.translated():
             async with self._store.client.pipeline(transaction=False) as pipe:
-                pipe.zrem("exec:workers", self._name)
+                pipe.zrem(WORKERS, self._name)
                 pipe.hdel("exec:slots", self._name)
                 pipe.hdel("exec:claims", self._worker)
                 await pipe.execute()
