@@ -1,4 +1,4 @@
-"""Fault 37: far more is asked for than is worked off, by a client that does not heed `Retry-After`.
+"""Far more is asked for than is worked off, by a client that does not heed `Retry-After`.
 
 `LONG_FAULTS=1` (`make faults`) takes the full measure: 100,000 starts, on a machine that does
 nothing else.
