@@ -25,16 +25,8 @@ from app.domain.payload import read_call
 from app.process.aside import aside
 from app.store import connection, records
 from app.store.functions import Functions
-from app.store.job import (
-    RECORD_FIELDS,
-    SUMMARY_FIELDS,
-    data_key,
-    job_key,
-    outputs_key,
-    read_record,
-    step_outputs_key,
-    steps_key,
-)
+from app.store.job import data_key, job_key, outputs_key, step_outputs_key, steps_key
+from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, with_steps
