@@ -16,7 +16,7 @@ from app import catalog, settings
 from app.catalog import imports
 from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import connection
-from app.store.store_check import run_checks, worker_beats
+from app.store.store_check import check_store, worker_is_alive
 
 STORE_SECONDS = 10.0
 """How long to wait for the store, which may be restarting during a deployment."""
@@ -56,7 +56,7 @@ def _check_release(chosen: settings.Settings) -> str | None:
         print(f"Unknown variable {variable}. Did you mean {setting}?")
     client = connection.connect(chosen)
     _wait_for(client)
-    checks = {check.name: check for check in run_checks(client)}
+    checks = {check.name: check for check in check_store(client)}
     # A store that keeps nothing on disk may be meant to, so this is printed and not refused.
     print(checks.pop("disk").detail)
     if failed := [check for check in checks.values() if check.status == "failed"]:
@@ -70,7 +70,7 @@ def _check_worker(chosen: settings.Settings) -> str | None:
     """Waits for one heartbeat: a store that was just emptied knows no worker until the next one."""
     client = connection.connect(chosen)
     deadline = time.monotonic() + min(chosen.lease * BEAT_LEASES, BEAT_SECONDS)
-    while not worker_beats(client, chosen.lease * SILENT_LEASES):
+    while not worker_is_alive(client, chosen.lease * SILENT_LEASES):
         if time.monotonic() > deadline:
             return "No worker is alive on this machine."
         time.sleep(min(0.5, chosen.lease / 10))

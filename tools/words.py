@@ -1,7 +1,8 @@
 """Holds the code to the house's rules of words: `python -m tools.words`, which `make lint` calls.
 
-Fails, with file and line, on what ruff has no rule for: `can not`, and a name `each` (a loop
-variable is a noun). `--figures` prints the measures of size and comments, for app/ as a whole.
+Fails, with file and line, on what ruff has no rule for: `can not`, a name `each` (a loop variable
+is a noun), and the name of a key of the store outside `app/store`. `--figures` prints the measures
+of size and comments, for app/ as a whole.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ WIDTH = 100
 
 _TEXT = (".py", ".lua", ".md", ".yaml")
 _CAN_NOT = re.compile(r"\bcan not\b(?! only)", re.IGNORECASE)
+_KEY = re.compile(r"\b(exec|rq):")
 _NO_REASON = re.compile(r"#\s*(noqa|type:|fmt:)")
 
 
@@ -39,6 +41,8 @@ def mistakes(path: Path) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), 1):
         if _CAN_NOT.search(line):
             yield f"{path}:{number}: write `cannot`"
+        if _KEY.search(line) and _names_no_key(path):
+            yield f"{path}:{number}: only `app/store` names a key of the store"
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Name) and node.id == "each" and isinstance(node.ctx, ast.Store):
@@ -82,6 +86,10 @@ def _files() -> list[Path]:
     folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
     paths = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     return sorted(path for path in paths if path.suffix in _TEXT and path.name not in spared)
+
+
+def _names_no_key(path: Path) -> bool:
+    return path.is_relative_to(ROOT / "app") and not path.is_relative_to(ROOT / "app" / "store")
 
 
 def _comment_count(text: str) -> int:

@@ -20,6 +20,7 @@ from app.api.access import identity
 from app.domain.errors import StoreFull, StoreUnavailable
 from app.services.executions import ExecutionService
 from app.settings import Settings
+from app.store.execution_reader import REQUEST_COUNTS
 from app.store.executions import ExecutionStore
 
 LIMITED_BLUEPRINTS = ("executions", "targets")
@@ -60,7 +61,7 @@ class _Counters(RedisStorage):
     STORAGE_SCHEME = ["executions"]  # noqa: RUF012  limits' own
 
     def __init__(self, uri: str, store: ExecutionStore, wrap_exceptions: bool = False):
-        super().__init__("redis://", store.connection_pool, key_prefix="exec:requests")
+        super().__init__("redis://", store.connection_pool, key_prefix=REQUEST_COUNTS)
         self._store = store
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:

@@ -68,8 +68,8 @@ def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     body = summary(found)
     if found.waiting_for:
         body["waiting_for"] = _waiting_for(found.waiting_for)
-    if found.definition:
-        body["definition"] = found.definition
+    if found.definition_hash:
+        body["definition"] = found.definition_hash
     if found.progress or found.status is Status.RUNNING:
         body["progress"] = _progress(found.progress or Progress(0, 1))
     if found.failure:

@@ -58,7 +58,7 @@ def read_agent(path: Path) -> Agent:
         flows=flows,
         default_flow=default_flow,
         inputs=input_fields(data["inputs"]),
-        definition=hash_of_folder(path.parent),
+        definition_hash=hash_of_folder(path.parent),
         warnings=(*document.lines(_code_doubts(path.parent, data)), *warnings),
         **described(data),
     )

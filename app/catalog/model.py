@@ -113,7 +113,7 @@ class Agent:
     description: str = ""
     version: str = ""
     # A hash of the agent's folder: it changes with any file in it.
-    definition: str = ""
+    definition_hash: str = ""
     # What is probably wrong in its files, though it can be run: a line for each.
     warnings: tuple[str, ...] = ()
 
@@ -225,7 +225,7 @@ class Pipeline:
     version: str = ""
     # A hash of what is run: inputs, steps, outputs and variants. Texts for people and the agents
     # do not change it.
-    definition: str = ""
+    definition_hash: str = ""
     # As for an agent.
     warnings: tuple[str, ...] = ()
 

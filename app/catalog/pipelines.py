@@ -103,7 +103,7 @@ def _pipeline(
         fresh=any(isinstance(flow, PythonFlow) and flow.fresh for flow in flows),
         inputs=input_fields(data["inputs"]),
         variants={name: variant["overrides"] for name, variant in data["variants"].items()},
-        definition=hash_of_data(_what_is_run(data)),
+        definition_hash=hash_of_data(_what_is_run(data)),
         warnings=warnings,
         **described(data),
     )

@@ -145,7 +145,7 @@ class NewExecution:
 
     `config` is what the runtime reads (`flow_id`, `max_workers`, `model_override`, ...), as it was
     sent. What the service itself acts on has fields of its own. `flow` is the agent's name for its
-    flow, `definition` a hash of the target's files. `retry_of` is the execution that this one
+    flow, `definition_hash` a hash of the target's files. `retry_of` is the execution that this one
     repeats; with `take_over` it continues from that one's finished steps.
     """
 
@@ -164,7 +164,7 @@ class NewExecution:
     request_id: str | None = None
     traceparent: str | None = None
     flow: str | None = None
-    definition: str = ""
+    definition_hash: str = ""
     retry_of: str | None = None
     take_over: bool = False
     idempotency: Idempotency | None = None
@@ -259,7 +259,7 @@ class Execution:
     attempts: tuple[Attempt, ...] = ()
     traceparent: str | None = None
     flow: str | None = None
-    definition: str = ""
+    definition_hash: str = ""
     retry_of: str | None = None
     usage: Mapping[str, ModelUsage] = field(default_factory=dict)
     steps: tuple[StepRecord, ...] = ()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.catalog.prompts.budget import MAX_RENDERED_CHARACTERS, bounded
 from app.catalog.prompts.compiler import compiled, own_names
 from app.catalog.prompts.scanner import PromptError, is_formatted
-from app.catalog.prompts.work import MAX_RENDERED_CHARACTERS, bounded
 from app.runtime.errors import TemplateError
 
 __all__ = ["is_formatted", "render"]

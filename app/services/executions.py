@@ -147,9 +147,9 @@ class ExecutionService:
             new = replace(self._checked(same), retry_of=old.id)
             if old.type is TargetType.AGENT or command.from_start:
                 return new
-            if new.definition != old.definition or config.get("variant") != call["config"].get(
-                "variant"
-            ):
+            if new.definition_hash != old.definition_hash or config.get("variant") != call[
+                "config"
+            ].get("variant"):
                 raise InvalidRequest([_changed(old)])
             return replace(new, take_over=True)
 
@@ -237,7 +237,7 @@ class ExecutionService:
             request_id=command.request_id,
             traceparent=command.traceparent,
             flow=flow,
-            definition=target.definition,
+            definition_hash=target.definition_hash,
             idempotency=command.idempotency,
             body_bytes=command.body_bytes,
         )

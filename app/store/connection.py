@@ -46,6 +46,16 @@ _FORBIDDEN = ("NoPermissionError", "ACL failure in script", "The user executing 
 """Errors of a command, of a command in a function, and the latter in older stores."""
 
 
+_SERVES_NOBODY = (
+    ConnectionRefusedError,
+    ConnectionResetError,
+    FileNotFoundError,
+    redis.ReadOnlyError,
+    redis.BusyLoadingError,
+    StoreFull,
+)
+
+
 class NotSent(redis.RedisError):
     """A call waited too long behind others of its process. This says nothing about the store."""
 
@@ -126,6 +136,30 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
             "The store denies a command that this service needs. Check the ACL of its user."
         )
     return StoreRefused()
+
+
+def nobody_can_be_served(error: BaseException | None) -> bool:
+    """Returns True if the store, or its machine, said that it takes no writes from anybody now.
+
+    Nothing listens at its address, it closed the connection, or it is loading, read-only or full.
+    Then no execution can be given to another worker, and flows may go on. Silence (a timeout, no
+    route) proves nothing: the store may be well, and only this worker cut off.
+    """
+    while error is not None:
+        if isinstance(error, _SERVES_NOBODY):
+            return True
+        if isinstance(error, redis.ConnectionError) and "Connection closed by server" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def refuses_everybody(error: BaseException) -> bool:
+    """Returns True if the store answered that it takes no such call from anybody now: it is
+    read-only or full, has too few replicas, or its ACL forbids the call. Then no single call is to
+    blame. (A `StoreRefused` is about one call.)
+    """
+    return isinstance(error.__cause__, redis.ResponseError)
 
 
 class Breaker(AbstractContextManager[None]):

@@ -25,19 +25,16 @@ from app.domain.payload import read_call
 from app.process.aside import aside
 from app.store import connection, records
 from app.store.functions import Functions
-from app.store.job import (
-    RECORD_FIELDS,
-    SUMMARY_FIELDS,
-    data_key,
-    job_key,
-    outputs_key,
-    read_record,
-)
+from app.store.job import data_key, job_key, outputs_key, step_outputs_key, steps_key
+from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, with_steps
 from app.store.together import Function, Together, checked
 from app.store.waiting import waiting_for
+
+REQUEST_COUNTS = "exec:requests"
+"""The beginning of the keys in which `api/limits.py` counts requests."""
 
 TOO_LARGE = 1
 """The answer of `status.lua` in place of a value that is too large for one call."""
@@ -243,9 +240,10 @@ class ExecutionReader:
             return records.unreadable(records.outline(execution_id, record))
         if not execution or not steps:
             return execution
-        key = job_key(execution_id)
         return with_steps(
-            execution, self._hash(steps, f"{key}:steps"), self._hash(step_outputs, f"{key}:values")
+            execution,
+            self._hash(steps, steps_key(execution_id)),
+            self._hash(step_outputs, step_outputs_key(execution_id)),
         )
 
     def _piece(self, key: str, start: int, end: int) -> bytes:

@@ -48,7 +48,7 @@ class Readiness:
         commands: dict[str, tuple[Any, ...]] = {
             "time": ("TIME",),
             "functions": self._functions.probe(),
-            "workers": ("ZRANGE", "exec:workers", 0, -1, "WITHSCORES"),
+            "workers": ("ZRANGE", store_check.WORKERS, 0, -1, "WITHSCORES"),
             "slots": ("HGETALL", "exec:slots"),
             **store_check.COMMANDS,
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.domain.execution import Execution, Failure, Status, TargetType
 from app.domain.payload import unpacks_beyond
-from app.store.job import SUMMARY_FIELDS, read_record, read_time
+from app.store.job_reader import SUMMARY_FIELDS, read_record, read_time
 from app.store.steps import to_datetime
 
 SMALL_BYTES = 64 * 1024

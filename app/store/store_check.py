@@ -5,23 +5,24 @@ The release check (`app.check`), the worker's health check and `readiness` call 
 
 from __future__ import annotations
 
-import math
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import psutil
 import redis
-from rq.utils import as_text, utcparse
+from rq.utils import as_text
 
 from app.store.connection import translated
 from app.store.functions import Functions, is_missing
 
 OLDEST_VERSION = (7, 0)
 """The first version with functions. (Every Valkey has them.)"""
+
+WORKERS = "exec:workers"
+"""A sorted set: `<queue>:<name>` of each worker -> the time of its last heartbeat, in µs."""
 
 COMMANDS = {
     "info": ("INFO",),
@@ -49,7 +50,7 @@ class Check:
     setting: str = ""
 
 
-def run_checks(client: redis.Redis) -> list[Check]:
+def check_store(client: redis.Redis) -> list[Check]:
     """Checks a store, and loads the functions if they are missing. Raises `StoreUnavailable`."""
     functions = Functions(client)
     with translated(), client.pipeline(transaction=False) as pipe:
@@ -90,41 +91,35 @@ def check_functions(functions: Functions, probed: Any) -> Check:
     return Check("scripts", "ok", "All functions are loaded.")
 
 
-def worker_beats(client: redis.Redis, silent_seconds: float) -> bool:
-    """Whether a worker of this machine sent a heartbeat within this time, by this machine's clock.
+def worker_is_alive(client: redis.Redis, silent_seconds: float) -> bool:
+    """Whether a worker of this machine sent a heartbeat within this time, by the store's clock.
 
     If the store was emptied, it no longer has the worker's host name. Then any worker counts if a
     `worker.py` runs here.
     """
     with translated():
-        for name in client.sscan_iter("rq:workers"):
-            host, heartbeat = _host_and_heartbeat(client, as_text(name))
-            if heartbeat and _silence_seconds(as_text(heartbeat)) < silent_seconds:
-                here = as_text(host) == socket.gethostname() if host else _worker_runs_here()
-                if here:
-                    return True
+        now, _ = client.time()
+        oldest = (now - silent_seconds) * 1_000_000
+        alive: list[Any] = client.zrangebyscore(WORKERS, oldest, "inf")
+        for worker in alive:
+            host = _host(client, as_text(worker).partition(":")[2])
+            if host == socket.gethostname() if host else _worker_runs_here():
+                return True
     return False
 
 
-def _host_and_heartbeat(client: redis.Redis, name: str) -> list[Any]:
-    """The host name and last heartbeat of a worker; None for both if its key has another type."""
+def _host(client: redis.Redis, name: str) -> str | None:
+    """The host name of a worker; None if RQ's key for it is gone or has another type."""
     try:
-        return cast(list[Any], client.hmget(name, "hostname", "last_heartbeat"))
+        host = client.hget(f"rq:worker:{name}", "hostname")
     except redis.ResponseError:
-        return [None, None]
+        return None
+    return as_text(host) if host else None
 
 
 def _worker_runs_here() -> bool:
     commands = (process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"]))
     return any(Path(word).name == "worker.py" for command in commands for word in command)
-
-
-def _silence_seconds(heartbeat: str) -> float:
-    """The time since a heartbeat; infinite if its time is unreadable."""
-    try:
-        return time.time() - utcparse(heartbeat).timestamp()
-    except ValueError:
-        return math.inf
 
 
 def _check_version(version: str) -> Check:

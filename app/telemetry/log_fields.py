@@ -43,7 +43,16 @@ MAX_DEPTH = 8
 
 _RESERVED = frozenset(
     (
-        *(*OWN, "message", "exc_info", "stack_info", "stack", "exception", "errors", "said"),
+        *(
+            *OWN,
+            "message",
+            "exc_info",
+            "stack_info",
+            "stack",
+            "exception",
+            "errors",
+            "store_message",
+        ),
         *("self", "method_name", "positional_args"),  # parameters of structlog's own methods
     )
 )

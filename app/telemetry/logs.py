@@ -217,11 +217,11 @@ def describe_exception(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]
 
 
 def _store_message(error: BaseException) -> dict[str, str]:
-    """Returns the store's own message as `said`, up to the place where it quotes the command."""
+    """Returns the message of a store, up to the place where it quotes the command."""
     if not type(error).__module__.startswith("redis."):
         return {}
-    said, _, _ = str(error).partition(", with args")
-    return {"said": mask(said)}
+    message, _, _ = str(error).partition(", with args")
+    return {"store_message": mask(message)}
 
 
 def crashed(_: Any, error: BaseException | None, *__: Any) -> None:

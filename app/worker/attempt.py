@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from app.settings import Settings
+from app.store import write
+from app.store.attempt_store import AttemptStore, Beat
+from app.store.write import Write
 from app.telemetry.tracing import Tracing, trace_id
-from app.worker import spans, write
-from app.worker.attempt_store import AttemptStore, Beat
+from app.worker import spans
 from app.worker.bulkhead import AWAY_SECONDS
 from app.worker.claim import Claim
 from app.worker.ending import Ending, Finish, Outcome, Stopping, decide, failure
+from app.worker.protocol import split
 from app.worker.saved_steps import StepsUnreadable, read_saved_steps
 from app.worker.start_message import SavedSteps, StartMessage
-from app.worker.write import Write
 from app.worker.writer import ResultWriter, WriteRefused
 
 if TYPE_CHECKING:
@@ -187,7 +189,7 @@ class Attempt:
         """
         if ending is None:
             return None, "lost"
-        end = Write(self.claim, ending.script, ending.arguments, self._latest_usage)
+        end = Write(*self.claim.key, ending.script, ending.arguments, self._latest_usage)
         try:
             return ending, await writer.write(end)
         except WriteRefused:
@@ -234,8 +236,9 @@ class Attempt:
         try:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
+                outputs = split(head["lengths"], body)
                 answer = await writer.write(
-                    write.checkpoint(self.claim, head, body, self._latest_usage)
+                    write.checkpoint(*self.claim.key, head, outputs, self._latest_usage)
                 )
                 if answer == "lost":
                     self.stop(Stopping.LOST)

@@ -148,7 +148,7 @@ class ChildRun:
         data, *stored = split(start["lengths"], self._body) if "lengths" in start else [self._body]
         call = read_call(data)
         saved = _saved_state(start, stored)
-        if saved.records and self._definition(call["target_id"]) != start["definition"]:
+        if saved.records and self._definition_hash(call["target_id"]) != start["definition_hash"]:
             # The steps of one definition do not fit another: their inputs may differ.
             log.bind(**self.names).warning("definition_changed", target=call["target_id"])
             saved = SavedState()
@@ -164,16 +164,18 @@ class ChildRun:
             saved=saved,
         )
 
-    def _definition(self, target_id: str) -> str:
+    def _definition_hash(self, target_id: str) -> str:
         pipeline = self._services.catalog.pipelines.get(target_id)
-        return pipeline.definition if pipeline else ""
+        return pipeline.definition_hash if pipeline else ""
 
     def _ports(self) -> Ports:
         services, run = self._services, self.run
         self.usage = usage_before(read_usage(self._start.get("usage", "")), run.saved)
         self.usage.on_change = self._send_usage
-        definition = self._definition(run.target_id)
-        self.steps = StepReports(services.worker, self.token, definition, self.stop, self.usage)
+        definition_hash = self._definition_hash(run.target_id)
+        self.steps = StepReports(
+            services.worker, self.token, definition_hash, self.stop, self.usage
+        )
         return Ports(
             catalog=services.catalog,
             models=services.models_for(run.traceparent),

@@ -38,7 +38,7 @@ class Claim:
     request_id: str | None = None
     data: bytes = b""
     used_before: str = ""
-    definition: str = ""
+    definition_hash: str = ""
     resumes: bool = False
     traceparent: str | None = None
     deaths: int = 0
@@ -69,7 +69,7 @@ class Claim:
             request_id=request_id or None,
             data=row[8],
             used_before=row[9].decode(),
-            definition=row[10].decode(),
+            definition_hash=row[10].decode(),
             resumes=row[11] == b"1",
             traceparent=row[12].decode() or None,
             deaths=int(row[13]) if len(row) > 13 else 0,

@@ -13,11 +13,12 @@ from typing import Any
 import structlog
 
 from app.domain.errors import StoreUnavailable
+from app.store.attempt_store import AttemptStore
+from app.store.connection import nobody_can_be_served
 from app.telemetry import logs
 from app.worker.attempt import Attempt
-from app.worker.attempt_store import AttemptStore
 from app.worker.ending import Stopping
-from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, nobody_can_be_served
+from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 
 PROGRESS_SECONDS = 0.2

@@ -15,16 +15,16 @@ import secrets
 import signal
 import sys
 
-import redis
 import structlog
 
 from app import catalog, settings
 from app.catalog.model import Catalog
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.process import file_limit, gc_tuning
 from app.process.prctl import adopt_orphans
 from app.store import connection
 from app.store.executions import QUEUES
+from app.store.registration import Registration
 from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
 from app.worker.child import ChildConfig
@@ -118,12 +118,11 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
     orphans, bulkhead, process = OrphanSweeper(forkserver), Bulkhead(), secrets.token_hex(6)
     workers = [
         ExecutionWorker(
+            Registration(client, QUEUES[isolation], process),
             QUEUES[isolation],
-            client,
             config,
             Pool(_child(config, known, slots), size, forkserver, orphans, bulkhead),
             traces,
-            process,
         )
         for isolation, slots, size in (
             ("thread", config.worker_threads, 1),
@@ -202,10 +201,11 @@ async def _store_answers(config: settings.Settings, stop: asyncio.Event) -> bool
     try:
         while not stop.is_set():
             try:
-                await client.ping()
+                with connection.translated():
+                    await client.ping()
                 outage.done("start")
                 return True
-            except (redis.RedisError, OSError) as error:
+            except StoreUnavailable as error:
                 outage.refused("start", error)
                 await asyncio.sleep(RETRY_STORE_SECONDS)
         return False

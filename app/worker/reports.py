@@ -74,11 +74,11 @@ class StepReports:
     """Sends the checkpoints of one pipeline's run, in order. `save` is called from one thread."""
 
     def __init__(
-        self, worker: ChildSocket, token: str, definition: str, stop: StopSignal, usage: Usage
+        self, worker: ChildSocket, token: str, definition_hash: str, stop: StopSignal, usage: Usage
     ):
         self._worker = worker
         self._token = token
-        self._definition = definition
+        self._definition_hash = definition_hash
         self._stop = stop
         self._usage = usage
         self._number = 0
@@ -96,7 +96,7 @@ class StepReports:
             "kind": "checkpoint",
             "token": self._token,
             "number": self._number,
-            "definition": self._definition,
+            "definition_hash": self._definition_hash,
             "progress": _write_progress(checkpoint.progress),
             "usage": write_usage(self._usage.models),
             "records": [

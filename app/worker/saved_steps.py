@@ -7,8 +7,9 @@ import asyncio
 import structlog
 
 from app.domain.errors import StoreRefused, StoreUnavailable
-from app.worker.attempt_store import AttemptStore
-from app.worker.outage import RETRY_STORE_SECONDS, refuses_everybody
+from app.store.attempt_store import AttemptStore
+from app.store.connection import refuses_everybody
+from app.worker.outage import RETRY_STORE_SECONDS
 from app.worker.start_message import SavedSteps
 from app.worker.writer import PAUSES_SECONDS
 

@@ -62,7 +62,7 @@ class StartMessage:
         lengths, body = join([claim.data, *steps.values(), *values.values()])
         head |= {
             "usage": claim.used_before,
-            "definition": claim.definition,
+            "definition_hash": claim.definition_hash,
             "steps": list(steps),
             "values": list(values),
             "lengths": lengths,

@@ -8,32 +8,28 @@ purpose. `_begin` makes an `Attempt` of each claimed execution.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any
 
-import redis
 import structlog
-from rq import Queue
-from rq.worker import BaseWorker
 
 from app.catalog.model import Catalog
 from app.domain.errors import StoreRefused, StoreUnavailable
 from app.settings import Settings
-from app.store import connection
-from app.store.job import ExecutionJob
+from app.store.attempt_store import AttemptStore, ClaimIsLate
 from app.store.reaper import pause_seconds
+from app.store.registration import Registration
+from app.store.write import Write
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
-from app.worker.attempt_store import AttemptStore, ClaimIsLate
 from app.worker.child_process import ChildProcess
 from app.worker.claim import Claim
 from app.worker.ending import Stopping, failure
 from app.worker.heartbeat import Heartbeat
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
-from app.worker.write import Write
 from app.worker.writer import ResultWriter, WriteRefused
 
 CLAIM_LIMIT = 64
@@ -52,32 +48,21 @@ RESTART_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
-class ExecutionWorker(BaseWorker):
-    """An RQ worker that runs many executions at once, in child processes.
-
-    RQ knows it by its registration and heartbeat (`rq info`). It replaces these parts of RQ's
-    worker:
-
-    - the loop that pops one job and forks: a script claims several at once
-    - the bookkeeping for each job: the scripts keep the record
-    - the clean-up of registries: the reaper requeues what was lost
-    - the commands: RQ's stop command kills a process without checking which job it runs
+class ExecutionWorker:
+    """Runs many executions of one queue at once, in child processes. `Registration` says what it
+    replaces of RQ's worker.
     """
 
     def __init__(
         self,
+        registration: Registration,
         queue: str,
-        connection: redis.Redis,
         settings: Settings,
         pool: Pool,
         tracing: Tracing,
-        process: str,
     ):
-        """`process` is the same for all workers of one process, as they all die together: see
-        `reap.lua`.
-        """
-        queues = [Queue(queue, connection=connection, job_class=ExecutionJob)]
-        super().__init__(queues, name=f"{process}-{queue}", connection=connection)
+        self.name = registration.name
+        self._registration = registration
         self._settings = settings
         self._pool = pool
         self._tracing = tracing
@@ -98,7 +83,7 @@ class ExecutionWorker(BaseWorker):
             self._store,
             self._outage,
             settings.lease,
-            lambda pipe: self.heartbeat(pipeline=pipe),
+            self._registration.add_heartbeat,
         )
 
     async def run(self) -> None:
@@ -125,8 +110,7 @@ class ExecutionWorker(BaseWorker):
                 task.cancel()
             await self._pool.close()
             await self._unregister()
-            with contextlib.suppress(redis.RedisError, OSError):
-                await self._store.close()
+            await self._store.close()
 
     def request_shutdown(self) -> None:
         """Starts the shutdown. May be called repeatedly, and in a signal handler of the loop."""
@@ -195,16 +179,13 @@ class ExecutionWorker(BaseWorker):
     async def _command_loop(self) -> None:
         """Receives cancels at once. One that gets lost arrives with the next heartbeat."""
         while True:
-            commands = self._store.commands()
             try:
-                await commands.subscribe(self.pubsub_channel_name)
-                while True:
-                    if message := await commands.get_message(timeout=None):
-                        self.handle_payload(message)
-            except (redis.RedisError, OSError):
+                commands = self._store.commands(self._registration.pubsub_channel_name)
+                async with aclosing(commands):
+                    async for command in commands:
+                        self._obey(command)
+            except StoreUnavailable:
                 await asyncio.sleep(RETRY_STORE_SECONDS)
-            finally:
-                await commands.aclose()
 
     async def _reap_loop(self) -> None:
         """Runs the reaper six times a lease and whenever a delay ends, and stores the counts of
@@ -256,7 +237,7 @@ class ExecutionWorker(BaseWorker):
             claim, "RecordUnreadable", "The stored record of this execution is invalid."
         )
         try:
-            await self._writer.write(Write(claim, ending.script, ending.arguments, str))
+            await self._writer.write(Write(id, token, ending.script, ending.arguments, str))
         except WriteRefused:
             return  # its lease expires, and the reaper takes care of it
 
@@ -265,12 +246,12 @@ class ExecutionWorker(BaseWorker):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def handle_payload(self, message: dict[str, Any]) -> None:
+    def _obey(self, command: Any) -> None:
         """Takes a command to this worker. Only `cancel` is known, and everything else is ignored:
-        any client of the store can publish anything here. (The name is RQ's.)
+        any client of the store can publish anything here.
         """
         try:
-            payload = json.loads(message["data"])
+            payload = json.loads(command)
             id = payload["execution_id"] if payload["command"] == "cancel" else None
         except (ValueError, KeyError, TypeError, RecursionError):
             return
@@ -312,12 +293,7 @@ class ExecutionWorker(BaseWorker):
         """Registers this worker with RQ, whose tools then show it. Tries until that succeeds."""
         while not self._stopping.is_set():
             try:
-                with connection.translated():
-                    await asyncio.to_thread(self.register_birth)  # RQ's code blocks
-            except ValueError:
-                # RQ has a worker of this name. The name is random, so it is this one: an earlier
-                # try succeeded, and only its reply was lost.
-                return
+                await self._registration.begin()
             except (StoreUnavailable, RuntimeError) as error:
                 # RuntimeError: the machine has no room for another thread.
                 self._outage.refused("register", error)
@@ -330,8 +306,8 @@ class ExecutionWorker(BaseWorker):
         try:
             await self._store.add(self._pool.counted)
             await self._store.leave()
-            await asyncio.to_thread(self.register_death)  # RQ's code blocks
-        except (StoreUnavailable, redis.RedisError, RuntimeError) as error:
+            await self._registration.end()
+        except (StoreUnavailable, RuntimeError) as error:
             self._outage.refused("unregister", error)
 
 

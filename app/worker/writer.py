@@ -13,9 +13,11 @@ from typing import NoReturn
 import structlog
 
 from app.domain.errors import StoreUnavailable
-from app.worker.attempt_store import LARGE_BYTES, AttemptStore
-from app.worker.outage import RETRY_STORE_SECONDS, OutageLog, refuses_everybody
-from app.worker.write import Write
+from app.store.attempt_store import AttemptStore
+from app.store.connection import refuses_everybody
+from app.store.worker_connection import LARGE_BYTES
+from app.store.write import Write
+from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """The pauses before the next try of a write that the store refuses while it takes others. Together
@@ -147,7 +149,7 @@ class ResultWriter:
         error = pending.refused[:MAX_ERROR_CHARS]
         log.warning(
             "write_refused",
-            execution_id=write.claim.id,
+            execution_id=write.id,
             script=write.script,
             times=refusals + 1,
             error=error,

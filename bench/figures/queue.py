@@ -16,7 +16,7 @@ from typing import Any
 from rq import Queue
 
 from app.domain.execution import TargetType
-from app.store.job import read_time
+from app.store.job_reader import read_time
 from bench.agents import CHAIN_STEPS
 from bench.baseline import plain_rq_task
 from bench.figures.scale import Scale

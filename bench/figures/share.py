@@ -116,5 +116,5 @@ def _new() -> NewExecution:
         max_attempts=3,
         request_id=secrets.token_hex(16),
         flow="default",
-        definition=secrets.token_hex(8),
+        definition_hash=secrets.token_hex(8),
     )

@@ -42,7 +42,7 @@ def start_until_answered(service: Service, key: str) -> requests.Response:
 def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_are_killed(
     make_service: Make,
 ) -> None:
-    """Fault 29. An answer may be lost with its process, so it may be that nobody is told he was the
+    """An answer may be lost with its process, so it may be that nobody is told he was the
     first.
     """
     service = make_service(workers=0, WEB_CONCURRENCY=3)
@@ -87,7 +87,7 @@ def test_two_hundred_starts_with_one_key_are_one_execution_while_web_processes_a
 def test_a_start_whose_answer_the_store_never_gave_is_found_again(
     broken: Make, proxy: Proxy
 ) -> None:
-    """Fault 19, worse: the repeat is lost as well, so the client is told 503 although the start was
+    """The repeat is lost as well, so the client is told 503 although the start was
     stored.
     """
     service = broken(workers=0)

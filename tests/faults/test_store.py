@@ -94,7 +94,7 @@ def test_a_silent_store_does_not_pile_up_threads(broken: Make, proxy: Proxy) -> 
 def test_a_flow_outlasts_an_outage_longer_than_its_lease(
     broken: Make, proxy: Proxy, flow: str
 ) -> None:
-    """Fault 14: nothing listens; the flow goes on, and its result is delivered afterwards."""
+    """Nothing listens; the flow goes on, and its result is delivered afterwards."""
     service = broken()
     id = service.start(
         "behaves", {"do": "listen", "seconds": LEASE_SECONDS}, config={"flow_id": flow}
@@ -109,7 +109,7 @@ def test_a_flow_outlasts_an_outage_longer_than_its_lease(
 
 
 def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_path: Path) -> None:
-    """Fault 14: for longer than a lease, and without a pause."""
+    """For longer than a lease, and without a pause."""
     service = broken()
     path = tmp_path / "ticks"
     id = service.start(
@@ -127,7 +127,7 @@ def test_a_flow_works_on_while_nothing_listens(broken: Make, proxy: Proxy, tmp_p
 def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 17: frozen, for everybody. The flow is frozen too before its lease is over, and then
+    """Frozen, for everybody. The flow is frozen too before its lease is over, and then
     goes on.
     """
     service = broken()
@@ -144,7 +144,7 @@ def test_a_flow_survives_a_store_that_was_silent_for_longer_than_its_lease(
 def test_a_store_that_crashes_and_restarts_keeps_what_was_accepted(
     make_service: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 13, with `appendfsync always`: no accepted execution is lost, and finished work is not
+    """With `appendfsync always`: no accepted execution is lost, and finished work is not
     failed.
     """
     with redis.Redis.from_url(own_store.url) as client:
@@ -164,7 +164,6 @@ def test_a_store_that_crashes_and_restarts_keeps_what_was_accepted(
 def test_a_store_that_lost_everything_is_404_and_work_goes_on(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Faults 15 and 24."""
     service = broken()
     lost = service.start("behaves", {"do": "listen", "seconds": 60})
     service.until(lost, "running")
@@ -208,7 +207,7 @@ def test_a_store_that_forgets_its_scripts_all_the_time_delays_and_breaks_nothing
 def test_a_full_store_refuses_starts_while_all_else_works(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 21: reads, cancels and running executions go on; afterwards so do starts."""
+    """Reads, cancels and running executions go on; afterwards so do starts."""
     service = broken()
     done = service.run("behaves", {"do": "echo"})["execution_id"]
     running = service.start("behaves", {"do": "listen", "seconds": LEASE_SECONDS + 1})
@@ -316,7 +315,7 @@ def test_a_read_only_store_is_survived(broken: Make, own_store: EmbeddedStore) -
 def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
     broken: Make, proxy: Proxy, tmp_path: Path, script: str
 ) -> None:
-    """Fault 19: one execution, one run."""
+    """One execution, one run."""
     service = broken()
     service.run("behaves", {"do": "echo"})
     marks = tmp_path / "marks"
@@ -334,7 +333,6 @@ def test_an_answer_that_is_lost_after_the_write_starts_nothing_twice(
 
 
 def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Proxy) -> None:
-    """Fault 18."""
     service = broken()
     codes = []
     for _ in range(10):
@@ -361,7 +359,6 @@ def test_connections_that_the_store_closes_go_unnoticed(broken: Make, proxy: Pro
 def test_a_record_that_makes_no_sense_harms_nobody_else(
     broken: Make, own_store: EmbeddedStore, garbage: dict[str, str]
 ) -> None:
-    """Fault 25."""
     service = broken(workers=0)
     poison = service.start("behaves", {"do": "echo"}, config={"max_attempts": 1})
     sound = [service.start("behaves", {"do": "echo"}) for _ in range(5)]
@@ -386,7 +383,7 @@ def test_a_record_that_makes_no_sense_harms_nobody_else(
 def test_steps_that_make_no_sense_harm_no_other_execution(
     broken: Make, own_store: EmbeddedStore
 ) -> None:
-    """Fault 25, where a pipeline's run would go on from what it has stored."""
+    """Here a pipeline's run would go on from what it has stored."""
     service = broken(workers=0)
     inputs = {"text": "One."}
     poison = service.start("document_summary", inputs, type="pipeline", config={"max_attempts": 1})
@@ -439,7 +436,7 @@ def test_a_self_signed_certificate_is_accepted_only_where_that_is_asked_for(
 def test_what_was_accepted_is_on_disk_before_it_is_answered(
     make_service: Make, own_store: EmbeddedStore, tmp_path: Path
 ) -> None:
-    """Fault 16, with `appendfsync always`: a machine that loses its power finds all of it in what
+    """With `appendfsync always`: a machine that loses its power finds all of it in what
     it had written.
     """
     with redis.Redis.from_url(own_store.url) as client:
@@ -459,7 +456,7 @@ def test_what_was_accepted_is_on_disk_before_it_is_answered(
 def test_a_full_disk_refuses_starts_and_everything_goes_on_once_there_is_room(
     make_service: Make, tmp_path: Path
 ) -> None:
-    """Fault 22, with `appendfsync everysec`. (With `always` the store ends itself: its supervisor
+    """With `appendfsync everysec`. (With `always` the store ends itself: its supervisor
     starts it again.)
     """
     disk = tmp_path / "disk"

@@ -75,7 +75,7 @@ class Load:
 def test_a_web_server_that_is_stopped_under_load_fails_no_request_it_took(
     make_service: Make,
 ) -> None:
-    """Fault 30: whoever was connected is answered; whoever comes later is refused at once."""
+    """Whoever was connected is answered; whoever comes later is refused at once."""
     service = make_service(workers=0, WEB_CONCURRENCY=2)
     load = Load(service, retries=False)
     deadline = time.monotonic() + 30
@@ -111,7 +111,7 @@ def test_a_cancel_that_waits_is_answered_before_the_web_server_ends(make_service
 def test_web_processes_that_are_killed_under_load_are_replaced_and_lose_nothing(
     make_service: Make,
 ) -> None:
-    """Fault 29: clients that try again get through; every execution that was accepted is there, and
+    """Clients that try again get through; every execution that was accepted is there, and
     ends.
     """
     service = make_service(WEB_CONCURRENCY=2)

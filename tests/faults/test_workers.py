@@ -94,7 +94,7 @@ def test_a_worker_that_dies_while_a_cancel_waits_leaves_it_cancelled(
 def test_a_frozen_worker_loses_its_execution_and_writes_nothing_when_it_wakes(
     broken: Make, tmp_path: Path
 ) -> None:
-    """Fault 7: the worker and its children freeze; the second attempt's outputs stand."""
+    """The worker and its children freeze; the second attempt's outputs stand."""
     service = broken()
     path = tmp_path / "ticks"
     id = service.start("behaves", {"do": "tick", "seconds": 6, "ticks": str(path)})
@@ -140,7 +140,7 @@ def test_a_worker_that_is_cut_off_freezes_its_flow_before_another_starts_it(
     own_store: EmbeddedStore,
     tmp_path: Path,
 ) -> None:
-    """Fault 20: silence. Never two runs at a time, and one final state."""
+    """Silence. Never two runs at a time, and one final state."""
     first = broken()
     path = tmp_path / "ticks"
     id = first.start("behaves", {"do": "tick", "seconds": 5, "ticks": str(path)})
@@ -190,7 +190,7 @@ def test_a_cancel_that_its_worker_did_not_hear_comes_with_the_next_beat(
 
 @BOTH
 def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flow: str) -> None:
-    """Fault 4. The signal goes to every process, as Heroku sends it."""
+    """The signal goes to every process, as Heroku sends it."""
     service = broken(SHUTDOWN_GRACE=2)
     short = service.start("behaves", {"do": "listen", "seconds": 1}, config={"flow_id": flow})
     long = service.start("behaves", {"do": "sleep", "seconds": 6}, config={"flow_id": flow})
@@ -214,7 +214,7 @@ def test_sigterm_lets_what_can_end_end_and_hands_the_rest_back(broken: Make, flo
 
 
 def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
-    """Fault 5, in short: every execution that was accepted ends once, whatever is restarted
+    """Every execution that was accepted ends once, whatever is restarted
     meanwhile.
     """
     service = broken(workers=2, SHUTDOWN_GRACE=0.2)
@@ -242,7 +242,6 @@ def test_restarts_under_load_lose_nothing(broken: Make, tmp_path: Path) -> None:
 def test_an_execution_that_always_kills_its_process_does_not_harm_its_neighbours(
     broken: Make,
 ) -> None:
-    """Fault 26."""
     service = broken()
     poison = service.start("behaves", {"do": "kill"})
     neighbours = [service.start("behaves", {"do": "echo"}) for _ in range(20)]
@@ -319,7 +318,7 @@ def test_a_flow_that_holds_the_interpreters_lock_delays_no_beat_and_no_neighbour
 
 
 def test_an_execution_expires_even_where_no_worker_lives(broken: Make) -> None:
-    """Fault 28: the web side reaps too."""
+    """The web side reaps too."""
     service = broken(workers=0)
     id = service.start("behaves", {"do": "echo"}, expires_in=1)
     ended = service.ended(id)
@@ -379,7 +378,7 @@ def test_children_come_also_after_their_forkserver_was_killed(make_service: Make
 def test_a_worker_whose_clock_is_wrong_harms_nobody(
     broken: Make, tmp_path: Path, hours: int
 ) -> None:
-    """Fault 27: leases, times and retention are the store's."""
+    """Leases, times and retention are the store's."""
     (tmp_path / "sitecustomize.py").write_text(
         f"import time\nreal = time.time\ntime.time = lambda: real() + {hours * 3600}\n"
     )

@@ -144,7 +144,6 @@ def test_a_key_that_comes_twice_or_is_blank_is_400(
 
 
 def test_parallel_starts_with_one_key_are_one_execution(service: Service) -> None:
-    """Fault 31."""
     key, barrier = new_id(), threading.Barrier(50)
     answers: list[requests.Response] = []
 

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.store import scripts
 from app.store.counters import BOUNDS_MS, Reports, bucket
 from app.store.functions import Functions
-from app.store.job import read_time
+from app.store.job_reader import read_time
 from app.store.statistics import Statistics
 from tests.store.driver import Driver
 from tests.support.model_server import Answer, ModelServer

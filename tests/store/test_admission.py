@@ -12,7 +12,7 @@ from rq.utils import utcformat
 from app.domain.errors import KeyReused, QueueFull, TooManyUnfinished, TooMuchRetried
 from app.domain.execution import Idempotency, StepRecord, StepStatus, TargetType
 from app.settings import Settings
-from app.store.job import read_time
+from app.store.job_reader import read_time
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 

@@ -1,4 +1,4 @@
-"""`app.worker.attempt_store`: lost answers to claims, and steps that are read in pieces."""
+"""`app.store.attempt_store`: lost answers to claims, and steps that are read in pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from app.settings import Settings
-from app.worker.attempt_store import AttemptStore
+from app.store.attempt_store import AttemptStore
 from tests.store.driver import Driver
 from tools.embedded_store import EmbeddedStore
 

@@ -210,12 +210,14 @@ def test_a_retry_takes_over_a_large_batch_and_everything_of_it_can_be_read(
     measured: Measured,
 ) -> None:
     driver = measured.driver
-    id = driver.submit(type=TargetType.PIPELINE, definition="d1")
+    id = driver.submit(type=TargetType.PIPELINE, definition_hash="d1")
     [(_, token)] = driver.claim()
     driver.client.hset(f"rq:job:{id}", "definition", "d1")
     fill(driver, id, ITEMS // 5)
     driver.finish(id, token, "failed")
-    again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
+    again = new_execution(
+        type=TargetType.PIPELINE, definition_hash="d1", retry_of=id, take_over=True
+    )
     client = driver.client
     client.config_set("slowlog-log-slower-than", 0)
     client.config_set("slowlog-max-len", 5000)

@@ -13,9 +13,9 @@ import redis
 from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import connection, scripts, store_check
+from app.store.attempt_store import AttemptStore
 from app.store.functions import USES, Functions
 from app.store.scripts import Library
-from app.worker.attempt_store import AttemptStore
 from tests.store.driver import Driver, new_execution
 from tools.embedded_store import EmbeddedStore
 
@@ -109,7 +109,7 @@ def test_a_store_that_forbids_functions_is_named_in_one_sentence(
         "managed", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", forbidden]
     )
     with redis.Redis.from_url(own_store.url.replace("unix://", "unix://managed:x@")) as managed:
-        checks = {check.name: check for check in store_check.run_checks(managed)}
+        checks = {check.name: check for check in store_check.check_store(managed)}
         found = checks["scripts"]
         assert found.status == "failed"
         assert found.detail.startswith("The store does not allow this service to use functions: ")

@@ -29,7 +29,7 @@ RUNNING = StepRecord("second", 1, StepStatus.RUNNING, "two", agent="work", attem
 
 
 def running_pipeline(driver: Driver) -> tuple[str, str]:
-    driver.submit(type=TargetType.PIPELINE, total_steps=2, definition="d1")
+    driver.submit(type=TargetType.PIPELINE, total_steps=2, definition_hash="d1")
     [claimed] = driver.claim()
     return claimed
 
@@ -148,7 +148,9 @@ def test_a_retry_takes_over_the_steps_in_the_same_step(driver: Driver) -> None:
     id, token = running_pipeline(driver)
     driver.checkpoint(id, token, (COMPLETED, "ended"), values={"first": b"1"})
     driver.finish(id, token, "failed")
-    again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
+    again = new_execution(
+        type=TargetType.PIPELINE, definition_hash="d1", retry_of=id, take_over=True
+    )
     driver.store.submit(again)
     taken = driver.stored(again.id)
     assert [(step.id, step.status) for step in taken.steps] == [("first", StepStatus.COMPLETED)]
@@ -179,7 +181,9 @@ def test_a_retry_does_not_start_over_because_what_it_repeats_has_just_left(drive
     id, token = running_pipeline(driver)
     driver.finish(id, token, "failed")
     driver.let_retention_be_over()
-    again = new_execution(type=TargetType.PIPELINE, definition="d1", retry_of=id, take_over=True)
+    again = new_execution(
+        type=TargetType.PIPELINE, definition_hash="d1", retry_of=id, take_over=True
+    )
     with pytest.raises(NotFound, match=id):
         driver.store.submit(again)
     assert driver.store.get(again.id, again.tenant) is None

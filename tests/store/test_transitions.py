@@ -13,7 +13,8 @@ from app.domain.errors import StoreFull, StoreRefused
 from app.domain.execution import Phase, Progress, Retries, Status
 from app.settings import Settings
 from app.store.executions import ExecutionStore, index_keys
-from app.store.job import STATUS_OF_RQ, ExecutionJob
+from app.store.job import ExecutionJob
+from app.store.job_reader import STATUS_OF_RQ
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 
 

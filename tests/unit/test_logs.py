@@ -37,9 +37,9 @@ def test_the_message_of_a_store_error_is_logged_up_to_what_it_quotes() -> None:
     [line] = described(
         redis.ResponseError("unknown command 'EVALSHA', with args beginning with: 'mark3r'")
     )
-    assert line["said"] == "unknown command 'EVALSHA'"
+    assert line["store_message"] == "unknown command 'EVALSHA'"
     [line] = described(redis.ConnectionError("Error 111 connecting to redis://:hunter22@host:6379"))
-    assert line["said"] == "Error 111 connecting to redis://[masked]@host:6379"
+    assert line["store_message"] == "Error 111 connecting to redis://[masked]@host:6379"
 
 
 def test_a_secret_is_masked_at_any_depth() -> None:

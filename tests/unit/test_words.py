@@ -35,6 +35,20 @@ def test_what_is_right_passes(tmp_path: Path, text: str) -> None:
     assert list(mistakes(path)) == []
 
 
+@pytest.mark.parametrize(
+    "text", ['key = f"rq:job:{id}"', 'client.get("exec:leases")', '"""Reads `exec:leases`."""']
+)
+def test_only_the_store_names_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("tools.words.ROOT", tmp_path)
+    for folder, count in (("worker", 1), ("store", 0)):
+        path = tmp_path / "app" / folder / "module.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        assert len(list(mistakes(path))) == count
+
+
 def test_prose_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("This can not be, and each is a word here.\n")

@@ -1,4 +1,4 @@
-"""Fixtures that start a child process and take the place of its worker."""
+"""Fixtures that start a child process and take the place of its worker; a model server a module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.child import Child
+from tests.support.model_server import ModelServer
 
 
 @pytest.fixture
@@ -30,3 +31,15 @@ def make_child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
             return stack.enter_context(child)
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    return shared_model

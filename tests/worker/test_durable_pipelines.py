@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -125,18 +125,6 @@ def targets(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def shared_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_targets(tmp_path_factory.mktemp("durable"))
-
-
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
-
-
-@pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    return shared_model
 
 
 def steps_of(service: Service, id: str) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,18 +64,6 @@ flows:
   - {name: tools, entrypoint: "tools.py:run", isolation: thread}
   - {name: text, entrypoint: "tools.py:text"}
 """
-
-
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    return shared_model
 
 
 @pytest.fixture(scope="module")

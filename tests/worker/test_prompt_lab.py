@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,17 +34,10 @@ def answer(asked: dict[str, Any]) -> Answer:
     )
 
 
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        yield running
-
-
 @pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    shared_model.reply = answer
-    return shared_model
+def model(model: ModelServer) -> ModelServer:
+    model.reply = answer
+    return model
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import structlog
 from app.catalog.model import Catalog
 from app.domain.payload import write_call
 from app.settings import Settings
+from app.store.write import Write
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
 from app.worker.child import ChildConfig
@@ -24,7 +25,6 @@ from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
 from app.worker.start_message import StartMessage
 from app.worker.worker import ExecutionWorker
-from app.worker.write import Write
 
 CLAIM = Claim(
     "exec_1",
@@ -293,7 +293,7 @@ def test_an_error_in_storing_a_checkpoint_ends_the_attempt() -> None:
             "number": 1,
             "usage": "",
             "progress": "",
-            "definition": "d",
+            "definition_hash": "d",
         }
         pool._on_message(child, {**head, **lists}, b"")  # type: ignore[arg-type]
 

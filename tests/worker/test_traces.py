@@ -40,18 +40,6 @@ def collector(shared_collector: OtlpServer) -> OtlpServer:
     return shared_collector
 
 
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    return shared_model
-
-
 @pytest.fixture
 def traced(
     shared_service: Callable[..., Service], collector: OtlpServer, model: ModelServer

@@ -10,11 +10,10 @@ import redis
 import structlog
 
 from app.domain.errors import StoreUnavailable
+from app.store.worker_connection import LARGE_BYTES
+from app.store.write import Write
 from app.worker import writer as writer_module
-from app.worker.attempt_store import LARGE_BYTES
-from app.worker.claim import Claim
 from app.worker.outage import OutageLog
-from app.worker.write import Write
 from app.worker.writer import PAUSES_SECONDS, ResultWriter, WriteRefused
 
 
@@ -30,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def write(name: str, size: int = 10) -> Write:
-    return Write(Claim(name, "w:1:1", 1), "finish", ("completed", b"x" * size, ""), str)
+    return Write(name, "w:1:1", "finish", ("completed", b"x" * size, ""), str)
 
 
 Decide = Callable[[list[str]], "list[str] | Exception"]
@@ -44,7 +43,7 @@ class FakeStore:
         self.calls: list[list[str]] = []
 
     async def write(self, writes: Sequence[Write]) -> list[str]:
-        names = [one.claim.id for one in writes]
+        names = [one.id for one in writes]
         self.calls.append(names)
         await asyncio.sleep(0)
         answer = self._decide(names)

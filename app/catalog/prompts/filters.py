@@ -17,8 +17,8 @@ from jinja2.filters import FILTERS as _JINJA
 from jinja2.tests import TESTS as _ALL_TESTS
 
 from app.catalog.prompts import text_filters
+from app.catalog.prompts.budget import ITEM_COST, RenderError, items, spend, text, weigh
 from app.catalog.prompts.text_filters import MAX_DIGITS, bounded_integer, plain_text
-from app.catalog.prompts.work import ITEM_COST, RenderError, items, spend, text, weigh
 
 # int() is quadratic in the digits, and Python itself refuses more than 4300 of them.
 MAX_INT_CHARACTERS = 1000

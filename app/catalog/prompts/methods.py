@@ -13,7 +13,7 @@ from jinja2 import Undefined
 from jinja2.runtime import LoopContext
 
 from app.catalog.prompts import filters, text_filters
-from app.catalog.prompts.work import ITEM_COST, RenderError, items, spend, text, weigh
+from app.catalog.prompts.budget import ITEM_COST, RenderError, items, spend, text, weigh
 
 MAX_RANGE = 100_000
 

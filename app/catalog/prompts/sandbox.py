@@ -15,9 +15,17 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from app.catalog.prompts import methods
+from app.catalog.prompts.budget import (
+    ITEM_COST,
+    STEP_COST,
+    RenderError,
+    Uncalled,
+    items,
+    spend,
+    text,
+)
 from app.catalog.prompts.filters import FILTERS, TESTS, compare
 from app.catalog.prompts.text_filters import join
-from app.catalog.prompts.work import ITEM_COST, STEP_COST, RenderError, Uncalled, items, spend, text
 
 # The largest integer that a prompt may compute. The cost of a larger one is not counted in `work`.
 MAX_BITS = 16_384

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import pass_environment
 from jinja2.filters import FILTERS as _JINJA
 
-from app.catalog.prompts.work import ITEM_COST, RenderError, items, spend, text, weigh
+from app.catalog.prompts.budget import ITEM_COST, RenderError, items, spend, text, weigh
 
 MAX_INDENT = 32
 MAX_DIGITS = 100

@@ -430,7 +430,7 @@ def test_the_hash_of_an_agent_changes_with_any_file_in_its_folder(files: Files) 
         (".cache", "left by a tool"),
     ):
         files.write(f"agents/a/{name}", content)
-        versions.append(files.load().agents["a"].definition)
+        versions.append(files.load().agents["a"].definition_hash)
     assert len(set(versions)) == 5
     assert len(set(versions[4:])) == 1
 

@@ -380,7 +380,7 @@ def test_texts_for_people_do_not_change_the_hash_of_a_pipeline(agents: Files) ->
     versions = []
     for text in (plain, worded, plain.replace("id: a,", "id: a, timeout: 5,")):
         agents.pipeline("p", text)
-        versions.append(agents.load().pipelines["p"].definition)
+        versions.append(agents.load().pipelines["p"].definition_hash)
     assert versions[0] == versions[1] != versions[2]
 
 

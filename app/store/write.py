@@ -1,33 +1,33 @@
-"""Describes one write of an attempt, a checkpoint or its end.
+"""Describes one write of an attempt: a checkpoint, or its end.
 
-`attempt` makes it, `writer` sends it. Values only. The script itself is in `app/store/scripts`.
+`worker/attempt.py` makes it, `worker/writer.py` sends it. Values only. The scripts are in
+`scripts/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from app.worker.claim import Claim
-from app.worker.protocol import split
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """One call of a script. `finish` and `release` end the attempt; a `checkpoint` does not.
 
-    `usage` is called at the moment of sending, so that a repeated write stores the latest figures.
+    `id` and `token` name the attempt. `usage` is called at the moment of sending, so that a
+    repeated write stores the latest figures.
     """
 
-    claim: Claim
+    id: str
+    token: str
     script: str
     arguments: tuple[Any, ...]
     usage: Callable[[], str]
 
     def call(self) -> list[Any]:
         """Returns the script's arguments."""
-        return [self.claim.id, self.claim.token, self.usage(), *self.arguments]
+        return [self.id, self.token, self.usage(), *self.arguments]
 
     @property
     def size_bytes(self) -> int:
@@ -36,17 +36,16 @@ class Write:
 
 
 def checkpoint(
-    claim: Claim, head: Mapping[str, Any], body: bytes, usage: Callable[[], str]
+    id: str, token: str, head: Mapping[str, Any], outputs: Sequence[bytes], usage: Callable[[], str]
 ) -> Write:
-    """Builds the write of a child's `checkpoint` message. The body holds the steps' outputs.
+    """Builds the write of a child's `checkpoint` message, with the outputs of the steps it names.
 
     Raises `KeyError`, `TypeError` or `ValueError` if the message makes no sense.
     """
-    values = dict(zip(head["values"], split(head["lengths"], body), strict=True))
     # The script takes one flat list, so the counts of its parts come first.
     counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
     listed = [part for name in ("records", "outcomes") for row in head[name] for part in row]
-    outputs = [part for pair in values.items() for part in pair]
-    fixed = (head["number"], head["progress"], head["definition"])
-    arguments = (*fixed, *counts, *listed, *outputs, *head["dropped"])
-    return Write(claim, "checkpoint", arguments, usage)
+    values = [part for pair in zip(head["values"], outputs, strict=True) for part in pair]
+    fixed = (head["number"], head["progress"], head["definition_hash"])
+    arguments = (*fixed, *counts, *listed, *values, *head["dropped"])
+    return Write(id, token, "checkpoint", arguments, usage)
