@@ -15,7 +15,7 @@ from typing import Any
 from app import catalog, settings
 from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import connection
-from app.store.store_check import look, worker_beats
+from app.store.store_check import look, refuse_newer_format, worker_beats
 
 STORE_SECONDS = 10.0
 """How long to wait for the store, which may be restarting during a deployment."""
@@ -64,6 +64,7 @@ def _check_release(chosen: settings.Settings) -> str | None:
 def _check_worker(chosen: settings.Settings) -> str | None:
     """Waits for one heartbeat: a store that was just emptied knows no worker until the next one."""
     client = connection.connect(chosen)
+    refuse_newer_format(client)
     deadline = time.monotonic() + min(chosen.lease * BEAT_LEASES, BEAT_SECONDS)
     while not worker_beats(client, chosen.lease * SILENT_LEASES):
         if time.monotonic() > deadline:
