@@ -20,10 +20,12 @@ from rq.worker import BaseWorker
 
 from app.catalog.model import Catalog
 from app.domain.errors import StoreRefused, StoreUnavailable
+from app.domain.version import VERSION
 from app.settings import Settings
 from app.store import connection
 from app.store.job import ExecutionJob
 from app.store.reaper import pause_seconds
+from app.store.scripts import library
 from app.telemetry.tracing import Tracing
 from app.worker.attempt import Attempt
 from app.worker.attempt_store import AttemptStore, ClaimIsLate
@@ -313,7 +315,7 @@ class ExecutionWorker(BaseWorker):
         while not self._stopping.is_set():
             try:
                 with connection.translated():
-                    await asyncio.to_thread(self.register_birth)  # RQ's code blocks
+                    await asyncio.to_thread(self._introduce)  # RQ's code blocks
             except ValueError:
                 # RQ has a worker of this name. The name is random, so it is this one: an earlier
                 # try succeeded, and only its reply was lost.
@@ -325,6 +327,12 @@ class ExecutionWorker(BaseWorker):
             else:
                 self._outage.done("register")
                 return
+
+    def _introduce(self) -> None:
+        self.register_birth()  # type: ignore[no-untyped-call]  # RQ's
+        # Beside RQ's own `version`. The digest tells apart builds of one version.
+        build = library().name.rpartition("_")[2]
+        self.connection.hset(self.key, "service_version", f"{VERSION}-{build}")
 
     async def _unregister(self) -> None:
         try:
