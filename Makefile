@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# What your agents import; optional. `make install` and the image install it if it is there.
+AGENTS_NEED := $(wildcard requirements-agents.txt)
 
 # What is tested and measured is what is deployed: the service runs among nothing but requirements.txt.
 export SERVICE_BIN := $(CURDIR)/.venv-service/bin
@@ -56,9 +58,9 @@ format: .venv/installed-dev
 		|| { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt
-	@echo "Installing requirements.txt into .venv, once; this may take a minute."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+.venv/installed: .venv/bin/python requirements.txt $(AGENTS_NEED)
+	@echo "Installing requirements.txt $(AGENTS_NEED) into .venv, once; this may take a minute."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt $(AGENTS_NEED:%=-r %)
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-otel.txt

@@ -16,7 +16,7 @@ from app import catalog, settings
 from app.catalog import imports
 from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import connection
-from app.store.store_check import check_store, worker_is_alive
+from app.store.store_check import check_store, refuse_newer_format, worker_is_alive
 
 STORE_SECONDS = 10.0
 """How long to wait for the store, which may be restarting during a deployment."""
@@ -69,6 +69,7 @@ def _check_release(chosen: settings.Settings) -> str | None:
 def _check_worker(chosen: settings.Settings) -> str | None:
     """Waits for one heartbeat: a store that was just emptied knows no worker until the next one."""
     client = connection.connect(chosen)
+    refuse_newer_format(client)
     deadline = time.monotonic() + min(chosen.lease * BEAT_LEASES, BEAT_SECONDS)
     while not worker_is_alive(client, chosen.lease * SILENT_LEASES):
         if time.monotonic() > deadline:

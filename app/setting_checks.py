@@ -129,6 +129,39 @@ def _split(text: str) -> SplitResult:
     return parts
 
 
+def origins_of(text: str | None) -> list[str]:
+    """The origins in CORS_ORIGINS, in the spelling of browsers: lower case, no default port."""
+    found = []
+    for origin in filter(None, (part.strip().lower() for part in (text or "").split(","))):
+        scheme = origin.partition("://")[0]
+        found.append(origin.removesuffix({"http": ":80", "https": ":443"}.get(scheme) or "\0"))
+    return found
+
+
+def origins(text: str) -> None:
+    """https://host, with commas between; or *"""
+    names = origins_of(text)
+    if "*" in names and len(names) > 1:
+        raise ValidationError("'*' means all pages, so no other origin can stand beside it.")
+    for name in names:
+        if name != "*" and not _is_origin(name):
+            raise ValidationError(
+                f"{name!r} is not an origin. Write http:// or https:// and a host, perhaps with a "
+                "port, but without a path: https://app.example.com."
+            )
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    rest = parts.path or parts.query or parts.fragment or parts.username or parts.password
+    plain = re.fullmatch(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d+)?", text)
+    return bool(plain and parts.hostname and port != 0 and not rest)
+
+
 def http_url(text: str) -> None:
     """an http:// or https:// address"""
     if not text.startswith(("http://", "https://")) or not _split(text).hostname:

@@ -27,6 +27,7 @@ from app.setting_checks import (
     checks_of,
     http_url,
     misspelt,
+    origins,
     rate,
     settings_of,
     store_url,
@@ -109,6 +110,13 @@ class Settings:
         "Maximum number of client connections to one web process.",
         min=8,
         max=100_000,
+    )
+    cors_origins: str | None = _web(
+        None,
+        "CORS_ORIGINS",
+        "Web pages that may call the API from a browser, such as `https://app.example.com`: their "
+        "origins, with commas between. `*`: all pages. Default: none.",
+        check=origins,
     )
     auth: str | None = _web(
         None,

@@ -14,14 +14,27 @@ from typing import Any
 from flask import Flask, Request, Response
 from werkzeug.exceptions import NotFound
 
-from app.api import access, docs, executions, limits, operations, problems, quotas, targets, traces
+from app.api import (
+    access,
+    browsers,
+    docs,
+    executions,
+    limits,
+    operations,
+    problems,
+    quotas,
+    targets,
+    traces,
+)
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
 from app.api.schemas import ProblemSchema
 from app.api.security import SecurityPlugin
 from app.domain import identifiers
+from app.domain.version import VERSION
 from app.services.authentication import Authenticator
 from app.services.executions import ExecutionService
+from app.setting_checks import origins_of
 from app.settings import Settings
 from app.telemetry import logs, tracing
 
@@ -36,7 +49,7 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
         MAX_CONTENT_LENGTH=settings.max_content_length,
         MAX_TEXT_LENGTH=settings.max_text_length,
         API_TITLE="Async Execution API",
-        API_VERSION="1.0.0",
+        API_VERSION=VERSION,
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX="/",
         OPENAPI_JSON_PATH="openapi.json",
@@ -45,6 +58,7 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
     operations.register(app, settings, service.catalog)
     app.before.append(_begin)
     traces.register(app, tracing.connect(settings))
+    browsers.register(app, origins_of(settings.cors_origins))
     access.register(app, authenticator, metrics_open=settings.metrics == "open")
     limits.register(app, settings, service, executions.earlier_start)
     app.after[:0] = [quotas.tell, _give_request_id]  # first; the others measure

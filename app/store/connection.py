@@ -20,6 +20,7 @@ from app.domain.errors import StoreFull, StoreRefused, StoreUnavailable
 from app.settings import Settings
 from app.store import sentinel
 from app.store.scripts import NOT_FOUND
+from app.store.store_format import NEWER, REFUSAL
 
 CALL_TIMEOUT_SECONDS = 0.8
 """The timeout of one try of a call. With one repeat, every request is answered within 2 s."""
@@ -127,6 +128,8 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
     if not isinstance(error, redis.ResponseError):
         return None
     text = f"{type(error).__name__}: {error}"
+    if NEWER in text:
+        return StoreUnavailable(REFUSAL)
     if any(word in text for word in _FULL):
         return StoreFull()
     if any(word in text for word in _AWAY) or isinstance(error, _NOT_NOW):

@@ -62,7 +62,9 @@ class Readiness:
 
     def _checks(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:
         yield store_check.check_functions(self._functions, replies["functions"])
-        yield from store_check.checks(replies["info"], replies["save"], replies["write"])
+        yield from store_check.checks(
+            replies["info"], replies["save"], replies["write"], replies["format"]
+        )
         yield from self._check_workers(replies, queues)
 
     def _check_workers(self, replies: dict[str, Any], queues: Collection[str]) -> Iterator[Check]:

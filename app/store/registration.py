@@ -9,8 +9,10 @@ import redis
 from rq import Queue
 from rq.worker import BaseWorker
 
+from app.domain.version import VERSION
 from app.store import connection
 from app.store.job import ExecutionJob
+from app.store.scripts import library
 
 
 class Registration(BaseWorker):
@@ -36,11 +38,17 @@ class Registration(BaseWorker):
         """Registers the worker. May be called again after an error."""
         try:
             with connection.translated():
-                await asyncio.to_thread(self.register_birth)  # RQ's code blocks
+                await asyncio.to_thread(self._introduce)  # RQ's code blocks
         except ValueError:
             # RQ has a worker of this name. The name is random, so it is this one: an earlier try
             # succeeded, and only its reply was lost.
             return
+
+    def _introduce(self) -> None:
+        self.register_birth()  # type: ignore[no-untyped-call]  # RQ's
+        # Beside RQ's own `version`. The digest tells apart builds of one version.
+        build = library().name.rpartition("_")[2]
+        self.connection.hset(self.key, "service_version", f"{VERSION}-{build}")
 
     def add_heartbeat(self, pipe: Any) -> None:
         """Adds RQ's heartbeat to a pipeline."""

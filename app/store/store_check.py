@@ -15,6 +15,8 @@ import psutil
 import redis
 from rq.utils import as_text
 
+from app.domain.errors import ConfigurationError
+from app.store import store_format
 from app.store.connection import translated
 from app.store.functions import Functions, is_missing
 
@@ -28,6 +30,7 @@ COMMANDS = {
     "info": ("INFO",),
     "save": ("CONFIG GET", "save"),
     "write": ("SET", "exec:probe", "1", "EX", "60"),
+    "format": ("GET", store_format.KEY),
 }
 """The commands whose replies `checks` needs. A store that would refuse a start also refuses this
 small write, and its error has the reason.
@@ -60,7 +63,17 @@ def check_store(client: redis.Redis) -> list[Check]:
         return [*checks(*answers), check_functions(functions, probed)]
 
 
-def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
+def refuse_newer_format(client: redis.Redis) -> None:
+    """Raises `ConfigurationError` if newer code has written to this store."""
+    with translated(), client.pipeline(transaction=False) as pipe:
+        pipe.execute_command(*COMMANDS["format"])  # type: ignore[no-untyped-call]  # redis's
+        [answer] = pipe.execute(raise_on_error=False)
+    check = _check_format(answer)
+    if check.status == "failed":
+        raise ConfigurationError(f"{check.detail} To change: {check.setting}.")
+
+
+def checks(info: Any, save: Any, write: Any, format: Any) -> Iterator[Check]:
     """Evaluates the replies to `COMMANDS`. Managed stores may refuse them, or leave out fields."""
     known: dict[str, Any] = {} if isinstance(info, redis.ResponseError) else info
     yield _check_version(str(known.get("valkey_version") or known.get("redis_version", "")))
@@ -68,6 +81,7 @@ def checks(info: Any, save: Any, write: Any) -> Iterator[Check]:
     yield _check_write(write)
     yield _check_eviction(known.get("maxmemory_policy", ""))
     yield _check_disk(known.get("aof_enabled"), save)
+    yield _check_format(format)
 
 
 def check_functions(functions: Functions, probed: Any) -> Check:
@@ -75,7 +89,7 @@ def check_functions(functions: Functions, probed: Any) -> Check:
     try:
         if is_missing(probed):
             functions.load()
-        elif isinstance(probed, redis.ResponseError):
+        elif isinstance(probed, redis.ResponseError) and store_format.NEWER not in str(probed):
             raise probed
     except redis.ResponseError as error:
         if any(word in f"{type(error).__name__} {error}" for word in _OTHER_CHECKS):
@@ -173,6 +187,18 @@ def _check_eviction(policy: str) -> Check:
         return Check("eviction", "ok", "The store evicts nothing.")
     detail = f"The store deletes data when it is full: its maxmemory-policy is {policy}."
     return Check("eviction", "failed", detail, "maxmemory-policy noeviction")
+
+
+def _check_format(answer: Any) -> Check:
+    """An older format is fit: its records are rewritten when they are read, or by the reaper."""
+    found = store_format.read(answer)
+    if store_format.is_newer(found):
+        return Check("format", "failed", store_format.REFUSAL, store_format.REMEDY)
+    if found == store_format.FORMAT:
+        return Check("format", "ok", f"The store's data has format {found}.")
+    stored = "no format" if found is None else f"format {found}"
+    detail = f"The store has {stored} yet; the reaper brings it to {store_format.FORMAT}."
+    return Check("format", "ok", detail)
 
 
 def _check_disk(keeps_log: Any, save: Any) -> Check:

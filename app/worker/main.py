@@ -25,6 +25,7 @@ from app.process.prctl import adopt_orphans
 from app.store import connection
 from app.store.executions import QUEUES
 from app.store.registration import Registration
+from app.store.store_check import refuse_newer_format
 from app.telemetry import logs, tracing
 from app.worker.bulkhead import Bulkhead
 from app.worker.child import ChildConfig
@@ -196,18 +197,21 @@ def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig
 
 
 async def _store_answers(config: settings.Settings, stop: asyncio.Event) -> bool:
-    """Waits for the store, however long that takes. Returns False if the shutdown came first."""
-    outage, client = OutageLog(), connection.connect_async(config)
+    """Waits for the store, however long that takes. Returns False if the shutdown came first.
+
+    Raises `ConfigurationError` if a newer version of the service has written to the store.
+    """
+    outage, client = OutageLog(), connection.connect(config)
     try:
         while not stop.is_set():
             try:
-                with connection.translated():
-                    await client.ping()
+                await asyncio.to_thread(refuse_newer_format, client)
                 outage.done("start")
                 return True
-            except StoreUnavailable as error:
+            except (StoreUnavailable, RuntimeError) as error:
+                # RuntimeError: the machine has no room for another thread.
                 outage.refused("start", error)
                 await asyncio.sleep(RETRY_STORE_SECONDS)
         return False
     finally:
-        await client.aclose()
+        client.close()

@@ -66,6 +66,7 @@ def test_it_is_ready_when_both_workers_live_and_no_longer_when_they_left(
             "write",
             "eviction",
             "disk",
+            "format",
             "workers_processes",
             "workers_threads",
         )

@@ -139,6 +139,17 @@ class Service:
             timeout=60,
         )
 
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python with the service's environment, for example `-m app.check`."""
+        return subprocess.run(
+            [self._bin / "python", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
     def add_key(self, name: str, scopes: str = "start,read,cancel", tenant: str = "default") -> str:
         """Adds an API key to the store, as `flask keys add` does, and returns it."""
         return self.keys().add(Identity(tenant, name, parse_scopes(scopes)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +68,41 @@ def test_every_container_has_no_privileges_and_a_health_check(name: str) -> None
 def test_the_image_gets_every_file_that_it_copies_and_runs_as_an_ordinary_user() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = {line[1:] for line in ignored if line.startswith("!")}
+    # `[t]`: Docker copies a file that matches a pattern only if it is there.
+    optional = "requirements-agents.txt"
     copied = {
-        name
+        name.replace("[t]", "t")
         for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M)
         for name in line.split()[:-1]
     }
     assert copied == let_in
-    assert all((ROOT / name).exists() for name in copied)
+    assert all((ROOT / name).exists() for name in copied - {optional})
     assert DOCKERFILE.index("USER 10001") < DOCKERFILE.index("\nCMD")
 
 
 def test_the_app_json_names_both_processes() -> None:
     assert set(json.loads((ROOT / "app.json").read_text())["formation"]) == {"web", "worker"}
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_packages_of_agents_are_installed_everywhere_if_they_are_listed(
+    tmp_path: Path, present: bool
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    shutil.copytree(ROOT / "bin", tmp_path / "bin")
+    pip = tmp_path / "programs" / "pip"
+    pip.parent.mkdir()
+    pip.write_text('#!/bin/sh\necho pip "$@"\n')
+    pip.chmod(0o755)
+    if present:
+        (tmp_path / "requirements-agents.txt").write_text("requests\n")
+    env = {**os.environ, "PATH": f"{pip.parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in (["make", "-n", "install"], ["bin/post_compile"]):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        )
+        both = "-r requirements.txt -r requirements-agents.txt"
+        assert (both in done.stdout) is present, done.stdout
+    assert "-r runtime.txt -r requirements-agents.txt" in DOCKERFILE
+    assert "!requirements-agents.txt" in (ROOT / ".dockerignore").read_text()

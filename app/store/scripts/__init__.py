@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from app.store.counters import BOUNDS_MS
+from app.store.store_format import FORMAT, NEWER
 
 _FOLDER = Path(__file__).parent
 
@@ -81,9 +82,16 @@ class Library:
 @cache
 def text() -> str:
     """The library's code, with `@digest@` in place of the digest."""
-    bounds = ", ".join(map(str, BOUNDS_MS))  # once, in Python, so that the two cannot differ
-    shared = [_read(name).replace("@bounds@", bounds) for name in _SHARED]
+    shared = [_filled(_read(name)) for name in _SHARED]
     return "".join([*shared, *(_function(name, flag) for name, flag in _FUNCTIONS.items())])
+
+
+def _filled(code: str) -> str:
+    """Fills in what Python knows: stated once, so that the two cannot differ."""
+    bounds = ", ".join(map(str, BOUNDS_MS))
+    for name, value in (("bounds", bounds), ("format", str(FORMAT)), ("newer", NEWER)):
+        code = code.replace(f"@{name}@", value)
+    return code
 
 
 @cache
@@ -100,7 +108,8 @@ def _function(name: str, flag: str) -> str:
         f"do\n{code}"
         f"redis.register_function{{function_name = '{name}_@digest@', {flags}"
         f"callback = function(_, ARGV)\n"
-        f"  call, try = redis.call, redis.pcall\n  return run(ARGV)\nend}}\nend\n"
+        f"  call, try = redis.call, redis.pcall\n"
+        f"  return refusal_of_format() or run(ARGV)\nend}}\nend\n"
     )
 
 

@@ -1,9 +1,24 @@
--- Rewrites records that version 1.0 wrote before they were complete RQ jobs.
+-- Rewrites records of the formats 1 to 4, which early builds of version 1.0 wrote before records were
+-- complete RQ jobs. tests/store/formats has a store of each.
 -- `load` calls it for a record that it meets, and after an upgrade `reap` calls it for all records
 -- that wait or have ended. Delete this file when nobody upgrades from such a version any more.
 
 local OLD = {'tenant', 'status', 'type', 'target', 'origin', 'created', 'queued', 'started',
              'ended', 'due', 'worker', 'progress', 'timeout_seconds', 'steps', 'attempt', 'meta'}
+
+-- Formats 1 and 2 kept the request in the record, and format 2 small outputs, too.
+local function move_out(id)
+  for field, key in pairs({data = data_key(id), outputs = outputs_key(id)}) do
+    local value = call('HGET', job_key(id), field)
+    if value and value ~= CALL then call('SET', key, value, 'NX') end
+  end
+  call('HDEL', job_key(id), 'outputs')
+end
+
+-- Whether the next attempt waits for a set time. Formats 1 and 2 noted this in the list alone.
+local function is_delayed(old)
+  return old.due or call('ZSCORE', DELAYED, old.id)
+end
 
 -- Old records hold microseconds since 1970. Returns the time as RQ writes it, or nil.
 local function old_time(text)
@@ -21,8 +36,9 @@ local function relist(old, state)
   if state == 'running' and old_time(old.started) then
     local name = old.id .. ':' .. (old.attempt or '')
     try('ZADD', STARTED .. old.origin, rq_score(tonumber(old.started)), name)
-  elseif state == 'pending' and old_time(old.due) then
-    try('ZADD', SCHEDULED .. old.origin, string.format('%.6f', old.due / 1000000), old.id)
+  elseif state == 'pending' and is_delayed(old) then
+    local due = call('ZSCORE', DELAYED, old.id) or old.due
+    try('ZADD', SCHEDULED .. old.origin, string.format('%.6f', due / 1000000), old.id)
   elseif REGISTRY[state] and old_time(old.ended) then
     call('ZADD', registry(state, old.origin), rq_score(tonumber(old.ended)), old.id)
     call('ZREM', 'exec:ended:' .. state, old.id)
@@ -43,7 +59,7 @@ function renew(record)
   set('started_at', old_time(old.started))
   set('ended_at', old_time(old.ended))
   set('worker_name', old.worker)
-  if state == 'pending' and old.due then set('status', 'scheduled') end
+  if state == 'pending' and is_delayed(old) then set('status', 'scheduled') end
   local progress = state == 'running' and old.progress
   -- A heartbeat since the upgrade has already written `meta`, and knows the latest progress.
   local beaten = is_meta(old.meta, state or '') and old.meta
@@ -52,6 +68,7 @@ function renew(record)
   local seconds = is_seconds(old.timeout_seconds or '') and tonumber(old.timeout_seconds)
   if seconds then set('timeout', integer(math.ceil(seconds))) end
   relist(old, state or 'all')
+  move_out(old.id)
   call('HSET', job_key(old.id), unpack(fields))
   call('HDEL', job_key(old.id), 'created', 'queued', 'started', 'ended', 'worker', 'progress',
     'due')

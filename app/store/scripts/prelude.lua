@@ -32,6 +32,9 @@ local LIVING   = {pending = true, running = true}
 -- Upper bounds of the histograms' buckets, in milliseconds; __init__.py fills in BOUNDS_MS.
 local BOUNDS = {@bounds@}
 
+-- The number of the store's format, and the one that this code knows: see app/store/store_format.py.
+local FORMAT_VERSION, KNOWN_FORMAT = 'exec:format:version', @format@
+
 local MAX_COUNT = 999999999
 local LONGEST   = 3660 * 86400 * 1000000  -- ten years in microseconds: the longest time of any kind
 local FOREVER   = 2 ^ 53 - 1              -- the largest integer up to which Lua's numbers are exact
@@ -159,6 +162,21 @@ local function ask(default, ...)
   local answer = try(...)
   if type(answer) == 'table' and answer.err then return default end
   return answer
+end
+
+-- The stored number of the format; nil if there is none, or something else.
+local function stored_format()
+  local text = ask(false, 'GET', FORMAT_VERSION)
+  return text and is_integer(text, MAX_COUNT) and tonumber(text) or nil
+end
+
+-- The error that every function returns if newer code has written to this store: older code would
+-- take its records for unreadable, and end them. Returns nil otherwise.
+local function refusal_of_format()
+  local found = stored_format()
+  if found and found > KNOWN_FORMAT then
+    return {err = '@newer@ The store has format ' .. integer(found) .. '.'}
+  end
 end
 
 -- Returns a function that is true until `seconds` have passed. (It cannot use `now`, which stands

@@ -220,6 +220,7 @@ local function run(ARGV)
     put_last = {},
   }
   call('SET', REAPED, integer(at))
+  if stored_format() ~= KNOWN_FORMAT then call('SET', FORMAT_VERSION, KNOWN_FORMAT) end
   -- Which versions of the service use this store: see app/store/functions.py.
   try('HSET', 'exec:libraries', 'executions_@digest@', integer(math.floor(at / 1000000)))
   for _, queue in ipairs(queues) do try('SADD', RQ_QUEUES, queue_key(queue)) end
