@@ -91,7 +91,7 @@ def _file_of(folder: Path, flow: Mapping[str, Any]) -> tuple[str, Path | None]:
 
 def _flow(folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs) -> Flow:
     if "file" in data:
-        return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs)
+        return _prompt_flow(data["name"], folder, f"prompts/{data['file']}", inputs)
     isolation = data.get("isolation", "process")
     return PythonFlow(
         data["name"],
@@ -102,8 +102,8 @@ def _flow(folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs) -> Flow
     )
 
 
-def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
-    document = read(path)
+def _prompt_flow(name: str, folder: Path, file: str, inputs: DeclaredInputs) -> PromptFlow:
+    document = read(folder / file)
     data = document.validated(_PROMPT)
     names = None
     if inputs is not None:
@@ -122,6 +122,7 @@ def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs) -> PromptFlow:
         options={option: data[option] for option in MODEL_OPTIONS if data[option] is not None},
         output_parser=OutputParser(**parser) if parser else OutputParser(),
         names=names,
+        file=file,
     )
 
 

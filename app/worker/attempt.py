@@ -8,6 +8,7 @@ read downwards. While it runs, the worker may call `stop`, and `pool` calls `on_
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -92,6 +93,11 @@ class Attempt:
             if self._saving:
                 self._saving.cancel()
         spans.end(self._span, ending, status)
+        if isinstance(ending, Finish) and ending.error and outcome.kind != "failed":
+            # The child has logged what its flow raised. This failure is the service's own.
+            error = json.loads(ending.error)
+            names = {**self.names(), **error["details"]}
+            log.error("run_failed", **names, type=error["type"], message=error["message"])
         how = ending.arguments[0] if ending else "lost"
         log.info("attempt_ended", **self.names(), how=how, status=status)
 

@@ -36,7 +36,8 @@ from app.process.prctl import adopt_orphans, die_with_parent, set_name
 from app.providers.base import ModelProvider
 from app.providers.openai_provider import OpenAIProvider
 from app.runtime import flow_files
-from app.runtime.errors import failure_from
+from app.runtime.errors import RunFailed, failure_from
+from app.runtime.failure_log import log_failure
 from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
 from app.store.counters import Counts
@@ -290,12 +291,11 @@ class Child:
         """Reports the end of a run whose task did not: a flow may cancel all tasks of the loop."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None and run.token in self._runs:
-            failed = {
-                "outcome": "failed",
-                "error": asdict(failure_from(error, {})),
-                "retryable": False,
-            }
-            self._end(run, failed, b"", "")
+            failed = RunFailed(failure_from(error, {}), retryable=False, error=error)
+            with structlog.contextvars.bound_contextvars(**run.names):
+                log_failure(failed)
+            ended = {"outcome": "failed", "error": asdict(failed.failure), "retryable": False}
+            self._end(run, ended, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
         """Runs a flow that only waits. It has a task of its own, which a stop may cancel."""

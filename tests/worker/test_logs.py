@@ -181,7 +181,9 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
     for name in ("web", "worker0"):
         found = lines(service, name)
         assert found
-        assert MARKER not in service.output(name)
+        # The messages of what a flow raised are logged for its author, masked, and in these only.
+        others = [line for line in found if line["event"] not in ("run_failed", "run_traceback")]
+        assert MARKER not in json.dumps(others)
     events = [line["event"] for line in lines(service, "worker0")]
     assert events.count("crashed") == 2  # each thread that a flow let die
     chatty = [
@@ -287,6 +289,34 @@ def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(
     assert error["type"] == "ValueError"
     assert error["at"][-1].endswith("_raise")
     assert "flow.py:" in error["at"][-1]
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_a_run_that_failed_has_one_line_with_what_was_raised_and_where(
+    logging_service: Service, flow: str
+) -> None:
+    service = logging_service
+    text = "no such customer, token=abc123secret"
+    ended = service.run("logger", {"do": "chain", "text": text}, config={"flow_id": flow})
+    details = ended["error"]["details"]
+    assert details["location"]["file"] == "flow.py"
+    assert details["location"]["function"] == "run"
+    own = {"execution_id": ended["execution_id"]}
+    until(service, "worker0", "attempt_ended", **own)
+    [line] = until(service, "worker0", "run_failed", **own)
+    assert (line["type"], line["level"]) == ("RuntimeError", "error")
+    assert line["message"] == "no such customer, token=[masked]"
+    assert line["at"][-1].endswith(f"flow.py:{details['location']['line']} run")
+    [cause] = line["causes"]
+    assert (cause["type"], cause["at"][-1].split()[-1]) == ("ValueError", "_raise")
+
+
+def test_a_run_that_the_service_ends_as_failed_has_one_line_too(logging_service: Service) -> None:
+    ended = logging_service.run("behaves", {"do": "sleep", "seconds": 60}, config={"timeout": 1})
+    assert ended["error"]["type"] == "Timeout"
+    own = {"execution_id": ended["execution_id"]}
+    [line] = until(logging_service, "worker0", "run_failed", **own)
+    assert (line["type"], line["agent_id"]) == ("Timeout", "behaves")
 
 
 def test_a_large_body_that_is_no_json_leaves_no_line_of_another_form(service: Service) -> None:

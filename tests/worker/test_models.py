@@ -208,7 +208,7 @@ def test_without_a_model_the_failure_names_the_setting(
     shared_service: Callable[..., Service],
 ) -> None:
     ended = shared_service().run("mem_l1_summarizer", {"text": "x"}, config={"flow_id": "llm"})
-    assert ended["error"]["type"] == "ModelAuthenticationError"
+    assert ended["error"]["type"] == "ModelNotConfigured"
     assert "OPENAI_API_KEY" in ended["error"]["message"]
 
 
