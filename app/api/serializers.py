@@ -62,8 +62,13 @@ class Pieces:
         yield b"}"
 
 
-def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
-    """The status of an execution. Fields that do not apply to it are omitted, not null."""
+def execution(
+    found: Execution, *, with_steps: bool = False, asked: Mapping[str, bytes] | None = None
+) -> bytes | Pieces:
+    """The status of an execution. Fields that do not apply to it are omitted, not null.
+
+    `asked` are parts of its request, as JSON.
+    """
     body = summary(found)
     if found.definition:
         body["definition"] = found.definition
@@ -80,6 +85,8 @@ def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
     text = json.dumps(body).encode()
+    for name, value in (asked or {}).items():
+        text = _with(text, name, value)
     if found.status is Status.COMPLETED:
         outputs = found.outputs or b"{}"
         return (

@@ -20,8 +20,8 @@ from typing import Any
 from app.providers.answers import read_answer
 from app.providers.base import (
     Completion,
-    ModelNotConfigured,
     ModelError,
+    ModelNotConfigured,
     ModelRateLimited,
     ModelRejected,
     ModelTimeout,

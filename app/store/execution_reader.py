@@ -122,13 +122,18 @@ class ExecutionReader:
             return execution
         return records.unreadable(execution)
 
-    def call(self, execution_id: str) -> dict[str, Any] | None:
+    def call(self, execution_id: str, held: ExitStack | None = None) -> dict[str, Any] | None:
         """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.
 
-        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
+        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged. With
+        `held`, a large one takes the place of a large text, and raises `TooManyLarge` if all are
+        taken.
         """
-        data = self._text(data_key(execution_id))
-        return read_call(data) if data is not None else None
+        key = data_key(execution_id)
+        if held is not None and records.is_large(self._piece(key, 0, SMALL_BYTES)):
+            self._large.take_place(held)
+        data = self._text(key)
+        return aside(len(data), read_call, data) if data is not None else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool

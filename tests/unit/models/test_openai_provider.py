@@ -14,8 +14,8 @@ import pytest
 from app.providers.base import (
     ModelAnswerInvalid,
     ModelAuthenticationError,
-    ModelNotConfigured,
     ModelError,
+    ModelNotConfigured,
     ModelRateLimited,
     ModelRejected,
     ModelTimeout,
