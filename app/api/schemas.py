@@ -423,6 +423,7 @@ class ExecutionSchema(SummarySchema):
         }
     )
     progress = fields.Nested(ProgressSchema)
+    last_heartbeat_at = _time("While it runs: when its worker last reported that it is alive.")
     outputs = fields.Dict(
         metadata={
             "description": "An agent has `output` and `metadata`. Its metadata are `model_used` "

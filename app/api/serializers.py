@@ -74,6 +74,8 @@ def execution(
         body["definition"] = found.definition
     if found.progress or found.status is Status.RUNNING:
         body["progress"] = _progress(found.progress or Progress(0, 1))
+    if found.last_heartbeat_at:
+        body["last_heartbeat_at"] = time(found.last_heartbeat_at)
     if found.failure:
         body["error"] = _failure(found.failure)
     if found.attempts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 import redis
@@ -35,7 +36,7 @@ from app.store.job import (
 )
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
-from app.store.steps import read_moment, with_steps
+from app.store.steps import read_moment, to_datetime, with_steps
 from app.store.together import Function, Together, checked
 
 TOO_LARGE = 1
@@ -49,19 +50,24 @@ which are not shared.
 """
 
 
+LEASES_KEY = "exec:leases"
+"""A sorted set of the running executions, by the moment at which their leases end."""
+
+
 class ExecutionReader:
     """Reads executions. Safe to use from many threads; every method raises `StoreUnavailable`.
 
     A method is one round trip, with these exceptions: a page that names deleted records takes two,
-    and so does a large execution. A very large one is read in pieces, because a single call for it
+    and so does an execution that is large or runs. A very large one is read in pieces, because a single call for it
     would hold up all other calls of the store.
 
     Small and quick calls are sent together with those of other requests (`together.py`). After a
     call that did not reach the store, calls fail at once for a second (see `Breaker`).
     """
 
-    def __init__(self, client: redis.Redis):
+    def __init__(self, client: redis.Redis, lease_seconds: float):
         self._client = client
+        self._lease = timedelta(seconds=lease_seconds)
         self._together = Together(client.connection_pool)
         self._shared = {
             name: Function(self._together, name) for name in ("submit", "cancel", "page")
@@ -108,6 +114,8 @@ class ExecutionReader:
         already holds as many of them as it may.
         """
         execution = self._get(execution_id, tenant, include, held)
+        if execution and execution.status is Status.RUNNING:
+            return self._with_heartbeat(execution)
         if (
             execution is None
             or execution.status is not Status.COMPLETED
@@ -179,6 +187,18 @@ class ExecutionReader:
                 return self._with_large_outputs(execution_id, tenant, record, held or until_read)
             self._large.take_place(held or until_read)
             return self._with_steps(execution_id, tenant, include)
+
+    def _with_heartbeat(self, execution: Execution) -> Execution:
+        """Adds when the lease was extended last: the time of its end says so."""
+        with self._calling():
+            [ends] = self._together.execute(("ZSCORE", LEASES_KEY, execution.id))
+        if ends is None or isinstance(ends, redis.ResponseError):
+            return execution  # it has ended since, or another type of value is under the key
+        started_at = execution.started_at or execution.created_at
+        with suppress(ValueError, OverflowError):
+            beaten_at = to_datetime(float(ends)) - self._lease
+            return replace(execution, last_heartbeat_at=max(beaten_at, started_at))
+        return execution
 
     def _look(self, execution_id: str) -> tuple[Record, bytes]:
         """The record and the first bytes of its outputs, without a script.

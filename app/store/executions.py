@@ -40,7 +40,7 @@ class ExecutionStore(ExecutionReader):
     """All calls of the web side: the reading ones of `ExecutionReader`, and those that write."""
 
     def __init__(self, client: redis.Redis, settings: Settings):
-        super().__init__(client)
+        super().__init__(client, settings.lease)
         self._settings = settings
         self.watching = Ends(client).watching
 

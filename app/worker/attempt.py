@@ -99,7 +99,8 @@ class Attempt:
             names = {**self.names(), **error["details"]}
             log.error("run_failed", **names, type=error["type"], message=error["message"])
         how = ending.arguments[0] if ending else "lost"
-        log.info("attempt_ended", **self.names(), how=how, status=status)
+        worker = self.claim.worker
+        log.info("attempt_ended", **self.names(), worker=worker, how=how, status=status)
 
     async def _run_or_die(
         self, child: ChildProcess | None, pool: Pool, store: AttemptStore
@@ -145,7 +146,7 @@ class Attempt:
         if self._outcome:
             return Outcome("unstarted", reason="Its process ended before it was given the run.")
         child.send_message(message)
-        log.info("attempt_started", **self.names())
+        log.info("attempt_started", **self.names(), worker=self.claim.worker)
 
         # The flow runs. Usually this is where its outcome arrives.
         await self._until(lambda: bool(self._outcome or self.stopping), self.claim.timeout_seconds)

@@ -311,6 +311,15 @@ def test_a_run_that_failed_has_one_line_with_what_was_raised_and_where(
     assert (cause["type"], cause["at"][-1].split()[-1]) == ("ValueError", "_raise")
 
 
+def test_the_worker_of_an_attempt_has_the_same_name_in_the_answer_and_in_the_log(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("behaves", {"do": "echo"})
+    own = {"execution_id": ended["execution_id"]}
+    [line] = until(logging_service, "worker0", "attempt_ended", **own)
+    assert line["worker"] == ended["attempts"][0]["worker"]
+
+
 def test_a_run_that_the_service_ends_as_failed_has_one_line_too(logging_service: Service) -> None:
     ended = logging_service.run("behaves", {"do": "sleep", "seconds": 60}, config={"timeout": 1})
     assert ended["error"]["type"] == "Timeout"
