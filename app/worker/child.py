@@ -139,6 +139,7 @@ class Child:
         self._loading: dict[Hashable, list[ChildRun]] = {}
         self._threads = FlowThreads(self._for_life)
         self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
+        self._streams = streams
         self._cleanup = Cleanup(streams, alone=self._alone)
         self._served = 0
         self._silence_seconds = config.silence_seconds
@@ -222,6 +223,7 @@ class Child:
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             outcome = run.blocking()
             run.note_leaked_threads(the_loop.end_of_run(scope))
+            self._streams.end_lines()
             return outcome
 
     # Many at once.
@@ -306,6 +308,7 @@ class Child:
             owners[flow] = scope
             await asyncio.wait({flow})
             run.note_leaked_threads(await end_tasks(scope) + len(scope.helping))
+            self._streams.end_lines()
         await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
 
     def _end_task(

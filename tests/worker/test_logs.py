@@ -51,6 +51,15 @@ def run(inputs, context):
         for number in range(30_000):
             print(number, text * 100)
             context.log("line", number=number)
+    if do == "prints":
+        import sys
+        for number in range(3):
+            print("line", number, text)
+            threading.Event().wait(0.01)
+        sys.stderr.write("to stderr, token=abc123secret\\n")
+        sys.stdout.buffer.write(b"bytes \\xff\\n")
+        print("long" + "y" * 100_000)
+        print("no end", text, end="")
     if do == "exit":
         raise SystemExit(text)
     return context.complete([{"role": "user", "content": text}]).text if do == "complete" else text
@@ -116,12 +125,10 @@ def logging_service(
 
 
 def lines(service: Service, name: str) -> list[dict[str, Any]]:
-    """Every line that a process printed; each must be a JSON object, but for what the flow prints
-    itself.
-    """
+    """Every line that a process printed; each must be a JSON object."""
     output = service.output(name)
     try:
-        return [json.loads(line) for line in output.splitlines() if line != "printed"]
+        return [json.loads(line) for line in output.splitlines()]
     except json.JSONDecodeError:
         pytest.fail(f"A line of {name} is no JSON object:\n{output}")
 
@@ -223,7 +230,8 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     assert long["message"].startswith("longx")
     assert long["message"].endswith("x… [cut]")
     assert long["size"] == 1
-    assert "printed\n" in service.output("worker0")  # at once, though nothing flushed it
+    [printed] = until(service, "worker0", "flow_output", **own)  # though nothing flushed it
+    assert (printed["stream"], printed["message"]) == ("stdout", "printed")
 
 
 def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(
@@ -309,6 +317,27 @@ def test_a_run_that_failed_has_one_line_with_what_was_raised_and_where(
     assert line["at"][-1].endswith(f"flow.py:{details['location']['line']} run")
     [cause] = line["causes"]
     assert (cause["type"], cause["at"][-1].split()[-1]) == ("ValueError", "_raise")
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_what_a_flow_prints_is_logged_by_lines_with_the_ids_of_its_run(
+    logging_service: Service, flow: str
+) -> None:
+    service = logging_service
+    texts = ["first", "second", "third"]
+    config = {"flow_id": flow}
+    ids = [service.start("logger", {"do": "prints", "text": text}, config=config) for text in texts]
+    for id, text in zip(ids, texts, strict=True):
+        assert service.ended(id)["status"] == "completed"
+        until(service, "worker0", "attempt_ended", execution_id=id)
+        found = until(service, "worker0", "flow_output", execution_id=id)
+        shown = [(line["stream"], line["message"]) for line in found]
+        assert [message for _, message in shown[:3]] == [f"line {n} {text}" for n in range(3)]
+        assert shown[3] == ("stderr", "to stderr, token=[masked]")
+        assert shown[4] == ("stdout", "bytes \ufffd")
+        assert shown[5][1].startswith("longyyy")
+        assert shown[-1] == ("stdout", f"no end {text}")
+        assert all(line["tenant"] == "default" for line in found)
 
 
 def test_the_worker_of_an_attempt_has_the_same_name_in_the_answer_and_in_the_log(
