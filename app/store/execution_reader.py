@@ -58,9 +58,8 @@ class ExecutionReader:
     """Reads executions. Safe to use from many threads; every method raises `StoreUnavailable`.
 
     A method is one round trip, with these exceptions: a page that names deleted records takes two,
-    and so does an execution that is large or runs.
-    A very large one is read in pieces, because a single call for it
-    would hold up all other calls of the store.
+    and so does an execution that is large or runs. A very large one is read in pieces, because a
+    single call for it would hold up all other calls of the store.
 
     Small and quick calls are sent together with those of other requests (`together.py`). After a
     call that did not reach the store, calls fail at once for a second (see `Breaker`).

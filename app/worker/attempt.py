@@ -8,6 +8,7 @@ read downwards. While it runs, the worker may call `stop`, and `pool` calls `on_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections import deque
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.telemetry.tracing import Tracing, trace_id
 from app.worker import spans, write
@@ -88,6 +90,8 @@ class Attempt:
             # Checkpoints go first: the store refuses them once the attempt has ended.
             if ending and self._saving:
                 await self._saving
+            if isinstance(ending, Finish) and ending.status != "completed":
+                await self._store_progress(store)
             ending, status = await self._write_end(ending, writer)
         finally:
             if self._saving:
@@ -185,6 +189,12 @@ class Attempt:
         if self.stopping is Stopping.SHUTDOWN:
             return None  # the worker kills all its children together when the shutdown is due
         return 0.0  # lost: another worker may run this execution at any moment
+
+    async def _store_progress(self, store: AttemptStore) -> None:
+        """Stores how far the run came, if that is not stored yet: the status goes on showing it."""
+        if self.progress:
+            with contextlib.suppress(StoreUnavailable):
+                await store.beat([self.next_beat()])
 
     async def _write_end(
         self, ending: Ending | None, writer: ResultWriter

@@ -60,6 +60,9 @@ def run(inputs, context):
         sys.stdout.buffer.write(b"bytes \\xff\\n")
         print("long" + "y" * 100_000)
         print("no end", text, end="")
+    if do == "progress":
+        context.progress(3, 5, "reading")
+        raise ValueError(text)
     if do == "exit":
         raise SystemExit(text)
     return context.complete([{"role": "user", "content": text}]).text if do == "complete" else text
@@ -338,6 +341,19 @@ def test_what_a_flow_prints_is_logged_by_lines_with_the_ids_of_its_run(
         assert shown[5][1].startswith("longyyy")
         assert shown[-1] == ("stdout", f"no end {text}")
         assert all(line["tenant"] == "default" for line in found)
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_a_run_that_failed_still_shows_how_far_it_came(logging_service: Service, flow: str) -> None:
+    inputs = {"do": "progress", "text": "x"}
+    ended = logging_service.run("logger", inputs, config={"flow_id": flow})
+    assert ended["status"] == "failed"
+    assert ended["progress"] == {
+        "current_step": 3,
+        "total_steps": 5,
+        "percentage": 60.0,
+        "current_step_name": "reading",
+    }
 
 
 def test_the_worker_of_an_attempt_has_the_same_name_in_the_answer_and_in_the_log(
