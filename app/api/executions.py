@@ -177,12 +177,14 @@ def _retry_command(
 @needs(Scope.READ)
 def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     """Get an execution's status, progress and outputs"""
-    include = Include(query.get("include", Include.STATUS))
+    parts = set(query["include"].split(",")) if "include" in query else set()
+    with_steps = "steps" in parts
+    include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
         execution = _service().get(_checked_id(execution_id), tenant(), include, held)
-        return _kept(
-            held, _json(serializers.execution(execution, with_steps=include is Include.STEPS))
-        )
+        asked = _service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
+        body = serializers.execution(execution, with_steps=with_steps, asked=asked)
+        return _kept(held, _json(body))
 
 
 @blueprint.operation(

@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError, fields
 from marshmallow.validate import Regexp
 
 from app.api.coded import (
+    INVALID_CHOICE,
     INVALID_TEXT,
     INVALID_TYPE,
     OUT_OF_RANGE,
@@ -254,9 +255,25 @@ class _QuerySchema(_RequestSchema):
         return Coded(message.replace("field", "parameter", 1), UNKNOWN_PARAMETER)
 
 
+STATUS_PARTS = ("steps", "inputs", "config")
+"""What a status can include besides its own fields."""
+
+
+def _known_parts(text: str) -> None:
+    if not set(text.split(",")) <= set(STATUS_PARTS):
+        known = ", ".join(STATUS_PARTS)
+        raise ValidationError(Coded(f"Must be one or more of {known}, by commas.", INVALID_CHOICE))
+
+
 class StatusQuerySchema(_QuerySchema):
     include = fields.String(
-        validate=OneOf(["steps"]), metadata={"description": "`steps` adds the steps to the answer."}
+        validate=_known_parts,
+        metadata={
+            "description": "Adds to the answer: `steps`, and the `inputs` and the `config` of the "
+            "request. Separate several by commas.",
+            "pattern": "^(steps|inputs|config)(,(steps|inputs|config))*$",
+            "example": "inputs,config",
+        },
     )
 
 
@@ -449,6 +466,7 @@ class ExecutionSchema(SummarySchema):
         WaitingForSchema, metadata={"description": "What it waits for, while it is pending."}
     )
     progress = fields.Nested(ProgressSchema)
+    last_heartbeat_at = _time("While it runs: when its worker last reported that it is alive.")
     outputs = fields.Dict(
         metadata={
             "description": "An agent has `output` and `metadata`. Its metadata are `model_used` "
@@ -467,6 +485,12 @@ class ExecutionSchema(SummarySchema):
         UsageSchema, metadata={"description": "The tokens of its model calls, over all attempts."}
     )
     steps = fields.List(fields.Nested(StepSchema))
+    inputs = fields.Dict(
+        metadata={"description": "As the request had them. Only with `include=inputs`."}
+    )
+    config = fields.Dict(
+        metadata={"description": "As the request had it. Only with `include=config`."}
+    )
     error = fields.Nested(FailureSchema)
     attempts = fields.List(fields.Nested(AttemptSchema))
     traceparent = fields.String(

@@ -63,8 +63,13 @@ class Pieces:
         yield b"}"
 
 
-def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
-    """The status of an execution. Fields that do not apply to it are omitted, not null."""
+def execution(
+    found: Execution, *, with_steps: bool = False, asked: Mapping[str, bytes] | None = None
+) -> bytes | Pieces:
+    """The status of an execution. Fields that do not apply to it are omitted, not null.
+
+    `asked` are parts of its request, as JSON.
+    """
     body = summary(found)
     if found.waiting_for:
         body["waiting_for"] = _waiting_for(found.waiting_for)
@@ -72,6 +77,8 @@ def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
         body["definition"] = found.definition_hash
     if found.progress or found.status is Status.RUNNING:
         body["progress"] = _progress(found.progress or Progress(0, 1))
+    if found.last_heartbeat_at:
+        body["last_heartbeat_at"] = time(found.last_heartbeat_at)
     if found.failure:
         body["error"] = _failure(found.failure)
     if found.attempts:
@@ -83,6 +90,8 @@ def execution(found: Execution, *, with_steps: bool = False) -> bytes | Pieces:
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
     text = json.dumps(body).encode()
+    for name, value in (asked or {}).items():
+        text = _with(text, name, value)
     if found.status is Status.COMPLETED:
         outputs = found.outputs or b"{}"
         return (

@@ -124,7 +124,7 @@ def _flow(
     folder: Path, data: Mapping[str, Any], inputs: DeclaredInputs, warnings: list[str]
 ) -> Flow:
     if "file" in data:
-        return _prompt_flow(data["name"], folder / "prompts" / data["file"], inputs, warnings)
+        return _prompt_flow(data["name"], folder, f"prompts/{data['file']}", inputs, warnings)
     entrypoint = data["entrypoint"]
     isolation = data.get("isolation")
     if isolation is None:
@@ -138,8 +138,10 @@ def _flow(
     )
 
 
-def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs, warnings: list[str]) -> PromptFlow:
-    document = read(path)
+def _prompt_flow(
+    name: str, folder: Path, file: str, inputs: DeclaredInputs, warnings: list[str]
+) -> PromptFlow:
+    document = read(folder / file)
     data = document.validated(_PROMPT)
     names = None
     if inputs is not None:
@@ -161,6 +163,7 @@ def _prompt_flow(name: str, path: Path, inputs: DeclaredInputs, warnings: list[s
         options={option: data[option] for option in MODEL_OPTIONS if data[option] is not None},
         output_parser=OutputParser(**parser) if parser else OutputParser(),
         names=names,
+        file=file,
     )
 
 

@@ -79,6 +79,8 @@ class PromptFlow:
     # The names that placeholders can have: inputs and defaults. None if the agent declares no
     # inputs, so that any name is possible.
     names: frozenset[str] | None = None
+    # Relative to the agent's folder.
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,8 @@ class Execution:
     attempt: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    last_heartbeat_at: datetime | None = None
+    """Only while it runs: when its worker last extended its lease."""
     progress: Progress | None = None
     outputs: bytes | LargeText | None = None
     failure: Failure | None = None

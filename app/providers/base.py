@@ -78,7 +78,11 @@ class ModelRateLimited(ModelError):
 
 
 class ModelAuthenticationError(ModelError):
-    """401 or 403, or no key is configured."""
+    """401 or 403."""
+
+
+class ModelNotConfigured(ModelAuthenticationError):
+    """Neither OPENAI_API_KEY nor OPENAI_BASE_URL is set."""
 
 
 class ModelUnavailable(ModelError):

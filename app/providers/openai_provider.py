@@ -20,8 +20,8 @@ from typing import Any
 from app.providers.answers import read_answer
 from app.providers.base import (
     Completion,
-    ModelAuthenticationError,
     ModelError,
+    ModelNotConfigured,
     ModelRateLimited,
     ModelRejected,
     ModelTimeout,
@@ -174,7 +174,7 @@ class OpenAIProvider:
     def _new_client(self) -> Any:
         settings = self._settings
         if not settings.openai_api_key and not settings.openai_base_url:
-            raise ModelAuthenticationError(
+            raise ModelNotConfigured(
                 "No model is configured. Set OPENAI_API_KEY, or OPENAI_BASE_URL for a local server."
             )
         limit = settings.max_result_bytes + ENVELOPE_BYTES

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.catalog.model import Flow, PromptFlow, PythonFlow
 from app.domain.execution import Failure
 from app.providers.base import ModelError, Stopped
 from app.providers.waits import bounded
+from app.runtime.places import Place, location
 from app.runtime.usage import BudgetExceeded
 from app.telemetry.masking import READ_FACTOR, mask
 
@@ -26,6 +28,13 @@ MAX_OTHERS = 10
 
 MAX_OTHER_MESSAGE_BYTES = 512
 
+MAX_ANSWER_CHARACTERS = 2000
+"""Of a model's answer that could not be parsed. `details` has its beginning."""
+
+MAX_FILE_CHARACTERS = 256
+
+CUT = "… [cut]"
+
 
 # An exit code may be a text of any length, of which `repr` would make a copy.
 _shortened = reprlib.Repr()
@@ -37,7 +46,13 @@ class TemplateError(Exception):
 
 
 class InvalidOutput(Exception):
-    """JSON cannot hold what a flow returned, or it is too large."""
+    """JSON cannot hold what a flow returned, or it is too large; or the model's `answer` cannot be
+    parsed.
+    """
+
+    def __init__(self, message: str = "", answer: str | None = None):
+        super().__init__(message)
+        self.answer = answer
 
 
 class FlowError(Exception):
@@ -55,18 +70,32 @@ PERMANENT = (TemplateError, InvalidOutput, FlowError)
 class RunFailed(Exception):
     """A run or a step failed. `retryable`: whether `config.retries` may start it again.
 
-    `retry_after_seconds` is the wait that the model's server asked for, if any.
+    `retry_after_seconds` is the wait that the model's server asked for, if any. `error` is what the
+    flow raised, and `flow` is the flow that did, for the log.
     """
 
-    def __init__(self, failure: Failure, retryable: bool, retry_after_seconds: float | None = None):
+    def __init__(
+        self,
+        failure: Failure,
+        retryable: bool,
+        retry_after_seconds: float | None = None,
+        error: BaseException | None = None,
+        flow: Flow | None = None,
+    ):
         super().__init__(failure.message)
         self.failure = failure
         self.retryable = retryable
+        self.error = error
+        self.flow = flow
         self.retry_after_seconds = bounded(retry_after_seconds, ModelError.longest_wait_seconds)
 
     @classmethod
-    def from_error(cls, error: BaseException, details: dict[str, Any]) -> RunFailed:
+    def from_error(
+        cls, error: BaseException, details: dict[str, Any], flow: Flow | None = None
+    ) -> RunFailed:
         """The failure for whatever a flow raised. A `RunFailed` stays as it is.
+
+        `details` get the place in the flow's files, if there is one, and what a model answered.
 
         Call it only if the run was not asked to stop: a `Stopped` is a failure of the flow here.
         """
@@ -75,6 +104,7 @@ class RunFailed(Exception):
         reason, others = reason_and_others(error)
         if isinstance(reason, RunFailed):
             return reason
+        details = {**details, **_place_of(error, reason, flow), **_answer_of(reason)}
         if isinstance(reason, Stopped):
             reason = FlowError("The flow stopped without being asked to.")
         if others:
@@ -85,7 +115,35 @@ class RunFailed(Exception):
         wait = (
             getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
         )
-        return cls(failure_from(reason, details), is_retryable(reason), wait)
+        return cls(failure_from(reason, details), is_retryable(reason), wait, error, flow)
+
+
+def _place_of(error: BaseException, reason: BaseException, flow: Flow | None) -> Mapping[str, Any]:
+    """Where in the flow's files it failed. `error` is the group, if any, in which `reason` came."""
+    if isinstance(flow, PromptFlow):
+        return {"prompt_file": flow.file}
+    if not isinstance(flow, PythonFlow):
+        return {}
+    try:
+        place = location(reason, flow.folder) or location(error, flow.folder)
+    except Exception:  # a failure without a place is better than none
+        return {}
+    return {"location": as_shown(place)} if place else {}
+
+
+def as_shown(place: Place) -> dict[str, Any]:
+    return {
+        "file": _plain(place.file, MAX_FILE_CHARACTERS),
+        "line": place.line,
+        "function": _plain(place.function, MAX_NAME_CHARACTERS),
+    }
+
+
+def _answer_of(reason: BaseException) -> Mapping[str, Any]:
+    if not isinstance(reason, InvalidOutput) or not isinstance(reason.answer, str):
+        return {}
+    shown = _plain(reason.answer, MAX_ANSWER_CHARACTERS)
+    return {"answer": shown + CUT if len(reason.answer) > MAX_ANSWER_CHARACTERS else shown}
 
 
 def reason_and_others(error: BaseException) -> tuple[BaseException, list[BaseException]]:

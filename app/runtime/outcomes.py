@@ -68,7 +68,9 @@ class Outcomes:
             if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
                 return  # what a flow raises because it was asked to stop is not its failure
             if call.item is not None:
-                self._journal.note_item(call.name, RunFailed.from_error(error, {}).failure)
+                flow = self._runner.flow_of(state.step)
+                failed = RunFailed.from_error(error, {}, flow)
+                self._journal.note_item(call.name, failed.failure)
             state.error = state.error or error
             state.stop.request()
             return
@@ -126,4 +128,5 @@ class Outcomes:
         self._journal.note(state.record, "ended")
 
     def _failure(self, state: StepState, error: BaseException) -> RunFailed:
-        return RunFailed.from_error(error, self._runner.details(state.step))
+        flow = self._runner.flow_of(state.step)
+        return RunFailed.from_error(error, self._runner.details(state.step), flow)

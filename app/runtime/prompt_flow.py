@@ -31,7 +31,8 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
             return parse(parser, completion.text)
         except InvalidOutput as error:
             if not tries:
-                raise InvalidOutput(f"{error}{_why(completion)}") from None
+                why = f"{error}{_why(completion)}"
+                raise InvalidOutput(why, completion.text) from None
             # A lone surrogate cannot be sent in JSON, so it goes back as a question mark.
             answer = completion.text.encode(errors="replace").decode()
             complaint = (

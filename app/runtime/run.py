@@ -160,7 +160,9 @@ def _failures(run: Run, ports: Ports) -> Iterator[None]:
         # A stopped flow may raise anything on its way out; that is no failure.
         if ports.stop.requested:
             raise Stopped from error
-        raise RunFailed.from_error(error, {f"{run.target_type}_id": run.target_id}) from error
+        agent = ports.catalog.agents.get(run.target_id)
+        flow = agent.flow(run.config.get("flow_id")) if agent else None
+        raise RunFailed.from_error(error, {f"{run.target_type}_id": run.target_id}, flow) from error
 
 
 def _agent(run: Run, ports: Ports) -> tuple[Agent, Flow]:

@@ -184,7 +184,7 @@ class StepRunner:
         _check_types(step, agent, given, item)
         outputs: dict[str, Any] = self._run_flow(
             agent,
-            self._flow_of(step),
+            self.flow_of(step),
             given,
             step_key=call_name(step.id, item),
             stop=state.stop,
@@ -194,7 +194,7 @@ class StepRunner:
         )
         return outputs
 
-    def _flow_of(self, step: Step) -> Flow | None:
+    def flow_of(self, step: Step) -> Flow | None:
         """The step's flow in this run's variant; None for an aggregator, which has none."""
         if step.agent is None:
             return None
@@ -202,7 +202,7 @@ class StepRunner:
         return self._agents[step.agent].flow(name)
 
     def _flow_id(self, step: Step) -> str | None:
-        flow = self._flow_of(step)
+        flow = self.flow_of(step)
         return flow.name if flow else None
 
 

@@ -175,6 +175,22 @@ class ExecutionService:
         outputs = _agent_outputs(execution) if include is Include.OUTPUTS else {}
         return replace(execution, steps=(_agent_step(execution),), step_outputs=outputs)
 
+    def request_of(
+        self, execution: Execution, names: Iterable[str], held: ExitStack
+    ) -> dict[str, bytes]:
+        """Returns `inputs` and `config` of the execution's start, as JSON; only those in `names`.
+
+        Raises what `get` does, and `InvalidRequest` if the stored request is damaged.
+        """
+        wanted = tuple(names)
+        if not wanted:
+            return {}
+        call = self._call(execution.id, held)
+        return {
+            name: json.dumps(call[name], separators=(",", ":"), ensure_ascii=False).encode()
+            for name in wanted
+        }
+
     def list(self, query: ListQuery) -> Page:
         """Returns one page in one round trip. The number of stored executions does not slow it."""
         keys = index_keys(query.tenant, query.status, query.type, query.target_id)
@@ -255,12 +271,12 @@ class ExecutionService:
             raise
         return self.store.submit(new)
 
-    def _call(self, execution_id: str) -> dict[str, Any]:
+    def _call(self, execution_id: str, held: ExitStack | None = None) -> dict[str, Any]:
         """Returns the stored inputs and config. Raises `NotFound`, and `InvalidRequest` if they
         are damaged.
         """
         try:
-            call = self.store.call(execution_id)
+            call = self.store.call(execution_id, held)
             if call is None or (
                 isinstance(call["inputs"], dict) and isinstance(call["config"], dict)
             ):

@@ -18,7 +18,7 @@ from app.store import connection
 from app.store.counters import Reports
 from app.store.executions import reap_arguments
 from app.store.hash_reader import read_hash
-from app.store.job import job_key, step_outputs_key, steps_key
+from app.store.job import LEASES_KEY, job_key, step_outputs_key, steps_key
 from app.store.store_check import WORKERS
 from app.store.worker_connection import BLOCKING_SECONDS, Call, WorkerConnection
 from app.store.write import Write
@@ -88,7 +88,7 @@ class AttemptStore:
         while True:
             with connection.translated():
                 answer: Any = await self._store.client.zscan(
-                    "exec:leases", cursor, count=LEASES_PER_CALL
+                    LEASES_KEY, cursor, count=LEASES_PER_CALL
                 )
                 cursor, rows = answer
                 found += await self._hand_back([id.decode() for id, _ in rows], known)

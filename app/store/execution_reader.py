@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 import redis
@@ -25,16 +26,18 @@ from app.domain.payload import read_call
 from app.process.aside import aside
 from app.store import connection, records
 from app.store.functions import Functions
-from app.store.job import data_key, job_key, outputs_key, step_outputs_key, steps_key
+from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
 from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
-from app.store.steps import read_moment, with_steps
+from app.store.steps import read_moment, to_datetime, with_steps
 from app.store.together import Function, Together, checked
 from app.store.waiting import waiting_for
 
 REQUEST_COUNTS = "exec:requests"
 """The beginning of the keys in which `api/limits.py` counts requests."""
+
+MICROSECOND = timedelta(microseconds=1)
 
 TOO_LARGE = 1
 """The answer of `status.lua` in place of a value that is too large for one call."""
@@ -60,7 +63,7 @@ class ExecutionReader:
 
     def __init__(self, client: redis.Redis, lease_seconds: float):
         self._client = client
-        self._lease = int(lease_seconds * 1_000_000)
+        self._lease = timedelta(seconds=lease_seconds)
         self._together = Together(client.connection_pool)
         self._shared = {
             name: Function(self._together, name) for name in ("submit", "cancel", "page", "waiting")
@@ -112,7 +115,7 @@ class ExecutionReader:
             or execution.status is not Status.COMPLETED
             or execution.outputs is not None
         ):
-            return execution and self._with_reason(execution)
+            return execution and self._with_present(execution)
         # It completed, but its outputs are gone or unreadable: the script ends it as failed.
         with suppress(StoreUnavailable), self._calling():
             self._functions("quarantine", [execution_id, tenant])
@@ -121,13 +124,18 @@ class ExecutionReader:
             return execution
         return records.unreadable(execution)
 
-    def call(self, execution_id: str) -> dict[str, Any] | None:
+    def call(self, execution_id: str, held: ExitStack | None = None) -> dict[str, Any] | None:
         """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.
 
-        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged.
+        Raises `ValueError` if it is unreadable, and `zlib.error` if the bytes are damaged. With
+        `held`, a large one takes the place of a large text, and raises `TooManyLarge` if all are
+        taken.
         """
-        data = self._text(data_key(execution_id))
-        return read_call(data) if data is not None else None
+        key = data_key(execution_id)
+        if held is not None and records.is_large(self._piece(key, 0, SMALL_BYTES)):
+            self._large.take_place(held)
+        data = self._text(key)
+        return aside(len(data), read_call, data) if data is not None else None
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool
@@ -160,13 +168,13 @@ class ExecutionReader:
     ) -> Execution | None:
         record: Record = {}
         if include is Include.STATUS:
-            record, outputs = self._look(execution_id)
+            record, outputs, lease_ends = self._look(execution_id)
             if record.get("tenant") != tenant.encode():
                 return None
             if not records.broke_off(record) and not records.is_large(outputs):
                 fields = records.present({**record, "outputs": outputs})
                 with suppress(*UNREADABLE_ERRORS):
-                    return read_record(execution_id, fields)
+                    return self._with_heartbeat(read_record(execution_id, fields), lease_ends)
                 return self._mended(execution_id, tenant, include)
         with ExitStack() as until_read:
             if record and not records.broke_off(record):
@@ -174,32 +182,49 @@ class ExecutionReader:
             self._large.take_place(held or until_read)
             return self._with_steps(execution_id, tenant, include)
 
-    def _with_reason(self, execution: Execution) -> Execution:
-        """The execution and, while it is pending, what it waits for."""
-        if execution.status is not Status.PENDING:
-            return execution
-        with self._calling():
-            found = self._shared["waiting"]([execution.id, self._lease])
-        # Nothing is found if it has started meanwhile; the next status says so.
-        return replace(execution, waiting_for=waiting_for(found)) if found else execution
+    def _with_present(self, execution: Execution) -> Execution:
+        """Adds what is not in the record: what a pending execution waits for, and when the worker
+        of a running one last reported.
+        """
+        if execution.status is Status.PENDING:
+            with self._calling():
+                found = self._shared["waiting"]([execution.id, self._lease // MICROSECOND])
+            # Nothing is found if it has started meanwhile; the next status says so.
+            return replace(execution, waiting_for=waiting_for(found)) if found else execution
+        if execution.status is Status.RUNNING and execution.last_heartbeat_at is None:
+            with self._calling():
+                [ends] = self._together.execute(("ZSCORE", LEASES_KEY, execution.id))
+            return self._with_heartbeat(execution, ends)
+        return execution
 
-    def _look(self, execution_id: str) -> tuple[Record, bytes]:
-        """The record and the first bytes of its outputs, without a script.
+    def _with_heartbeat(self, execution: Execution, lease_ends: Any) -> Execution:
+        """Adds when the lease was extended last, which its end says: `lease_ends` is a score."""
+        if execution.status is not Status.RUNNING or not isinstance(lease_ends, bytes | float):
+            return execution  # without a lease it has just ended
+        started_at = execution.started_at or execution.created_at
+        with suppress(ValueError, OverflowError):
+            beaten_at = to_datetime(float(lease_ends)) - self._lease
+            return replace(execution, last_heartbeat_at=max(beaten_at, started_at))
+        return execution
 
-        Two plain commands are enough: the outputs are written before the record says `finished`,
+    def _look(self, execution_id: str) -> tuple[Record, bytes, Any]:
+        """The record, the first bytes of its outputs and the end of its lease, without a script.
+
+        Plain commands are enough: the outputs are written before the record says `finished`,
         and never change after that.
         """
         with self._calling():
-            values, outputs = self._together.execute(
+            values, outputs, lease_ends = self._together.execute(
                 ("HMGET", job_key(execution_id), *RECORD_FIELDS),
                 ("GETRANGE", outputs_key(execution_id), 0, SMALL_BYTES),
+                ("ZSCORE", LEASES_KEY, execution_id),
             )
             if isinstance(values, redis.ResponseError):
-                return {}, b""  # a key of another type holds no record
+                return {}, b"", None  # a key of another type holds no record
             record = dict(zip(RECORD_FIELDS, values, strict=True))
             # `outputs` is an error if the key has another type.
             readable = record["status"] == b"finished" and isinstance(outputs, bytes)
-            return record, outputs if readable else b""
+            return record, outputs if readable else b"", lease_ends
 
     def _with_large_outputs(
         self, execution_id: str, tenant: str, record: Record, held: ExitStack

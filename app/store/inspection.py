@@ -15,7 +15,7 @@ import redis
 
 from app.settings import Settings
 from app.store import connection
-from app.store.job import data_key, job_key, outputs_key
+from app.store.job import LEASES_KEY, data_key, job_key, outputs_key
 
 MOST_BYTES = 64 * 1024
 """A longer value is read to here only."""
@@ -61,7 +61,7 @@ class Inspection:
     def leases(self) -> list[Lease]:
         """The running executions, the lease that ends first at the head."""
         with connection.translated():
-            now, found = self._now(), self._scores("exec:leases")
+            now, found = self._now(), self._scores(LEASES_KEY)
             return [self._lease(id, at - now) for id, at in found]
 
     def tenants(self) -> list[str]:

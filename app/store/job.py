@@ -18,6 +18,9 @@ from rq.serializers import JSONSerializer
 from app.domain.execution import NewExecution
 from app.domain.payload import FUNCTION, write_call
 
+LEASES_KEY = "exec:leases"
+"""A sorted set of the running executions, by the moment at which their leases end."""
+
 
 class ExecutionJob(Job):
     """An RQ job that accepts only `FUNCTION` as its function, and only JSON as its serializer.

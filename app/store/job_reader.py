@@ -86,7 +86,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         if "started_at" in record or status is Status.RUNNING
         else None,
         ended_at=read_time(record["ended_at"]) if status.ended else None,
-        progress=progress if status is Status.RUNNING or "outputs" in record else None,
+        progress=_shown(progress, status, "outputs" in record),
         outputs=_outputs(record["outputs"])
         if "outputs" in record and status is Status.COMPLETED
         else None,
@@ -113,6 +113,11 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
     if meta_status != status:
         raise ValueError(f"`meta` has the status {meta_status!r}, but the job has {status}.")
     return status, _read_progress(progress)
+
+
+def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:
+    """What is shown of it: a completed execution without its outputs is about to be ended."""
+    return None if status is Status.COMPLETED and not has_outputs else progress
 
 
 def _read_progress(progress: Any) -> Progress | None:

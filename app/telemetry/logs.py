@@ -54,6 +54,8 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
     `secrets` are masked wherever they appear, beside what looks like a secret. Lines are written to
     `descriptor`, which is standard output or a copy of it.
     """
+    global _masked
+    _masked = masking(secrets)
     # The order matters: masking comes last, so that it sees what the others have added.
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -62,7 +64,7 @@ def configure(level: str, secrets: Sequence[str] = (), descriptor: int = 1) -> N
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         describe_exception,
-        masking(secrets),
+        _masked,
     ]
     renderer: Any = (
         structlog.dev.ConsoleRenderer()
@@ -102,6 +104,24 @@ def name_in_request(**fields: str) -> None:
 
 def _of_the_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {**_request.get({}), **event}
+
+
+def present_run() -> str:
+    """The execution whose code runs in this thread or task; empty if that is not known."""
+    return str(structlog.contextvars.get_contextvars().get("execution_id", ""))
+
+
+def write_print(stream: str, text: str) -> None:
+    """Writes a line that a flow has printed, with the names of its run.
+
+    It goes past `logging`: a flow may have disabled its loggers, or given them a handler that
+    prints, too.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _SinkHandler):
+            fields = {"stream": stream, "message": text, **structlog.contextvars.get_contextvars()}
+            handler.handle(_record("flow_output", "info", **fields))
+            return
 
 
 def flush() -> None:
@@ -147,17 +167,19 @@ class _SinkHandler(logging.Handler):
     def _dropped(self, count: int) -> bytes:
         # Built by hand: a call of a logger would come back to this handler in the middle of a
         # write.
-        event: Any = {
-            "event": "log_lines_dropped",
-            "count": count,
-            "level": "warning",
-            "logger": __name__,
-        }
-        event = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "warning", event)
-        record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
-        # By these attributes, structlog's formatter takes the record for one of its own.
-        record.__dict__ |= {"_logger": None, "_name": "warning"}
-        return self._line(record)
+        return self._line(_record("log_lines_dropped", "warning", count=count))
+
+
+def _record(event: str, level: str, **fields: Any) -> logging.LogRecord:
+    """A record that no logger has made, masked."""
+    line: Any = {**fields, "event": event, "level": level, "logger": __name__}
+    line = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, level, line)
+    record = logging.LogRecord(
+        __name__, logging.INFO, "", 0, _masked(None, level, line), None, None
+    )
+    # By these attributes, structlog's formatter takes the record for one of its own.
+    record.__dict__ |= {"_logger": None, "_name": level}
+    return record
 
 
 def fitting(renderer: Any) -> Callable[[Any, str, MutableMapping[str, Any]], str]:
@@ -187,6 +209,10 @@ def masking(
         return cleaned(fields, hide, MAX_LINE_BYTES) | kept
 
     return processor
+
+
+_masked = masking(())
+"""The processor of this process, which knows its secrets."""
 
 
 def _library_message(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ read downwards. While it runs, the worker may call `stop`, and `pool` calls `on_
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import write
 from app.store.attempt_store import AttemptStore, Beat
@@ -89,13 +92,21 @@ class Attempt:
             # Checkpoints go first: the store refuses them once the attempt has ended.
             if ending and self._saving:
                 await self._saving
+            if isinstance(ending, Finish) and ending.status != "completed":
+                await self._store_progress(store)
             ending, status = await self._write_end(ending, writer)
         finally:
             if self._saving:
                 self._saving.cancel()
         spans.end(self._span, ending, status)
+        if isinstance(ending, Finish) and ending.error and outcome.kind != "failed":
+            # The child has logged what its flow raised. This failure is the service's own.
+            error = json.loads(ending.error)
+            names = {**self.names(), **error["details"]}
+            log.error("run_failed", **names, type=error["type"], message=error["message"])
         how = ending.arguments[0] if ending else "lost"
-        log.info("attempt_ended", **self.names(), how=how, status=status)
+        worker = self.claim.worker
+        log.info("attempt_ended", **self.names(), worker=worker, how=how, status=status)
 
     async def _run_or_die(
         self, child: ChildProcess | None, pool: Pool, store: AttemptStore
@@ -141,7 +152,7 @@ class Attempt:
         if self._outcome:
             return Outcome("unstarted", reason="Its process ended before it was given the run.")
         child.send_message(message)
-        log.info("attempt_started", **self.names())
+        log.info("attempt_started", **self.names(), worker=self.claim.worker)
 
         # The flow runs. Usually this is where its outcome arrives.
         await self._until(lambda: bool(self._outcome or self.stopping), self.claim.timeout_seconds)
@@ -180,6 +191,12 @@ class Attempt:
         if self.stopping is Stopping.SHUTDOWN:
             return None  # the worker kills all its children together when the shutdown is due
         return 0.0  # lost: another worker may run this execution at any moment
+
+    async def _store_progress(self, store: AttemptStore) -> None:
+        """Stores how far the run came, if that is not stored yet: the status goes on showing it."""
+        if self.progress:
+            with contextlib.suppress(StoreUnavailable):
+                await store.beat([self.next_beat()])
 
     async def _write_end(
         self, ending: Ending | None, writer: ResultWriter

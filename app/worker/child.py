@@ -36,7 +36,8 @@ from app.process.prctl import adopt_orphans, die_with_parent, set_name
 from app.providers.base import ModelProvider
 from app.providers.openai_provider import OpenAIProvider
 from app.runtime import flow_files
-from app.runtime.errors import failure_from
+from app.runtime.errors import RunFailed, failure_from
+from app.runtime.failure_log import log_failure
 from app.runtime.loop import end_tasks, owners, scope_of_run, the_loop
 from app.settings import Settings
 from app.store.counters import Counts
@@ -138,6 +139,7 @@ class Child:
         self._loading: dict[Hashable, list[ChildRun]] = {}
         self._threads = FlowThreads(self._for_life)
         self._enders = ThreadPoolExecutor(_ENDERS, thread_name_prefix="end")
+        self._streams = streams
         self._cleanup = Cleanup(streams, alone=self._alone)
         self._served = 0
         self._silence_seconds = config.silence_seconds
@@ -226,6 +228,7 @@ class Child:
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
             outcome = run.blocking()
             run.note_leaked_threads(the_loop.end_of_run(scope))
+            self._streams.end_lines()
             return outcome
 
     # Many at once.
@@ -295,12 +298,11 @@ class Child:
         """Reports the end of a run whose task did not: a flow may cancel all tasks of the loop."""
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None and run.token in self._runs:
-            failed = {
-                "outcome": "failed",
-                "error": asdict(failure_from(error, {})),
-                "retryable": False,
-            }
-            self._end(run, failed, b"", "")
+            failed = RunFailed(failure_from(error, {}), retryable=False, error=error)
+            with structlog.contextvars.bound_contextvars(**run.names):
+                log_failure(failed)
+            ended = {"outcome": "failed", "error": asdict(failed.failure), "retryable": False}
+            self._end(run, ended, b"", "")
 
     async def _as_task(self, run: ChildRun) -> None:
         """Runs a flow that only waits. It has a task of its own, which a stop may cancel."""
@@ -311,6 +313,7 @@ class Child:
             owners[flow] = scope
             await asyncio.wait({flow})
             run.note_leaked_threads(await end_tasks(scope) + len(scope.helping))
+            self._streams.end_lines()
         await asyncio.get_running_loop().run_in_executor(self._enders, self._end_task, run, flow)
 
     def _end_task(

@@ -19,6 +19,7 @@ from app.domain.payload import pack, read_call
 from app.providers.base import ModelProvider, Stopped
 from app.runtime.checkpoint import SavedState
 from app.runtime.errors import RunFailed, failure_from
+from app.runtime.failure_log import log_failure
 from app.runtime.python_flow import entry_point, is_loaded
 from app.runtime.run import (
     Ports,
@@ -211,6 +212,7 @@ def _ended_by(error: BaseException) -> Head:
     if isinstance(error, Stopped):
         return {"outcome": "stopped"}
     if isinstance(error, RunFailed):
+        log_failure(error)
         retry = {"retryable": error.retryable, "retry_after_seconds": error.retry_after_seconds}
         return {"outcome": "failed", "error": asdict(error.failure), **retry}
     log.error("run_crashed", exc_info=error)

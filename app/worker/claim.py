@@ -76,6 +76,11 @@ class Claim:
         )
 
     @property
+    def worker(self) -> str:
+        """The name of its worker, which `attempts` shows, too. The token begins with it."""
+        return self.token.rsplit(":", 2)[0]
+
+    @property
     def alone(self) -> bool:
         """Whether it runs in a process of its own."""
         return self.deaths >= ALONE

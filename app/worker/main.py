@@ -132,7 +132,9 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
         if slots and size
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reloader(config, workers).request)
-    log.info("worker_started", threads=config.worker_threads, processes=config.worker_processes)
+    names = [worker.name for worker in workers]
+    slots = {"threads": config.worker_threads, "processes": config.worker_processes}
+    log.info("worker_started", workers=names, **slots)
     watchdog = Watchdog()
     watchdog.start()
     sweeping = asyncio.ensure_future(orphans.sweep_for_life())

@@ -80,6 +80,7 @@ def test_a_pipeline_reports_its_steps_and_returns_its_outputs(service: Service) 
 
 def test_a_failing_step_is_named(service: Service) -> None:
     ended = service.run("relay", {"first": {}, "second": {"fail": "No."}}, type="pipeline")
+    assert ended["error"]["details"].pop("location")["file"] == "flow.py"
     assert ended["error"] == {
         "type": "ValueError",
         "message": "No.",

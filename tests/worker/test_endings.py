@@ -44,6 +44,7 @@ def test_async_functions_and_objects_with_invoke_are_flows_too(service: Service)
 @BOTH
 def test_an_exception_fails_with_its_name_and_message(service: Service, flow: str) -> None:
     ended = run(service, flow, do="fail", message="No such customer.")
+    assert ended["error"]["details"].pop("location")["file"] == "flow.py"
     assert ended["error"] == {
         "type": "ValueError",
         "message": "No such customer.",
@@ -195,7 +196,8 @@ def test_the_next_run_finds_its_process_as_the_last_one_did(make_service, tmp_pa
 
 def test_an_exception_that_can_not_be_read_is_named_all_the_same(service: Service) -> None:
     error = run(service, "process", do="unspeakable")["error"]
-    assert (error["type"], error["details"]) == ("_Unspeakable", {"agent_id": "behaves"})
+    assert (error["type"], error["details"]["agent_id"]) == ("_Unspeakable", "behaves")
+    assert error["details"]["location"]["function"] == "_unspeakable"
 
 
 def test_large_outputs_come_back_whole_and_too_large_ones_are_refused(make_service) -> None:

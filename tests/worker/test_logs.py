@@ -49,6 +49,18 @@ def run(inputs, context):
         for number in range(30_000):
             print(number, text * 100)
             context.log("line", number=number)
+    if do == "prints":
+        import sys
+        for number in range(3):
+            print("line", number, text)
+            threading.Event().wait(0.01)
+        sys.stderr.write("to stderr, token=abc123secret\\n")
+        sys.stdout.buffer.write(b"bytes \\xff\\n")
+        print("long" + "y" * 100_000)
+        print("no end", text, end="")
+    if do == "progress":
+        context.progress(3, 5, "reading")
+        raise ValueError(text)
     if do == "exit":
         raise SystemExit(text)
     return context.complete([{"role": "user", "content": text}]).text if do == "complete" else text
@@ -114,12 +126,10 @@ def logging_service(
 
 
 def lines(service: Service, name: str) -> list[dict[str, Any]]:
-    """Every line that a process printed; each must be a JSON object, but for what the flow prints
-    itself.
-    """
+    """Every line that a process printed; each must be a JSON object."""
     output = service.output(name)
     try:
-        return [json.loads(line) for line in output.splitlines() if line != "printed"]
+        return [json.loads(line) for line in output.splitlines()]
     except json.JSONDecodeError:
         pytest.fail(f"A line of {name} is no JSON object:\n{output}")
 
@@ -179,7 +189,9 @@ def test_nothing_that_users_send_or_get_is_logged_on_any_level(
     for name in ("web", "worker0"):
         found = lines(service, name)
         assert found
-        assert MARKER not in service.output(name)
+        # The messages of what a flow raised are logged for its author, masked, and in these only.
+        others = [line for line in found if line["event"] not in ("run_failed", "run_traceback")]
+        assert MARKER not in json.dumps(others)
     events = [line["event"] for line in lines(service, "worker0")]
     assert events.count("crashed") == 2  # each thread that a flow let die
     chatty = [
@@ -219,7 +231,8 @@ def test_what_a_flow_logs_changes_nothing_of_the_lines_own_and_fails_no_run(
     assert long["message"].startswith("longx")
     assert long["message"].endswith("x… [cut]")
     assert long["size"] == 1
-    assert "printed\n" in service.output("worker0")  # at once, though nothing flushed it
+    [printed] = until(service, "worker0", "flow_output", **own)  # though nothing flushed it
+    assert (printed["stream"], printed["message"]) == ("stdout", "printed")
 
 
 def test_lines_carry_the_ids_from_the_request_to_the_flow_and_its_libraries(
@@ -285,6 +298,77 @@ def test_an_exception_is_logged_by_its_type_and_places_with_its_causes(
     assert error["type"] == "ValueError"
     assert error["at"][-1].endswith("_raise")
     assert "flow.py:" in error["at"][-1]
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_a_run_that_failed_has_one_line_with_what_was_raised_and_where(
+    logging_service: Service, flow: str
+) -> None:
+    service = logging_service
+    text = "no such customer, token=abc123secret"
+    ended = service.run("logger", {"do": "chain", "text": text}, config={"flow_id": flow})
+    details = ended["error"]["details"]
+    assert details["location"]["file"] == "flow.py"
+    assert details["location"]["function"] == "run"
+    own = {"execution_id": ended["execution_id"]}
+    until(service, "worker0", "attempt_ended", **own)
+    [line] = until(service, "worker0", "run_failed", **own)
+    assert (line["type"], line["level"]) == ("RuntimeError", "error")
+    assert line["message"] == "no such customer, token=[masked]"
+    assert line["at"][-1].endswith(f"flow.py:{details['location']['line']} run")
+    [cause] = line["causes"]
+    assert (cause["type"], cause["at"][-1].split()[-1]) == ("ValueError", "_raise")
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_what_a_flow_prints_is_logged_by_lines_with_the_ids_of_its_run(
+    logging_service: Service, flow: str
+) -> None:
+    service = logging_service
+    texts = ["first", "second", "third"]
+    config = {"flow_id": flow}
+    ids = [service.start("logger", {"do": "prints", "text": text}, config=config) for text in texts]
+    for id, text in zip(ids, texts, strict=True):
+        assert service.ended(id)["status"] == "completed"
+        until(service, "worker0", "attempt_ended", execution_id=id)
+        found = until(service, "worker0", "flow_output", execution_id=id)
+        shown = [(line["stream"], line["message"]) for line in found]
+        assert [message for _, message in shown[:3]] == [f"line {n} {text}" for n in range(3)]
+        assert shown[3] == ("stderr", "to stderr, token=[masked]")
+        assert shown[4] == ("stdout", "bytes \ufffd")
+        assert shown[5][1].startswith("longyyy")
+        assert shown[-1] == ("stdout", f"no end {text}")
+        assert all(line["tenant"] == "default" for line in found)
+
+
+@pytest.mark.parametrize("flow", ["run", "thread"])
+def test_a_run_that_failed_still_shows_how_far_it_came(logging_service: Service, flow: str) -> None:
+    inputs = {"do": "progress", "text": "x"}
+    ended = logging_service.run("logger", inputs, config={"flow_id": flow})
+    assert ended["status"] == "failed"
+    assert ended["progress"] == {
+        "current_step": 3,
+        "total_steps": 5,
+        "percentage": 60.0,
+        "current_step_name": "reading",
+    }
+
+
+def test_the_worker_of_an_attempt_has_the_same_name_in_the_answer_and_in_the_log(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("behaves", {"do": "echo"})
+    own = {"execution_id": ended["execution_id"]}
+    [line] = until(logging_service, "worker0", "attempt_ended", **own)
+    assert line["worker"] == ended["attempts"][0]["worker"]
+
+
+def test_a_run_that_the_service_ends_as_failed_has_one_line_too(logging_service: Service) -> None:
+    ended = logging_service.run("behaves", {"do": "sleep", "seconds": 60}, config={"timeout": 1})
+    assert ended["error"]["type"] == "Timeout"
+    own = {"execution_id": ended["execution_id"]}
+    [line] = until(logging_service, "worker0", "run_failed", **own)
+    assert (line["type"], line["agent_id"]) == ("Timeout", "behaves")
 
 
 def test_a_large_body_that_is_no_json_leaves_no_line_of_another_form(service: Service) -> None:

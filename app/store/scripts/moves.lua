@@ -69,7 +69,7 @@ local function end_as(record, state, at, more)
   local key, completed = job_key(record.id), state == 'completed'
   call('ZADD', registry(state, record.origin), rq_score(at), record.id)
   move_index(record, state)
-  local progress = completed and all_done(record) or nil
+  local progress = completed and all_done(record) or last_progress(record)
   call('HSET', key, 'status', RQ_WORD[state], 'meta', meta(state, progress), 'ended_at', iso(at),
     unpack(more or {}))
   -- Only a living execution needs these.

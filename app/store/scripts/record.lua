@@ -30,6 +30,13 @@ local function all_done(record)
   return '[' .. steps .. ',' .. steps .. ',null]'
 end
 
+-- The progress of an execution that ends early, as JSON: it shows how far it came. nil if it never
+-- reported any, or it is unreadable.
+local function last_progress(record)
+  local text = record.state == 'running' and string.match(record.meta or '', '"progress":(%[.*%])}$')
+  return text and pcall(cjson.decode, text) and text or nil
+end
+
 local function is_seconds(text)
   local number = text:match('^[%d.eE+-]+$') and tonumber(text)
   return number and number > 0 and number < FOREVER

@@ -10,8 +10,26 @@ import fcntl
 import io
 import os
 import sys
+import time
+from typing import TYPE_CHECKING, Any
 
+from app.telemetry import logs
+from app.telemetry.masking import READ_FACTOR
 from app.telemetry.sink import PrintStream
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+MAX_PRINT_BYTES = 4096
+"""Of a line without an end. A longer one is logged in pieces."""
+
+MAX_PRINTS_PER_SECOND = 2000
+"""Lines of one stream. The others are counted."""
+
+MAX_RESTS = 10_000
+"""Runs that may have an unfinished line at once."""
+
+_STREAMS = {1: "stdout", 2: "stderr"}
 
 _PRIVATE_FROM = 64
 """The lowest number of a copy: programs that daemonize close the first few descriptors."""
@@ -26,6 +44,7 @@ class Streams:
             for number in (0, 1, 2)
         }
         self._blocking = {number: os.get_blocking(number) for number in self._copies}
+        self._prints: dict[int, FlowPrints] = {}
 
     @property
     def log_descriptor(self) -> int:
@@ -35,13 +54,28 @@ class Streams:
     def put_back(self) -> None:
         """Resets all three, descriptors and objects. Writes what a flow has printed first."""
         self.put_back_descriptors()
+        self.end_lines()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # a flow may have put anything there
                 stream.flush()
         reader = open(0, closefd=False)  # noqa: SIM115
-        for name, stream in (("stdin", reader), ("stdout", _writer(1)), ("stderr", _writer(2))):
+        for name, stream in (
+            ("stdin", reader),
+            ("stdout", self._writer(1)),
+            ("stderr", self._writer(2)),
+        ):
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+    def end_lines(self) -> None:
+        """Logs what the present run has printed without a line break at its end."""
+        for prints in list(self._prints.values()):
+            prints.end_line()
+
+    def _writer(self, number: int) -> io.TextIOWrapper:
+        """Returns a stream for what flows print. Closing it leaves the descriptor open."""
+        self._prints[number] = prints = FlowPrints(number)
+        return prints.text()
 
     def repair(self) -> None:
         """Replaces closed streams only: other flows may be using those that work."""
@@ -49,7 +83,7 @@ class Streams:
         for name, number in (("stdout", 1), ("stderr", 2)):
             stream = getattr(sys, name, None)
             if stream is None or getattr(stream, "closed", False):
-                setattr(sys, name, _writer(number))
+                setattr(sys, name, self._writer(number))
 
     def put_back_descriptors(self) -> None:
         """Resets descriptors that were closed or redirected."""
@@ -67,6 +101,53 @@ def _is_the_same(one: int, other: int) -> bool:
         return False
 
 
-def _writer(number: int) -> io.TextIOWrapper:
-    """Returns a stream that writes each line at once. Closing it leaves the descriptor open."""
-    return PrintStream(number).text()
+class FlowPrints(PrintStream):
+    """What Python code prints, as lines of the log with the names of the run that printed them.
+
+    The names come from the context of the thread or task, so a thread that a flow starts by itself
+    has none. What is written to the descriptor itself, as by programs that a flow starts, goes
+    there unchanged.
+    """
+
+    def __init__(self, descriptor: int):
+        super().__init__(descriptor)
+        self._stream = _STREAMS[descriptor]
+        self._rests: dict[str, bytes] = {}
+        self._second, self._lines, self._left_out = 0, 0, 0
+
+    def text(self) -> io.TextIOWrapper:
+        # Unbuffered: a buffer would mix what several runs print.
+        stream: Any = self
+        return io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
+
+    def write(self, data: Buffer) -> int:
+        """Logs the complete lines, and keeps the rest until its line ends."""
+        run = logs.present_run()
+        *lines, rest = (self._rests.pop(run, b"") + bytes(data)).split(b"\n")
+        if len(rest) > MAX_PRINT_BYTES or len(self._rests) > MAX_RESTS:
+            lines.append(rest)
+        elif rest:
+            self._rests[run] = rest
+        for line in lines:
+            self._log(line)
+        return memoryview(data).nbytes
+
+    def end_line(self) -> None:
+        """Logs what the present run has printed without a line break at its end."""
+        self._log(self._rests.pop(logs.present_run(), b""))
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            logs.write_print(self._stream, f"[{left_out} printed lines were left out]")
+
+    def _log(self, line: bytes) -> None:
+        text = line[: MAX_PRINT_BYTES * READ_FACTOR].decode(errors="replace").rstrip("\r")
+        if not text.strip():
+            return
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > MAX_PRINTS_PER_SECOND:
+            self._left_out += 1
+        else:
+            logs.write_print(self._stream, text)

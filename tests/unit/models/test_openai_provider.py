@@ -15,6 +15,7 @@ from app.providers.base import (
     ModelAnswerInvalid,
     ModelAuthenticationError,
     ModelError,
+    ModelNotConfigured,
     ModelRateLimited,
     ModelRejected,
     ModelTimeout,
@@ -130,7 +131,7 @@ def test_a_server_that_is_not_there_is_unavailable(server: ModelServer, provider
 
 
 def test_without_key_and_address_the_message_names_the_setting() -> None:
-    with pytest.raises(ModelAuthenticationError, match="OPENAI_API_KEY"):
+    with pytest.raises(ModelNotConfigured, match="OPENAI_API_KEY"):
         OpenAIProvider(Settings()).complete(ASK)
 
 

@@ -158,6 +158,7 @@ steps:
     assert time.monotonic() - began < 8
     failure = raised.value.failure
     assert (failure.type, failure.message) == ("ValueError", "No.")
+    assert failure.details.pop("location")["function"] == "run"
     assert failure.details == {
         "pipeline_id": "p",
         "step_id": "bad",
