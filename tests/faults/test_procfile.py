@@ -31,9 +31,7 @@ def log(tmp_path: Path) -> Path:
 def honcho(tmp_path: Path, log: Path, own_store: EmbeddedStore) -> Iterator[Honcho]:
     """`honcho start`, with its settings in a `.env` as a developer has them."""
     started: list[subprocess.Popen[bytes]] = []
-    plain = {
-        name: value for name, value in os.environ.items() if name not in ("PORT", "REDIS_URL")
-    }
+    plain = {name: value for name, value in os.environ.items() if name not in ("PORT", "REDIS_URL")}
 
     def start(**settings: str) -> subprocess.Popen[bytes]:
         folder = tmp_path / f"copy{len(started)}"
