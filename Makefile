@@ -10,10 +10,11 @@ AGENTS_NEED := $(wildcard requirements-agents.txt)
 export SERVICE_BIN := $(CURDIR)/.venv-service/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test chaos faults bench bench-full lint format
+.PHONY: help install run check test chaos faults bench bench-full lint format
 
 help:
-	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C"
+	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C; loads what you edit"
+	@echo "make check    are all agents and pipelines valid? Draws each pipeline"
 	@echo "make test     the whole suite; ARGS='-k cancel' for a part of it"
 	@echo "make chaos    a minute of a service whose parts are broken at random; ARGS='--seconds 600 --seed 7'"
 	@echo "make faults   the long measure of what is broken on purpose; before a release"
@@ -25,6 +26,9 @@ install: .venv/installed
 
 run: .venv/installed
 	@exec $(BIN)/python -m tools.run
+
+check: .venv/installed
+	@$(BIN)/python -m app.catalog check
 
 test: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m pytest -n 4 $(ARGS)  # two cores: half of the time a test waits

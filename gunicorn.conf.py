@@ -50,6 +50,7 @@ accesslog = None  # a line per request would cost more than the request; refusal
 logger_class = lifecycle.logger_class(chosen)
 on_starting = partial(lifecycle.on_starting, chosen)
 when_ready = partial(lifecycle.when_ready, chosen)
+post_fork = lifecycle.post_fork
 pre_request = lifecycle.pre_request
 post_worker_init = lifecycle.post_worker_init
 worker_exit = lifecycle.worker_exit

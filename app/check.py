@@ -1,13 +1,16 @@
 """Checks a release or a worker from the command line: `python -m app.check [worker]`.
 
 Without an argument it checks settings, agents, pipelines and the store; the release phase of a
-deployment calls it. With `worker` it checks whether a worker of this machine is alive; a
+deployment calls it. It then ends, except under honcho, which would end the other processes with it:
+there it waits for SIGTERM. With `worker` it checks whether a worker of this machine is alive; a
 container's health check calls it. The exit code is 0 or 1; if it is 1, stderr has a sentence for
 each problem.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from typing import Any
@@ -27,6 +30,9 @@ SILENT_LEASES = 3.0
 BEAT_LEASES = 0.4
 """How many leases to wait for a heartbeat. Workers send one every third of a lease."""
 
+UNDER_HONCHO = "HONCHO_PROCESS_NAME"
+"""A variable that honcho sets for its processes."""
+
 BEAT_SECONDS = 5.0
 """Longest wait for a heartbeat. If the lease is long, the next health check finds it."""
 
@@ -43,7 +49,18 @@ def main(arguments: list[str]) -> int:
         problem = str(error)
     if problem:
         print(problem, file=sys.stderr)
-    return 1 if problem else 0
+        return 1
+    if not arguments and UNDER_HONCHO in os.environ:
+        _wait_for_the_end()
+    return 0
+
+
+def _wait_for_the_end() -> None:
+    print("Waiting, because honcho ends all processes when one of them ends.", flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    while True:
+        signal.pause()
 
 
 def _check_release(chosen: settings.Settings) -> str | None:

@@ -140,7 +140,7 @@ class Settings:
     worker_threads: int = _worker(
         100,
         "WORKER_THREADS",
-        "How many executions that wait on models run at once, in the worker's one process for "
+        "How many executions that mostly wait (prompts, `async` flows) run at once, in the worker's one process for "
         "threads. `0`: none.",
         min=0,
         max=5000,

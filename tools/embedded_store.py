@@ -87,14 +87,14 @@ class EmbeddedStore:
         )
         self._wait_until_it_answers()
 
-    def stop(self) -> None:
-        """Shuts the server down; all data is on disk afterwards."""
-        self._end(signal.SIGTERM)
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Shuts the server down; all data is on disk afterwards, unless it needs longer."""
+        self._end(signal.SIGTERM, seconds)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def kill(self) -> None:
         """Kills the server, as a crash would."""
-        self._end(signal.SIGKILL)
+        self._end(signal.SIGKILL, STOP_SECONDS)
 
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -125,11 +125,11 @@ class EmbeddedStore:
         log = self.folder / "store.log"
         raise StoreError(f"The embedded store did not start. See {log} for the reason.")
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals, seconds: float) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

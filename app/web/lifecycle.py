@@ -92,6 +92,11 @@ def when_ready(chosen: Settings, server: Any) -> None:
         structlog.get_logger("app.web.binding").warning("no_keys_asked_for", remark=remark)
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Has a new web process heed signals from its first moment."""
+    worker.heed_signals(server.SIG_QUEUE)
+
+
 def pre_request(worker: Any, request: Any) -> None:
     """Joins the values of a repeated header so that the API refuses the result.
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import gevent
@@ -53,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_REQUESTS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _APP_LOAD_ERROR = 4  # gunicorn's exit code that makes the master stop, not replace the process
 _PIECE_BYTES = 256 * 1024
 
@@ -124,10 +126,20 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.__dict__.update(
             {name: setting.get() for name, setting in self.cfg.settings.items()}
         )
-        self._stopping = Event()
-        # gunicorn does the same after the patching, but a signal may arrive before that.
-        signal.signal(signal.SIGTERM, self.handle_exit)
         super().init_process()
+
+    def heed_signals(self, queued: SimpleQueue[int]) -> None:
+        """Called right after the fork, as long before gunicorn sets its handlers.
+
+        Until now this process had the master's handlers, which only put signals into the master's
+        queue. `queued` is its copy: a request to stop in it would be lost, and the master would
+        wait for this process until it kills it.
+        """
+        self._stopping = Event()
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        while not queued.empty():
+            if queued.get_nowait() in _REQUESTS_TO_STOP:
+                self.handle_exit(signal.SIGTERM, None)
 
     def load_wsgi(self) -> None:
         """Loads the application. Prints a configuration error as its sentence, without a traceback.
@@ -135,6 +147,8 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         At the start of the service, the error ends it. Later, the other processes keep serving, and
         gunicorn tries again until the file is corrected.
         """
+        if not self.alive:
+            sys.exit(0)  # the request to stop came before anything was loaded
         try:
             super().load_wsgi()
         except ConfigurationError as error:

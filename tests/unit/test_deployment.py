@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from app.setting_checks import settings_of
 from app.settings import Settings
 from app.worker.worker import HAND_BACK_SECONDS
+from tests.support.service import BIN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -62,7 +64,48 @@ def test_every_container_has_no_privileges_and_a_health_check(name: str) -> None
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "healthcheck" in service or (name == "web" and "HEALTHCHECK" in DOCKERFILE)
-    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    ports = service.get("ports", [])
+    assert all(_filled(port, {}).startswith("127.0.0.1:") for port in ports)
+
+
+def _filled(text: object, env: dict[str, str]) -> str:
+    """A value of compose.yaml, with `${NAME:-default}` filled in as Compose does."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: env.get(m[1]) or m[2], str(text))
+
+
+def _environment(name: str, env: dict[str, str]) -> dict[str, str]:
+    given = COMPOSE[name]["environment"]
+    return {variable: _filled(text, env) for variable, text in given.items()}
+
+
+FIXED = {"REDIS_URL", "HOST", "PORT"}
+"""The store of compose.yaml, and the address inside the container."""
+
+VARIABLES = {setting.variable for setting in settings_of(Settings)} - FIXED
+
+
+def test_compose_passes_every_setting_to_the_web_and_all_but_the_keys_to_the_worker() -> None:
+    env = {variable: f"value of {variable}" for variable in VARIABLES}
+    web, worker = _environment("web", env), _environment("worker", env)
+    assert web == {"REDIS_URL": "redis://store:6379/0", **env}
+    assert web.keys() - worker.keys() == {"API_KEYS", "AUTH", "CORS_ORIGINS", "METRICS"}
+    assert worker.items() <= web.items()
+    published = {"HOST": "10.0.0.1", "PORT": "9000"}
+    assert _filled(COMPOSE["web"]["ports"][0], published) == "10.0.0.1:9000:8000"
+
+
+@pytest.mark.parametrize("command", [["-m", "app.settings"], ["-m", "gunicorn", "--check-config"]])
+def test_what_compose_leaves_empty_counts_as_not_set(command: list[str]) -> None:
+    own = ("PATH", "LANG", "HOME")
+    plain = {name: os.environ[name] for name in own if name in os.environ}
+    run = subprocess.run(
+        [BIN / "python", *command, *(["wsgi:app"] if "gunicorn" in command else [])],
+        cwd=ROOT,
+        env={**plain, **_environment("web", {})},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_the_image_gets_every_file_that_it_copies_and_runs_as_an_ordinary_user() -> None:
@@ -106,3 +149,19 @@ def test_packages_of_agents_are_installed_everywhere_if_they_are_listed(
         assert (both in done.stdout) is present, done.stdout
     assert "-r runtime.txt -r requirements-agents.txt" in DOCKERFILE
     assert "!requirements-agents.txt" in (ROOT / ".dockerignore").read_text()
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_the_recipe_for_a_server_makes_everything_that_the_units_name(name: str) -> None:
+    section = unit(name)
+    recipe = OPERATIONS.partition("## A plain server")[2].partition("\n## ")[0]
+    assert re.search(rf"^useradd .* {section['User']}$", recipe, re.M)
+    assert f"git clone <repository> {section['WorkingDirectory']}" in recipe
+    assert f"install -m 600 /dev/null {section['EnvironmentFile'].lstrip('-')}" in recipe
+    path = (ROOT / "deploy" / f"{name}.service").read_text().splitlines()[0].removeprefix("# ")
+    assert f"cp deploy/{name}.service {path}" in recipe
+    assert re.search(rf"systemctl enable --now .*{Path(path).stem}", recipe)
+    assert "reverse_proxy 127.0.0.1:8000" in recipe

@@ -1,20 +1,26 @@
-"""`make run`: it starts and ends all processes, and loses no execution meanwhile."""
+"""`make run`'s launcher: everything starts, everything ends, nothing is lost in between. What an
+author edits is what runs next.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import requests
 
 from app.process.prctl import end_with_parent
+from tests.support.pace import within
 from tests.support.service import ROOT, free_port
 
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -29,7 +35,7 @@ def port() -> int:
 def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(**env: str) -> subprocess.Popen[str]:
+    def start(stderr_too: str = "", **env: str) -> subprocess.Popen[str]:
         plain = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         log = (tmp_path / "run.log").open("a")
         started.append(
@@ -44,7 +50,7 @@ def launch(tmp_path: Path, port: int) -> Iterator[Launch]:
                     **env,
                 },
                 stdout=log,
-                stderr=subprocess.PIPE,
+                stderr=log if stderr_too else subprocess.PIPE,
                 text=True,
                 start_new_session=True,
                 preexec_fn=end_with_parent,
@@ -198,3 +204,170 @@ def test_a_flow_that_cannot_be_imported_is_told_before_it_is_started(
     told = next(line for line in process.stderr if "cannot be imported" in line)
     assert f"{folder}/agent.yaml:2: flows.0.entrypoint: flow.py cannot be imported: Zero" in told
     assert f'{folder}/flow.py", line 2' in process.stderr.readline()
+
+
+# Edits. The launcher's own lines are in `run.log`; what it complains about is there too.
+
+FLOW = """
+import time
+
+def run(inputs):
+    time.sleep(inputs.get("seconds", 0))
+    return "{answer}"
+"""
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Path:
+    folder = tmp_path / "agents"
+    shutil.copytree(ROOT / "agents", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "greeter").mkdir()
+    (folder / "greeter" / "greet.py").write_text(FLOW.format(answer="old"))
+    (folder / "greeter" / "agent.yaml").write_text(
+        "flows:\n  - {name: default, entrypoint: 'greet.py:run'}\n"
+    )
+    return folder
+
+
+class Edited:
+    """`make run` with agents that a test edits. Its lines are read from a file."""
+
+    def __init__(self, launch: Launch, port: int, folder: Path, agents: Path, **env: str):
+        self.url, self.agents = f"http://127.0.0.1:{port}/api/v1/executions", agents
+        self._log = folder / "run.log"
+        self.process = launch(AGENTS_PATH=str(agents), stderr_too="yes", **env)
+        self.waits_for("ready after ")
+
+    def lines(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def waits_for(self, start: str, seconds: float = 90) -> str:
+        deadline = time.monotonic() + seconds
+        while not (found := [line for line in self.lines() if line.startswith(start)]):
+            assert time.monotonic() < deadline, "\n".join(self.lines()[-40:])
+            time.sleep(0.05)
+        return found[-1]
+
+    def edit(self, answer: str) -> None:
+        (self.agents / "greeter" / "greet.py").write_text(FLOW.format(answer=answer))
+
+    def start(self, seconds: float = 0) -> str:
+        body = {"type": "agent", "target_id": "greeter", "inputs": {"seconds": seconds}}
+        return str(requests.post(self.url, json=body, timeout=60).json()["execution_id"])
+
+    def ended(self, id: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while True:
+            body = dict(requests.get(f"{self.url}/{id}", timeout=60).json())
+            if body["status"] in ("completed", "failed", "cancelled"):
+                return body
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def run(self) -> Any:
+        return self.ended(self.start())["outputs"]["output"]
+
+    def until_running(self, id: str) -> None:
+        deadline = time.monotonic() + 60
+        while requests.get(f"{self.url}/{id}", timeout=60).json()["status"] != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def edited(launch: Launch, port: int, tmp_path: Path, agents: Path) -> Edited:
+    return Edited(launch, port, tmp_path, agents)
+
+
+def test_it_says_ready_when_an_execution_can_run_and_what_it_has_loaded(
+    launch: Launch, port: int, tmp_path: Path, agents: Path
+) -> None:
+    edited = Edited(launch, port, tmp_path, agents)
+    assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200
+    said = "\n".join(edited.lines())
+    assert f"http://localhost:{port}/docs/" in edited.waits_for("ready after ")
+    assert "  7 agents: entity_extractor, greeter, " in said
+    assert "  2 pipelines: customer_service_flow, document_summary\n" in said
+    pids = dict(re.findall(r"(web|worker|store) (\d+)", edited.waits_for("  process ids: ")))
+    below = {process.pid for process in everything(edited.process)}
+    assert {int(pid) for pid in pids.values()} <= below
+    assert len(pids) == 3
+    assert "A second Ctrl-C ends everything at once." in said
+
+
+def test_an_edited_flow_runs_next_and_a_running_one_ends_as_it_began(edited: Edited) -> None:
+    assert edited.run() == "old"
+    running = edited.start(seconds=5)
+    edited.until_running(running)
+    edited.edit("new")  # of the same length, and perhaps within the same second
+    assert edited.waits_for("reloaded: ") == "reloaded: agents/greeter changed"
+    assert edited.run() == "new"
+    ended = edited.ended(running)
+    assert (ended["outputs"]["output"], ended["attempt"]) == ("old", 1)
+
+
+def test_a_broken_file_keeps_the_old_version_and_says_why_until_it_is_mended(
+    edited: Edited,
+) -> None:
+    definition = edited.agents / "greeter" / "agent.yaml"
+    good = definition.read_text()
+    definition.write_text("flows: 5\n")
+    edited.waits_for("not reloaded, the old version stays in use: agents/greeter changed")
+    edited.waits_for(f"{definition}:1: flows: ")
+    assert edited.run() == "old"
+    definition.write_text(good + "description: Greets.\n")
+    edited.waits_for("reloaded: agents/greeter changed")
+    assert edited.run() == "old"
+
+
+def test_a_new_agent_a_new_pipeline_and_a_changed_prompt_count_at_once(
+    launch: Launch, port: int, tmp_path: Path, agents: Path
+) -> None:
+    pipelines = tmp_path / "pipelines"
+    pipelines.mkdir()
+    edited = Edited(launch, port, tmp_path, agents, PIPELINES_PATH=str(pipelines))
+    (pipelines / "welcome.yaml").write_text(
+        "steps:\n  - {id: greet, agent: greeter, output_key: greeting}\n"
+    )
+    edited.waits_for("reloaded: pipelines/welcome added")
+    body = {"type": "pipeline", "target_id": "welcome", "inputs": {}}
+    answer = requests.post(edited.url, json=body, timeout=60)
+    assert answer.status_code == 202
+    assert edited.ended(answer.json()["execution_id"])["outputs"]["greeting"] == "old"
+    prompt = next((agents / "mem_l1_summarizer" / "prompts").iterdir())
+    prompt.write_text(prompt.read_text() + "# edited\n")
+    edited.waits_for("reloaded: agents/mem_l1_summarizer changed")
+
+
+def test_what_a_flow_writes_beside_its_code_is_no_reload(edited: Edited) -> None:
+    edited.run()
+    (edited.agents / "greeter" / "cache.json").write_text("{}")
+    (edited.agents / "greeter" / "greet.py").touch()
+    time.sleep(3)
+    assert [line for line in edited.lines() if line.startswith("reloaded")] == []
+    assert not list(edited.agents.rglob("*.pyc"))
+
+
+def test_the_first_ctrl_c_says_what_it_waits_for_and_the_second_ends_everything_at_once(
+    edited: Edited,
+) -> None:
+    edited.until_running(edited.start(seconds=60))
+    processes = everything(edited.process)
+    edited.process.send_signal(signal.SIGINT)
+    edited.waits_for("Stopping. Waiting for 1 running execution, for up to 20 s; ")
+    began = time.monotonic()
+    edited.process.send_signal(signal.SIGINT)
+    assert edited.process.wait(60) == 0
+    assert time.monotonic() - began < within(3)
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+
+
+def test_a_mistake_in_a_file_is_said_once_and_nothing_is_started(
+    launch: Launch, agents: Path
+) -> None:
+    (agents / "greeter" / "agent.yaml").write_text("flows: 5\n")
+    launcher = launch(AGENTS_PATH=str(agents))
+    assert launcher.wait(60) == 1
+    assert launcher.stderr is not None
+    [line] = launcher.stderr.read().splitlines()
+    assert "greeter/agent.yaml:1: flows: " in line
