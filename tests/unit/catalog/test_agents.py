@@ -97,7 +97,7 @@ def test_a_byte_order_mark_does_no_harm(files: Files) -> None:
 
 def test_keys_without_a_value_count_as_left_out(files: Files) -> None:
     prompt_agent(files, "user_template: hi\nsystem_prompt:\ndefaults:\nmodel:\noutput_parser:\n")
-    assert files.load().agents["a"].flow() == PromptFlow("x", "hi")
+    assert files.load().agents["a"].flow() == PromptFlow("x", "hi", file="prompts/x.yaml")
 
 
 @pytest.mark.parametrize(

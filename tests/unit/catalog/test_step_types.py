@@ -308,7 +308,7 @@ def test_a_constant_or_path_counts_for_the_definition(agents: Files, other: str)
         step = f"- id: a\n  agent: free\n  input_mapping:\n    x: {source}"
         step = step.replace(", batch_mode", "\n  batch_mode")
         agents.pipeline("p", f"{INPUTS}steps:\n{step}\n")
-        return agents.load().pipelines["p"].definition
+        return agents.load().pipelines["p"].definition_hash
 
     assert definition(other) != definition("any")
     assert definition("{from: any}") == definition("any")
