@@ -140,8 +140,8 @@ class Settings:
     worker_threads: int = _worker(
         100,
         "WORKER_THREADS",
-        "How many executions that mostly wait (prompts, `async` flows) run at once, in the worker's "
-        "one process for threads. `0`: none.",
+        "How many executions that mostly wait (prompts, `async` flows) run at once, in the "
+        "worker's one process for threads. `0`: none.",
         min=0,
         max=5000,
     )
