@@ -94,7 +94,9 @@ class Ends:
         while True:
             try:
                 message = self._subscription.get_message(timeout=_READ_SECONDS)
-            except (redis.RedisError, OSError):
+            except Exception:
+                # Besides the errors of the store: a failed call in another thread closes the
+                # connection, and redis-py then fails in any way here. This thread must go on.
                 time.sleep(_TRY_AGAIN_SECONDS)
                 continue
             if message and message["type"] in ("subscribe", "message"):

@@ -119,6 +119,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._budget, self._connections = Budget(), set[Connection]()
+        self._stopping = Event()
 
     def init_process(self) -> None:
         # gunicorn looks up each of its settings through two functions, twenty times per request.
@@ -135,7 +136,6 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         queue. `queued` is its copy: a request to stop in it would be lost, and the master would
         wait for this process until it kills it.
         """
-        self._stopping = Event()
         signal.signal(signal.SIGTERM, self.handle_exit)
         while not queued.empty():
             if queued.get_nowait() in _REQUESTS_TO_STOP:

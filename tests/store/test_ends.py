@@ -72,3 +72,17 @@ def test_a_subscription_that_breaks_is_made_again(redis_client: redis.Redis) -> 
         while not redis_client.publish(CHANNEL + "exec_2", "completed"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_connection_that_another_thread_closes_is_made_again(redis_client: redis.Redis) -> None:
+    ends = Ends(redis_client)
+    with ends.watching("exec_3") as wait:
+        wait(30)
+        # While the listening thread reads. redis-py then fails with a TypeError there, now and then.
+        for _ in range(200):
+            ends._subscription.connection.disconnect()
+            time.sleep(0.002)
+        deadline = time.monotonic() + 20
+        while not redis_client.publish(CHANNEL + "exec_3", "completed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

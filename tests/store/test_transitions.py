@@ -528,6 +528,7 @@ def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver)
     assert {name: calls for name, calls in commands.items() if "config" not in name} == {
         "cmdstat_getrange": 1,  # sent together
         "cmdstat_hmget": 1,
+        "cmdstat_zscore": 1,
     }
 
 
