@@ -56,7 +56,7 @@ from app.worker.thread_stats import STACK_SIGNAL, thread_name
 NO_FRESH_PROCESS = "fresh"
 """The reason of an `unstarted`: the flow needs a process that has run nothing before."""
 
-OUTPUT_NOT_READ = "What a flow wrote is no longer read: it has stopped the parent of its process."
+OUTPUT_NOT_READ = "The parent of this process no longer reads what flows write."
 
 _OOM_SCORE = "500"
 """Makes a child, not the worker, the first process that the kernel kills if memory runs out."""

@@ -35,9 +35,11 @@ IDLE_SECONDS = 1.0
 a flow that hangs.
 """
 
-END_SECONDS = 5.0
+END_TRIES = 10
+END_TRY_SECONDS = 0.5
 """How long the end of a run waits until the keeper has logged everything. It takes far less than a
-millisecond; only a keeper that a flow has stopped does not answer.
+millisecond; only a keeper that a flow has stopped does not answer. It is several short waits, as
+the time in which a worker without its store freezes both must not count.
 """
 
 _READ_BYTES = 64 * 1024
@@ -107,9 +109,12 @@ class RunNames:
         """
         try:
             self._keeper.send(_END, socket.MSG_DONTWAIT)
-            return bool(self._answered.poll(END_SECONDS * 1000)) and bool(self._keeper.recv(16))
+            for _ in range(END_TRIES):
+                if self._answered.poll(END_TRY_SECONDS * 1000):
+                    return bool(self._keeper.recv(16))
         except OSError:
-            return False
+            pass
+        return False
 
 
 class _Reader:

@@ -505,7 +505,7 @@ def test_a_run_that_stops_its_parent_ends_and_its_process_is_replaced(
     assert ended["status"] == "completed"
     own = {"execution_id": ended["execution_id"]}
     [line] = until(logging_service, "worker0", "process_unfit", **own)
-    assert "is no longer read" in line["reason"]
+    assert "no longer reads" in line["reason"]
 
 
 @pytest.mark.parametrize("flow", ["run", "thread"])
