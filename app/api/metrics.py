@@ -2,8 +2,8 @@
 
 `app.api.operations` serves them at `/metrics`. All counters are kept in the store, so any web
 process can answer for all processes. The number of series is bounded: a target or model that the
-catalog does not know counts under an empty label, and tenants, executions and workers are never
-labels.
+catalog does not know counts under an empty label, only workers that are alive have one, and tenants
+and executions are never labels.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ _QUEUE_GAUGES = (
     ("execution_worker_slots", "How many executions the workers can run at once.", "slots"),
     ("execution_worker_slots_used", "How many executions the workers run now.", "used"),
 )
+
+_WORKER_GAUGES = (
+    ("execution_slots", "How many executions this worker can run at once.", "slots_of"),
+    ("execution_slots_used", "How many executions this worker runs now.", "used_of"),
+)
+"""By worker. They have names of their own, so that a sum over the others stays what it is."""
 
 
 class StoreCollector(Collector):
@@ -150,6 +156,12 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
         family = GaugeMetricFamily(name, text, labels=("queue",))
         for queue, state in snapshot.queues.items():
             family.add_metric((queue,), getattr(state, attribute))
+        yield family
+    for name, text, attribute in _WORKER_GAUGES:
+        family = GaugeMetricFamily(name, text, labels=("queue", "worker"))
+        for queue, state in snapshot.queues.items():
+            for worker, amount in getattr(state, attribute).items():
+                family.add_metric((queue, worker), amount)
         yield family
 
 

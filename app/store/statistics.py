@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,30 @@ from app.store.executions import QUEUES
 from app.store.functions import Functions
 
 _SLOTS = re.compile(rb"(\d{1,9})/(\d{1,9})")
+_WORKER = re.compile(rb"[\w\-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """One queue and its live workers. `used` of their `slots` run something now."""
+    """One queue and its live workers. `used` of their `slots` run something now.
+
+    `slots_of` and `used_of` say the same of one worker, by the name that it has in attempts. A name
+    that no worker of ours has is an empty one.
+    """
 
     length: int
     oldest_seconds: float
     workers: int
-    used: int
-    slots: int
+    slots_of: dict[str, int]
+    used_of: dict[str, int]
+
+    @property
+    def slots(self) -> int:
+        return sum(self.slots_of.values())
+
+    @property
+    def used(self) -> int:
+        return sum(self.used_of.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +102,14 @@ def _is_count(value: bytes) -> bool:
 def _queue_state(
     queue: str, length: int, age: bytes, workers: list[tuple[bytes, bytes]]
 ) -> QueueState:
-    own = (
-        _SLOTS.fullmatch(slots)
-        for worker, slots in workers
-        if worker.partition(b":")[0] == queue.encode()
-    )
-    slots = [(int(match[1]), int(match[2])) for match in own if match]
-    used = sum(used for used, _ in slots)
-    total = sum(total for _, total in slots)
-    return QueueState(length, int(age) / 1_000_000, len(slots), used, total)
+    count = 0
+    slots_of: dict[str, int] = defaultdict(int)
+    used_of: dict[str, int] = defaultdict(int)
+    for worker, slots in workers:
+        of, _, name = worker.partition(b":")
+        if of == queue.encode() and (match := _SLOTS.fullmatch(slots)):
+            shown = name.decode() if _WORKER.fullmatch(name) else ""
+            used_of[shown] += int(match[1])
+            slots_of[shown] += int(match[2])
+            count += 1
+    return QueueState(length, int(age) / 1_000_000, count, slots_of, used_of)

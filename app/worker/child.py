@@ -48,12 +48,15 @@ from app.worker.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
 from app.worker.flow_threads import FlowThreads
 from app.worker.loop_watch import FlowLoopWatch
 from app.worker.model_calls import WatchedModels, traced
+from app.worker.output_pipes import OutputPipes, RunNames, private_copy
 from app.worker.protocol import ChildSocket, Head
 from app.worker.reports import ProgressReports
 from app.worker.thread_stats import STACK_SIGNAL, thread_name
 
 NO_FRESH_PROCESS = "fresh"
 """The reason of an `unstarted`: the flow needs a process that has run nothing before."""
+
+OUTPUT_NOT_READ = "The parent of this process no longer reads what flows write."
 
 _OOM_SCORE = "500"
 """Makes a child, not the worker, the first process that the kernel kills if memory runs out."""
@@ -78,19 +81,23 @@ class ChildConfig:
     silence_seconds: float
 
 
-def main(end: socket.socket, config: ChildConfig, parent: int) -> None:
-    """Runs a child. `end` is its socket to the worker, `parent` the pid of its keeper.
+def main(
+    end: socket.socket, config: ChildConfig, parent: int, output: OutputPipes | None = None
+) -> None:
+    """Runs a child. `end` is its socket to the worker, `parent` the pid of its keeper, which reads
+    `output`. Without it, what is written to the descriptors goes out unchanged.
 
     Never returns: the process ends with `os._exit`, since threads that flows left behind would keep
     a normal exit waiting.
     """
     _become_a_child(parent, alone=config.slots == 1)
+    logs.configure(config.settings.log_level, config.settings.secrets, private_copy(1))
+    names = output.take_over() if output else None
     streams = Streams()
-    logs.configure(config.settings.log_level, config.settings.secrets, streams.log_descriptor)
     streams.put_back()
     forks_are_plain(end)
     flow_files.forget_main()
-    Child(ChildSocket(end), config, OpenAIProvider(config.settings), streams).run()
+    Child(ChildSocket(end), config, OpenAIProvider(config.settings), streams, names).run()
 
 
 def _become_a_child(parent: int, alone: bool) -> None:
@@ -112,9 +119,15 @@ class Child:
     """The runs in this process, by their attempts' wire keys, and its socket to the worker."""
 
     def __init__(
-        self, worker: ChildSocket, config: ChildConfig, models: ModelProvider, streams: Streams
+        self,
+        worker: ChildSocket,
+        config: ChildConfig,
+        models: ModelProvider,
+        streams: Streams,
+        output: RunNames | None,
     ):
         self._worker = worker
+        self._output = output
         self._alone = config.slots == 1
         self._thread_loops = ThreadLoops()
         if not self._alone:
@@ -219,9 +232,21 @@ class Child:
             self._refuse(run, NO_FRESH_PROCESS, unfit=NO_FRESH_PROCESS)
             return
         self._served += 1
+        if self._output:
+            self._output.begin(run.names)
         with self._cleanup.around(run) as found:
             ended, outputs = contextvars.copy_context().run(self._blocking, run)
-        self._end(run, ended, outputs, NO_FRESH_PROCESS if fresh else found.unfit)
+        unfit = found.unfit or self._end_output(run)
+        self._end(run, ended, outputs, NO_FRESH_PROCESS if fresh else unfit)
+
+    def _end_output(self, run: ChildRun) -> str:
+        """Waits until all that the run and its programs wrote is logged. Returns why the process is
+        unfit, or an empty string.
+        """
+        if self._output is None or self._output.end():
+            return ""
+        log.warning("process_unfit", **run.names, reason=OUTPUT_NOT_READ)
+        return OUTPUT_NOT_READ
 
     def _blocking(self, run: ChildRun) -> tuple[Head, bytes]:
         """Runs a flow in this thread. Log lines of libraries carry the names of the run, too."""

@@ -8,8 +8,9 @@ A child is forked twice, so that it becomes the worker's own child: the worker s
 the kernel kills it, even a frozen one, when the worker dies. (The standard library's forkserver
 gives neither, because its children belong to the server.)
 
-A child is two processes. The one that runs flows has a parent of its own, the keeper, which only
-waits for its end: a flow that kills or stops its parent hurts the keeper, not the worker.
+A child is two processes. The one that runs flows has a parent of its own, the keeper, which waits
+for its end and logs what it writes: a flow that kills or stops its parent hurts the keeper, not the
+worker.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import NoReturn
 from app.process.prctl import die_with_parent, set_name
 from app.worker import child as child_module
 from app.worker.child import ChildConfig
+from app.worker.output_pipes import OutputPipes
 
 FORK_SECONDS = 10.0
 """A forkserver that has not answered by then is replaced."""
@@ -167,19 +169,20 @@ def _fork_twice(
 
 
 def _keep(end: socket.socket, config: ChildConfig, worker: int) -> NoReturn:
-    """Runs in the keeper: forks the process that runs flows, waits for it, and ends as it did."""
+    """Runs in the keeper: forks the process that runs flows, logs what is written to its
+    descriptors until it ends, and ends as it did.
+    """
     # A session and process group of their own: a `kill 0` in a flow's script reaches only these
     # processes and what they have started, not the worker.
     die_with_parent(worker)
     os.setsid()
-    keeper = os.getpid()
+    keeper, output = os.getpid(), OutputPipes()
     flows = os.fork()
     if not flows:
         set_name("exec-flows")
-        child_module.main(end, config, keeper)
+        child_module.main(end, config, keeper, output)
     end.close()
-    _, status = os.waitpid(flows, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(output.follow(flows))
     if code < 0:
         resource.setrlimit(
             resource.RLIMIT_CORE, (0, 0)

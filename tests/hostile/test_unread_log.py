@@ -23,12 +23,13 @@ from tests.worker.test_launcher import answers, everything, run_one
 from tools.embedded_store import EmbeddedStore
 
 FLOW = """
-import logging, sys
+import logging, os, sys
 
 def run(inputs, context):
     for number in range(2000):
         print(number, "x" * 100)
         print(number, "x" * 100, file=sys.stderr)
+        os.write(1, b"x" * 100 + b"\\n")  # as a library in C, which waits for its reader
         context.log("line", number=number, text="x" * 1000)
         logging.getLogger("a.library").warning("line %s", number)
     return {"output": "said"}

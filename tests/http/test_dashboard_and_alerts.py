@@ -40,6 +40,8 @@ LABELS = {
     "execution_workers": {"queue"},
     "execution_worker_slots": {"queue"},
     "execution_worker_slots_used": {"queue"},
+    "execution_slots": {"queue", "worker"},
+    "execution_slots_used": {"queue", "worker"},
     "executions_running": set(),
     "executions_delayed": set(),
     "execution_store_up": set(),

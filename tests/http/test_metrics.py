@@ -136,7 +136,8 @@ def test_metrics_are_exact_after_every_kind_of_ending_on_three_workers_and_two_w
     assert metrics("http_request_duration_seconds_count", route="/api/v1/executions") == 60
     assert metrics("execution_store_up") == 1
     names = {label for sample in metrics.samples for label in sample.labels}
-    assert names == {"type", "target", "status", "queue", "le", "outcome", "route", "method"}
+    shared = {"type", "target", "status", "queue", "le", "outcome", "route", "method"}
+    assert names == shared | {"worker"}
 
 
 def test_model_calls_are_counted_by_model_with_tokens_errors_and_retries(
@@ -184,6 +185,40 @@ def test_a_worker_and_a_web_process_that_stop_tell_what_they_counted_last(
     assert metrics("model_calls_total") == 1
     assert metrics("http_requests_total", method="POST", status="202") == 1
     assert metrics("execution_workers") == 0
+
+
+def test_slots_are_shown_by_worker_as_long_as_it_lives(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=2, LEASE=3, WORKER_THREADS=7)
+    shown = until(service, lambda shown: shown("execution_slots") == 2 * (7 + 2))
+    assert names(shown) == names(shown, "execution_slots_used")
+    assert len(names(shown)) == 4
+    id = service.start("behaves", {"do": "listen", "seconds": 60}, config={"flow_id": "thread"})
+    shown = until(service, lambda shown: shown("execution_slots_used") == 1)
+    [attempt] = service.get(f"/executions/{id}").json()["attempts"]
+    own = {"queue": "threads", "worker": attempt["worker"]}
+    assert (shown("execution_slots", **own), shown("execution_slots_used", **own)) == (7, 1)
+    service.cancel(id)
+    service.ended(id)
+    dying = service.workers[0]
+    dying.kill()
+    dying.wait()
+    shown = until(service, lambda shown: len(names(shown)) == 2)
+    assert shown("execution_slots") == shown("execution_worker_slots") == 7 + 2
+
+
+def names(shown: Metrics, name: str = "execution_slots") -> set[str]:
+    return {sample.labels["worker"] for sample in shown.samples if sample.name == name}
+
+
+def test_foreign_names_of_workers_share_an_empty_label(redis_client: redis.Redis) -> None:
+    for number in range(3):
+        Driver(redis_client).note_worker("threads", f"odd name {number} {'x' * 100}", "1/2")
+    Driver(redis_client).note_worker("threads", "w1", "3/4")
+    state = Statistics(redis_client, Settings()).read().queues["threads"]
+    assert (state.slots_of, state.used_of) == ({"": 6, "w1": 4}, {"": 3, "w1": 3})
+    assert (state.workers, state.slots, state.used) == (4, 10, 6)
 
 
 def test_a_store_that_is_away_leaves_one_gauge_and_is_not_forgotten_when_back(

@@ -18,7 +18,16 @@ from tools.embedded_store import EmbeddedStore
 MARKER = "mark3r"
 
 FLOW = """
-import asyncio, logging, threading, warnings
+import asyncio, logging, os, subprocess, threading, warnings
+
+def _write_to_descriptors(text):
+    os.write(1, b"written " + text.encode() + b"\\n")
+    os.write(2, b"to stderr, token=abc123secret\\n")
+    subprocess.run(["echo", "echoed", text], check=True)
+    os.system("echo system >&2")
+    os.write(1, b'\\xff {"event": "forged"}\\r\\n\\n')
+    os.write(1, b"long" + b"y" * 100_000 + b"\\n")
+    os.write(1, b"no end " + text.encode())
 
 def run(inputs, context):
     do, text = inputs["do"], inputs["text"]
@@ -58,6 +67,38 @@ def run(inputs, context):
         sys.stdout.buffer.write(b"bytes \\xff\\n")
         print("long" + "y" * 100_000)
         print("no end", text, end="")
+    if do == "descriptors":
+        _write_to_descriptors(text)
+    if do == "flood":
+        os.write(2, b"before\\n")
+        subprocess.run("yes " + "z" * 99 + " | head -c 100000000", shell=True, check=True)
+        os.write(2, b"after\\n")
+    if do == "close":
+        os.write(1, text.encode())
+        os.close(1)
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+        os.system("echo unheard >&2")
+    if do == "leave":
+        subprocess.Popen(["sh", "-c", "while true; do echo left behind; sleep 0.01; done"], start_new_session=True)
+        os.write(1, b"has left\\n")
+    if do == "hold":  # write more than a pipe takes, and let no other thread run meanwhile
+        import ctypes
+        line = b"w" * 99 + b"\\n"
+        ctypes.PyDLL(None).write(1, line * 5000, 500_000)
+    if do == "die":
+        os.write(2, b"last words, no end " + text.encode())
+        os.kill(os.getpid(), 11)
+    if do == "hang":
+        os.system("printf 'hangs %s' " + text)
+        threading.Event().wait(60)
+    if do == "forks":
+        from multiprocessing import get_context
+        for method in ("fork", "spawn"):
+            process = get_context(method).Process(target=os.write, args=(1, method.encode() + b" wrote\\n"))
+            process.start()
+            process.join()
+    if do == "stop_parent":
+        os.kill(os.getppid(), 19)
     if do == "progress":
         context.progress(3, 5, "reading")
         raise ValueError(text)
@@ -92,6 +133,7 @@ default_flow: run
 flows:
   - {name: run, entrypoint: "flow.py:run"}
   - {name: thread, entrypoint: "flow.py:run", isolation: thread}
+  - {name: fresh, entrypoint: "flow.py:run", isolation: fresh}
   - {name: forgotten, entrypoint: "flow.py:forgotten"}
   - {name: prompt, file: prompt.yaml}
 """
@@ -339,6 +381,131 @@ def test_what_a_flow_prints_is_logged_by_lines_with_the_ids_of_its_run(
         assert shown[5][1].startswith("longyyy")
         assert shown[-1] == ("stdout", f"no end {text}")
         assert all(line["tenant"] == "default" for line in found)
+
+
+def written(service: Service, execution_id: str) -> dict[str, list[str]]:
+    """What the run's `flow_output` lines say, by stream, once the attempt has ended."""
+    until(service, "worker0", "attempt_ended", execution_id=execution_id)
+    found: dict[str, list[str]] = {"stdout": [], "stderr": []}
+    for line in lines(service, "worker0"):
+        if line["event"] == "flow_output" and line.get("execution_id") == execution_id:
+            assert (line["tenant"], line["attempt"]) == ("default", 1)
+            found[line["stream"]].append(line["message"])
+    return found
+
+
+@pytest.mark.parametrize("flow", ["run", "fresh"])
+def test_what_is_written_to_the_descriptors_is_logged_with_the_ids_of_the_run(
+    logging_service: Service, flow: str
+) -> None:
+    service = logging_service
+    texts, config = ["first", "second", "third", "fourth"], {"flow_id": flow}
+    ids = [
+        service.start("logger", {"do": "descriptors", "text": text}, config=config)
+        for text in texts
+    ]
+    for id, text in zip(ids, texts, strict=True):
+        assert service.ended(id)["status"] == "completed"
+        found = written(service, id)
+        assert found["stderr"] == ["to stderr, token=[masked]", "system"]
+        first, echoed, odd, *long, last = found["stdout"]
+        assert (first, echoed) == (f"written {text}", f"echoed {text}")
+        assert odd == '\ufffd {"event": "forged"}'
+        assert long[0].startswith("longyyy")
+        assert last == f"no end {text}"
+    assert "abc123secret" not in service.output("worker0")
+
+
+def test_in_a_process_of_threads_what_is_written_to_the_descriptors_has_no_ids(
+    logging_service: Service,
+) -> None:
+    config, text = {"flow_id": "thread"}, "in threads"
+    ended = logging_service.run("logger", {"do": "descriptors", "text": text}, config=config)
+    assert ended["status"] == "completed"
+    for message in (f"written {text}", f"echoed {text}", f"no end {text}"):
+        [line] = until(logging_service, "worker0", "flow_output", message=message)
+        assert "execution_id" not in line
+    until(logging_service, "worker0", "flow_output", message="to stderr, token=[masked]")
+    assert "abc123secret" not in logging_service.output("worker0")
+
+
+def test_100_megabytes_are_logged_up_to_the_limit_and_the_others_are_counted(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("logger", {"do": "flood", "text": ""})
+    assert ended["status"] == "completed"
+    found = written(logging_service, ended["execution_id"])
+    *shown, last = found["stdout"]
+    assert len(shown) >= 1000
+    assert set(shown) == {"z" * 99}
+    assert last == f"[{1_000_000 - len(shown)} printed lines were left out]"
+    assert found["stderr"] == ["before", "after"]
+
+
+def test_a_run_that_writes_more_than_a_pipe_takes_and_holds_the_interpreter_goes_on(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("logger", {"do": "hold", "text": ""}, config={"timeout": 30})
+    assert ended["status"] == "completed"
+    found = written(logging_service, ended["execution_id"])["stdout"]
+    assert "w" * 99 in found
+
+
+def test_closed_and_replaced_descriptors_work_again_in_the_next_run(
+    logging_service: Service,
+) -> None:
+    for _ in range(3):  # more runs than there are processes
+        ended = logging_service.run("logger", {"do": "close", "text": "closes"})
+        found = written(logging_service, ended["execution_id"])
+        assert found == {"stdout": ["closes"], "stderr": []}
+        ended = logging_service.run("logger", {"do": "descriptors", "text": "again"})
+        found = written(logging_service, ended["execution_id"])
+        assert found["stdout"][:2] == ["written again", "echoed again"]
+        assert found["stderr"][1] == "system"
+
+
+def test_a_program_that_a_run_leaves_behind_writes_into_no_other_run(
+    logging_service: Service,
+) -> None:
+    for _ in range(3):
+        ended = logging_service.run("logger", {"do": "leave", "text": ""})
+        assert "has left" in written(logging_service, ended["execution_id"])["stdout"]
+        ended = logging_service.run("logger", {"do": "descriptors", "text": "after"})
+        found = written(logging_service, ended["execution_id"])
+        assert "left behind" not in found["stdout"]
+        assert found["stdout"][-1] == "no end after"
+
+
+def test_what_processes_of_multiprocessing_write_belongs_to_their_run(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("logger", {"do": "forks", "text": ""})
+    assert ended["status"] == "completed", ended
+    found = written(logging_service, ended["execution_id"])
+    assert found["stdout"] == ["fork wrote", "spawn wrote"]
+
+
+def test_what_was_written_before_the_process_died_or_was_killed_is_logged(
+    logging_service: Service,
+) -> None:
+    inputs = {"do": "die", "text": "of it"}
+    ended = logging_service.run("logger", inputs, config={"max_attempts": 1})
+    assert ended["status"] == "failed"
+    found = written(logging_service, ended["execution_id"])
+    assert "last words, no end of it" in found["stderr"]
+    ended = logging_service.run("logger", {"do": "hang", "text": "on"}, config={"timeout": 3})
+    assert ended["error"]["type"] == "Timeout"
+    assert written(logging_service, ended["execution_id"])["stdout"] == ["hangs on"]
+
+
+def test_a_run_that_stops_its_parent_ends_and_its_process_is_replaced(
+    logging_service: Service,
+) -> None:
+    ended = logging_service.run("logger", {"do": "stop_parent", "text": "x"})
+    assert ended["status"] == "completed"
+    own = {"execution_id": ended["execution_id"]}
+    [line] = until(logging_service, "worker0", "process_unfit", **own)
+    assert "no longer reads" in line["reason"]
 
 
 @pytest.mark.parametrize("flow", ["run", "thread"])

@@ -6,50 +6,29 @@ A flow may close, replace or redirect them: that ends with its run, and never co
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from app.telemetry import logs
-from app.telemetry.masking import READ_FACTOR
 from app.telemetry.sink import PrintStream
+from app.worker.flow_lines import FlowLines
+from app.worker.output_pipes import private_copy
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-MAX_PRINT_BYTES = 4096
-"""Of a line without an end. A longer one is logged in pieces."""
-
-MAX_PRINTS_PER_SECOND = 2000
-"""Lines of one stream. The others are counted."""
-
-MAX_RESTS = 10_000
-"""Runs that may have an unfinished line at once."""
-
 _STREAMS = {1: "stdout", 2: "stderr"}
-
-_PRIVATE_FROM = 64
-"""The lowest number of a copy: programs that daemonize close the first few descriptors."""
 
 
 class Streams:
     """Copies the three descriptors when it is made, so that they can be reset later."""
 
     def __init__(self) -> None:
-        self._copies = {
-            number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
-            for number in (0, 1, 2)
-        }
+        self._copies = {number: private_copy(number) for number in (0, 1, 2)}
         self._blocking = {number: os.get_blocking(number) for number in self._copies}
         self._prints: dict[int, FlowPrints] = {}
-
-    @property
-    def log_descriptor(self) -> int:
-        """A copy of standard output, for the log."""
-        return self._copies[1]
 
     def put_back(self) -> None:
         """Resets all three, descriptors and objects. Writes what a flow has printed first."""
@@ -105,15 +84,13 @@ class FlowPrints(PrintStream):
     """What Python code prints, as lines of the log with the names of the run that printed them.
 
     The names come from the context of the thread or task, so a thread that a flow starts by itself
-    has none. What is written to the descriptor itself, as by programs that a flow starts, goes
-    there unchanged.
+    has none. What is written to the descriptor itself, as by programs that a flow starts, goes into
+    a pipe: see `output_pipes`.
     """
 
     def __init__(self, descriptor: int):
         super().__init__(descriptor)
-        self._stream = _STREAMS[descriptor]
-        self._rests: dict[str, bytes] = {}
-        self._second, self._lines, self._left_out = 0, 0, 0
+        self._lines = FlowLines(_STREAMS[descriptor])
 
     def text(self) -> io.TextIOWrapper:
         # Unbuffered: a buffer would mix what several runs print.
@@ -122,32 +99,9 @@ class FlowPrints(PrintStream):
 
     def write(self, data: Buffer) -> int:
         """Logs the complete lines, and keeps the rest until its line ends."""
-        run = logs.present_run()
-        *lines, rest = (self._rests.pop(run, b"") + bytes(data)).split(b"\n")
-        if len(rest) > MAX_PRINT_BYTES or len(self._rests) > MAX_RESTS:
-            lines.append(rest)
-        elif rest:
-            self._rests[run] = rest
-        for line in lines:
-            self._log(line)
+        self._lines.add(bytes(data), logs.present_run())
         return memoryview(data).nbytes
 
     def end_line(self) -> None:
         """Logs what the present run has printed without a line break at its end."""
-        self._log(self._rests.pop(logs.present_run(), b""))
-        left_out, self._left_out = self._left_out, 0
-        if left_out:
-            logs.write_print(self._stream, f"[{left_out} printed lines were left out]")
-
-    def _log(self, line: bytes) -> None:
-        text = line[: MAX_PRINT_BYTES * READ_FACTOR].decode(errors="replace").rstrip("\r")
-        if not text.strip():
-            return
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._lines = second, 0
-        self._lines += 1
-        if self._lines > MAX_PRINTS_PER_SECOND:
-            self._left_out += 1
-        else:
-            logs.write_print(self._stream, text)
+        self._lines.end(logs.present_run())
