@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from app import catalog
 from app.catalog.model import Catalog
-from app.domain.errors import NotFound, StoreRefused
+from app.domain.errors import NotFound, StoreRefused, StoreUnavailable
 from app.domain.execution import Execution, Status, TargetType
 from app.domain.payload import readable, unpacks_beyond
 from app.services.executions import ExecutionService, RetryCommand
@@ -21,6 +22,9 @@ from app.telemetry.masking import MASK, Mask, is_secret_name
 
 LONGEST_TEXT = 2000
 """Longer texts are cut. The API has all of them."""
+
+ENDED = (b"finished", b"failed", b"canceled")
+"""RQ's words in the records of executions that have ended."""
 
 MOST_LEVELS = 100
 """Deeper values are cut. Requests have fewer levels; other programs can write more."""
@@ -66,7 +70,25 @@ class Admin:
         wrong = self._wrong_keys()
         if not found and not wrong:
             raise NotFound.of_execution(execution_id)
-        return {**{name: self._plain(name, value) for name, value in found.items()}, **wrong}
+        plain = {name: self._plain(name, value) for name, value in found.items()}
+        return {**self._now(execution_id, found.get("record", {})), **plain, **wrong}
+
+    def _now(self, execution_id: str, record: dict[str, Any]) -> dict[str, Any]:
+        """What the API says of an execution that has not ended: its phase, and why it waits."""
+        tenant = record.get("tenant")
+        if not isinstance(tenant, bytes) or record.get("status") in ENDED:
+            return {}
+        found = None
+        with suppress(StoreUnavailable):  # the rest can be shown without the scripts
+            found = self._store.get(execution_id, tenant.decode(errors="replace"))
+        if found is None:
+            return {}
+        now = {"status": found.status.value, "phase": found.phase and found.phase.value}
+        if found.waiting_for:
+            now["waiting_for"] = found.waiting_for.detail
+        if found.last_heartbeat_at:
+            now["last_heartbeat_at"] = found.last_heartbeat_at.isoformat(timespec="seconds")
+        return {"now": now}
 
     def list(
         self,

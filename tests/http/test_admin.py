@@ -46,8 +46,11 @@ def test_an_operator_follows_cancels_and_retries_an_execution(busy: Service) -> 
     assert found["request"]["inputs"]["do"] == "listen"
     assert "hunter2" not in json.dumps(found)
     assert found["places"]["leases"] > 0
+    assert (found["now"]["status"], found["now"]["phase"]) == ("running", "running")
+    assert "last_heartbeat_at" in found["now"]
     found = admin(busy, "execution", waiting)
     assert found["places"]["queue"] == 0
+    assert found["now"]["waiting_for"].startswith("It waits for a free process slot")
     assert found["request"]["inputs"]["text"].endswith("[cut]")
 
     rows = admin(busy, "list", "--status", "running")["executions"]
