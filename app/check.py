@@ -13,11 +13,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from app import catalog, settings
 from app.catalog import imports
 from app.domain.errors import ConfigurationError, StoreUnavailable
+from app.settings import Settings
 from app.store import connection
 from app.store.store_check import check_store, refuse_newer_format, worker_is_alive
 
@@ -44,8 +46,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         chosen = settings.load()
-        problem = _check_worker(chosen) if arguments else _check_release(chosen)
-    except (ConfigurationError, StoreUnavailable) as error:
+        problem = _problem(_check_worker if arguments else _check_release, chosen)
+    except ConfigurationError as error:
         problem = str(error)
     if problem:
         print(problem, file=sys.stderr)
@@ -53,6 +55,13 @@ def main(arguments: list[str]) -> int:
     if not arguments and UNDER_HONCHO in os.environ:
         _wait_for_the_end()
     return 0
+
+
+def _problem(check: Callable[[Settings], str | None], chosen: Settings) -> str | None:
+    try:
+        return check(chosen)
+    except StoreUnavailable as error:
+        return connection.explained(error, chosen)
 
 
 def _wait_for_the_end() -> None:
@@ -63,7 +72,7 @@ def _wait_for_the_end() -> None:
         signal.pause()
 
 
-def _check_release(chosen: settings.Settings) -> str | None:
+def _check_release(chosen: Settings) -> str | None:
     known = catalog.load(chosen.agents_path, chosen.pipelines_path)
     for warning in known.warnings:
         print(f"Warning: {warning}")
@@ -83,7 +92,7 @@ def _check_release(chosen: settings.Settings) -> str | None:
     return None
 
 
-def _check_worker(chosen: settings.Settings) -> str | None:
+def _check_worker(chosen: Settings) -> str | None:
     """Waits for one heartbeat: a store that was just emptied knows no worker until the next one."""
     client = connection.connect(chosen)
     refuse_newer_format(client)

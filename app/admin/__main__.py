@@ -14,16 +14,16 @@ from typing import Any
 from app import settings
 from app.admin.commands import Admin
 from app.admin.text import shown
-from app.domain.errors import ServiceError
+from app.domain.errors import ServiceError, StoreUnavailable
 from app.domain.execution import Status, TargetType
+from app.store import connection
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        found = _call(Admin(settings.load()), options)
-        print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else shown(found))
+        print(_found(settings.load(), options))
         sys.stdout.flush()
     except ServiceError as error:
         print(_sentence(error), file=sys.stderr)
@@ -31,7 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (`head`) has seen enough. Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130  # as a shell says that Ctrl-C ended a command
     return 0
+
+
+def _found(chosen: settings.Settings, options: argparse.Namespace) -> str:
+    try:
+        found = _call(Admin(chosen), options)
+    except StoreUnavailable as error:
+        raise ServiceError(connection.explained(error, chosen)) from error
+    # What is stored may be half of a character, which no terminal can show.
+    text = json.dumps(found, indent=2, ensure_ascii=False) if options.json else shown(found)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _call(admin: Admin, options: argparse.Namespace) -> dict[str, Any]:

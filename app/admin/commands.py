@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from app import catalog
 from app.catalog.model import Catalog
-from app.domain.errors import NotFound
+from app.domain.errors import NotFound, StoreRefused, StoreUnavailable
 from app.domain.execution import Execution, Status, TargetType
-from app.domain.payload import readable
+from app.domain.payload import readable, unpacks_beyond
 from app.services.executions import ExecutionService, RetryCommand
 from app.settings import Settings
 from app.store.executions import ExecutionStore, index_keys
 from app.store.inspection import Inspection
 from app.store.statistics import Statistics
+from app.store.steps import read_failure
 from app.telemetry.masking import MASK, Mask, is_secret_name
 
 LONGEST_TEXT = 2000
 """Longer texts are cut. The API has all of them."""
+
+ENDED = (b"finished", b"failed", b"canceled")
+"""RQ's words in the records of executions that have ended."""
+
+MOST_LEVELS = 100
+"""Deeper values are cut. Requests have fewer levels; other programs can write more."""
+
+MOST_UNPACKED_BYTES = 1024 * 1024
+"""A packed text that is longer than this is not unpacked."""
 
 
 class Admin:
@@ -44,20 +55,40 @@ class Admin:
             }
             for name, state in now.queues.items()
         ]
-        return {
+        found = {
             "queues": queues,
             "running": now.running,
             "waiting_for_their_next_attempt": now.delayed,
             "workers": [_rounded(asdict(worker)) for worker in self._inspection.workers()],
             "leases": [_rounded(asdict(lease)) for lease in self._inspection.leases()],
         }
+        return {**found, **self._wrong_keys()}
 
     def execution(self, execution_id: str) -> dict[str, Any]:
         """Everything that the store holds of it. Secrets are masked, and long texts cut."""
         found = self._inspection.everything(execution_id)
-        if not found:
+        wrong = self._wrong_keys()
+        if not found and not wrong:
             raise NotFound.of_execution(execution_id)
-        return {name: self._plain(name, value) for name, value in found.items()}
+        plain = {name: self._plain(name, value) for name, value in found.items()}
+        return {**self._now(execution_id, found.get("record", {})), **plain, **wrong}
+
+    def _now(self, execution_id: str, record: dict[str, Any]) -> dict[str, Any]:
+        """What the API says of an execution that has not ended: its phase, and why it waits."""
+        tenant = record.get("tenant")
+        if not isinstance(tenant, bytes) or record.get("status") in ENDED:
+            return {}
+        found = None
+        with suppress(StoreUnavailable):  # the rest can be shown without the scripts
+            found = self._store.get(execution_id, tenant.decode(errors="replace"))
+        if found is None:
+            return {}
+        now = {"status": found.status.value, "phase": found.phase and found.phase.value}
+        if found.waiting_for:
+            now["waiting_for"] = found.waiting_for.detail
+        if found.last_heartbeat_at:
+            now["last_heartbeat_at"] = found.last_heartbeat_at.isoformat(timespec="seconds")
+        return {"now": now}
 
     def list(
         self,
@@ -69,14 +100,25 @@ class Admin:
     ) -> dict[str, Any]:
         """The newest executions, of one tenant or of all."""
         found: list[tuple[str, Execution]] = []
+        unreadable: list[dict[str, Any]] = []
         total = 0
         for owner in [tenant] if tenant is not None else self._inspection.tenants():
             keys = index_keys(owner, status, type, target)
-            page, count = self._store.page(owner, keys, 0, limit, True)
-            found += [(owner, execution) for execution in page]
+            try:
+                page, count = self._store.page(owner, keys, 0, limit, True)
+            except StoreRefused as error:  # a list of this tenant has the wrong type
+                if tenant is not None:
+                    raise
+                unreadable.append({"tenant": owner, "error": str(error.__cause__)})
+                continue
+            rows = [*found, *((owner, execution) for execution in page)]
+            found = sorted(rows, key=lambda row: row[1].created_at, reverse=True)[:limit]
             total += count
-        found.sort(key=lambda row: row[1].created_at, reverse=True)
-        return {"total": total, "executions": [_row(*row) for row in found[:limit]]}
+        # A list's records have no errors, so these are read for the rows that are shown.
+        errors = self._inspection.errors([it.id for _, it in found if it.failure])
+        rows_shown = [_row(owner, it, errors.get(it.id)) for owner, it in found]
+        shown: dict[str, Any] = {"total": total, "executions": rows_shown}
+        return {**shown, "unreadable_tenants": unreadable} if unreadable else shown
 
     def cancel(self, execution_id: str) -> dict[str, Any]:
         """Cancels it as the API does: it is `cancelled` only if it has ended."""
@@ -99,32 +141,44 @@ class Admin:
             "status": "pending",
         }
 
+    def _wrong_keys(self) -> dict[str, Any]:
+        keys = [{"key": key} for key in sorted(self._inspection.wrong_keys)]
+        return {"keys_of_wrong_type": keys} if keys else {}
+
     def _owner(self, execution_id: str) -> str:
         tenant = self._inspection.tenant_of(execution_id)
         if tenant is None:
             raise NotFound.of_execution(execution_id)
         return tenant
 
-    def _plain(self, name: str, value: Any) -> Any:
+    def _plain(self, name: str, value: Any, levels: int = MOST_LEVELS) -> Any:
         """A stored value as JSON can hold it. Packed texts are unpacked, and JSON is read."""
         if is_secret_name(name):
             return MASK
         if isinstance(value, bytes):
-            text = (readable(value) or value).decode(errors="replace")
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                value = text
+            value = _read(value)
         if isinstance(value, str):
             shown = self._mask(value, LONGEST_TEXT)
             return f"{shown}… [cut]" if len(value) > LONGEST_TEXT else shown
+        if isinstance(value, dict | list) and not levels:
+            return "… [cut]"
         if isinstance(value, dict):
-            return {key: self._plain(key, inner) for key, inner in value.items()}
+            return {key: self._plain(key, inner, levels - 1) for key, inner in value.items()}
         if isinstance(value, list):
-            return [self._plain("", inner) for inner in value]
+            return [self._plain("", inner, levels - 1) for inner in value]
         if isinstance(value, float):
             return round(value, 1) if abs(value) != float("inf") else None
         return value
+
+
+def _read(stored: bytes) -> Any:
+    if unpacks_beyond(stored, MOST_UNPACKED_BYTES):
+        return f"({len(stored)} bytes, packed)"
+    text = (readable(stored) or stored).decode(errors="replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +187,8 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(tenant: str, found: Execution) -> dict[str, Any]:
+def _row(tenant: str, found: Execution, error: bytes | None = None) -> dict[str, Any]:
+    """A row of a table. `error` is the stored error, if the execution was read without it."""
     row: dict[str, Any] = {
         "execution_id": found.id,
         "tenant": tenant,
@@ -145,5 +200,5 @@ def _row(tenant: str, found: Execution) -> dict[str, Any]:
         "created_at": found.created_at.isoformat(timespec="seconds"),
     }
     if found.failure:
-        row["error"] = found.failure.type
+        row["error"] = read_failure(error).type if error else found.failure.type
     return row

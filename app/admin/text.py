@@ -14,7 +14,7 @@ def shown(found: dict[str, Any]) -> str:
     parts = []
     for name, value in found.items():
         title = name.replace("_", " ")
-        if isinstance(value, list):
+        if isinstance(value, list) and all(isinstance(row, dict) for row in value):
             parts.append(f"{title}: {len(value) or 'none'}")
             parts += _table(value)
         elif isinstance(value, dict):

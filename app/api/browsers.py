@@ -34,6 +34,8 @@ PREFLIGHT_SECONDS = 600
 
 _METHOD = "Access-Control-Request-Method"
 _PRIVATE = ("/api/", "/metrics")
+_READABLE = r"/(api/.*|openapi\.json|healthz|readyz)"
+"""The paths that a page may read, as Flask-CORS takes them."""
 
 
 def register(app: Application, origins: Sequence[str]) -> None:
@@ -47,7 +49,7 @@ def register(app: Application, origins: Sequence[str]) -> None:
     everybody = "*" in origins
     CORS(
         app,
-        resources={r"/(api/.*|openapi\.json|healthz|readyz)": {}},
+        resources={_READABLE: {}},
         origins="*" if everybody else exact,
         methods=["GET", "HEAD", "POST"],
         allow_headers=list(SENT_HEADERS),
@@ -56,6 +58,8 @@ def register(app: Application, origins: Sequence[str]) -> None:
         send_wildcard=everybody,
     )
     app.before.append(_answer_preflight)
+    if not everybody:
+        app.after.append(_vary)
 
 
 def _answer_preflight(request: Request, _: Any) -> None:
@@ -63,6 +67,14 @@ def _answer_preflight(request: Request, _: Any) -> None:
     asked = request.headers
     if request.method == "OPTIONS" and "Origin" in asked and _METHOD in asked:
         raise HTTPException(response=Response(status=204))
+
+
+def _vary(request: Request, _: Any, response: Response) -> None:
+    """Caches keep an answer for one origin only. Flask-CORS says so to allowed origins alone, so a
+    cache would give a page what it has kept from somebody else, without the permission.
+    """
+    if re.fullmatch(_READABLE, request.path):
+        response.vary.add("Origin")
 
 
 def _keep_nothing(request: Request, _: Any, response: Response) -> None:

@@ -82,6 +82,20 @@ def connect_async(settings: Settings, **options: Any) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(settings.redis_url, **options)
 
 
+def explained(error: StoreUnavailable, settings: Settings) -> str:
+    """Says which store it was, and what it answered. For commands: callers of the API may not know.
+
+    User, password and options are left out.
+    """
+    if isinstance(error, StoreRefused):
+        return f"{str(error).removesuffix('.')}: {error.__cause__ or 'it gave no reason'}"
+    if isinstance(error.__cause__, redis.ResponseError):
+        return str(error)  # it answered, so it is the store that was meant
+    parts = urlsplit(settings.redis_url)
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{error} REDIS_URL names {address}."
+
+
 def _by_sentinel(settings: Settings) -> bool:
     return urlsplit(settings.redis_url).scheme == sentinel.SCHEME
 

@@ -7,7 +7,7 @@ refuse (a store that newer code has written to, for example).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,23 @@ import redis
 
 from app.settings import Settings
 from app.store import connection
-from app.store.job import LEASES_KEY, data_key, job_key, outputs_key
+from app.store.job import (
+    LEASES_KEY,
+    data_key,
+    job_key,
+    outputs_key,
+    step_outputs_key,
+    steps_key,
+)
 
 MOST_BYTES = 64 * 1024
-"""A longer value is read to here only."""
+"""A longer value is not read."""
+
+MOST_LEASES = 1000
+"""More running executions are not listed one by one."""
+
+PER_ROUND_TRIP = 100
+"""With values of `MOST_BYTES`, a round trip reads 6 MiB at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +59,14 @@ class Lease:
 
 
 class Inspection:
-    """Every method raises `StoreUnavailable`."""
+    """Every method raises `StoreUnavailable`.
+
+    A key of the wrong type counts as empty. Its name is added to `wrong_keys`.
+    """
 
     def __init__(self, settings: Settings):
         self._client = connection.connect(settings)
+        self.wrong_keys: set[str] = set()
 
     def workers(self) -> list[WorkerState]:
         """All workers that the store knows. A killed one stays for three leases."""
@@ -59,10 +76,20 @@ class Inspection:
             return [self._worker(name, now - at, slots) for name, at in found]
 
     def leases(self) -> list[Lease]:
-        """The running executions, the lease that ends first at the head."""
+        """The running executions, at most `MOST_LEASES`; the lease that ends first at the head."""
         with connection.translated():
-            now, found = self._now(), self._scores(LEASES_KEY)
-            return [self._lease(id, at - now) for id, at in found]
+            now, found = self._now(), self._scores(LEASES_KEY, MOST_LEASES)
+            records = self._fields([id for id, _ in found], "tenant", "target", "worker_name")
+            return [
+                _lease(id, at - now, *values)
+                for (id, at), values in zip(found, records, strict=True)
+            ]
+
+    def errors(self, execution_ids: Sequence[str]) -> dict[str, bytes | None]:
+        """The stored errors of executions by id; None for one that has no error."""
+        with connection.translated():
+            found = self._fields(execution_ids, "error")
+        return {id: error for id, [error] in zip(execution_ids, found, strict=True)}
 
     def tenants(self) -> list[str]:
         """The tenants that have executions in the store."""
@@ -72,88 +99,111 @@ class Inspection:
 
     def tenant_of(self, execution_id: str) -> str | None:
         """The owner of an execution; None if there is no such execution."""
-        return self._hash_value(job_key(execution_id), "tenant")
+        with connection.translated():
+            [[tenant]] = self._fields([execution_id], "tenant")
+        return _text(tenant)
 
     def everything(self, execution_id: str) -> dict[str, Any]:
         """All that the store holds of an execution; empty if it holds nothing."""
         key = job_key(execution_id)
         with connection.translated():
             record = self._hash(key)
-            found: dict[str, Any] = {"record": record} if record else {}
-            for name, text_key in (
-                ("request", data_key(execution_id)),
-                ("outputs", outputs_key(execution_id)),
-            ):
-                if text := self._text(text_key):
-                    found[name] = text
-            for name in ("steps", "values"):
-                if fields := self._hash(f"{key}:{name}"):
-                    found[name] = fields
-            if places := dict(self._places(execution_id, record.get("origin", b"").decode())):
-                found["places"] = places
-            return found
+            found: dict[str, Any] = {
+                "record": record,
+                "request": self._value(data_key(execution_id)),
+                "outputs": self._value(outputs_key(execution_id)),
+                "steps": self._hash(steps_key(execution_id)),
+                "values": self._hash(step_outputs_key(execution_id)),
+                "places": dict(self._places(execution_id, _text(record.get("origin")) or "")),
+            }
+            return {name: part for name, part in found.items() if part}
 
     def _places(self, id: str, queue: str) -> Iterator[tuple[str, float]]:
         """Where the execution is listed: seconds from now, or its place in the queue, from 0."""
         now = self._now()
         for name in ("leases", "delayed", "waiting"):
-            score: Any = self._client.zscore(f"exec:{name}", id)
+            score = self._ask(None, "ZSCORE", f"exec:{name}", id)
             if score is not None:
-                yield name, score if score == float("inf") else score / 1_000_000 - now
-        place: Any = self._client.lpos(f"rq:queue:{queue}", id) if queue else None
+                at = float(score)
+                yield name, at if at == float("inf") else at / 1_000_000 - now
+        place = self._ask(None, "LPOS", f"rq:queue:{queue}", id) if queue else None
         if place is not None:
             yield "queue", place
 
-    def _worker(self, worker: str, silent: float, slots: dict[str, bytes]) -> WorkerState:
+    def _worker(self, worker: str, silent: float, slots: dict[str, Any]) -> WorkerState:
         queue, _, name = worker.partition(":")
         about = self._hash(f"rq:worker:{name}")
-
-        def told(field: str) -> str:
-            return about.get(field, b"?").decode(errors="replace")
-
-        used = slots.get(worker, b"?").decode(errors="replace")
-        return WorkerState(
-            name, queue, used, silent, told("hostname"), told("pid"), told("service_version")
+        host, pid, version = (
+            _text(about.get(field)) or "?" for field in ("hostname", "pid", "service_version")
         )
-
-    def _lease(self, id: str, left: float) -> Lease:
-        record = self._hash(job_key(id))
-        tenant, target, worker = (
-            record.get(field, b"?").decode(errors="replace")
-            for field in ("tenant", "target", "worker_name")
-        )
-        return Lease(id, tenant, target, worker, left)
+        used = _text(slots.get(worker)) or "?"
+        return WorkerState(name, queue, used, silent, host, pid, version)
 
     def _now(self) -> float:
         seconds, microseconds = self._client.time()
         return float(seconds + microseconds / 1_000_000)
 
-    def _scores(self, key: str) -> list[tuple[str, float]]:
-        """The members of a sorted set with their times in seconds since 1970."""
-        rows: Any = self._client.zrange(key, 0, -1, withscores=True)
-        return [(name.decode(errors="replace"), at / 1_000_000) for name, at in rows]
+    def _scores(self, key: str, most: int = 0) -> list[tuple[str, float]]:
+        """The members of a sorted set with their times in seconds since 1970; all, or `most`."""
+        rows = self._ask([], "ZRANGE", key, 0, most - 1, "WITHSCORES")
+        return [(name.decode(errors="replace"), float(at) / 1_000_000) for name, at in rows]
 
-    def _hash(self, key: str) -> dict[str, bytes]:
-        """A hash; empty if the key has another type."""
-        try:
-            found: Any = self._client.hgetall(key)
-        except redis.ResponseError as error:
-            if "WRONGTYPE" in str(error):
-                return {}
-            raise
-        return {name.decode(errors="replace"): value for name, value in found.items()}
+    def _fields(self, ids: Sequence[str], *names: str) -> list[list[bytes | None]]:
+        """These fields of records, in as many round trips as it takes."""
+        found: list[list[bytes | None]] = []
+        for start in range(0, len(ids), PER_ROUND_TRIP):
+            some = ids[start : start + PER_ROUND_TRIP]
+            commands = [("HMGET", job_key(id), *names) for id in some]
+            found += [row or [None] * len(names) for row in self._ask_all(None, commands)]
+        return found
 
-    def _hash_value(self, key: str, field: str) -> str | None:
-        with connection.translated():
-            value = self._hash(key).get(field)
-        return None if value is None else value.decode(errors="replace")
+    def _hash(self, key: str) -> dict[str, Any]:
+        """A hash. Of a value that is too long, only the length is read, and told."""
+        names: list[bytes] = self._ask([], "HKEYS", key)
+        found: dict[str, Any] = {}
+        for start in range(0, len(names), PER_ROUND_TRIP):
+            some = names[start : start + PER_ROUND_TRIP]
+            sizes = self._ask_all(0, [("HSTRLEN", key, name) for name in some])
+            short = [name for name, size in zip(some, sizes, strict=True) if size <= MOST_BYTES]
+            values = iter(self._ask_all(b"", [("HGET", key, name) for name in short]))
+            for name, size in zip(some, sizes, strict=True):
+                value = next(values) if size <= MOST_BYTES else _length(size)
+                found[name.decode(errors="replace")] = value
+        return found
 
-    def _text(self, key: str) -> bytes | None:
-        try:
-            if self._client.strlen(key) > MOST_BYTES:
-                return f"({self._client.strlen(key)} bytes)".encode()
-            return self._client.get(key)  # type: ignore[return-value]  # bytes
-        except redis.ResponseError as error:
-            if "WRONGTYPE" in str(error):
-                return None
-            raise
+    def _value(self, key: str) -> bytes | str | None:
+        """A text. If it is too long, only its length is read, and told."""
+        size = self._ask(0, "STRLEN", key)
+        return _length(size) if size > MOST_BYTES else self._ask(None, "GET", key)
+
+    def _ask(self, empty: Any, *command: Any) -> Any:
+        [answer] = self._ask_all(empty, [command])
+        return answer
+
+    def _ask_all(self, empty: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers to commands; `empty` for a key of the wrong type, which is noted."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis's
+            answers = pipe.execute(raise_on_error=False)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer):
+                self.wrong_keys.add(str(commands[place][1]))
+                answers[place] = empty
+            elif isinstance(answer, redis.RedisError):
+                raise answer
+        return answers
+
+
+def _lease(
+    id: str, left: float, tenant: bytes | None, target: bytes | None, worker: bytes | None
+) -> Lease:
+    return Lease(id, _text(tenant) or "?", _text(target) or "?", _text(worker) or "?", left)
+
+
+def _text(value: Any) -> str | None:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _length(size: int) -> str:
+    return f"({size} bytes)"

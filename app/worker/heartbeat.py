@@ -60,10 +60,21 @@ class Heartbeat:
         self._beat_now = asyncio.Event()
         self._beaten_at = asyncio.get_running_loop().time()
         self._cut_off = True
+        self._sending: set[asyncio.Future[list[str]]] = set()
+        self._ended = False
 
     def beat_now(self) -> None:
         """Makes the next heartbeat due at once, because leases may have been lost."""
         self._beat_now.set()
+
+    async def end(self) -> None:
+        """Sends no more beats, and waits for those on their way.
+
+        To cancel the loops is not enough: a beat that the store takes after the worker has left
+        would list the worker again.
+        """
+        self._ended = True
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def beat_loop(self) -> None:
         """Extends the leases of all attempts and records that this worker lives.
@@ -144,8 +155,13 @@ class Heartbeat:
         also: Callable[[Any], None] | None = None,
         slots: str = "",
     ) -> None:
+        if self._ended:
+            raise asyncio.CancelledError  # the loop has been cancelled, but a library has lost that
         beats = [attempt.next_beat() for attempt in attempts]
-        answers = await self._store.beat(beats, also, slots)
+        sending = asyncio.ensure_future(self._store.beat(beats, also, slots))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        answers = await asyncio.shield(sending)
         for attempt, beat, answer in zip(attempts, beats, answers, strict=True):
             attempt.beat_stored(beat)
             if answer == "cancel":

@@ -109,6 +109,7 @@ class ExecutionWorker:
             for task in (*others, *self._tasks):
                 task.cancel()
             await self._pool.close()
+            await self._beats.end()
             await self._unregister()
             await self._store.close()
 

@@ -55,7 +55,11 @@ def test_a_replica_is_refused(own_store: EmbeddedStore) -> None:
 
 
 def test_a_store_that_is_not_there_is_said_in_one_sentence() -> None:
-    assert check("redis://127.0.0.1:1/0") == (1, "The store cannot be reached.")
+    for address in ("redis://ann:hunter2@127.0.0.1:1/0?protocol=2", "redis://127.0.0.1:1/0"):
+        assert check(address) == (
+            1,
+            "The store cannot be reached. REDIS_URL names redis://127.0.0.1:1/0.",
+        )
 
 
 def test_a_broken_agent_and_a_wrong_setting_are_refused(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from tests.support.service import Service
 
@@ -44,8 +46,11 @@ def test_an_operator_follows_cancels_and_retries_an_execution(busy: Service) -> 
     assert found["request"]["inputs"]["do"] == "listen"
     assert "hunter2" not in json.dumps(found)
     assert found["places"]["leases"] > 0
+    assert (found["now"]["status"], found["now"]["phase"]) == ("running", "running")
+    assert "last_heartbeat_at" in found["now"]
     found = admin(busy, "execution", waiting)
     assert found["places"]["queue"] == 0
+    assert found["now"]["waiting_for"].startswith("It waits for a free process slot")
     assert found["request"]["inputs"]["text"].endswith("[cut]")
 
     rows = admin(busy, "list", "--status", "running")["executions"]
@@ -83,5 +88,52 @@ def test_mistakes_are_one_sentence(busy: Service) -> None:
         assert error.count("\n") == 1
         assert "exec_00000000000000000000" in error
     busy.env["REDIS_URL"] = "redis://127.0.0.1:1/0"
-    assert admin(busy, "status", code=1) == "The store cannot be reached.\n"
+    said = "The store cannot be reached. REDIS_URL names redis://127.0.0.1:1/0.\n"
+    for command in (["status"], ["list"], ["cancel", "exec_00000000000000000000"]):
+        assert admin(busy, *command, code=1) == said
     assert busy.python("-m", "app.admin", "list", "--limit", "0").returncode == 2
+
+
+def test_a_list_names_the_error_of_an_execution(busy: Service) -> None:
+    failed = busy.start("behaves", {"do": "fail"})
+    error = busy.ended(failed)["error"]["type"]
+    [row] = admin(busy, "list", "--status", "failed")["executions"]
+    assert (row["execution_id"], row["error"]) == (failed, error)
+    assert error != "RecordUnreadable"
+
+
+def test_keys_that_others_have_written_are_named_and_the_rest_is_shown(busy: Service) -> None:
+    id = busy.start("behaves", WORDS)
+    busy.ended(id)
+    broken = "exec_0000000000000000000{}"
+    with redis.Redis.from_url(busy.env["REDIS_URL"]) as client:
+        client.set("exec:index:other:failed:agent", "a text")
+        client.set(f"rq:job:{broken.format(1)}", "a text")
+        client.hset(f"rq:job:{id}", "origin", b"\xff")
+        client.set(f"rq:job:{broken.format(2)}:data", '["\\ud800", 1]')
+        deep = '{"a":' * 900 + "1" + "}" * 900
+        client.set(f"rq:job:{broken.format(3)}:data", deep)
+
+    found = admin(busy, "list")
+    assert [row["execution_id"] for row in found["executions"]] == [id]
+    assert [row["tenant"] for row in found["unreadable_tenants"]] == ["other"]
+    assert "WRONGTYPE" in admin(busy, "list", "--tenant", "other", code=1)
+    found = admin(busy, "execution", broken.format(1))
+    assert found == {"keys_of_wrong_type": [{"key": f"rq:job:{broken.format(1)}"}]}
+    assert admin(busy, "execution", id)["record"]["status"] == "finished"
+    for number in (1, 2, 3):
+        done = busy.python("-m", "app.admin", "execution", broken.format(number))
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "[cut]" in done.stdout
+
+
+def test_a_long_value_is_told_by_its_length_and_not_read(busy: Service) -> None:
+    id = "exec_00000000000000000000"
+    with redis.Redis.from_url(busy.env["REDIS_URL"]) as client:
+        client.hset(f"rq:job:{id}:values", mapping={"long": b"y" * 20_000_000, "short": '"z"'})
+        client.set(f"rq:job:{id}:data", zlib.compress(b"1" * 20_000_000))
+        client.config_resetstat()
+        found = admin(busy, "execution", id)
+        assert client.info("stats")["total_net_output_bytes"] < 1_000_000
+    assert found["values"] == {"long": "(20000000 bytes)", "short": "z"}
+    assert found["request"].endswith("bytes, packed)")

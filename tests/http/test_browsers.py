@@ -77,6 +77,13 @@ def test_answers_and_refusals_can_be_read_by_the_page_alone(guarded: Service) ->
             assert name in answer.headers[READABLE]
 
 
+def test_a_cache_keeps_no_answer_of_one_origin_for_another(guarded: Service) -> None:
+    url = f"{guarded.url}/openapi.json"
+    for headers in ({}, {"Origin": OTHER}, {"Origin": PAGE}):
+        answer = guarded.http.get(url, headers=headers, timeout=60)
+        assert answer.headers["Vary"].split(", ").count("Origin") == 1
+
+
 def test_without_the_setting_no_page_may_read(service: Service) -> None:
     assert ALLOWED not in service.get("/executions", headers={"Origin": PAGE}).headers
 

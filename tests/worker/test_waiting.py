@@ -75,6 +75,15 @@ def test_it_waits_for_its_next_attempt(make_service: Make) -> None:
     assert found["until"] > service.status(id)["created_at"]
     assert found["until"][:19] in found["detail"]
 
+    # Its time comes, and no worker is there to take it.
+    service.end_workers()
+    with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
+        while client.zcard("exec:workers"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        client.zadd("exec:delayed", {id: time.time() * 1_000_000 - 1})
+        assert waits(service, id)["reason"] == "worker"
+
 
 @pytest.mark.parametrize(
     ("found", "expected"),

@@ -14,7 +14,8 @@ local function run(ARGV)
   local queue = record[2]
   if API_WORD[record[1] or ''] ~= 'pending' or not queue then return false end
   local due = ask(false, 'ZSCORE', DELAYED, id) or ''
-  if due ~= '' then due = integer(tonumber(due)) end
+  -- One that is due is queued by the next reap, so it waits for what the queue waits for.
+  due = due ~= '' and tonumber(due) > now() and integer(tonumber(due)) or ''
   local before = due == '' and ask(false, 'LPOS', queue_key(queue), id, 'MAXLEN', MOST_BEFORE)
   local slots, workers = 0, 0
   for _, worker in ipairs(ask({}, 'ZRANGEBYSCORE', WORKERS, integer(now() - lease), '+inf')) do
