@@ -78,7 +78,7 @@ def frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
         code = traceback.tb_frame.f_code
         yield code.co_filename, traceback.tb_lineno or 0, code.co_name
         traceback = traceback.tb_next
-    if isinstance(error, SyntaxError):
+    if issubclass(type(error), SyntaxError):
         path, line = _FILENAME.__get__(error), _LINE.__get__(error)
         if type(path) is str and type(line) is int:
             yield path, line, "<module>"

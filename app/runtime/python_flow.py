@@ -21,7 +21,7 @@ from app.catalog.model import PythonFlow
 from app.providers.base import Stopped
 from app.runtime import flow_files, runnables
 from app.runtime.context import Context
-from app.runtime.errors import FlowError, reason_and_others
+from app.runtime.errors import FlowError, is_a, reason_and_others
 from app.runtime.langchain import followed
 from app.runtime.loop import awaited, the_loop
 from app.runtime.usage import BudgetExceeded
@@ -66,7 +66,7 @@ def _unwrapped_end() -> Iterator[None]:
         yield
     except BaseExceptionGroup as group:
         reason, _ = reason_and_others(group)
-        if isinstance(reason, (BudgetExceeded, Stopped)):
+        if is_a(reason, (BudgetExceeded, Stopped)):
             raise reason from group
         raise
 
