@@ -84,8 +84,11 @@ def frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
             yield path, line, "<module>"
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """The exception and the ones it was raised from (`raise ... from`), without repetitions."""
+def causes(error: BaseException, *, also_handled: bool = False) -> list[BaseException]:
+    """The exception and the ones it was raised from (`raise ... from`), without repetitions.
+
+    `also_handled`: one that it was raised in the `except` of counts, too, as in a traceback.
+    """
     chain: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and len(chain) < MAX_CAUSES:
@@ -93,7 +96,9 @@ def causes(error: BaseException) -> list[BaseException]:
         if any(found is known for known in chain):
             break
         chain.append(found)
-        found = _CAUSE.__get__(found)
+        cause = _CAUSE.__get__(found)
+        handled = also_handled and not _HIDES_CONTEXT.__get__(found)
+        found = _CONTEXT.__get__(found) if cause is None and handled else cause
     return chain
 
 
