@@ -4,8 +4,8 @@ The processes reload on SIGHUP, as on a server. The web master lets new processe
 old ones; a worker gives new executions to new children, and the old ones finish what they run. So a
 reload is over when the processes below the web are others, and the worker has new ones.
 
-The web master first loads everything in a process that ends again. If none but the old ones are
-left after it, the files could not be loaded: somebody has saved a mistake in that moment.
+The web master first loads everything in a process that ends again. If no other process follows it,
+the files could not be loaded: somebody has saved a mistake in that moment.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tools.processes import Running
 SECONDS = 30.0
 """The longest wait. An old web process may have to finish a long answer; it takes no new ones."""
 
+REFUSED_SECONDS = 5.0
+"""How long no new web process must follow the one that tries. It is a moment if all is well."""
+
 
 class Reload:
     """One reload. `what` says what has changed."""
@@ -27,7 +30,7 @@ class Reload:
     def __init__(self, what: str, running: Sequence[Running]):
         self._what, self._began_at = what, time.monotonic()
         self._before = [(one, one.process.pid, one.children()) for one in running]
-        self._has_tried = False
+        self._tried_at: float | None = None
         for one in running:
             with contextlib.suppress(ProcessLookupError):
                 one.process.send_signal(signal.SIGHUP)
@@ -44,12 +47,12 @@ class Reload:
         return None
 
     def _is_refused(self) -> bool:
+        """Whether the web has tried to load the files, and keeps its old processes."""
+        now = time.monotonic()
         for one, pid, old in self._before:
-            if one.name == "web" and one.process.pid == pid:
-                beside = one.children() - old
-                self._has_tried = self._has_tried or bool(beside)
-                return self._has_tried and not beside
-        return False
+            if one.name == "web" and one.process.pid == pid and one.children() - old:
+                self._tried_at = now
+        return self._tried_at is not None and now - self._tried_at > REFUSED_SECONDS
 
 
 def _is_new(running: Running, pid: int, old: set[int]) -> bool:

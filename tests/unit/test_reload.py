@@ -18,7 +18,7 @@ from tools.reload import Reload
 
 # As the web master does: a process that loads everything and ends; then, if it could, new ones.
 MASTER = """
-import signal, subprocess
+import signal, subprocess, time
 
 def start(seconds):
     return subprocess.Popen(["sleep", seconds])
@@ -26,6 +26,7 @@ def start(seconds):
 def reload(*_):
     global serving
     start("1").wait()
+    time.sleep(1)  # the new processes do not follow at once
     if {accepts}:
         new = start("600")
         serving.kill()
