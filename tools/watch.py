@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,13 +36,22 @@ MAX_NAMES = 8
 Contents = dict[str, dict[Path, bytes]]
 """The digest of each file, by target: `agents/greeter`, `pipelines/welcome`."""
 
+Known = dict[Path, tuple[tuple[int, ...], bytes]]
+"""Of files that were read before: how they were, and the digest."""
 
-def contents(folders: Sequence[Path]) -> Contents:
-    """Reads all files that count, below these folders."""
+SETTLED_NS = 1_000_000_000
+"""A file that has changed since then may change again without another time: clocks have ticks."""
+
+
+def contents(folders: Sequence[Path], known: Known | None = None) -> Contents:
+    """The files that count, below these folders. Reads only those that differ from `known`, which
+    it also fills: a folder may hold thousands of files of installed packages.
+    """
+    known = {} if known is None else known
     found: Contents = {}
     for folder in folders:
         for path in _files(folder):
-            if digest := _digest(path):
+            if digest := _digest(path, known):
                 name = path.relative_to(folder).parts[0]
                 target = f"{folder.name}/{name.removesuffix(path.suffix)}"
                 found.setdefault(target, {})[path] = digest
@@ -69,7 +80,8 @@ class Watcher:
         on_trouble: Callable[[str], None],
     ):
         self._folders, self._on_change, self._on_trouble = folders, on_change, on_trouble
-        self._seen = contents(folders)
+        self._known: Known = {}
+        self._seen = contents(folders, self._known)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -88,7 +100,7 @@ class Watcher:
         for _ in self._occasions():
             if self._stop.is_set():
                 return
-            now = contents(self._folders)
+            now = contents(self._folders, self._known)
             if now != self._seen:
                 self._seen = now
                 self._on_change(now)
@@ -132,9 +144,19 @@ def _visible(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and name != "__pycache__")
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: Path, known: Known) -> bytes | None:
     try:
+        found = path.stat()
         # A pipe must not be opened: reading it would wait for a writer.
-        return hashlib.blake2b(path.read_bytes()).digest() if path.is_file() else None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        # No program can set the last one: it changes with each save, in whatever way.
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if path in known and known[path][0] == state:
+            return known[path][1]
+        digest = hashlib.blake2b(path.read_bytes()).digest()
     except OSError:
         return None  # it was removed meanwhile, or may not be read
+    if time.time_ns() - found.st_ctime_ns > SETTLED_NS:
+        known[path] = state, digest
+    return digest

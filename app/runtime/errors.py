@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from app.catalog.model import Flow, PromptFlow, PythonFlow
 from app.domain.execution import Failure
@@ -99,22 +99,20 @@ class RunFailed(Exception):
 
         Call it only if the run was not asked to stop: a `Stopped` is a failure of the flow here.
         """
-        if isinstance(error, RunFailed):
-            return error
+        if is_a(error, RunFailed):
+            return cast(RunFailed, error)
         reason, others = reason_and_others(error)
-        if isinstance(reason, RunFailed):
-            return reason
+        if is_a(reason, RunFailed):
+            return cast(RunFailed, reason)
         details = {**details, **_place_of(error, reason, flow), **_answer_of(reason)}
-        if isinstance(reason, Stopped):
+        if is_a(reason, Stopped):
             reason = FlowError("The flow stopped without being asked to.")
         if others:
             details = {
                 **details,
                 "other_errors": [_in_short(other) for other in others[:MAX_OTHERS]],
             }
-        wait = (
-            getattr(reason, "retry_after_seconds", None) if isinstance(reason, ModelError) else None
-        )
+        wait = getattr(reason, "retry_after_seconds", None) if is_a(reason, ModelError) else None
         return cls(failure_from(reason, details), is_retryable(reason), wait, error, flow)
 
 
@@ -140,10 +138,11 @@ def as_shown(place: Place) -> dict[str, Any]:
 
 
 def _answer_of(reason: BaseException) -> Mapping[str, Any]:
-    if not isinstance(reason, InvalidOutput) or not isinstance(reason.answer, str):
+    answer = getattr(reason, "answer", None) if is_a(reason, InvalidOutput) else None
+    if not isinstance(answer, str):
         return {}
-    shown = _plain(reason.answer, MAX_ANSWER_CHARACTERS)
-    return {"answer": shown + CUT if len(reason.answer) > MAX_ANSWER_CHARACTERS else shown}
+    shown = _plain(answer, MAX_ANSWER_CHARACTERS)
+    return {"answer": shown + CUT if len(answer) > MAX_ANSWER_CHARACTERS else shown}
 
 
 def reason_and_others(error: BaseException) -> tuple[BaseException, list[BaseException]]:
@@ -157,18 +156,32 @@ def reason_and_others(error: BaseException) -> tuple[BaseException, list[BaseExc
     return reason, [leaf for leaf in leaves if leaf is not reason]
 
 
+def is_a(
+    error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]
+) -> bool:
+    """Like `isinstance`, which would also read `error.__class__`, and so run the flow's code."""
+    return issubclass(type(error), kinds)
+
+
+_EXCEPTIONS = BaseExceptionGroup.__dict__["exceptions"]
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    """The errors of a group, and of the groups in it, in their order."""
+    # No recursion: a flow can put groups into groups deeper than Python's limit.
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if is_a(found, BaseExceptionGroup):
+            waiting += reversed(_EXCEPTIONS.__get__(found))
+        else:
+            yield found
 
 
 def _rank(error: BaseException) -> int:
-    if isinstance(error, (BudgetExceeded, Stopped)):
+    if is_a(error, (BudgetExceeded, Stopped)):
         return 0
-    return 2 if isinstance(error, (asyncio.CancelledError, GeneratorExit)) else 1
+    return 2 if is_a(error, (asyncio.CancelledError, GeneratorExit)) else 1
 
 
 def _in_short(error: BaseException) -> dict[str, str]:
@@ -177,10 +190,10 @@ def _in_short(error: BaseException) -> dict[str, str]:
 
 
 def is_retryable(error: BaseException) -> bool:
-    if isinstance(error, ModelError):
-        return error.transient
+    if is_a(error, ModelError):
+        return cast(ModelError, error).transient
     # What is no `Exception` was meant to end the run: `sys.exit()`, a spent budget.
-    return isinstance(error, Exception) and not isinstance(error, PERMANENT)
+    return is_a(error, Exception) and not is_a(error, PERMANENT)
 
 
 def failure_from(

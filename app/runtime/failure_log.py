@@ -23,6 +23,9 @@ MAX_LOGGED_MESSAGE_CHARACTERS = 1000
 MAX_PLACES = 10
 """Of one exception in a line: the innermost ones."""
 
+MAX_PLACES_OF_A_CAUSE = 3
+MAX_CAUSE_MESSAGE_BYTES = 200
+
 PART_CHARACTERS = 2000
 """Of a traceback in one line."""
 
@@ -50,7 +53,8 @@ def _said(failure: Failure) -> dict[str, str]:
 
 
 def _places(failed: RunFailed) -> dict[str, Any]:
-    """`at` are the places of the exception, `causes` those of the exceptions it was raised from.
+    """`at` are the places of the exception; `causes` are the exceptions it was raised from, or in
+    the handling of, with theirs.
 
     They are in the agent's files or, if the exception has never been there, the last ones of all.
     """
@@ -60,12 +64,17 @@ def _places(failed: RunFailed) -> dict[str, Any]:
         reason, _ = reason_and_others(failed.error)
         at = _at(reason, failed) or _at(failed.error, failed) or _anywhere(reason)
         below = [
-            {"type": failure_from(cause, {}).type, "at": _at(cause, failed)}
-            for cause in causes(reason)[1:]
+            {**_in_short(cause), "at": _at(cause, failed)[-MAX_PLACES_OF_A_CAUSE:]}
+            for cause in causes(reason, also_handled=True)[1:]
         ]
     except Exception:  # a line without a place is better than none
         return {}
     return {"at": at, "causes": below} if below else {"at": at}
+
+
+def _in_short(cause: BaseException) -> dict[str, str]:
+    failure = failure_from(cause, {}, MAX_CAUSE_MESSAGE_BYTES)
+    return {"type": failure.type, "message": failure.message}
 
 
 def _at(error: BaseException, failed: RunFailed) -> list[str]:

@@ -12,7 +12,7 @@ from app.domain.execution import StepStatus
 from app.providers.base import Stopped
 from app.runtime.calls import Call
 from app.runtime.checkpoint import Journal, Save, SavedState
-from app.runtime.errors import InvalidOutput, RunFailed
+from app.runtime.errors import InvalidOutput, RunFailed, is_a
 from app.runtime.outputs import encode
 from app.runtime.schedule import Schedule
 from app.runtime.steps import StepRunner, StepState
@@ -65,7 +65,7 @@ class Outcomes:
             result = call.future.result()
             self._journal.keep(call.name, result.text)
         except BaseException as error:
-            if state.stop.requested and (state.error is None or isinstance(error, Stopped)):
+            if state.stop.requested and (state.error is None or is_a(error, Stopped)):
                 return  # what a flow raises because it was asked to stop is not its failure
             if call.item is not None:
                 flow = self._runner.flow_of(state.step)
@@ -109,7 +109,7 @@ class Outcomes:
             state.wait_for_retry(failed.failure, failed.retry_after_seconds)
             self._journal.note(state.record)
             self._schedule.retry(state)
-        elif state.step.required or isinstance(error, BudgetExceeded):
+        elif state.step.required or is_a(error, BudgetExceeded):
             state.become(StepStatus.FAILED, failure=failed.failure)
             self._journal.note(state.record, "ended")
             self._schedule.remove(state)

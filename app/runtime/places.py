@@ -78,14 +78,17 @@ def frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
         code = traceback.tb_frame.f_code
         yield code.co_filename, traceback.tb_lineno or 0, code.co_name
         traceback = traceback.tb_next
-    if isinstance(error, SyntaxError):
+    if issubclass(type(error), SyntaxError):
         path, line = _FILENAME.__get__(error), _LINE.__get__(error)
         if type(path) is str and type(line) is int:
             yield path, line, "<module>"
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """The exception and the ones it was raised from (`raise ... from`), without repetitions."""
+def causes(error: BaseException, *, also_handled: bool = False) -> list[BaseException]:
+    """The exception and the ones it was raised from (`raise ... from`), without repetitions.
+
+    `also_handled`: one that it was raised in the `except` of counts, too, as in a traceback.
+    """
     chain: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and len(chain) < MAX_CAUSES:
@@ -93,7 +96,9 @@ def causes(error: BaseException) -> list[BaseException]:
         if any(found is known for known in chain):
             break
         chain.append(found)
-        found = _CAUSE.__get__(found)
+        cause = _CAUSE.__get__(found)
+        handled = also_handled and not _HIDES_CONTEXT.__get__(found)
+        found = _CONTEXT.__get__(found) if cause is None and handled else cause
     return chain
 
 

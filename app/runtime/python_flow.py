@@ -21,7 +21,7 @@ from app.catalog.model import PythonFlow
 from app.providers.base import Stopped
 from app.runtime import flow_files, runnables
 from app.runtime.context import Context
-from app.runtime.errors import FlowError, reason_and_others
+from app.runtime.errors import FlowError, is_a, reason_and_others
 from app.runtime.langchain import followed
 from app.runtime.loop import awaited, the_loop
 from app.runtime.usage import BudgetExceeded
@@ -66,7 +66,7 @@ def _unwrapped_end() -> Iterator[None]:
         yield
     except BaseExceptionGroup as group:
         reason, _ = reason_and_others(group)
-        if isinstance(reason, (BudgetExceeded, Stopped)):
+        if is_a(reason, (BudgetExceeded, Stopped)):
             raise reason from group
         raise
 
@@ -89,7 +89,7 @@ def _entry_point(entrypoint: str, folder: Path) -> EntryPoint:
     # No lock: Python locks each module while it is imported, so slow imports do not wait for
     # others.
     target = _attribute(entrypoint, folder)
-    found = _of_object(target, folder) or _of_function(target)
+    found = _of_object(target, folder) or _of_function(target, entrypoint)
     if found is None:
         # A graph of LangGraph that its author forgot to compile.
         hint = " Use its .compile()." if hasattr(target, "compile") else ""
@@ -109,10 +109,11 @@ def _attribute(entrypoint: str, folder: Path) -> Any:
         raise FlowError(f"{source} has no {attribute!r}.") from None
 
 
-def _of_function(target: Any) -> EntryPoint | None:
+def _of_function(target: Any, entrypoint: str) -> EntryPoint | None:
     if not callable(target):
         return None
     gets = _arguments(target)
+    _refuse_others(target, gets, entrypoint)
 
     def call(inputs: dict[str, Any], context: Context) -> Any:
         return target(*(_GIVEN[name](inputs, context) for name in gets))
@@ -147,6 +148,21 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
     [only] = by_position
     named = only.name == "config" and only.annotation is Parameter.empty
     return ["config" if named or _is_typed_config(only) else "inputs"]
+
+
+def _refuse_others(function: Callable[..., Any], gets: list[str], entrypoint: str) -> None:
+    """Raises `FlowError` if the function requires more than it gets: every call would fail."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return
+    try:
+        signature.bind(*gets)
+    except TypeError as error:
+        raise FlowError(
+            f"{entrypoint} cannot be called: {error}. A flow is a function of (inputs) or "
+            "(inputs, context)."
+        ) from None
 
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -18,7 +18,7 @@ from app.domain.key import DEFAULT_TENANT
 from app.domain.payload import pack, read_call
 from app.providers.base import ModelProvider, Stopped
 from app.runtime.checkpoint import SavedState
-from app.runtime.errors import RunFailed, failure_from
+from app.runtime.errors import RunFailed, failure_from, is_a
 from app.runtime.failure_log import log_failure
 from app.runtime.python_flow import entry_point, is_loaded
 from app.runtime.run import (
@@ -209,7 +209,7 @@ def _loads(flow: PythonFlow) -> bool:
 
 
 def _ended_by(error: BaseException) -> Head:
-    if isinstance(error, Stopped):
+    if is_a(error, Stopped):
         return {"outcome": "stopped"}
     if isinstance(error, RunFailed):
         log_failure(error)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tools.watch import Contents, Watcher, contents, differences
+from tools.watch import Contents, Known, Watcher, contents, differences
 
 SECONDS = 60
 NOTHING_SECONDS = 3.0  # longer than the watcher's own look
@@ -141,3 +142,21 @@ def test_a_link_that_is_turned_to_another_folder_is_seen(tmp_path: Path, agents:
     while len(found.get(timeout=SECONDS)["current/greeter"]) != 1:
         pass
     watcher.stop()
+
+
+def test_a_file_is_read_again_only_if_it_may_have_changed(
+    agents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, greet = [], agents / "greeter" / "greet.py"
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    known: Known = {}
+    first = contents([agents], known)
+    assert contents([agents], known) == first
+    assert len(read) == 4  # they are so new that they may change without another time
+    time.sleep(1.1)
+    assert contents([agents], known) == contents([agents], known) == first
+    assert len(read) == 6
+    save_within_the_same_second(greet, "two\n")
+    assert differences(first, contents([agents], known)) == "agents/greeter changed"
+    assert read[6:] == [greet]

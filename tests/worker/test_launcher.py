@@ -211,7 +211,8 @@ def test_a_flow_that_cannot_be_imported_is_told_before_it_is_started(
 FLOW = """
 import time
 
-def run(inputs):
+def run(inputs, context):
+    context.progress(0, 1, "begun")
     time.sleep(inputs.get("seconds", 0))
     return "{answer}"
 """
@@ -267,9 +268,13 @@ class Edited:
     def run(self) -> Any:
         return self.ended(self.start())["outputs"]["output"]
 
-    def until_running(self, id: str) -> None:
+    def until_begun(self, id: str) -> None:
+        """Until the flow's own code runs. The process may load it after the status says so."""
         deadline = time.monotonic() + 60
-        while requests.get(f"{self.url}/{id}", timeout=60).json()["status"] != "running":
+        while (
+            requests.get(f"{self.url}/{id}", timeout=60).json()["progress"]["current_step_name"]
+            != "begun"
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -298,7 +303,7 @@ def test_it_says_ready_when_an_execution_can_run_and_what_it_has_loaded(
 def test_an_edited_flow_runs_next_and_a_running_one_ends_as_it_began(edited: Edited) -> None:
     assert edited.run() == "old"
     running = edited.start(seconds=5)
-    edited.until_running(running)
+    edited.until_begun(running)
     edited.edit("new")  # of the same length, and perhaps within the same second
     assert edited.waits_for("reloaded: ") == "reloaded: agents/greeter changed"
     assert edited.run() == "new"
@@ -351,7 +356,7 @@ def test_what_a_flow_writes_beside_its_code_is_no_reload(edited: Edited) -> None
 def test_the_first_ctrl_c_says_what_it_waits_for_and_the_second_ends_everything_at_once(
     edited: Edited,
 ) -> None:
-    edited.until_running(edited.start(seconds=60))
+    edited.until_begun(edited.start(seconds=60))
     processes = everything(edited.process)
     edited.process.send_signal(signal.SIGINT)
     edited.waits_for("Stopping. Waiting for 1 running execution, for up to 20 s; ")

@@ -55,6 +55,15 @@ BROKEN = {
         "Importing flow.py ends the process (exit code 7).",
     ),
     "a value that is no flow": ({"flow.py": "run = 5\n"}, "is not a function and has no .invoke()"),
+    "a function that wants too much": (
+        {"flow.py": "run = lambda inputs, context, model: None\n"},
+        "flow.py:run cannot be called: missing a required argument: 'model'. A flow is a function "
+        "of (inputs) or (inputs, context).",
+    ),
+    "a function that wants its context by name": (
+        {"flow.py": "run = lambda inputs, *, context: None\n"},
+        "flow.py:run cannot be called: missing a required",
+    ),
     "a secret in the message": (
         {"flow.py": "raise ValueError('password=verysecretindeed')\n"},
         "ValueError: password=[masked]",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.runtime.errors import MAX_MESSAGE_BYTES, failure_from
+from app.runtime.errors import MAX_MESSAGE_BYTES, RunFailed, failure_from
 
 
 class _Text(str):
@@ -94,3 +94,38 @@ def test_a_secret_that_ends_beyond_the_cut_is_masked() -> None:
             ValueError("x" * (MAX_MESSAGE_BYTES - shift) + " sk-s3cr3tvalue0123456789 more"), {}
         ).message
         assert "s3c" not in message
+
+
+class _Unreadable(Exception):
+    """All of its attributes raise, `__class__` too, which `isinstance` reads."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class _Disguised(Exception):
+    __class__ = RunFailed  # type: ignore[assignment]
+
+
+class _DisguisedGroup(Exception):
+    __class__ = ExceptionGroup  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [_Unreadable, _Disguised, _DisguisedGroup])
+def test_an_exception_that_lies_about_its_class_is_a_failure_like_others(
+    kind: type[Exception],
+) -> None:
+    failed = RunFailed.from_error(kind("why"), {"agent_id": "a"})
+    assert failed.failure.type == kind.__name__
+    unreadable = f"The run raised {kind.__name__}, but its message cannot be read."
+    assert failed.failure.message in ("why", unreadable)
+    assert failed.retryable
+
+
+def test_groups_in_groups_may_be_deeper_than_the_limit_of_recursion() -> None:
+    error: Exception = ValueError("core")
+    for _ in range(20_000):
+        error = ExceptionGroup("around", [error])
+    failed = RunFailed.from_error(ExceptionGroup("all", [error, KeyError("k")]), {})
+    assert (failed.failure.type, failed.failure.message) == ("ValueError", "core")
+    assert failed.failure.details["other_errors"] == [{"type": "KeyError", "message": "'k'"}]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from app.catalog.model import PromptFlow
+from app.catalog.model import PromptFlow, PythonFlow
 from app.runtime.errors import CUT, MAX_ANSWER_CHARACTERS, InvalidOutput, RunFailed
+from app.runtime.failure_log import log_failure
 from app.runtime.places import causes, location
 
 
@@ -178,6 +180,32 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     assert causes(first) == [first, second]
+
+
+def _raise_in_a_handler(hidden: bool) -> None:
+    try:
+        raise KeyError("token=abc123secret")
+    except KeyError:
+        if hidden:
+            raise RuntimeError("outer") from None
+        raise RuntimeError("outer")  # noqa: B904
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_log_has_the_exception_that_was_handled_with_its_masked_message(hidden: bool) -> None:
+    folder = Path(__file__).parent
+    flow = PythonFlow("default", "test_places.py:x", folder)
+    with pytest.raises(RuntimeError) as raised:
+        _raise_in_a_handler(hidden)
+    with capture_logs() as logged:
+        log_failure(RunFailed.from_error(raised.value, {}, flow))
+    line = logged[0]  # the others are the traceback, for DEBUG
+    if hidden:
+        assert "causes" not in line
+        return
+    [cause] = line["causes"]
+    assert (cause["type"], cause["message"]) == ("KeyError", "'token=[masked]'")
+    assert cause["at"][-1].endswith(" _raise_in_a_handler")
 
 
 def test_a_prompt_flow_names_its_file_and_what_the_model_answered() -> None:
