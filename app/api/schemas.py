@@ -325,7 +325,7 @@ class WaitingForSchema(Schema):
     before = fields.Integer(
         metadata={
             "description": "How many executions are before it in its queue. Omitted if they are "
-            "more than 10,000."
+            "more than 1,000."
         }
     )
 

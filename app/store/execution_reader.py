@@ -5,6 +5,7 @@ The services call it for every GET, through `ExecutionStore`, which adds the cal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
@@ -18,9 +19,11 @@ from app.domain.execution import (
     Execution,
     Idempotency,
     Include,
+    Phase,
     Started,
     Status,
     TargetType,
+    WaitingFor,
 )
 from app.domain.payload import read_call
 from app.process.aside import aside
@@ -36,6 +39,13 @@ from app.store.waiting import waiting_for
 
 REQUEST_COUNTS = "exec:requests"
 """The beginning of the keys in which `api/limits.py` counts requests."""
+
+REASON_SECONDS = 1.0
+"""How long one process repeats what a pending execution waits for. To find it out takes a second
+call, and time that grows with the queue: many who poll at once must not pay for it each time.
+"""
+
+MOST_REASONS = 10_000
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -71,6 +81,7 @@ class ExecutionReader:
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
         self._large = LargeTexts(MOST_LARGE)
+        self._reasons: dict[tuple[str, int, Phase | None], tuple[float, WaitingFor]] = {}
 
     @property
     def connection_pool(self) -> Any:
@@ -187,15 +198,32 @@ class ExecutionReader:
         of a running one last reported.
         """
         if execution.status is Status.PENDING:
-            with self._calling():
-                found = self._shared["waiting"]([execution.id, self._lease // MICROSECOND])
-            # Nothing is found if it has started meanwhile; the next status says so.
-            return replace(execution, waiting_for=waiting_for(found)) if found else execution
+            return replace(execution, waiting_for=self._reason(execution))
         if execution.status is Status.RUNNING and execution.last_heartbeat_at is None:
             with self._calling():
                 [ends] = self._together.execute(("ZSCORE", LEASES_KEY, execution.id))
             return self._with_heartbeat(execution, ends)
         return execution
+
+    def _reason(self, execution: Execution) -> WaitingFor | None:
+        """What a pending execution waits for, as it was at most `REASON_SECONDS` ago; None if it
+        has started meanwhile.
+        """
+        now = time.monotonic()
+        # Another attempt, or another phase, has another reason.
+        key = (execution.id, execution.attempt, execution.phase)
+        kept = self._reasons.get(key)
+        if kept is not None and now - kept[0] < REASON_SECONDS:
+            return kept[1]
+        with self._calling():
+            found = self._shared["waiting"]([execution.id, self._lease // MICROSECOND])
+        if not found:
+            return None
+        if len(self._reasons) >= MOST_REASONS:
+            self._reasons.clear()
+        reason = waiting_for(found)
+        self._reasons[key] = (now, reason)
+        return reason
 
     def _with_heartbeat(self, execution: Execution, lease_ends: Any) -> Execution:
         """Adds when the lease was extended last, which its end says: `lease_ends` is a score."""

@@ -532,13 +532,20 @@ def test_a_status_is_one_round_trip_and_does_not_read_the_inputs(driver: Driver)
     }
 
 
-def test_the_status_of_a_pending_one_takes_one_more_call(driver: Driver) -> None:
-    id = driver.submit()
-    driver.store.get(id, "default")
+def test_the_status_of_a_pending_one_takes_one_more_call_but_not_in_the_same_second(
+    driver: Driver,
+) -> None:
+    id, other = driver.submit(), driver.submit()
+    driver.store.get(other, "default")  # the functions are loaded
     driver.client.config_resetstat()
-    driver.store.get(id, "default")
+    first = driver.store.get(id, "default")
+    second = driver.store.get(id, "default")
     stats = driver.client.info("commandstats")
-    assert (stats["cmdstat_fcall"]["calls"], stats["cmdstat_getrange"]["calls"]) == (1, 1)
+    assert (stats["cmdstat_fcall"]["calls"], stats["cmdstat_getrange"]["calls"]) == (1, 2)
+    assert first
+    assert second
+    assert first.waiting_for == second.waiting_for
+    assert first.waiting_for is not None
 
 
 def test_the_store_is_left_alone_for_a_second_after_it_failed(tmp_path: object) -> None:

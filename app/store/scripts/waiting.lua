@@ -6,7 +6,7 @@
 -- Returns {queue, when it is due in microseconds or '', how many are before it in the queue or -1,
 -- running executions of the queue, slots of its live workers, live workers}; nothing if it is not
 -- pending any more.
-local MOST_BEFORE = 10000  -- farther back in the queue, its place is not looked for
+local MOST_BEFORE = 1000  -- farther back in the queue, its place is not looked for
 
 local function run(ARGV)
   local id, lease = ARGV[1], bounded(ARGV[2], 1, LONGEST)
