@@ -10,15 +10,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from app.catalog.entrypoints import MAX_CODE_BYTES
-from app.catalog.files import read_bytes
-from app.domain.errors import ConfigurationError
+from app.catalog.entrypoints import tree_of
 
 MAX_STEPS = 20
 """Names to follow from the entrypoint to what it is. More of them are a circle."""
@@ -63,12 +60,8 @@ class _Code:
     @classmethod
     def read(cls, file: Path) -> _Code | None:
         """None for what cannot be read: `entrypoints` reports that."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return cls(file, ast.parse(read_bytes(file, MAX_CODE_BYTES)))
-        except (ConfigurationError, SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+        tree = tree_of(file)
+        return None if tree is None else cls(file, tree)
 
     def is_async(self, name: str, steps: int) -> bool:
         """Whether each of its definitions is asynchronous (`if` and `try` may give it several)."""

@@ -46,10 +46,9 @@ def missing_modules(file: Path) -> Iterator[str]:
     Nothing is imported. It is a doubt and no mistake, since a flow may run elsewhere than where its
     file is read: the web processes run no flows.
     """
-    try:
-        tree = _parsed(read_bytes(file, MAX_CODE_BYTES))
-    except (ConfigurationError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # `problem` reports it
+    tree = tree_of(file)
+    if tree is None:
+        return
     attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     if any(ast.unparse(node) in _PATHS for node in attributes):
         return  # the file may say itself where modules are
@@ -78,6 +77,14 @@ def is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ValueError:  # it is loaded in some special way, as `__main__` is
         return True
+
+
+def tree_of(file: Path) -> ast.Module | None:
+    """The syntax tree of a file; None for one that cannot be read, which `problem` reports."""
+    try:
+        return _parsed(read_bytes(file, MAX_CODE_BYTES))
+    except (ConfigurationError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _parsed(source: bytes) -> ast.Module:
