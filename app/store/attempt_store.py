@@ -18,8 +18,8 @@ from app.store import connection
 from app.store.counters import Reports
 from app.store.executions import reap_arguments
 from app.store.hash_reader import read_hash
-from app.store.job import LEASES_KEY, job_key, step_outputs_key, steps_key
-from app.store.store_check import WORKERS
+from app.store.job import LEASES_KEY, job_key, queue_key, step_outputs_key, steps_key
+from app.store.store_check import SLOTS, WORKERS
 from app.store.worker_connection import BLOCKING_SECONDS, Call, WorkerConnection
 from app.store.write import Write
 
@@ -55,7 +55,7 @@ class AttemptStore:
     async def wait_for_work(self) -> None:
         """Returns when the queue holds something, or after `BLOCKING_SECONDS`."""
         # Moving the head of the queue onto itself blocks until there is one, and removes nothing.
-        key = f"rq:queue:{self._queue}"
+        key = queue_key(self._queue)
         with connection.translated():
             await self._store.waiting.blmove(key, key, BLOCKING_SECONDS, "LEFT", "LEFT")
 
@@ -196,7 +196,7 @@ class AttemptStore:
         with connection.translated():
             async with self._store.client.pipeline(transaction=False) as pipe:
                 pipe.zrem(WORKERS, self._name)
-                pipe.hdel("exec:slots", self._name)
+                pipe.hdel(SLOTS, self._name)
                 pipe.hdel("exec:claims", self._worker)
                 await pipe.execute()
 

@@ -20,9 +20,11 @@ from app.store.job import (
     data_key,
     job_key,
     outputs_key,
+    queue_key,
     step_outputs_key,
     steps_key,
 )
+from app.store.store_check import SLOTS, WORKERS, worker_key
 
 MOST_BYTES = 64 * 1024
 """A longer value is not read."""
@@ -71,8 +73,8 @@ class Inspection:
     def workers(self) -> list[WorkerState]:
         """All workers that the store knows. A killed one stays for three leases."""
         with connection.translated():
-            now, found = self._now(), self._scores("exec:workers")
-            slots = self._hash("exec:slots")
+            now, found = self._now(), self._scores(WORKERS)
+            slots = self._hash(SLOTS)
             return [self._worker(name, now - at, slots) for name, at in found]
 
     def leases(self) -> list[Lease]:
@@ -126,13 +128,13 @@ class Inspection:
             if score is not None:
                 at = float(score)
                 yield name, at if at == float("inf") else at / 1_000_000 - now
-        place = self._ask(None, "LPOS", f"rq:queue:{queue}", id) if queue else None
+        place = self._ask(None, "LPOS", queue_key(queue), id) if queue else None
         if place is not None:
             yield "queue", place
 
     def _worker(self, worker: str, silent: float, slots: dict[str, Any]) -> WorkerState:
         queue, _, name = worker.partition(":")
-        about = self._hash(f"rq:worker:{name}")
+        about = self._hash(worker_key(name))
         host, pid, version = (
             _text(about.get(field)) or "?" for field in ("hostname", "pid", "service_version")
         )

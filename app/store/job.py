@@ -48,6 +48,11 @@ def job_key(execution_id: str) -> str:
     return f"rq:job:{execution_id}"
 
 
+def queue_key(queue: str) -> str:
+    """The key of the ids that wait in a queue, the next one first."""
+    return f"rq:queue:{queue}"
+
+
 def outputs_key(execution_id: str) -> str:
     """The key of the outputs of a completed execution."""
     return f"rq:job:{execution_id}:outputs"

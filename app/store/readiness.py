@@ -49,7 +49,7 @@ class Readiness:
             "time": ("TIME",),
             "functions": self._functions.probe(),
             "workers": ("ZRANGE", store_check.WORKERS, 0, -1, "WITHSCORES"),
-            "slots": ("HGETALL", "exec:slots"),
+            "slots": ("HGETALL", store_check.SLOTS),
             **store_check.COMMANDS,
         }
         with self._client.pipeline(transaction=False) as pipe:

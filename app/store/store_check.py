@@ -26,6 +26,9 @@ OLDEST_VERSION = (7, 0)
 WORKERS = "exec:workers"
 """A sorted set: `<queue>:<name>` of each worker -> the time of its last heartbeat, in µs."""
 
+SLOTS = "exec:slots"
+"""A hash: the slots of each of these workers, as `<used>/<all>`."""
+
 COMMANDS = {
     "info": ("INFO",),
     "save": ("CONFIG GET", "save"),
@@ -122,10 +125,15 @@ def worker_is_alive(client: redis.Redis, silent_seconds: float) -> bool:
     return False
 
 
+def worker_key(name: str) -> str:
+    """The key of RQ's hash of a worker."""
+    return f"rq:worker:{name}"
+
+
 def _host(client: redis.Redis, name: str) -> str | None:
     """The host name of a worker; None if RQ's key for it is gone or has another type."""
     try:
-        host = client.hget(f"rq:worker:{name}", "hostname")
+        host = client.hget(worker_key(name), "hostname")
     except redis.ResponseError:
         return None
     return as_text(host) if host else None
