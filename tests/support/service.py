@@ -130,19 +130,15 @@ class Service:
 
     def flask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a `flask` command with the service's environment."""
-        return subprocess.run(
-            [self._bin / "flask", *arguments],
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return self._command("flask", *arguments)
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs Python with the service's environment, for example `-m app.check`."""
+        return self._command("python", *arguments)
+
+    def _command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self._bin / "python", *arguments],
+            [self._bin / program, *arguments],
             cwd=ROOT,
             env=self.env,
             capture_output=True,
