@@ -18,6 +18,7 @@ from app.store.executions import ExecutionStore, index_keys
 from app.store.inspection import Inspection
 from app.store.statistics import Statistics
 from app.store.steps import read_failure
+from app.telemetry.log_fields import CUT
 from app.telemetry.masking import MASK, Mask, is_secret_name
 
 LONGEST_TEXT = 2000
@@ -159,9 +160,9 @@ class Admin:
             value = _read(value)
         if isinstance(value, str):
             shown = self._mask(value, LONGEST_TEXT)
-            return f"{shown}… [cut]" if len(value) > LONGEST_TEXT else shown
+            return f"{shown}{CUT}" if len(value) > LONGEST_TEXT else shown
         if isinstance(value, dict | list) and not levels:
-            return "… [cut]"
+            return CUT
         if isinstance(value, dict):
             return {key: self._plain(key, inner, levels - 1) for key, inner in value.items()}
         if isinstance(value, list):

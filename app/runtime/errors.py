@@ -16,6 +16,7 @@ from app.providers.base import ModelError, Stopped
 from app.providers.waits import bounded
 from app.runtime.places import Place, location
 from app.runtime.usage import BudgetExceeded
+from app.telemetry.log_fields import CUT
 from app.telemetry.masking import READ_FACTOR, mask
 
 MAX_MESSAGE_BYTES = 4096
@@ -32,9 +33,6 @@ MAX_ANSWER_CHARACTERS = 2000
 """Of a model's answer that could not be parsed. `details` has its beginning."""
 
 MAX_FILE_CHARACTERS = 256
-
-CUT = "… [cut]"
-
 
 # An exit code may be a text of any length, of which `repr` would make a copy.
 _shortened = reprlib.Repr()

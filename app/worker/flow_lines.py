@@ -9,6 +9,9 @@ import time
 from app.telemetry import logs
 from app.telemetry.masking import READ_FACTOR
 
+STREAMS = {1: "stdout", 2: "stderr"}
+"""The descriptors of what flows write."""
+
 MAX_PRINT_BYTES = 4096
 """Of a line without an end. A longer one is logged in pieces."""
 

@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from app.telemetry import logs
-from app.worker.flow_lines import FlowLines
+from app.worker.flow_lines import STREAMS, FlowLines
 
 PRIVATE_FROM = 64
 """The lowest number of a descriptor that is the service's own: programs that daemonize close the
@@ -50,7 +50,6 @@ _MAX_READS = 17
 failed to end may go on writing.
 """
 
-_STREAMS = {1: "stdout", 2: "stderr"}
 _END = b"{}"
 
 
@@ -63,7 +62,7 @@ class OutputPipes:
     """The pipes and the socket pair of one child. Made in its keeper, before that forks."""
 
     def __init__(self) -> None:
-        self._pipes = {number: os.pipe() for number in _STREAMS}
+        self._pipes = {number: os.pipe() for number in STREAMS}
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def take_over(self) -> RunNames:
@@ -122,7 +121,7 @@ class _Reader:
 
     def __init__(self, pipes: Mapping[int, int], child: socket.socket):
         self._pipes, self._child = dict(pipes), child
-        self._lines = {number: FlowLines(stream) for number, stream in _STREAMS.items()}
+        self._lines = {number: FlowLines(stream) for number, stream in STREAMS.items()}
         self._names: dict[str, Any] = {}
         self._poll = select.poll()
         for descriptor in (*pipes.values(), child.fileno()):

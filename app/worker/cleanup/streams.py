@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.telemetry import logs
 from app.telemetry.sink import PrintStream
-from app.worker.flow_lines import FlowLines
+from app.worker.flow_lines import STREAMS, FlowLines
 from app.worker.output_pipes import private_copy
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
-
-_STREAMS = {1: "stdout", 2: "stderr"}
 
 
 class Streams:
@@ -90,7 +88,7 @@ class FlowPrints(PrintStream):
 
     def __init__(self, descriptor: int):
         super().__init__(descriptor)
-        self._lines = FlowLines(_STREAMS[descriptor])
+        self._lines = FlowLines(STREAMS[descriptor])
 
     def text(self) -> io.TextIOWrapper:
         # Unbuffered: a buffer would mix what several runs print.
