@@ -60,6 +60,11 @@ class FlowLines:
         if left_out:
             logs.write_print(self._stream, f"[{left_out} printed lines were left out]")
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether `end` would log something."""
+        return bool(self._rests or self._left_out)
+
     def _is_full(self) -> bool:
         second = int(time.monotonic())
         if second != self._second:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.model_server import Answer, ModelServer
@@ -483,6 +484,25 @@ def test_what_processes_of_multiprocessing_write_belongs_to_their_run(
     assert ended["status"] == "completed", ended
     found = written(logging_service, ended["execution_id"])
     assert found["stdout"] == ["fork wrote", "spawn wrote"]
+
+
+def wake_ups(service: Service) -> int:
+    """How often the parents of all processes that run flows were woken."""
+    below = psutil.Process(service.workers[0].pid).children(recursive=True)
+    keepers = {process.parent() for process in below if process.name() == "exec-flows"}
+    return sum(keeper.num_ctx_switches().voluntary for keeper in keepers if keeper)
+
+
+def test_a_run_that_writes_nothing_does_not_wake_the_parent_of_its_process(
+    logging_service: Service,
+) -> None:
+    logging_service.run("logger", {"do": "nothing", "text": ""})
+    before, began = wake_ups(logging_service), time.monotonic()
+    for _ in range(40):
+        logging_service.run("logger", {"do": "nothing", "text": ""})
+    # They also look about once a second whether a line without an end is the last one.
+    by_time = 10 * (time.monotonic() - began)
+    assert wake_ups(logging_service) - before < 40 + by_time
 
 
 def test_what_was_written_before_the_process_died_or_was_killed_is_logged(
