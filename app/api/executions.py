@@ -12,7 +12,7 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import examples, idempotency, quotas, serializers
+from app.api import examples, idempotency, quotas
 from app.api.access import identity, needs, tenant
 from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
@@ -37,6 +37,7 @@ from app.domain import identifiers
 from app.domain.errors import ServiceError
 from app.domain.execution import Include, Started, Status, TargetType
 from app.domain.key import Scope
+from app.services import serializers
 from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
 from app.store.large_texts import Held
 

@@ -1,7 +1,7 @@
 """Defines marshmallow's schemas of requests and answers; OpenAPI's description is made from them.
 
 The views in `executions` and `targets` name the schemas of their requests and answers.
-`app.api.parsing` validates requests with them. Answers are not validated: `app.api.serializers`
+`app.api.parsing` validates requests with them. Answers are not validated: `app.services.serializers`
 writes them by hand, and tests/http/test_description.py compares them with their schemas.
 """
 
@@ -294,7 +294,7 @@ class ListQuerySchema(_QuerySchema):
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
 
 
-# Answers. `app.api.serializers` writes them without marshmallow, which would take twice as long.
+# Answers. `app.services.serializers` writes them without marshmallow, which would take twice as long.
 
 
 def _time(description: str, **options: Any) -> fields.String:
