@@ -1,8 +1,8 @@
 """Defines marshmallow's schemas of requests and answers; OpenAPI's description is made from them.
 
 The views in `executions` and `targets` name the schemas of their requests and answers.
-`app.api.parsing` validates requests with them. Answers are not validated: `app.services.serializers`
-writes them by hand, and tests/http/test_description.py compares them with their schemas.
+`app.api.parsing` validates requests with them. Answers are not validated: they are written by hand
+in `app.services.serializers`, and tests/http/test_description.py compares them with their schemas.
 """
 
 from __future__ import annotations
@@ -294,7 +294,8 @@ class ListQuerySchema(_QuerySchema):
     sort = fields.String(load_default="created_at", validate=OneOf(["created_at"]))
 
 
-# Answers. `app.services.serializers` writes them without marshmallow, which would take twice as long.
+# Answers. `app.services.serializers` writes them without marshmallow, which would take twice as
+# long.
 
 
 def _time(description: str, **options: Any) -> fields.String:
