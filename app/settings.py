@@ -28,6 +28,7 @@ from app.setting_checks import (
     http_url,
     misspelt,
     origins,
+    pauses,
     rate,
     settings_of,
     store_url,
@@ -51,6 +52,7 @@ def _setting(default: Any, env: str, help: str, *, group: str, **check: Any) -> 
 _shared = partial(_setting, group="store and targets")
 _web = partial(_setting, group="web")
 _worker = partial(_setting, group="worker")
+_webhook = partial(_setting, group="webhooks")
 _limit = partial(_setting, group="limits")
 _retention = partial(_setting, group="retention")
 _model = partial(_setting, group="models")
@@ -197,6 +199,21 @@ class Settings:
         "queue.",
         min=0,
         max=3600,
+    )
+
+    webhook_concurrency: int = _webhook(
+        200,
+        "WEBHOOK_CONCURRENCY",
+        "How many webhooks a worker sends at once; a quarter of them to the same host. `0`: none.",
+        min=0,
+        max=5000,
+    )
+    webhook_pauses: str = _webhook(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        "WEBHOOK_PAUSES",
+        "Seconds before a webhook that failed is sent again: after the first try, the second, and "
+        "so on. After one more try it has failed for good.",
+        check=pauses,
     )
 
     max_content_length: int = _limit(

@@ -23,6 +23,7 @@ from app.domain.execution import NewExecution, Started, Status
 from app.process.aside import aside
 from app.settings import Settings
 from app.store import connection
+from app.store.deliveries import Deliveries
 from app.store.ends import Ends
 from app.store.execution_reader import ExecutionReader, index_keys
 from app.store.job import new_data, new_fields
@@ -43,6 +44,7 @@ class ExecutionStore(ExecutionReader):
         super().__init__(client, settings.lease)
         self._settings = settings
         self.watching = Ends(client).watching
+        self.deliveries = Deliveries(self._functions, self._calling)
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
