@@ -67,9 +67,11 @@ class Deliveries:
 def write_try(tried: Try) -> str:
     """As the scripts store it, behind the time of the store's clock."""
     fields = (tried.code, tried.error, round(tried.seconds, 3), tried.answer)
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
-        errors="replace"
-    ).decode()
+    return (
+        json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        .encode(errors="replace")
+        .decode()
+    )
 
 
 def _read(execution_id: str, number: int, due: bytes, flat: list[bytes]) -> Delivery:

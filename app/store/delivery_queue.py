@@ -65,7 +65,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """How a try ended, for `note_tries.lua`: `delivered`, `again`, `failed`, `gone` or `returned`."""
+    """How a try ended, for `note_tries.lua`, which explains the words for `how`."""
 
     taken: Taken
     how: str
@@ -129,9 +129,7 @@ class DeliveryQueue:
         """Records that this worker lives. `slots` is `used/all`."""
         arguments = [self._lease, f"{QUEUE}:{self._worker}", slots]
         with connection.translated():
-            [answer] = await self._store.call_all(
-                [("beat", arguments)], registration.add_heartbeat
-            )
+            [answer] = await self._store.call_all([("beat", arguments)], registration.add_heartbeat)
             if isinstance(answer, Exception):
                 raise answer
 
