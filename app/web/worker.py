@@ -32,6 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.domain.errors import ConfigurationError
 from app.telemetry import logs
+from app.web.clients import Client, Clients
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
@@ -119,7 +120,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._budget, self._connections = Budget(), set[Connection]()
-        self._stopping = Event()
+        self._stopping, self._clients = Event(), Clients()
 
     def init_process(self) -> None:
         # gunicorn looks up each of its settings through two functions, twenty times per request.
@@ -173,6 +174,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._check_deadlines()
         for server in servers:
             server.close()
+        self._clients.stop()
         self._finish(pool)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -213,6 +215,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.pre_request(self, req)
         reply, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Reply)
         environ["wsgi.multithread"] = True
+        environ["app.client"] = Client(sock.fileno, self._clients)
         if not self.alive:
             reply.force_close()
         body: Any = None
@@ -290,6 +293,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         for connection in list(self._connections):
             connection.end_if_late(now)
+        self._clients.check()
 
     @property
     def _head_bytes(self) -> int:
