@@ -5,6 +5,7 @@ Called by `app.settings`, which defines the settings; `app.setting_texts` descri
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -176,6 +177,34 @@ def rate(text: str) -> None:
     """a rate such as 100/minute (second, minute, hour, day), or several separated by semicolons"""
     if not _RATES.fullmatch(text):
         raise ValidationError("Must be like 100/minute; separate several rates with semicolons.")
+
+
+WEBHOOK_SECRET_BYTES = range(24, 65)
+
+
+def secrets_of(text: str) -> tuple[str, ...]:
+    """The secrets in WEBHOOK_SECRET, in its order."""
+    return tuple(text.replace(",", " ").split())
+
+
+def webhook_secrets(text: str) -> None:
+    """whsec_ and the base64 of 24 to 64 random bytes, or several of these with commas between"""
+    found = secrets_of(text)
+    if not found or not all(map(_is_webhook_secret, found)):
+        raise ValidationError(
+            "Must be like whsec_ and the base64 of 24 to 64 bytes. "
+            "Make one with: python -m app.admin webhook-secret."
+        )
+    if len(set(found)) < len(found):
+        raise ValidationError("The same secret must not be in it twice.")
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    return text.startswith("whsec_") and len(key) in WEBHOOK_SECRET_BYTES
 
 
 def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tuple[str, str]]:

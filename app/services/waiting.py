@@ -15,7 +15,7 @@ from typing import Protocol
 
 from app.domain.errors import NotFound, StoreUnavailable
 from app.domain.execution import Glance
-from app.store.changes import Change, Watch
+from app.store.changes import Change
 from app.store.executions import ExecutionStore
 
 TRY_AGAIN_SECONDS = 1.0
@@ -23,17 +23,17 @@ TRY_AGAIN_SECONDS = 1.0
 
 
 class Caller(Protocol):
-    """The client of a request. See `app.web.clients`."""
+    """The client of a request. `app.web.client` has the one that gunicorn's requests get."""
 
     @property
     def stopping(self) -> bool:
         """Whether this process stops, so that the answer should be complete at once."""
 
     def gone(self) -> bool:
-        """Whether the client sends no more, so it has probably gone."""
+        """Whether the client has closed its side, so it has probably gone."""
 
-    def waking(self, wake: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-        """Within it, `wake` is called if one of the two becomes true."""
+    def wake_at_end(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called once one of the two is true."""
 
 
 class Stranger:
@@ -44,8 +44,8 @@ class Stranger:
     def gone(self) -> bool:
         return False
 
-    def waking(self, wake: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def wake_at_end(self, wake: Callable[[], None]) -> None:
+        """Does nothing."""
 
 
 class Waiting:
@@ -56,12 +56,7 @@ class Waiting:
         self._places = threading.BoundedSemaphore(most) if most else None
 
     def wait(
-        self,
-        execution_id: str,
-        tenant: str,
-        seconds: float,
-        caller: Caller,
-        since: int | None = None,
+        self, execution_id: str, tenant: str, seconds: float, caller: Caller, since: int | None
     ) -> None:
         """Returns when the execution has ended; with `since`, when its version differs from that.
 
@@ -69,45 +64,44 @@ class Waiting:
         places are taken. Raises `NotFound`, and `StoreUnavailable` if the store does not answer at
         the beginning.
         """
-        until = time.monotonic() + seconds
         glance = self._store.glance(execution_id, tenant)
         if glance is None:
             raise NotFound.of_execution(execution_id)
-        if _is_heard(glance, since) or seconds <= 0 or self._places is None:
+        if _is_heard(glance, since) or self._places is None:
             return
-        if not self._places.acquire(blocking=False):
-            return
-        try:
-            with (
-                self._store.watching(execution_id, final_only=since is None) as watch,
-                caller.waking(watch.wake),
-            ):
-                self._follow(watch, execution_id, tenant, until, caller, since)
-        finally:
-            self._places.release()
+        if self._places.acquire(blocking=False):
+            try:
+                self.follow(execution_id, tenant, seconds, caller, since)
+            finally:
+                self._places.release()
 
-    def _follow(
+    def follow(
         self,
-        watch: Watch,
         execution_id: str,
         tenant: str,
-        until: float,
-        caller: Caller,
-        since: int | None,
+        seconds: float,
+        caller: Caller | None = None,
+        since: int | None = None,
     ) -> None:
-        must_read = False
-        while (left := until - time.monotonic()) > 0 and not (caller.stopping or caller.gone()):
-            changes = watch.wait(min(left, TRY_AGAIN_SECONDS) if must_read else left)
-            if any(_tells(change, since) for change in changes):
-                return
-            if watch.must_read or must_read:
-                # If the store does not answer, the wait goes on.
-                must_read = True
-                with contextlib.suppress(StoreUnavailable):
-                    glance = self._store.glance(execution_id, tenant)
-                    if glance is None or _is_heard(glance, since):
-                        return
-                    must_read = False
+        """Like `wait`, without a place and a first read. If the store does not answer, the wait
+        goes on.
+        """
+        caller, until, must_read = caller or Stranger(), time.monotonic() + seconds, False
+        with self._store.watching(execution_id, final_only=since is None) as watch:
+            caller.wake_at_end(watch.wake)
+            while not (caller.stopping or caller.gone()):
+                if (left := until - time.monotonic()) <= 0:
+                    return
+                changes = watch.wait(min(left, TRY_AGAIN_SECONDS) if must_read else left)
+                if any(_tells(change, since) for change in changes):
+                    return
+                if must_read or watch.must_read:
+                    must_read = True
+                    with contextlib.suppress(StoreUnavailable):
+                        glance = self._store.glance(execution_id, tenant)
+                        if glance is None or _is_heard(glance, since):
+                            return
+                        must_read = False
 
 
 def _is_heard(glance: Glance, since: int | None) -> bool:

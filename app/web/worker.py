@@ -32,7 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.domain.errors import ConfigurationError
 from app.telemetry import logs
-from app.web.clients import Client, Clients
+from app.web.client import CLIENT, Client, notice_gone, wake_up
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
@@ -120,7 +120,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._budget, self._connections = Budget(), set[Connection]()
-        self._stopping, self._clients = Event(), Clients()
+        self._stopping = Event()
 
     def init_process(self) -> None:
         # gunicorn looks up each of its settings through two functions, twenty times per request.
@@ -172,9 +172,10 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             server.start()
         while not self._stopping.wait(CHECK_SECONDS):
             self._check_deadlines()
+        for connection in list(self._connections):
+            wake_up(connection)  # waits and streams end at once, so that clients go elsewhere
         for server in servers:
             server.close()
-        self._clients.stop()
         self._finish(pool)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -215,12 +216,14 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.pre_request(self, req)
         reply, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Reply)
         environ["wsgi.multithread"] = True
-        environ["app.client"] = Client(sock.fileno, self._clients)
+        environ[CLIENT] = Client(sock, self._stopping.is_set, req.body)
         if not self.alive:
             reply.force_close()
         body: Any = None
         try:
             body = self.wsgi(environ, reply.start_response)
+            if sock.streams or not self.alive:  # the process may have begun to stop meanwhile
+                reply.force_close()
             for piece in body:
                 reply.write(piece)
             reply.close()
@@ -293,7 +296,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         for connection in list(self._connections):
             connection.end_if_late(now)
-        self._clients.check()
+        notice_gone(self._connections)
 
     @property
     def _head_bytes(self) -> int:
