@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import examples, idempotency, quotas
+from app.api import examples, idempotency, polling, quotas, waiting
 from app.api.access import identity, needs, tenant
 from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
@@ -20,6 +21,8 @@ from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    PREFER,
     CancelledSchema,
     CancelSchema,
     ExecutionSchema,
@@ -29,6 +32,7 @@ from app.api.schemas import (
     StartedSchema,
     StartHeadersSchema,
     StartSchema,
+    StatusHeadersSchema,
     StatusQuerySchema,
     StepsQuerySchema,
     StepsSchema,
@@ -50,7 +54,19 @@ blueprint = ApiBlueprint(
 
 _start_headers = Headers(StartHeadersSchema())
 
+_ETAG = {
+    "description": "The `version` of the execution.",
+    "required": True,
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER = {
+    "description": "If it has not ended: seconds until the next poll, which grow with its age.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": polling.MOST_SECONDS},
+}
+_STATUS_HEADERS = {"ETag": _ETAG, "Retry-After": _RETRY_AFTER}
+
 _STARTED_HEADERS = {
+    "Retry-After": _RETRY_AFTER,
     "Location": {
         "description": "The `status_url`.",
         "required": True,
@@ -62,6 +78,24 @@ _STARTED_HEADERS = {
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
+_ENDED_HEADERS = {
+    **_STARTED_HEADERS,
+    "ETag": _ETAG,
+    "Preference-Applied": {
+        "description": "For how many seconds the answer would have waited.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+}
+del _ENDED_HEADERS["Retry-After"]
+
+_ENDED = Success(
+    200,
+    ExecutionSchema,
+    examples=examples.ENDED,
+    headers=_ENDED_HEADERS,
+    description="With `Prefer: wait=N`, if it has ended in time.",
+)
 
 _BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
 _START_PROBLEMS = (
@@ -77,6 +111,7 @@ _START_PROBLEMS = (
     "POST",
     "/executions",
     Success(202, StartedSchema, examples.STARTED, headers=_STARTED_HEADERS),
+    _ENDED,
     reads=(Body(StartSchema(), examples=examples.STARTS), _start_headers),
     problems=_START_PROBLEMS,
 )
@@ -86,15 +121,16 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
 
     A 202 means that the execution is stored and queued. Poll `status_url` to follow it. With an
     `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
-    answer again.
+    answer again. With `Prefer: wait=N` the answer may wait for the end.
     """
-    return _accepted(_service().start(_command(body, headers)))
+    return _started(_service().start(_command(body, headers)), body, headers)
 
 
 def earlier_start() -> Response | None:
     """The first answer, if the present request repeats a start or retry with its idempotency key.
 
-    None for any other request. `app.api.limits` calls it before the view, which is not run.
+    None for any other request. `app.api.limits` calls it before the view, which is not run. It does
+    not wait: a caller beyond its limit gets no place among those who do.
     """
     commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
         "executions.start_execution": _command,
@@ -138,6 +174,7 @@ def _body_bytes() -> int:
     "POST",
     "/executions/<execution_id>/retry",
     Success(202, StartedSchema, examples.RETRIED, headers=_STARTED_HEADERS),
+    _ENDED,
     reads=(Body(RetrySchema(), optional=True, examples=examples.RETRIES), _start_headers),
     problems=(*_START_PROBLEMS, "not_retryable", "too_much_retried"),
 )
@@ -149,7 +186,8 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     `from` is `start`. Fields in `config` replace those of the first start. With an
     `Idempotency-Key` the request is safe to repeat.
     """
-    return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
+    receipt = _service().retry(_retry_command(body, headers, execution_id))
+    return _started(receipt, body, headers)
 
 
 def _retry_command(
@@ -171,21 +209,44 @@ def _retry_command(
 @blueprint.operation(
     "GET",
     "/executions/<execution_id>",
-    Success(200, ExecutionSchema, examples=examples.EXECUTIONS),
-    reads=(Query(StatusQuerySchema()),),
+    Success(200, ExecutionSchema, examples=examples.EXECUTIONS, headers=_STATUS_HEADERS),
+    Success(
+        304,
+        headers=_STATUS_HEADERS,
+        description="The version is one of those in `If-None-Match`.",
+    ),
+    reads=(Query(StatusQuerySchema()), Headers(StatusHeadersSchema())),
     problems=("not_found", "too_many_large"),
 )
 @needs(Scope.READ)
-def get_execution(query: dict[str, Any], execution_id: str) -> Response:
-    """Get an execution's status, progress and outputs"""
+def get_execution(query: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
+    """Get an execution's status, progress and outputs
+
+    To follow it: poll with `If-None-Match`, which costs little, and heed `Retry-After`; or wait for
+    the end or the next change with `wait`.
+    """
+    id, waited = _checked_id(execution_id), _waited(execution_id, query)
+    if IF_NONE_MATCH in headers:
+        glance = _service().glance(id, tenant())
+        if not_modified := polling.not_modified(request, glance, waited):
+            return not_modified
     parts = set(query["include"].split(",")) if "include" in query else set()
     with_steps = "steps" in parts
     include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
+        execution = _service().get(id, tenant(), include, held)
         asked = _service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
         body = serializers.execution(execution, with_steps=with_steps, asked=asked)
-        return _kept(held, _json(body))
+        return _kept(held, _json(body, headers=polling.headers(execution, waited)))
+
+
+def _waited(execution_id: str, query: dict[str, Any]) -> float:
+    """Waits as the query asks for; returns the seconds."""
+    seconds, since = query.get("wait", 0), query.get("since_version")
+    if not seconds:
+        return 0
+    service, owner = _service(), tenant()
+    return waiting.timed(lambda caller: service.wait(execution_id, owner, seconds, caller, since))
 
 
 @blueprint.operation(
@@ -252,11 +313,46 @@ def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     return _json(json.dumps(serializers.cancelled(execution)), status)
 
 
+def _started(receipt: Started, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    """The answer to a start: the final status if the caller prefers to wait for it and it comes in
+    time, otherwise the receipt.
+    """
+    # The final status has the outputs, so a key that must not read them does not wait.
+    if PREFER in headers and Scope.READ in identity().scopes:
+        preferred = waiting.preferred_seconds(headers[PREFER])
+        seconds = min(preferred, int(_service().settings.max_wait))
+        if seconds:
+            waiting.forget_body(body)
+            # It is accepted, whatever happens now. So an error is no reason to say otherwise.
+            with suppress(ServiceError):
+                if ended := _ended(receipt, seconds):
+                    return ended
+    return _accepted(receipt)
+
+
+def _ended(receipt: Started, seconds: int) -> Response | None:
+    """The final status, if the execution ends in time."""
+    service, owner, id = _service(), tenant(), receipt.execution_id
+    waiting.timed(lambda caller: service.wait(id, owner, seconds, caller))
+    if not service.glance(id, owner).ended:
+        return None
+    with Held() as held:
+        execution = service.get(id, owner, held=held)
+        headers = {**_receipt_headers(receipt), **polling.headers(execution)}
+        headers["Preference-Applied"] = f"wait={seconds}"
+        return _kept(held, _json(serializers.execution(execution), headers=headers))
+
+
 def _accepted(receipt: Started) -> Response:
+    again = str(polling.seconds_until_next(receipt.created_at))
+    headers = {**_receipt_headers(receipt), "Retry-After": again}
+    return _json(json.dumps(serializers.started(receipt)), 202, headers)
+
+
+def _receipt_headers(receipt: Started) -> dict[str, str]:
     quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
-    answer = serializers.started(receipt)
     replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
+    return {"Location": serializers.status_url(receipt.execution_id), **replayed}
 
 
 def _service() -> ExecutionService:

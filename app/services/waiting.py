@@ -67,7 +67,7 @@ class Waiting:
         glance = self._store.glance(execution_id, tenant)
         if glance is None:
             raise NotFound.of_execution(execution_id)
-        if _is_heard(glance, since) or self._places is None:
+        if _is_heard(glance, since) or seconds <= 0 or self._places is None:
             return
         if self._places.acquire(blocking=False):
             try:
