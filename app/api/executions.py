@@ -66,7 +66,6 @@ _RETRY_AFTER = {
 _STATUS_HEADERS = {"ETag": _ETAG, "Retry-After": _RETRY_AFTER}
 
 _STARTED_HEADERS = {
-    "Retry-After": _RETRY_AFTER,
     "Location": {
         "description": "The `status_url`.",
         "required": True,
@@ -87,7 +86,6 @@ _ENDED_HEADERS = {
         "schema": {"type": "string"},
     },
 }
-del _ENDED_HEADERS["Retry-After"]
 
 _ENDED = Success(
     200,
@@ -344,9 +342,7 @@ def _ended(receipt: Started, seconds: int) -> Response | None:
 
 
 def _accepted(receipt: Started) -> Response:
-    again = str(polling.seconds_until_next(receipt.created_at))
-    headers = {**_receipt_headers(receipt), "Retry-After": again}
-    return _json(json.dumps(serializers.started(receipt)), 202, headers)
+    return _json(json.dumps(serializers.started(receipt)), 202, _receipt_headers(receipt))
 
 
 def _receipt_headers(receipt: Started) -> dict[str, str]:
