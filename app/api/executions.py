@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import examples, idempotency, polling, quotas, waiting
+from app.api import examples, idempotency, polling, receipts, waiting
 from app.api.access import identity, needs, tenant
-from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
     IF_NONE_MATCH,
-    PREFER,
     CancelledSchema,
     CancelSchema,
     ExecutionSchema,
@@ -37,12 +34,18 @@ from app.api.schemas import (
     StepsQuerySchema,
     StepsSchema,
 )
-from app.domain import identifiers
+from app.api.views import checked_id, json_answer, kept, service
 from app.domain.errors import ServiceError
-from app.domain.execution import Include, Started, Status, TargetType
+from app.domain.execution import (
+    CALLBACK_EVENTS,
+    Callback,
+    Include,
+    Status,
+    TargetType,
+)
 from app.domain.key import Scope
 from app.services import serializers
-from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
+from app.services.executions import ListQuery, RetryCommand, StartCommand
 from app.store.large_texts import Held
 
 blueprint = ApiBlueprint(
@@ -53,47 +56,6 @@ blueprint = ApiBlueprint(
 )
 
 _start_headers = Headers(StartHeadersSchema())
-
-_ETAG = {
-    "description": "The `version` of the execution.",
-    "required": True,
-    "schema": {"type": "string"},
-}
-_RETRY_AFTER = {
-    "description": "If it has not ended: seconds until the next poll, which grow with its age.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": polling.MOST_SECONDS},
-}
-_STATUS_HEADERS = {"ETag": _ETAG, "Retry-After": _RETRY_AFTER}
-
-_STARTED_HEADERS = {
-    "Location": {
-        "description": "The `status_url`.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Replayed": {
-        "description": "Present if this is the answer to an earlier start with the same "
-        "`Idempotency-Key`.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-}
-_ENDED_HEADERS = {
-    **_STARTED_HEADERS,
-    "ETag": _ETAG,
-    "Preference-Applied": {
-        "description": "For how many seconds the answer would have waited.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-}
-
-_ENDED = Success(
-    200,
-    ExecutionSchema,
-    examples=examples.ENDED,
-    headers=_ENDED_HEADERS,
-    description="With `Prefer: wait=N`, if it has ended in time.",
-)
 
 _BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
 _START_PROBLEMS = (
@@ -108,8 +70,8 @@ _START_PROBLEMS = (
 @blueprint.operation(
     "POST",
     "/executions",
-    Success(202, StartedSchema, examples.STARTED, headers=_STARTED_HEADERS),
-    _ENDED,
+    Success(202, StartedSchema, examples.STARTED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(StartSchema(), examples=examples.STARTS), _start_headers),
     problems=_START_PROBLEMS,
 )
@@ -121,7 +83,7 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
     answer again. With `Prefer: wait=N` the answer may wait for the end.
     """
-    return _started(_service().start(_command(body, headers)), body, headers)
+    return receipts.answer(service().start(_command(body, headers)), body, headers)
 
 
 def earlier_start() -> Response | None:
@@ -140,10 +102,10 @@ def earlier_start() -> Response | None:
     view: Any = current_app.view_functions[str(request.endpoint)]
     try:
         read = [reader(request) for reader in view.reads]
-        earlier = _service().recall(command(*read, **(request.view_args or {})))
+        earlier = service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None  # a request that is not valid is no repeat, and is refused by its limit
-    return _accepted(earlier) if earlier else None
+    return receipts.accepted(earlier) if earlier else None
 
 
 def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
@@ -153,6 +115,8 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        callback=_callback(body),
+        tags=tuple(dict.fromkeys(body.get("tags", ()))),
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
@@ -160,6 +124,16 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         body_bytes=_body_bytes(),
         sees_targets=Scope.READ in identity().scopes,
     )
+
+
+def _callback(body: dict[str, Any]) -> Callback | None:
+    url, chosen = body.get("callback_url"), body.get("callback_events")
+    if url is None:
+        return None
+    if chosen is None:
+        return Callback(url)
+    types = [name.removeprefix("execution.") for name in chosen]
+    return Callback(url, tuple(type for type in CALLBACK_EVENTS if type in types))
 
 
 def _body_bytes() -> int:
@@ -171,8 +145,8 @@ def _body_bytes() -> int:
 @blueprint.operation(
     "POST",
     "/executions/<execution_id>/retry",
-    Success(202, StartedSchema, examples.RETRIED, headers=_STARTED_HEADERS),
-    _ENDED,
+    Success(202, StartedSchema, examples.RETRIED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(RetrySchema(), optional=True, examples=examples.RETRIES), _start_headers),
     problems=(*_START_PROBLEMS, "not_retryable", "too_much_retried"),
 )
@@ -184,15 +158,15 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     `from` is `start`. Fields in `config` replace those of the first start. With an
     `Idempotency-Key` the request is safe to repeat.
     """
-    receipt = _service().retry(_retry_command(body, headers, execution_id))
-    return _started(receipt, body, headers)
+    receipt = service().retry(_retry_command(body, headers, execution_id))
+    return receipts.answer(receipt, body, headers)
 
 
 def _retry_command(
     body: dict[str, Any], headers: dict[str, str], execution_id: str
 ) -> RetryCommand:
     return RetryCommand(
-        execution_id=_checked_id(execution_id),
+        execution_id=checked_id(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
         tenant=tenant(),
@@ -207,10 +181,10 @@ def _retry_command(
 @blueprint.operation(
     "GET",
     "/executions/<execution_id>",
-    Success(200, ExecutionSchema, examples=examples.EXECUTIONS, headers=_STATUS_HEADERS),
+    Success(200, ExecutionSchema, examples=examples.EXECUTIONS, headers=polling.HEADERS),
     Success(
         304,
-        headers=_STATUS_HEADERS,
+        headers=polling.HEADERS,
         description="The version is one of those in `If-None-Match`.",
     ),
     reads=(Query(StatusQuerySchema()), Headers(StatusHeadersSchema())),
@@ -223,19 +197,19 @@ def get_execution(query: dict[str, Any], headers: dict[str, str], execution_id: 
     To follow it: poll with `If-None-Match`, which costs little, and heed `Retry-After`; or wait for
     the end or the next change with `wait`.
     """
-    id, waited = _checked_id(execution_id), _waited(execution_id, query)
+    id, waited = checked_id(execution_id), _waited(execution_id, query)
     if IF_NONE_MATCH in headers:
-        glance = _service().glance(id, tenant())
+        glance = service().glance(id, tenant())
         if not_modified := polling.not_modified(request, glance, waited):
             return not_modified
     parts = set(query["include"].split(",")) if "include" in query else set()
     with_steps = "steps" in parts
     include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
-        execution = _service().get(id, tenant(), include, held)
-        asked = _service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
+        execution = service().get(id, tenant(), include, held)
+        asked = service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
         body = serializers.execution(execution, with_steps=with_steps, asked=asked)
-        return _kept(held, _json(body, headers=polling.headers(execution, waited)))
+        return kept(held, json_answer(body, headers=polling.headers(execution, waited)))
 
 
 def _waited(execution_id: str, query: dict[str, Any]) -> float:
@@ -243,8 +217,8 @@ def _waited(execution_id: str, query: dict[str, Any]) -> float:
     seconds, since = query.get("wait", 0), query.get("since_version")
     if not seconds:
         return 0
-    service, owner = _service(), tenant()
-    return waiting.timed(lambda caller: service.wait(execution_id, owner, seconds, caller, since))
+    wait, owner = service().wait, tenant()
+    return waiting.timed(lambda caller: wait(execution_id, owner, seconds, caller, since))
 
 
 @blueprint.operation(
@@ -262,9 +236,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """
     include = Include(query.get("include", Include.STEPS))
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
-        return _kept(
-            held, _json(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
+        execution = service().get(checked_id(execution_id), tenant(), include, held)
+        return kept(
+            held, json_answer(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
         )
 
 
@@ -277,7 +251,7 @@ def list_executions(query: dict[str, Any]) -> Response:
 
     The totals are exact. A page after the last one is empty.
     """
-    found = _service().list(
+    found = service().list(
         ListQuery(
             status=Status(query["status"]) if "status" in query else None,
             type=TargetType(query["type"]) if "type" in query else None,
@@ -288,7 +262,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             tenant=tenant(),
         )
     )
-    return _json(json.dumps(serializers.page(found)))
+    return json_answer(json.dumps(serializers.page(found)))
 
 
 @blueprint.operation(
@@ -306,72 +280,6 @@ def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     Waits up to five seconds for the end. 200 means that the execution has ended as cancelled. 202
     means that it is still being cancelled: ask for its status again.
     """
-    execution = _service().cancel(_checked_id(execution_id), tenant())
+    execution = service().cancel(checked_id(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
-    return _json(json.dumps(serializers.cancelled(execution)), status)
-
-
-def _started(receipt: Started, body: dict[str, Any], headers: dict[str, str]) -> Response:
-    """The answer to a start: the final status if the caller prefers to wait for it and it comes in
-    time, otherwise the receipt.
-    """
-    # The final status has the outputs, so a key that must not read them does not wait.
-    if PREFER in headers and Scope.READ in identity().scopes:
-        preferred = waiting.preferred_seconds(headers[PREFER])
-        seconds = min(preferred, int(_service().settings.max_wait))
-        if seconds:
-            waiting.forget_body(body)
-            # It is accepted, whatever happens now. So an error is no reason to say otherwise.
-            with suppress(ServiceError):
-                if ended := _ended(receipt, seconds):
-                    return ended
-    return _accepted(receipt)
-
-
-def _ended(receipt: Started, seconds: int) -> Response | None:
-    """The final status, if the execution ends in time."""
-    service, owner, id = _service(), tenant(), receipt.execution_id
-    waiting.timed(lambda caller: service.wait(id, owner, seconds, caller))
-    if not service.glance(id, owner).ended:
-        return None
-    with Held() as held:
-        execution = service.get(id, owner, held=held)
-        headers = {**_receipt_headers(receipt), **polling.headers(execution)}
-        headers["Preference-Applied"] = f"wait={seconds}"
-        return _kept(held, _json(serializers.execution(execution), headers=headers))
-
-
-def _accepted(receipt: Started) -> Response:
-    return _json(json.dumps(serializers.started(receipt)), 202, _receipt_headers(receipt))
-
-
-def _receipt_headers(receipt: Started) -> dict[str, str]:
-    quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
-    replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return {"Location": serializers.status_url(receipt.execution_id), **replayed}
-
-
-def _service() -> ExecutionService:
-    return cast(ExecutionService, current_app.extensions["executions"])
-
-
-def _checked_id(execution_id: str) -> str:
-    """Refuses what cannot be an id without asking the store, so no odd text gets into its keys."""
-    if not identifiers.PATTERN.fullmatch(execution_id):
-        raise Problem(404, "not_found", "There is no execution with this id.")
-    return execution_id
-
-
-def _kept(held: Held, response: Response) -> Response:
-    """Keeps large outputs in memory until the response has been sent."""
-    if held.used:
-        response.call_on_close(held.pop_all().close)
-    return response
-
-
-def _json(
-    body: str | bytes | serializers.Pieces, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    if isinstance(body, serializers.Pieces):
-        headers = {"Content-Length": str(body.size), **(headers or {})}
-    return Answer(body, status, headers, content_type="application/json")
+    return json_answer(json.dumps(serializers.cancelled(execution)), status)

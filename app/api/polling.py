@@ -19,6 +19,18 @@ MOST_SECONDS = 30
 PART_OF_AGE = 10
 """A client may hear of the end late by the tenth of the time that it has taken already."""
 
+ETAG = {
+    "description": "The `version` of the execution.",
+    "required": True,
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER = {
+    "description": "If it has not ended: seconds until the next poll, which grow with its age.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_SECONDS},
+}
+HEADERS = {"ETag": ETAG, "Retry-After": _RETRY_AFTER}
+"""The headers of a status, for its description."""
+
 
 def headers(found: Execution | Glance, waited: float = 0) -> dict[str, str]:
     """The headers of a status. A request that has `waited` may be repeated sooner."""

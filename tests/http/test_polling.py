@@ -32,7 +32,9 @@ def ended(service: Service) -> str:
 
 def test_the_version_grows_with_every_change_and_the_etag_names_it(shared_service: Make) -> None:
     service = shared_service()
-    id = service.start("behaves", {"do": "progress", "steps": 3, "pause": 0.4}, config={"flow_id": "thread"})
+    id = service.start(
+        "behaves", {"do": "progress", "steps": 3, "pause": 0.4}, config={"flow_id": "thread"}
+    )
     seen: list[tuple[int, Any]] = []
     deadline = time.monotonic() + 60
     while not seen or seen[-1][1] != "completed":
