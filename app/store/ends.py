@@ -16,8 +16,8 @@ from typing import Any
 
 import redis
 
-CHANNEL = "exec:ended:"
-"""The channel is this and the execution's id; see `end_as` in `scripts/moves.lua`."""
+CHANNEL = "exec:changed:"
+"""The channel is this and the execution's id; see `tell_all` in `scripts/events.lua`."""
 
 REREAD_SECONDS = 2.5
 """The longest wait before a waiting request reads the status again. (A broken connection ends the

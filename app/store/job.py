@@ -73,6 +73,11 @@ def step_outputs_key(execution_id: str) -> str:
     return f"rq:job:{execution_id}:values"
 
 
+def events_key(execution_id: str) -> str:
+    """The key of the log, if the record does not say all of it: see `events`."""
+    return f"rq:job:{execution_id}:events"
+
+
 def new_data(new: NewExecution) -> bytes:
     """The request of a new execution, for `data_key`."""
     return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)

@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent
 
 # Files whose local functions and constants all transitions see. Each file uses only those of the
 # files before it. `old` rewrites records of older versions.
-_SHARED = ("prelude", "record", "moves", "old", "admission")
+_SHARED = ("prelude", "record", "events", "moves", "old", "admission")
 
 # Files whose code is a part of one transition alone.
 _PARTS = {"reap": ("sweep", "restore")}
@@ -38,11 +38,13 @@ _FUNCTIONS = {
     "finish": "allow-oom",
     "release": "allow-oom",
     "cancel": "allow-oom",
+    "listen": "allow-oom",
     "reap": "allow-oom",
     "count": "allow-oom",
     "mend": "allow-oom",
     "quarantine": "allow-oom",
     "status": "no-writes",
+    "log": "no-writes",
     "waiting": "no-writes",
     "page": "no-writes",
     "observe": "no-writes",
