@@ -19,8 +19,6 @@ local FEED_EVENTS = {created = true, started = true, retrying = true, cancelling
 local REPORTED_EVENTS = {log = true, ['output.delta'] = true, ['step.started'] = true,
                          ['step.completed'] = true, ['step.failed'] = true, ['step.skipped'] = true}
 
-local queue_delivery  -- defined later: queues a webhook of a record, event, number and time
-
 local function is_json(text) return (pcall(cjson.decode, text)) end
 
 local function entry(at, type, data)
@@ -113,9 +111,7 @@ local function tell_all(record, max_events)
   for i = 1, #types do
     local type, number = types[i], first + i - 1
     if FEED_EVENTS[type] then feed(record, type, number) end
-    if record.callback and queue_delivery then
-      dealt_with('delivery_refused', record.id, queue_delivery, record, type, number, now())
-    end
+    if record.callback then queue_delivery(record, type, number, now()) end
   end
   return record.version
 end
