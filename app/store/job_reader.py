@@ -52,6 +52,7 @@ SUMMARY_FIELDS = (
     "ended_at",
     "cancel",
     "retry_of",
+    "version",
     "tags",
     "version",
 )
