@@ -123,7 +123,10 @@ def test_after_ten_failures_it_has_failed_and_can_be_sent_again(
     found = until(service, id, "failed")
     assert (found.tries_made, len(receiver.received)) == (10, 10)
     assert {received.path for received in receiver.received} == {"/hook"}
-    assert '"webhook_failed"' in service.output("worker0")
+    deadline = time.monotonic() + 10
+    while '"webhook_failed"' not in service.output("worker0"):  # the log is written in pieces
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     receiver.answer = lambda _: Answer(200)
     assert store_of(service).deliveries.redeliver(id, "default", 1) == "pending"
     assert until(service, id, "delivered").tries_made == 11
@@ -218,11 +221,13 @@ def test_a_dead_receiver_holds_up_neither_other_receivers_nor_runs(make_service:
 
 def test_many_are_sent_at_once(make_service: Make, receiver: Receiver) -> None:
     receiver.answer = lambda _: Answer(delay_seconds=1)
-    service = make_service(**OPTIONS, **NO_FLOWS, WEBHOOK_CONCURRENCY=800)
+    service = make_service(workers=0, **OPTIONS, **NO_FLOWS, WEBHOOK_CONCURRENCY=800)
     driver = driver_of(service)
-    began = time.monotonic()
     for _ in range(300):
         ended(driver, receiver.url)
+    service.start_worker()
+    receiver.until(1)
+    began = time.monotonic()
     receiver.until(300)
     while receiver.at_once:
         time.sleep(0.01)
