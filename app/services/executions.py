@@ -220,10 +220,10 @@ class ExecutionService:
     def _at_end(self, execution_id: str, tenant: str) -> Execution:
         """Returns the execution at its end, or as it is after `CANCEL_WAIT_SECONDS`."""
         deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        with self.store.watching(execution_id) as wait:
+        with self.store.watching(execution_id, final_only=True) as watch:
             while True:
                 # It may return before the end, for example once the subscription is active.
-                wait(deadline - time.monotonic())
+                watch.wait(deadline - time.monotonic())
                 execution = self._stored(execution_id, tenant)
                 if execution.status.ended or time.monotonic() >= deadline:
                     return execution

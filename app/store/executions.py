@@ -23,7 +23,8 @@ from app.domain.execution import NewExecution, Started, Status
 from app.process.aside import aside
 from app.settings import Settings
 from app.store import connection
-from app.store.ends import Ends
+from app.store.changes import Changes
+from app.store.deliveries import Deliveries
 from app.store.execution_reader import ExecutionReader, index_keys
 from app.store.job import new_data, new_fields
 from app.store.records import SMALL_BYTES
@@ -42,7 +43,8 @@ class ExecutionStore(ExecutionReader):
     def __init__(self, client: redis.Redis, settings: Settings):
         super().__init__(client, settings.lease)
         self._settings = settings
-        self.watching = Ends(client).watching
+        self.watching = Changes(client.connection_pool).watching
+        self.deliveries = Deliveries(self._functions, self._calling)
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:

@@ -54,8 +54,10 @@ def main() -> None:
             raise ConfigurationError(
                 "WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing."
             )
-        # Flows see this environment, and only the web processes check API keys.
-        os.environ.pop("API_KEYS", None)
+        # Flows see this environment. Only the web processes check API keys, and only this process
+        # signs webhooks.
+        for variable in ("API_KEYS", "WEBHOOK_SECRET"):
+            os.environ.pop(variable, None)
         logs.configure(config.log_level, config.secrets)
         # Loaded here only to report mistakes before anything is started.
         catalog.load(config.agents_path, config.pipelines_path)

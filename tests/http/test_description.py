@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ import jsonschema
 import pytest
 import requests
 
+from tests.support.browser import CHROMIUM, MISSING
 from tests.support.measure import LONG
 from tests.support.service import ROOT, Service
 
 EXAMPLES, SECONDS = (
     (200, 1700.0) if LONG else (10, 240.0)
 )  # it takes ten; more only where others want the machine, too
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_the_docs_do_not_repeat_what_a_request_says_of_its_host(service: Service
     assert "evil.example" not in page.text
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+@pytest.mark.skipif(not CHROMIUM, reason=MISSING)
 def test_a_browser_without_a_network_shows_every_operation(
     service: Service, tmp_path: Path
 ) -> None:

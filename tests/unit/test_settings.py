@@ -240,6 +240,7 @@ def test_every_group_of_settings_stands_in_one_piece() -> None:
         "limits:",
         "retention:",
         "models:",
+        "webhooks:",
         "operations:",
     ]
 

@@ -84,7 +84,7 @@ local function end_as(record, state, at, more)
     leave_waiting(record)
   end
   count_end(record, state, at)
-  try('PUBLISH', 'exec:ended:' .. record.id, state)  -- see app/store/ends.py
+  try('PUBLISH', 'exec:changed:' .. record.id, '0:1:[]')  -- see app/store/changes.py
 end
 
 -- The error of a failure that the service itself noticed, as a field and its value.
