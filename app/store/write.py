@@ -15,19 +15,21 @@ from typing import Any
 class Write:
     """One call of a script. `finish` and `release` end the attempt; a `checkpoint` does not.
 
-    `id` and `token` name the attempt. `usage` is called at the moment of sending, so that a
-    repeated write stores the latest figures.
+    `id` and `token` name the attempt. `usage` and `events` are called at the moment of sending, so
+    that a repeated write stores the latest of both. Events are `""` or a JSON array: the number of
+    the first one, and the texts that `app.store.events` reads.
     """
 
     id: str
     token: str
     script: str
     arguments: tuple[Any, ...]
-    usage: Callable[[], str]
+    usage: Callable[[], str] = str
+    events: Callable[[], str] = str
 
     def call(self) -> list[Any]:
         """Returns the script's arguments."""
-        return [self.id, self.token, self.usage(), *self.arguments]
+        return [self.id, self.token, self.usage(), self.events(), *self.arguments]
 
     @property
     def size_bytes(self) -> int:
@@ -36,7 +38,13 @@ class Write:
 
 
 def checkpoint(
-    id: str, token: str, head: Mapping[str, Any], outputs: Sequence[bytes], usage: Callable[[], str]
+    id: str,
+    token: str,
+    head: Mapping[str, Any],
+    outputs: Sequence[bytes],
+    usage: Callable[[], str] = str,
+    events: Callable[[], str] = str,
+    max_events: int = 5000,
 ) -> Write:
     """Builds the write of a child's `checkpoint` message, with the outputs of the steps it names.
 
@@ -46,6 +54,6 @@ def checkpoint(
     counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
     listed = [part for name in ("records", "outcomes") for row in head[name] for part in row]
     values = [part for pair in zip(head["values"], outputs, strict=True) for part in pair]
-    fixed = (head["number"], head["progress"], head["definition_hash"])
+    fixed = (max_events, head["number"], head["progress"], head["definition_hash"])
     arguments = (*fixed, *counts, *listed, *values, *head["dropped"])
-    return Write(id, token, "checkpoint", arguments, usage)
+    return Write(id, token, "checkpoint", arguments, usage, events)

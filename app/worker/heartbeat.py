@@ -22,7 +22,9 @@ from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 
 PROGRESS_SECONDS = 0.2
-"""How often progress is stored. A heartbeat alone would store it only every third of a lease."""
+"""How often progress and events are stored. A heartbeat alone would store them only every third of
+a lease.
+"""
 
 ALIVE_SECONDS = 1.0
 """How often the worker sends its children a sign that it is alive."""
@@ -118,13 +120,13 @@ class Heartbeat:
             self._pool.changed.clear()
 
     async def progress_loop(self) -> None:
-        """Stores progress soon after it is reported. What fails goes with the next heartbeat."""
+        """Stores progress and events soon after they are reported. What fails goes with the next heartbeat."""
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             changed = [
                 attempt
                 for attempt in self._attempts.values()
-                if (attempt.progress or attempt.usage) and not attempt.concluded
+                if attempt.has_news and not attempt.concluded
             ]
             if changed:
                 try:
