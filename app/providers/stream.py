@@ -126,6 +126,8 @@ class _Parts:
         self.size_bytes = 0
         self.has_ended = False
         self._texts: list[str] = []
+        self._half = ""
+        """The first half of a character that a server has cut into two: see `_split_half`."""
         self._refusals: list[str] = []
         self._tool_calls = ToolCalls()
         self._reasoned = False
@@ -156,7 +158,7 @@ class _Parts:
     def joined(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The answer and its choice, in the form in which they come as a whole."""
         message = {
-            "content": "".join(self._texts),
+            "content": "".join([*self._texts, self._half]),
             "refusal": "".join(self._refusals),
             "tool_calls": self._tool_calls.listed,
             "reasoning": self._reasoned,
@@ -194,8 +196,23 @@ class _Parts:
         if refusal:
             self._refusals.append(refusal)
         if text:
-            self._texts.append(text)
-            on_text(text)
+            whole, self._half = _split_half(self._half + text)
+            self._texts.append(whole)
+            on_text(whole)
+
+
+def _split_half(text: str) -> tuple[str, str]:
+    """The text, and the first half of a character at its end, which waits for the second half.
+
+    Some servers cut a text between the two halves (`\\ud83d` and `\\ude00`) of a character in JSON.
+    """
+    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    text = text[: len(text) - len(half)]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text, half
 
 
 def _is_stream(start: bytes, headers: Mapping[str, str]) -> bool | None:

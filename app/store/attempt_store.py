@@ -129,15 +129,15 @@ class AttemptStore:
     async def beat(
         self, beats: Sequence[Beat], also: Callable[[Any], None] | None = None, slots: str = ""
     ) -> list[str]:
-        """Extends leases, and stores progress, usage and events. Returns `ok`, `cancel` or `lost` for each.
+        """Extends leases, and stores what is new. Returns `ok`, `cancel` or `lost` for each.
 
         With `slots` (`used/all`) it also records that this worker lives, even without a beat.
         `also` adds commands to the same round trip.
         """
         calls: list[Call] = []
         for start in range(0, len(beats) or 1, BEATS_PER_CALL):  # one call even without a beat
-            worker = self._name if slots else ""
-            arguments: list[Any] = [self._lease, worker, slots, self._settings.max_events]
+            name = self._name if slots else ""
+            arguments: list[Any] = [self._lease, name, slots, self._settings.max_events]
             for beat in beats[start : start + BEATS_PER_CALL]:
                 arguments += beat[:-1]
             calls.append(("beat", arguments))

@@ -16,15 +16,15 @@ class Write:
     """One call of a script. `finish` and `release` end the attempt; a `checkpoint` does not.
 
     `id` and `token` name the attempt. `usage` and `events` are called at the moment of sending, so
-    that a repeated write stores the latest of both. Events are `""` or a JSON array: the number of
-    the first one, and the texts that `app.store.events` reads.
+    that a repeated write stores what is the latest then. `events` returns those that the child has
+    reported (see `scripts/events.lua`).
     """
 
     id: str
     token: str
     script: str
     arguments: tuple[Any, ...]
-    usage: Callable[[], str] = str
+    usage: Callable[[], str]
     events: Callable[[], str] = str
 
     def call(self) -> list[Any]:
@@ -42,18 +42,21 @@ def checkpoint(
     token: str,
     head: Mapping[str, Any],
     outputs: Sequence[bytes],
-    usage: Callable[[], str] = str,
+    usage: Callable[[], str],
+    max_events: int,
     events: Callable[[], str] = str,
-    max_events: int = 5000,
 ) -> Write:
     """Builds the write of a child's `checkpoint` message, with the outputs of the steps it names.
 
+    A row of `records` is a step, its record, `started`, `ended` or `""`, and optionally the event
+    to tell: `"type",{data}` or `""`. `max_events` is how many events an execution keeps.
     Raises `KeyError`, `TypeError` or `ValueError` if the message makes no sense.
     """
     # The script takes one flat list, so the counts of its parts come first.
     counts = [len(head[name]) for name in ("records", "outcomes", "values", "dropped")]
-    listed = [part for name in ("records", "outcomes") for row in head[name] for part in row]
+    records = [part for row in head["records"] for part in (row if len(row) > 3 else [*row, ""])]
+    outcomes = [part for row in head["outcomes"] for part in row]
     values = [part for pair in zip(head["values"], outputs, strict=True) for part in pair]
     fixed = (max_events, head["number"], head["progress"], head["definition_hash"])
-    arguments = (*fixed, *counts, *listed, *values, *head["dropped"])
+    arguments = (*fixed, *counts, *records, *outcomes, *values, *head["dropped"])
     return Write(id, token, "checkpoint", arguments, usage, events)

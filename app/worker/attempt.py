@@ -53,8 +53,8 @@ class Attempt:
 
     `progress` and `usage` are the latest that its child reported, as JSON, or `""` once they are
     stored. `used` is the latest usage, stored or not. `concluded` is true once the outcome is known
-    and its write is on its way. `listened`: somebody follows the execution. `stopping` is the reason
-    why it should end, if there is one.
+    and its write is on its way. `listened`: somebody follows the execution. `stopping` is the
+    reason why it should end, if there is one.
     """
 
     def __init__(self, claim: Claim, settings: Settings, tracing: Tracing):
@@ -70,7 +70,6 @@ class Attempt:
         self._cancel_grace_seconds = settings.cancel_grace
         self._max_events = settings.max_events
         self._events = EventBuffer()
-        self._written_events = 0
         self._span = spans.begin(tracing, claim)
         self._traceparent = self._span.traceparent if self._span else claim.traceparent
         self._outcome: Outcome | None = None
@@ -277,16 +276,17 @@ class Attempt:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
                 outputs = split(head["lengths"], body)
-                save = write.checkpoint(
+                offer = self._events.offer()
+                saved = write.checkpoint(
                     *self.claim.key,
                     head,
                     outputs,
                     self._latest_usage,
-                    self._next_events,
                     self._max_events,
+                    partial(str, offer.events),
                 )
-                answer = await writer.write(save)
-                self._events.confirm(self._written_events)
+                answer = await writer.write(saved)
+                self._events.confirm(offer.last)
                 if answer == "lost":
                     self.stop(Stopping.LOST)
                     return
@@ -307,13 +307,8 @@ class Attempt:
     def _latest_usage(self) -> str:
         return self.used
 
-    def _next_events(self) -> str:
-        """The first events that are not stored, for a checkpoint that is sent now."""
-        events, self._written_events = self._events.offer()
-        return events
-
     def _all_events(self) -> str:
-        """All of them, for the write that ends the attempt."""
+        """What is not stored yet, for the write that ends the attempt."""
         return self._events.offer_all().events
 
     # 4. Calls from the worker and the pool.

@@ -44,7 +44,7 @@ class Claim:
     deaths: int = 0
     """How often it was in a process or a worker that died or hung together with other runs."""
     listened: bool = False
-    """Whether somebody has followed it before this attempt began."""
+    """Whether somebody follows its events."""
 
     @classmethod
     def from_row(cls, row: list[bytes]) -> Claim:

@@ -42,6 +42,7 @@ class EventBuffer:
         self._bytes = 0
         self._offered = 0
         self._left_out = 0
+        self._note = ""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -82,12 +83,14 @@ class EventBuffer:
         """Makes room. What was offered stays as it is: the store may have it under its number."""
         fixed = max(0, self._offered - self._first + 1)
         events = list(self._events)
-        free = _merged(events[fixed:])
+        # The last note, if it is not stored yet, is replaced by the next one.
+        free = [event for event in _merged(events[fixed:]) if event != self._note]
         count, size = MAX_EVENTS // 2, MAX_BYTES // 2
         if len(free) > count or sum(map(len, free)) > size:
             kept = _shortened(free, count, size)
             self._left_out += len(free) - len(kept)
-            free = [_note(self._left_out), *kept]
+            self._note = _note(self._left_out)
+            free = [self._note, *kept]
         self._events = deque([*events[:fixed], *free])
         self._bytes = sum(map(len, self._events))
 

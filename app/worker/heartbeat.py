@@ -120,7 +120,9 @@ class Heartbeat:
             self._pool.changed.clear()
 
     async def progress_loop(self) -> None:
-        """Stores progress and events soon after they are reported. What fails goes with the next heartbeat."""
+        """Stores progress and events soon after they are reported. What fails goes with the next
+        heartbeat.
+        """
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             changed = [

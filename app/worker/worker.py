@@ -238,7 +238,7 @@ class ExecutionWorker:
             claim, "RecordUnreadable", "The stored record of this execution is invalid."
         )
         try:
-            await self._writer.write(Write(id, token, ending.script, ending.arguments))
+            await self._writer.write(Write(id, token, ending.script, ending.arguments, str))
         except WriteRefused:
             return  # its lease expires, and the reaper takes care of it
 

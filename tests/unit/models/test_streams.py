@@ -229,6 +229,14 @@ def test_a_text_that_is_cut_inside_of_a_character_arrives_whole(
     assert ask(model_max_retries=0)[0].text == "好的👍"
 
 
+def test_a_character_that_is_cut_into_its_two_halves_arrives_whole(
+    server: ModelServer, ask: Ask
+) -> None:
+    server.play(Answer(pieces=["a\ud83d", "\ude00b", "\ud83d\ude00"]))
+    completion, heard = ask(model_max_retries=0)
+    assert completion.text == "".join(text for text, _ in heard) == "a😀b😀"
+
+
 @pytest.mark.parametrize(
     "answer",
     [Answer("Whole.", streams=False), Answer("Whole.", streams=False, drip_seconds=0.3)],
