@@ -224,6 +224,14 @@ class Settings:
         min=1024,
         max=256 * MIB,
     )
+    max_events: int = _limit(
+        5000,
+        "MAX_EVENTS",
+        "Maximum number of events that are kept of one execution; beyond it the oldest are "
+        "dropped.",
+        min=10,
+        max=1_000_000,
+    )
     default_timeout: float = _limit(
         600.0,
         "DEFAULT_TIMEOUT",

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 class Beat(NamedTuple):
     """A report of one attempt. `progress`, `usage` and `events` are `""` if nothing is new.
 
-    `events` are as in `Write`; `last_event` is the number of the last one.
+    What events look like is said in `scripts/events.lua`; `last_event` is the number of the last.
     """
 
     id: str
@@ -139,7 +139,7 @@ class AttemptStore:
             name = self._name if slots else ""
             arguments: list[Any] = [self._lease, name, slots, self._settings.max_events]
             for beat in beats[start : start + BEATS_PER_CALL]:
-                arguments += beat[:-1]
+                arguments += beat[:6]
             calls.append(("beat", arguments))
         with connection.translated():
             answers = await self._store.call_all(calls, also)

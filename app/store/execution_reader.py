@@ -15,6 +15,7 @@ from typing import Any, cast
 import redis
 
 from app.domain.errors import StoreUnavailable
+from app.domain.events import EventPage
 from app.domain.execution import (
     Execution,
     Idempotency,
@@ -27,7 +28,7 @@ from app.domain.execution import (
 )
 from app.domain.payload import read_call
 from app.process.aside import aside
-from app.store import connection, records
+from app.store import connection, events, records
 from app.store.functions import Functions
 from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
 from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
@@ -76,7 +77,8 @@ class ExecutionReader:
         self._lease = timedelta(seconds=lease_seconds)
         self._together = Together(client.connection_pool)
         self._shared = {
-            name: Function(self._together, name) for name in ("submit", "cancel", "page", "waiting")
+            name: Function(self._together, name)
+            for name in ("submit", "cancel", "page", "waiting", "listen", "log")
         }
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
@@ -147,6 +149,27 @@ class ExecutionReader:
             self._large.take_place(held)
         data = self._text(key)
         return aside(len(data), read_call, data) if data is not None else None
+
+    def events(
+        self, execution_id: str, tenant: str, after: int = 0, count: int = 1000
+    ) -> EventPage | None:
+        """Up to `count` events with numbers above `after`; None if the tenant has no such
+        execution.
+        """
+        arguments = [execution_id, tenant, after, count, *events.LOG_FIELDS]
+        for is_mended in (False, True):
+            with self._calling():
+                found: Any = self._shared["log"](arguments)
+            if not found:
+                return None
+            values, *listed = found
+            record = dict(zip(events.LOG_FIELDS, values, strict=True))
+            if is_mended or not records.is_unreadable(execution_id, tenant, record):
+                break
+            with suppress(StoreUnavailable), self._calling():
+                self._functions("mend", [execution_id])
+        execution = records.read_anyway(execution_id, tenant, record)
+        return None if execution is None else events.page_of(execution, after, count, *listed)
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool

@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from app.domain.execution import (
+    CALLBACK_EVENTS,
     Attempt,
+    Callback,
     Execution,
     Failure,
     Phase,
@@ -49,12 +51,15 @@ SUMMARY_FIELDS = (
     "ended_at",
     "cancel",
     "retry_of",
+    "version",
+    "tags",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
     *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
+    "callback",
 )
 """The fields for the status of one execution."""
 
@@ -81,6 +86,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         status=status,
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
+        version=_version(record, status),
         attempt=_integer(record.get("attempt", b"0"), MAX_COUNT),
         started_at=read_time(record["started_at"])
         if "started_at" in record or status is Status.RUNNING
@@ -99,6 +105,8 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         definition_hash=_text(record, "definition") or "",
         retry_of=_text(record, "retry_of"),
         usage=read_usage(record["usage"]) if "usage" in record else {},
+        callback=_callback(record["callback"]) if "callback" in record else None,
+        tags=_tags(record["tags"]) if "tags" in record else (),
     )
 
 
@@ -112,7 +120,18 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
         raise ValueError("`meta` is unreadable.") from error
     if meta_status != status:
         raise ValueError(f"`meta` has the status {meta_status!r}, but the job has {status}.")
-    return status, _read_progress(progress)
+    return status, read_progress(progress)
+
+
+def _version(record: dict[str, bytes], status: Status) -> int:
+    """The number of the latest event. Older versions of the service wrote none: then it is the
+    number of the events that the record says by itself (`version_of` in record.lua).
+    """
+    if "version" in record:
+        return _integer(record["version"], MAX_COUNT)
+    if status is Status.PENDING:
+        return 1
+    return 3 if status.ended and "started_at" in record else 2
 
 
 def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:
@@ -120,7 +139,7 @@ def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Prog
     return None if status is Status.COMPLETED and not has_outputs else progress
 
 
-def _read_progress(progress: Any) -> Progress | None:
+def read_progress(progress: Any) -> Progress | None:
     """From `[finished, total, name]` or, if a part of a step is done, `[..., partial]`."""
     if not isinstance(progress, list) or len(progress) not in (3, 4):
         return None
@@ -141,6 +160,28 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
+
+
+def _callback(text: bytes) -> Callback | None:
+    """None if it is unreadable."""
+    found = _parsed(text)
+    if not isinstance(found, dict) or not isinstance(found.get("url"), str):
+        return None
+    events = found.get("events")
+    known = [event for event in CALLBACK_EVENTS if isinstance(events, list) and event in events]
+    return Callback(found["url"], tuple(known)) if known else None
+
+
+def _tags(text: bytes) -> tuple[str, ...]:
+    found = _parsed(text)
+    return tuple(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else ()
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _outputs(packed: bytes) -> bytes | None:

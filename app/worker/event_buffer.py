@@ -83,12 +83,13 @@ class EventBuffer:
         """Makes room. What was offered stays as it is: the store may have it under its number."""
         fixed = max(0, self._offered - self._first + 1)
         events = list(self._events)
-        # The last note, if it is not stored yet, is replaced by the next one.
-        free = [event for event in _merged(events[fixed:]) if event != self._note]
+        free = _merged(events[fixed:])
         count, size = MAX_EVENTS // 2, MAX_BYTES // 2
         if len(free) > count or sum(map(len, free)) > size:
-            kept = _shortened(free, count, size)
-            self._left_out += len(free) - len(kept)
+            others = [event for event in free if event != self._note]
+            kept = _shortened(others, count, size)
+            self._left_out += len(others) - len(kept)
+            # The last note, if it is not stored yet, is replaced by this one.
             self._note = _note(self._left_out)
             free = [self._note, *kept]
         self._events = deque([*events[:fixed], *free])
