@@ -115,6 +115,22 @@ class Settings:
         min=8,
         max=100_000,
     )
+    max_wait: float = _web(
+        60.0,
+        "MAX_WAIT",
+        "Seconds that a request may wait for an execution's end or change, whatever it asks for. "
+        "Lower it below the limit of a router in front: Heroku's is 30. `0`: no request waits.",
+        min=0,
+        max=3600,
+    )
+    max_waiters: int = _web(
+        2000,
+        "MAX_WAITERS",
+        "Requests of one web process that may wait at the same time, and at most half of "
+        "`WEB_CONNECTIONS`; a further one is answered at once. `0`: no request waits.",
+        min=0,
+        max=50_000,
+    )
     cors_origins: str | None = _web(
         None,
         "CORS_ORIGINS",

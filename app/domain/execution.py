@@ -249,6 +249,15 @@ class LargeText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """The little of an execution that says whether a caller has to read it."""
+
+    version: int
+    ended: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 

@@ -143,6 +143,7 @@ def summary(found: Execution) -> dict[str, Any]:
         "target_id": found.target_id,
         "status": found.status,
         "attempt": found.attempt,
+        "version": found.version,
         "created_at": time(found.created_at),
     }
     if found.phase:

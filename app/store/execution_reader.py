@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import redis
@@ -18,6 +18,7 @@ from app.domain.errors import StoreUnavailable
 from app.domain.events import EventPage
 from app.domain.execution import (
     Execution,
+    Glance,
     Idempotency,
     Include,
     Phase,
@@ -31,7 +32,13 @@ from app.process.aside import aside
 from app.store import connection, events, records
 from app.store.functions import Functions
 from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
-from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
+from app.store.job_reader import (
+    GLANCE_FIELDS,
+    RECORD_FIELDS,
+    SUMMARY_FIELDS,
+    read_glance,
+    read_record,
+)
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, to_datetime, with_steps
@@ -47,6 +54,9 @@ call, and time that grows with the queue: many who poll at once must not pay for
 """
 
 MOST_REASONS = 10_000
+
+UNREADABLE_VERSION = -1
+"""No client can know it, so whoever asks reads the execution, which ends it as failed."""
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -136,6 +146,21 @@ class ExecutionReader:
         if execution.status.ended and execution.failure:
             return execution
         return records.unreadable(execution)
+
+    def glance(self, execution_id: str, tenant: str) -> Glance | None:
+        """Whether the execution has ended, and its version; None if the tenant has no such
+        execution. It reads a few short fields.
+        """
+        with self._calling():
+            [values] = self._together.execute(("HMGET", job_key(execution_id), *GLANCE_FIELDS))
+        if isinstance(values, redis.ResponseError):
+            return None  # a key of another type holds no record
+        record = records.present(dict(zip(GLANCE_FIELDS, values, strict=True)))
+        if record.get("tenant") != tenant.encode():
+            return None
+        with suppress(*UNREADABLE_ERRORS):
+            return read_glance(record)
+        return Glance(UNREADABLE_VERSION, ended=True, created_at=datetime.now(UTC))
 
     def call(self, execution_id: str, held: ExitStack | None = None) -> dict[str, Any] | None:
         """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.

@@ -16,6 +16,7 @@ from app.domain.execution import (
     Callback,
     Execution,
     Failure,
+    Glance,
     Phase,
     Progress,
     Status,
@@ -53,6 +54,7 @@ SUMMARY_FIELDS = (
     "retry_of",
     "version",
     "tags",
+    "version",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
@@ -62,6 +64,9 @@ RECORD_FIELDS = (
     "callback",
 )
 """The fields for the status of one execution."""
+
+GLANCE_FIELDS = ("status", "tenant", "version", "created_at", "started_at")
+"""The fields that `read_glance` needs."""
 
 # The same as in prelude.lua.
 MAX_COUNT = 999_999_999
@@ -108,6 +113,15 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         callback=_callback(record["callback"]) if "callback" in record else None,
         tags=_tags(record["tags"]) if "tags" in record else (),
     )
+
+
+def read_glance(record: dict[str, bytes]) -> Glance:
+    """The little of an execution that says whether a caller has to read it.
+
+    Raises what `read_record` raises.
+    """
+    status = STATUS_OF_RQ[_decoded(record["status"])]
+    return Glance(_version(record, status), status.ended, read_time(record["created_at"]))
 
 
 def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
