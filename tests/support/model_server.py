@@ -189,6 +189,8 @@ class ModelServer:
             more = await asyncio.wait_for(reader.read(1), seconds)
         except TimeoutError:
             return
+        except ConnectionError:  # the caller had not read everything yet
+            more = b""
         if not more:
             hung_up.append(None)
             raise ConnectionError
@@ -206,8 +208,12 @@ class ModelServer:
         hung_up = self.hung_up
         for part in answer.events(asked):
             await self._wait(reader, answer.pause_seconds, hung_up)
-            writer.write(b"%x\r\n%s\r\n" % (len(part), part))
-            await writer.drain()
+            try:
+                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+                await writer.drain()
+            except ConnectionError:
+                hung_up.append(None)
+                raise
         if answer.hang_up:
             raise ConnectionError
         writer.write(b"0\r\n\r\n")
