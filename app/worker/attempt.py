@@ -28,7 +28,7 @@ from app.worker import spans
 from app.worker.bulkhead import AWAY_SECONDS
 from app.worker.claim import Claim
 from app.worker.ending import Ending, Finish, Outcome, Stopping, decide, failure
-from app.worker.event_buffer import EventBuffer
+from app.worker.event_buffer import NOTHING, EventBuffer
 from app.worker.protocol import split
 from app.worker.saved_steps import StepsUnreadable, read_saved_steps
 from app.worker.start_message import SavedSteps, StartMessage
@@ -227,7 +227,7 @@ class Attempt:
             ending.script,
             ending.arguments,
             self._latest_usage,
-            self._all_events,
+            self._events.offer_all().events,
         )
         try:
             return ending, await writer.write(end)
@@ -276,14 +276,14 @@ class Attempt:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
                 outputs = split(head["lengths"], body)
-                offer = self._events.offer()
+                offer = self._events.offer_all()
                 saved = write.checkpoint(
                     *self.claim.key,
                     head,
                     outputs,
                     self._latest_usage,
                     self._max_events,
-                    partial(str, offer.events),
+                    offer.events,
                 )
                 answer = await writer.write(saved)
                 self._events.confirm(offer.last)
@@ -306,10 +306,6 @@ class Attempt:
 
     def _latest_usage(self) -> str:
         return self.used
-
-    def _all_events(self) -> str:
-        """What is not stored yet, for the write that ends the attempt."""
-        return self._events.offer_all().events
 
     # 4. Calls from the worker and the pool.
 
@@ -366,12 +362,12 @@ class Attempt:
             self._outcome = outcome
             self._wake_up()
 
-    def next_beat(self) -> Beat:
+    def next_beat(self, events_bytes: int = 0) -> Beat:
         """Returns the attempt's next report for the heartbeat, numbered: a report that the network
-        delivers late is recognised by its number.
+        delivers late is recognised by its number. It has about so many bytes of events.
         """
         self._reports += 1
-        events, last = self._events.offer()
+        events, last = self._events.offer(events_bytes) if events_bytes else NOTHING
         return Beat(*self.claim.key, self._reports, self.progress, self.usage, events, last)
 
     @property

@@ -16,9 +16,9 @@ MAX_BYTES = 1024 * 1024
 """What is kept for a store that does not answer. Beyond that, events are put together or left out.
 """
 
-EVENTS_PER_BEAT = 500
-BYTES_PER_BEAT = 256 * 1024
-"""What one heartbeat brings at most: the store serves nobody else while it takes them."""
+EVENTS_PER_OFFER = 500
+BYTES_PER_CALL = 256 * 1024
+"""What one call brings at most: the store serves nobody else while it takes them."""
 
 _DELTA = '"output.delta",'
 
@@ -55,8 +55,8 @@ class EventBuffer:
         if len(self._events) > MAX_EVENTS or self._bytes > MAX_BYTES:
             self._shrink()
 
-    def offer(self, count: int = EVENTS_PER_BEAT, size: int = BYTES_PER_BEAT) -> Offer:
-        """The first events. They stay here until `confirm`."""
+    def offer(self, size: int, count: int = EVENTS_PER_OFFER) -> Offer:
+        """The first events, of about this size in bytes. They stay here until `confirm`."""
         taken: list[str] = []
         for event in self._events:
             size -= len(event)
@@ -70,8 +70,8 @@ class EventBuffer:
         return Offer(json.dumps([self._first, *taken], ensure_ascii=False), last)
 
     def offer_all(self) -> Offer:
-        """All events: the attempt ends, and no other call follows."""
-        return self.offer(len(self._events), self._bytes)
+        """All events, for a write that brings others which come after them."""
+        return self.offer(self._bytes, len(self._events))
 
     def confirm(self, last: int) -> None:
         """Forgets the events up to this number: the store has them."""

@@ -9,7 +9,7 @@ from typing import Any
 from app.domain.execution import Failure, StepRecord, StepStatus
 from app.runtime.live import Place
 from app.telemetry.masking import Mask
-from app.worker.event_buffer import MAX_BYTES, MAX_EVENTS, EventBuffer
+from app.worker.event_buffer import BYTES_PER_CALL, MAX_BYTES, MAX_EVENTS, EventBuffer
 from app.worker.live_reports import MAX_LOG_BYTES, write_delta, write_log
 from app.worker.reports import write_step_event
 
@@ -41,15 +41,15 @@ def read(event: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_an_empty_buffer_offers_nothing() -> None:
-    assert EventBuffer().offer() == ("", 0)
+    assert EventBuffer().offer(BYTES_PER_CALL) == ("", 0)
 
 
 def test_events_stay_until_they_are_confirmed() -> None:
     buffer, store = EventBuffer(), Store()
     buffer.add([line(1), line(2)])
-    lost = buffer.offer()
+    lost = buffer.offer(BYTES_PER_CALL)
     buffer.add([line(3)])
-    kept = buffer.offer()
+    kept = buffer.offer(BYTES_PER_CALL)
     store.take(kept.events)
     store.take(lost.events)  # the network has delivered it late
     buffer.confirm(kept.last)
@@ -66,7 +66,7 @@ def test_whatever_gets_lost_repeated_or_late_nothing_is_missing_and_nothing_come
             if chance.random() < 0.5:
                 told += 1
                 buffer.add([line(told)])
-            offer = buffer.offer(count=chance.randint(1, 20))
+            offer = buffer.offer(BYTES_PER_CALL, chance.randint(1, 20))
             fate = chance.random()
             if fate < 0.4:
                 store.take(offer.events)
@@ -84,10 +84,10 @@ def test_whatever_gets_lost_repeated_or_late_nothing_is_missing_and_nothing_come
 def test_one_heartbeat_brings_a_bounded_number_of_events_and_bytes() -> None:
     buffer = EventBuffer()
     buffer.add([line(number) for number in range(1000)])
-    assert buffer.offer().last == 500
+    assert buffer.offer(BYTES_PER_CALL).last == 500
     large = EventBuffer()
     large.add([line(number, "x" * 100_000) for number in range(5)])
-    assert large.offer().last == 2
+    assert large.offer(BYTES_PER_CALL).last == 2
     assert large.offer_all().last == 5
 
 
@@ -126,7 +126,7 @@ def test_what_was_offered_is_not_changed_afterwards() -> None:
     """The store may have it under its number, although nobody knows yet."""
     buffer, store = EventBuffer(), Store()
     buffer.add([delta("a"), delta("b")])
-    store.take(buffer.offer().events)
+    store.take(buffer.offer(BYTES_PER_CALL).events)
     buffer.add([delta("c") for _ in range(MAX_EVENTS)])
     store.take(buffer.offer_all().events)
     assert "".join(read(event)[1]["text"] for event in store.events) == "ab" + "c" * MAX_EVENTS
