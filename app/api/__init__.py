@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound
 from app.api import (
     access,
     browsers,
+    deliveries,
     docs,
     executions,
     limits,
@@ -68,6 +69,7 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
     described.register_blueprint(executions.blueprint)
+    described.register_blueprint(deliveries.blueprint)
     described.register_blueprint(targets.blueprint)
     targets.register(app, service.catalog)
     docs.register(app)

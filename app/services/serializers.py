@@ -66,11 +66,15 @@ class Pieces:
 
 
 def execution(
-    found: Execution, *, with_steps: bool = False, asked: Mapping[str, bytes] | None = None
+    found: Execution,
+    *,
+    with_steps: bool = False,
+    asked: Mapping[str, bytes] | None = None,
+    with_outputs: bool = True,
 ) -> bytes | Pieces:
     """The status of an execution. Fields that do not apply to it are omitted, not null.
 
-    `asked` are parts of its request, as JSON.
+    `asked` are parts of its request, as JSON. Without `with_outputs`, `outputs_omitted` says so.
     """
     body = summary(found)
     if found.waiting_for:
@@ -91,9 +95,13 @@ def execution(
         body["usage"] = _usage(found.usage)
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
+    if not with_outputs:
+        body["outputs_omitted"] = True
     text = json.dumps(body).encode()
     for name, value in (asked or {}).items():
         text = _with(text, name, value)
+    if not with_outputs:
+        return text
     if found.status is Status.COMPLETED:
         outputs = found.outputs or b"{}"
         return (
@@ -104,6 +112,16 @@ def execution(
     return (
         _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
     )
+
+
+def webhook(found: Execution, event: str, at: datetime, *, with_outputs: bool) -> bytes:
+    """The body of a webhook: the event, and the status of its execution at this moment."""
+    head = {"type": f"execution.{event}", "timestamp": time(at)}
+    data = execution(found, with_outputs=with_outputs)
+    # Outputs that are not in memory are not sent.
+    text = data if isinstance(data, bytes) else execution(found, with_outputs=False)
+    assert isinstance(text, bytes)
+    return _with(json.dumps(head).encode(), "data", text)
 
 
 def steps(found: Execution, *, with_outputs: bool = False) -> bytes:
