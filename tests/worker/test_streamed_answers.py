@@ -98,7 +98,7 @@ def test_a_flow_that_streams_has_the_same_result_and_shows_it_as_it_comes(
     types = log.types(ended["execution_id"])
     assert types[:2] == ["created", "started"]
     assert types[-1] == "completed"
-    assert types.count("output.delta") >= 2
+    assert "output.delta" in types
     assert model.requests[0]["stream_options"] == {"include_usage": True}
 
 
