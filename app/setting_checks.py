@@ -222,3 +222,24 @@ def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tup
 def _folders(paths: Iterable[Path]) -> None:
     if missing := [str(path) for path in paths if not path.is_dir()]:
         raise ValidationError(f"Not a folder: {', '.join(missing)}.")
+
+
+MOST_PAUSES = 30
+LONGEST_PAUSE_SECONDS = 7 * 86_400
+
+
+def pauses_of(text: str) -> list[float]:
+    """The numbers in WEBHOOK_PAUSES. Raises `ValueError`."""
+    return [float(number) for number in text.split(",")]
+
+
+def pauses(text: str) -> None:
+    """up to 30 numbers of seconds, with commas between, each at most 604800"""
+    try:
+        found = pauses_of(text)
+    except ValueError:
+        found = []
+    # NaN fails the comparison, as it should.
+    sound = all(0 <= pause <= LONGEST_PAUSE_SECONDS for pause in found)
+    if not sound or not 0 < len(found) <= MOST_PAUSES:
+        raise ValidationError("Must be like 5,300,1800: seconds, with commas between.")

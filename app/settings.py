@@ -28,6 +28,7 @@ from app.setting_checks import (
     http_url,
     misspelt,
     origins,
+    pauses,
     rate,
     secrets_of,
     settings_of,
@@ -364,6 +365,20 @@ class Settings:
         "WEBHOOK_ALLOW_PRIVATE",
         "`1` sends webhooks also to private addresses, such as 127.0.0.1, for development: every "
         "caller can then reach what the worker reaches.",
+    )
+    webhook_concurrency: int = _webhooks(
+        200,
+        "WEBHOOK_CONCURRENCY",
+        "How many webhooks a worker sends at once; a quarter of them to the same host. `0`: none.",
+        min=0,
+        max=5000,
+    )
+    webhook_pauses: str = _webhooks(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        "WEBHOOK_PAUSES",
+        "Seconds before a webhook that failed is sent again: after the first try, the second, and "
+        "so on. After one more try it has failed for good.",
+        check=pauses,
     )
 
     metrics: str | None = _operations(

@@ -1,12 +1,14 @@
-"""Defines one try of a webhook delivery: a request to the receiver, and how it ended.
+"""Defines a webhook delivery, and a try of it: one request to the receiver, and how it ended.
 
-The worker's sender makes it, the store keeps it, and `GET /executions/{id}/deliveries` shows it.
+The worker's sender makes tries, the store keeps them, and `GET /executions/{id}/deliveries` shows
+them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 MAX_ANSWER_BYTES = 1024
 """How much of a receiver's answer is read and kept."""
@@ -37,3 +39,48 @@ class Try:
     def gone(self) -> bool:
         """Whether the receiver wants nothing more: it answered 410."""
         return self.code == 410
+
+
+class DeliveryStatus(StrEnum):
+    """`pending` (in the queue), `sending`, `waiting` (for its next try), or one of the final ones.
+
+    `stopped`: it was not sent, because the receiver had answered 410 to another delivery of the
+    same execution.
+    """
+
+    PENDING = "pending"
+    SENDING = "sending"
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event of an execution, to be sent to its callback. `id` is the `webhook-id` of all tries.
+
+    `event` is the event's type without `execution.`, `event_number` its number in the log.
+    `tries_made` counts all tries; `tries` holds the last ones. `error` is a sentence if the
+    delivery ended without a try that says why.
+    """
+
+    id: str
+    number: int
+    event: str
+    event_number: int
+    status: DeliveryStatus
+    created_at: datetime
+    next_try_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    tries_made: int = 0
+    tries: tuple[Try, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Some deliveries of an execution, in the order of their events; `total` counts all of them."""
+
+    deliveries: tuple[Delivery, ...]
+    total: int

@@ -24,6 +24,7 @@ from app.process.aside import aside
 from app.settings import Settings
 from app.store import connection
 from app.store.changes import Changes
+from app.store.deliveries import Deliveries
 from app.store.execution_reader import ExecutionReader, index_keys
 from app.store.job import new_data, new_fields
 from app.store.records import SMALL_BYTES
@@ -43,6 +44,7 @@ class ExecutionStore(ExecutionReader):
         super().__init__(client, settings.lease)
         self._settings = settings
         self.watching = Changes(client.connection_pool).watching
+        self.deliveries = Deliveries(self._functions, self._calling)
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
