@@ -27,6 +27,9 @@ from app.domain.execution import (
     WaitingFor,
 )
 
+MOST_OUTPUT_BYTES = 256 * 1024
+"""The most outputs in a status that is sent unasked: by a stream, by a webhook."""
+
 _ENDED_AT = {
     Status.COMPLETED: "completed_at",
     Status.FAILED: "failed_at",
@@ -71,6 +74,34 @@ def execution(
 
     `asked` are parts of its request, as JSON.
     """
+    text = _without_outputs(found, with_steps)
+    for name, value in (asked or {}).items():
+        text = _with(text, name, value)
+    if found.status is Status.COMPLETED:
+        outputs = found.outputs or b"{}"
+        return (
+            _with(text, "outputs", outputs)
+            if isinstance(outputs, bytes)
+            else Pieces(_open(text, "outputs"), outputs)
+        )
+    return (
+        _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
+    )
+
+
+def bounded(found: Execution) -> bytes:
+    """The status for who did not ask for its outputs: those beyond `MOST_OUTPUT_BYTES` are left
+    out, and `outputs_omitted` says so.
+    """
+    outputs = found.outputs or b""
+    size = len(outputs) if isinstance(outputs, bytes) else outputs.size
+    if size + sum(map(len, found.step_outputs.values())) > MOST_OUTPUT_BYTES:
+        return _with(_without_outputs(found), "outputs_omitted", b"true")
+    body = execution(found)
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
+def _without_outputs(found: Execution, with_steps: bool = False) -> bytes:
     body = summary(found)
     if found.waiting_for:
         body["waiting_for"] = _waiting_for(found.waiting_for)
@@ -90,19 +121,7 @@ def execution(
         body["usage"] = _usage(found.usage)
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
-    text = json.dumps(body).encode()
-    for name, value in (asked or {}).items():
-        text = _with(text, name, value)
-    if found.status is Status.COMPLETED:
-        outputs = found.outputs or b"{}"
-        return (
-            _with(text, "outputs", outputs)
-            if isinstance(outputs, bytes)
-            else Pieces(_open(text, "outputs"), outputs)
-        )
-    return (
-        _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
-    )
+    return json.dumps(body).encode()
 
 
 def steps(found: Execution, *, with_outputs: bool = False) -> bytes:
