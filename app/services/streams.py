@@ -53,17 +53,17 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The events between these two numbers are no longer stored."""
+    """What lies between these two is no longer stored. `before` is None if nothing follows yet."""
 
-    after: int
-    before: int
+    after: int | str
+    before: int | str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """All up to here was sent, or was not asked for."""
 
-    number: int
+    id: int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,9 @@ class LogService:
         """Up to `limit` events after a number. Raises `NotFound`."""
         found: list[Event] = []
         first, position = 0, after
+        count = READ_COUNT if types else min(limit, READ_COUNT)
         while True:
-            page = self._executions.store.events(execution_id, tenant, position, READ_COUNT)
+            page = self._executions.store.events(execution_id, tenant, position, count)
             if page is None:
                 raise NotFound.of_execution(execution_id)
             first = first or page.first
@@ -134,7 +135,8 @@ class LogService:
                     position = event.number
                     found += [event] if types is None or event.type in types else []
             is_last = position >= page.version or not page.events
-            if is_last or len(found) >= limit:
+            are_large = len(page.events) < count  # the store reads up to 1 MiB in one call
+            if is_last or are_large or len(found) >= limit:
                 following = None if is_last else position
                 return LogPage(tuple(found), first, page.version, page.ended, following)
 
@@ -197,7 +199,9 @@ class LogStream:
             client.wake_at_end(watch.wake)
             while not (self.is_over or client.stopping or client.gone()):
                 left_seconds = pause_at - monotonic()
-                changes = watch.wait(min(left_seconds, TRY_SECONDS) if self._is_behind else left_seconds)
+                changes = watch.wait(
+                    min(left_seconds, TRY_SECONDS) if self._is_behind else left_seconds
+                )
                 if items := self._taken(changes):
                     yield items
                 is_pause = monotonic() >= pause_at
