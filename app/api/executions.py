@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.api import examples, idempotency, quotas
 from app.api.access import identity, needs, tenant
-from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
@@ -33,12 +32,19 @@ from app.api.schemas import (
     StepsQuerySchema,
     StepsSchema,
 )
-from app.domain import identifiers
+from app.api.views import checked_id, json_answer, service
 from app.domain.errors import ServiceError
-from app.domain.execution import Include, Started, Status, TargetType
+from app.domain.execution import (
+    CALLBACK_EVENTS,
+    Callback,
+    Include,
+    Started,
+    Status,
+    TargetType,
+)
 from app.domain.key import Scope
 from app.services import serializers
-from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
+from app.services.executions import ListQuery, RetryCommand, StartCommand
 from app.store.large_texts import Held
 
 blueprint = ApiBlueprint(
@@ -88,7 +94,7 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
     `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
     answer again.
     """
-    return _accepted(_service().start(_command(body, headers)))
+    return _accepted(service().start(_command(body, headers)))
 
 
 def earlier_start() -> Response | None:
@@ -106,7 +112,7 @@ def earlier_start() -> Response | None:
     view: Any = current_app.view_functions[str(request.endpoint)]
     try:
         read = [reader(request) for reader in view.reads]
-        earlier = _service().recall(command(*read, **(request.view_args or {})))
+        earlier = service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None  # a request that is not valid is no repeat, and is refused by its limit
     return _accepted(earlier) if earlier else None
@@ -119,6 +125,8 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        callback=_callback(body),
+        tags=tuple(dict.fromkeys(body.get("tags", ()))),
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
@@ -126,6 +134,16 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         body_bytes=_body_bytes(),
         sees_targets=Scope.READ in identity().scopes,
     )
+
+
+def _callback(body: dict[str, Any]) -> Callback | None:
+    url, chosen = body.get("callback_url"), body.get("callback_events")
+    if url is None:
+        return None
+    if chosen is None:
+        return Callback(url)
+    types = [name.removeprefix("execution.") for name in chosen]
+    return Callback(url, tuple(type for type in CALLBACK_EVENTS if type in types))
 
 
 def _body_bytes() -> int:
@@ -149,14 +167,14 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     `from` is `start`. Fields in `config` replace those of the first start. With an
     `Idempotency-Key` the request is safe to repeat.
     """
-    return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
+    return _accepted(service().retry(_retry_command(body, headers, execution_id)))
 
 
 def _retry_command(
     body: dict[str, Any], headers: dict[str, str], execution_id: str
 ) -> RetryCommand:
     return RetryCommand(
-        execution_id=_checked_id(execution_id),
+        execution_id=checked_id(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
         tenant=tenant(),
@@ -182,10 +200,10 @@ def get_execution(query: dict[str, Any], execution_id: str) -> Response:
     with_steps = "steps" in parts
     include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
-        asked = _service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
+        execution = service().get(checked_id(execution_id), tenant(), include, held)
+        asked = service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
         body = serializers.execution(execution, with_steps=with_steps, asked=asked)
-        return _kept(held, _json(body))
+        return _kept(held, json_answer(body))
 
 
 @blueprint.operation(
@@ -203,9 +221,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """
     include = Include(query.get("include", Include.STEPS))
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
+        execution = service().get(checked_id(execution_id), tenant(), include, held)
         return _kept(
-            held, _json(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
+            held, json_answer(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
         )
 
 
@@ -218,7 +236,7 @@ def list_executions(query: dict[str, Any]) -> Response:
 
     The totals are exact. A page after the last one is empty.
     """
-    found = _service().list(
+    found = service().list(
         ListQuery(
             status=Status(query["status"]) if "status" in query else None,
             type=TargetType(query["type"]) if "type" in query else None,
@@ -229,7 +247,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             tenant=tenant(),
         )
     )
-    return _json(json.dumps(serializers.page(found)))
+    return json_answer(json.dumps(serializers.page(found)))
 
 
 @blueprint.operation(
@@ -247,27 +265,16 @@ def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     Waits up to five seconds for the end. 200 means that the execution has ended as cancelled. 202
     means that it is still being cancelled: ask for its status again.
     """
-    execution = _service().cancel(_checked_id(execution_id), tenant())
+    execution = service().cancel(checked_id(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
-    return _json(json.dumps(serializers.cancelled(execution)), status)
+    return json_answer(json.dumps(serializers.cancelled(execution)), status)
 
 
 def _accepted(receipt: Started) -> Response:
-    quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
+    quotas.note_unfinished(service().settings.max_unfinished, receipt.unfinished)
     answer = serializers.started(receipt)
     replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
-
-
-def _service() -> ExecutionService:
-    return cast(ExecutionService, current_app.extensions["executions"])
-
-
-def _checked_id(execution_id: str) -> str:
-    """Refuses what cannot be an id without asking the store, so no odd text gets into its keys."""
-    if not identifiers.PATTERN.fullmatch(execution_id):
-        raise Problem(404, "not_found", "There is no execution with this id.")
-    return execution_id
+    return json_answer(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
 
 
 def _kept(held: Held, response: Response) -> Response:
@@ -275,11 +282,3 @@ def _kept(held: Held, response: Response) -> Response:
     if held.used:
         response.call_on_close(held.pop_all().close)
     return response
-
-
-def _json(
-    body: str | bytes | serializers.Pieces, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    if isinstance(body, serializers.Pieces):
-        headers = {"Content-Length": str(body.size), **(headers or {})}
-    return Answer(body, status, headers, content_type="application/json")

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Regexp
 
 from app.api.coded import (
@@ -20,6 +20,7 @@ from app.api.coded import (
     INVALID_TYPE,
     OUT_OF_RANGE,
     READ_ONLY,
+    REQUIRED,
     UNKNOWN_FIELD,
     UNKNOWN_PARAMETER,
     Coded,
@@ -29,7 +30,8 @@ from app.api.coded import (
     give_codes,
 )
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
-from app.domain.execution import Phase, Status, StepStatus, TargetType
+from app.domain.callback_url import MAX_CHARACTERS
+from app.domain.execution import CALLBACK_EVENTS, Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(
     r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",
@@ -39,6 +41,8 @@ NAME = Regexp(
 
 MAX_INPUTS = 256
 MAX_PAGE = 999_999_999  # the store counts up to 2**63; this times the page size is far below
+
+MAX_TAGS = 10
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
@@ -196,6 +200,35 @@ class StartSchema(_RequestSchema):
             "description": "Seconds in which it must start. Otherwise it fails with `Expired`."
         },
     )
+    callback_url = fields.String(
+        validate=Length(1, MAX_CHARACTERS),
+        metadata={
+            "description": "Where to send webhooks about this execution: a public http or https "
+            "address. Needs WEBHOOK_SECRET, which they are signed with."
+        },
+    )
+    callback_events = ShortList(
+        fields.String(validate=OneOf([f"execution.{type}" for type in CALLBACK_EVENTS])),
+        validate=Length(1, len(CALLBACK_EVENTS)),
+        metadata={
+            "description": "Which events to send. If omitted, the final ones: "
+            "`execution.completed`, `execution.failed` and `execution.cancelled`."
+        },
+    )
+    tags = ShortList(
+        fields.String(validate=_name(64)),
+        validate=Length(0, MAX_TAGS),
+        metadata={
+            "description": "Names of your own. A status and a list show them, and `GET /events` "
+            "can filter by them."
+        },
+    )
+
+    @validates_schema
+    def _events_have_a_url(self, data: dict[str, Any], **_: Any) -> None:
+        if "callback_events" in data and "callback_url" not in data:
+            message = Coded("Required with callback_events.", REQUIRED)
+            raise ValidationError({"callback_url": [message]})
 
 
 class StartHeadersSchema(Schema):
@@ -373,6 +406,7 @@ class SummarySchema(Schema):
     attempt = fields.Integer(required=True)
     created_at = _time("When it was accepted.", required=True)
     retry_of = fields.String(metadata={"description": "The execution that this one retries."})
+    tags = fields.List(fields.String(), metadata={"description": "As the start had them."})
     started_at = _time("When the current or last attempt started.")
     completed_at = _time("When it completed.")
     failed_at = _time("When it failed.")

@@ -152,7 +152,7 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise UrlRefused("The URL cannot be read: its host is not valid.") from None
+        raise UrlRefused("The URL's host is not valid.") from None
     if parts.scheme not in _PORTS or not url[len(parts.scheme) :].startswith("://"):
         raise UrlRefused("The URL must begin with http:// or https://.")
     if "@" in parts.netloc:

@@ -139,6 +139,18 @@ class Idempotency:
     digest: str
 
 
+CALLBACK_EVENTS = ("started", "retrying", "cancelling", "completed", "failed", "cancelled")
+"""The types of events that a callback can be sent, as they are stored: without `execution.`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where webhooks of an execution go, and the types of events that are sent there."""
+
+    url: str
+    events: tuple[str, ...] = ("completed", "failed", "cancelled")
+
+
 @dataclass(frozen=True, slots=True)
 class NewExecution:
     """A checked request to start an execution, on its way to the store.
@@ -167,6 +179,8 @@ class NewExecution:
     definition_hash: str = ""
     retry_of: str | None = None
     take_over: bool = False
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
     idempotency: Idempotency | None = None
     body_bytes: int = 0  # roughly; decides whether it is serialized in another thread
 
@@ -267,6 +281,8 @@ class Execution:
     steps: tuple[StepRecord, ...] = ()
     step_outputs: Mapping[str, bytes] = field(default_factory=dict)
     waiting_for: WaitingFor | None = None
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 from app.catalog.inputs import check_inputs
 from app.catalog.model import Catalog, Isolation, Pipeline, Target
 from app.catalog.suggestions import did_you_mean
+from app.domain import callback_url
 from app.domain import key as keys
 from app.domain.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable
 from app.domain.execution import (
+    Callback,
     Execution,
     Idempotency,
     Include,
@@ -60,6 +62,8 @@ class StartCommand:
     idempotency: Idempotency | None = None
     body_bytes: int = 0  # the size of the request, at most
     sees_targets: bool = False  # may the caller know the ids of agents and pipelines?
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,13 @@ class ExecutionService:
         `NotFound` for an unknown target, `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or
         `QueueFull` at a limit. Nothing is stored if it raises.
         """
-        return self._submit_or_recall(command, lambda: self._checked(command))
+
+        def checked() -> NewExecution:
+            if command.callback and (error := self._callback_error(command.callback)):
+                raise InvalidRequest([error])
+            return self._checked(command)
+
+        return self._submit_or_recall(command, checked)
 
     def recall(self, command: StartCommand | RetryCommand) -> Started | None:
         """The receipt of an earlier start or retry with the same idempotency key and body; None if
@@ -141,6 +151,9 @@ class ExecutionService:
             request_id=command.request_id,
             traceparent=command.traceparent,
             idempotency=command.idempotency,
+            # Not checked again: the worker checks the address before it sends, and says so.
+            callback=old.callback,
+            tags=old.tags,
         )
 
         def checked() -> NewExecution:
@@ -256,7 +269,19 @@ class ExecutionService:
             definition_hash=target.definition_hash,
             idempotency=command.idempotency,
             body_bytes=command.body_bytes,
+            callback=command.callback,
+            tags=command.tags,
         )
+
+    def _callback_error(self, callback: Callback) -> FieldError | None:
+        """Why no webhook can be sent to this callback; None if that is not known before trying."""
+        if not self.settings.webhook_secrets:
+            message = "This service sends no webhooks: WEBHOOK_SECRET is not set."
+            return FieldError("callback_url", message, "webhooks_not_configured")
+        problem = callback_url.check(
+            callback.url, allow_private=self.settings.webhook_allow_private
+        )
+        return FieldError("callback_url", problem, "url_not_allowed") if problem else None
 
     def _submit_or_recall(
         self, command: StartCommand, checked: Callable[[], NewExecution]

@@ -167,6 +167,8 @@ def summary(found: Execution) -> dict[str, Any]:
         body["phase"] = found.phase
     if found.retry_of:
         body["retry_of"] = found.retry_of
+    if found.tags:
+        body["tags"] = list(found.tags)
     if found.started_at:
         body["started_at"] = time(found.started_at)
     if found.ended_at:

@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from app.domain.execution import (
+    CALLBACK_EVENTS,
     Attempt,
+    Callback,
     Execution,
     Failure,
     Phase,
@@ -49,12 +51,14 @@ SUMMARY_FIELDS = (
     "ended_at",
     "cancel",
     "retry_of",
+    "tags",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
     *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
+    "callback",
 )
 """The fields for the status of one execution."""
 
@@ -99,6 +103,8 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         definition_hash=_text(record, "definition") or "",
         retry_of=_text(record, "retry_of"),
         usage=read_usage(record["usage"]) if "usage" in record else {},
+        callback=_callback(record["callback"]) if "callback" in record else None,
+        tags=_tags(record["tags"]) if "tags" in record else (),
     )
 
 
@@ -141,6 +147,28 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
+
+
+def _callback(text: bytes) -> Callback | None:
+    """None if it is unreadable."""
+    found = _parsed(text)
+    if not isinstance(found, dict) or not isinstance(found.get("url"), str):
+        return None
+    events = found.get("events")
+    known = [event for event in CALLBACK_EVENTS if isinstance(events, list) and event in events]
+    return Callback(found["url"], tuple(known)) if known else None
+
+
+def _tags(text: bytes) -> tuple[str, ...]:
+    found = _parsed(text)
+    return tuple(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else ()
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _outputs(packed: bytes) -> bytes | None:

@@ -1,0 +1,131 @@
+"""A start's `callback_url`, `callback_events` and `tags`: which are taken, and where they stay."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tests.http.test_refusals import GOOD, refusal
+from tests.support.service import Service
+from tools.embedded_store import EmbeddedStore
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdefghijklmnopqrstuv").decode()
+URL = "https://hooks.example.com/runs?token=abc"
+
+
+@pytest.fixture(scope="module")
+def calling(
+    store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that sends webhooks, but not to private addresses."""
+    url = f"{store_server.url.removesuffix('/0')}?db=9"
+    with redis.Redis.from_url(store_server.url, db=9) as client:
+        client.flushdb()
+    with Service(url, tmp_path_factory.mktemp("callbacks"), WEBHOOK_SECRET=SECRET) as service:
+        yield service
+
+
+def _started(service: Service, **fields: Any) -> str:
+    answer = service.post("/executions", json={**GOOD, **fields})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["execution_id"])
+
+
+def _stored(service: Service, id: str, field: str) -> Any:
+    with redis.Redis.from_url(service.env["REDIS_URL"]) as client:
+        value: Any = client.hget(f"rq:job:{id}", field)
+    return json.loads(value) if value else None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://a.example.com/", "http:// or https://"),
+        ("//a.example.com/", "http:// or https://"),
+        (" https://a.example.com/", "spaces"),
+        ("https://a.example.com/\r\nX: 1", "control characters"),
+        ("https://user:word@a.example.com/", "user name or password"),
+        ("https://a.example.com:99999/", "from 1 to 65535"),
+        ("https://a.example.com:22/", "Port 22"),
+        ("http://127.1/", "IPv4 address"),
+        ("http://①②⑦.⓪.⓪.①/", "127.0.0.1 is not a public address"),
+        ("http://[::ffff:7f00:1]/", "not a public address"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is not a public address"),
+        ("http://localhost:6379/", "local network"),
+    ],
+)
+def test_a_url_that_no_webhook_may_go_to_is_refused_at_the_start(
+    calling: Service, url: str, reason: str
+) -> None:
+    body = refusal(calling.post("/executions", json={**GOOD, "callback_url": url}), 400)
+    [error] = body["errors"]
+    assert (error["field"], error["code"]) == ("callback_url", "url_not_allowed")
+    assert reason in error["message"]
+
+
+def test_the_final_events_are_sent_unless_others_are_named(calling: Service) -> None:
+    final = ["completed", "failed", "cancelled"]
+    id = _started(calling, callback_url=URL)
+    assert _stored(calling, id, "callback") == {"url": URL, "events": final}
+    named = ["execution.failed", "execution.started", "execution.failed"]
+    id = _started(calling, callback_url=URL, callback_events=named)
+    assert _stored(calling, id, "callback") == {"url": URL, "events": ["started", "failed"]}
+
+
+def test_tags_are_shown_in_the_status_and_in_lists_and_the_url_in_neither(
+    calling: Service,
+) -> None:
+    id = _started(calling, tags=["nightly", "kunde: Müller", "nightly"], callback_url=URL)
+    status = calling.ended(id)
+    assert status["tags"] == ["nightly", "kunde: Müller"]
+    listed = calling.get("/executions?page_size=1")
+    assert listed.json()["executions"][0]["tags"] == ["nightly", "kunde: Müller"]
+    assert "hooks.example.com" not in json.dumps(status) + listed.text
+
+
+def test_an_execution_without_tags_has_no_such_field(calling: Service) -> None:
+    assert "tags" not in calling.status(_started(calling, tags=[]))
+
+
+def test_a_retry_takes_the_callback_and_the_tags_over(calling: Service) -> None:
+    fields = {"target_id": "behaves", "inputs": {"do": "fail"}, "tags": ["nightly"]}
+    first = _started(calling, **fields, callback_url=URL, callback_events=["execution.failed"])
+    calling.ended(first)
+    again = calling.post(f"/executions/{first}/retry").json()["execution_id"]
+    assert calling.status(again)["tags"] == ["nightly"]
+    assert _stored(calling, again, "callback") == {"url": URL, "events": ["failed"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"callback_url": URL + "d"},
+        {"callback_events": ["execution.started"]},
+        {"tags": ["other"]},
+    ],
+)
+def test_a_repeat_with_another_callback_or_other_tags_is_no_repeat(
+    calling: Service, change: dict[str, Any]
+) -> None:
+    key = {"Idempotency-Key": f"key-{next(iter(change))}"}
+    first = {**GOOD, "callback_url": URL, "tags": ["nightly"]}
+    receipt = calling.post("/executions", json=first, headers=key).json()
+    assert calling.post("/executions", json=first, headers=key).json() == receipt
+    other = calling.post("/executions", json={**first, **change}, headers=key)
+    assert refusal(other, 422)["code"] == "idempotency_key_reused"
+
+
+@pytest.mark.parametrize("stored", [b"", b"[]", b"{", b'{"url": 5}', b'{"url":"x","events":[]}'])
+def test_an_unreadable_callback_or_tags_do_not_hide_the_execution(
+    calling: Service, stored: bytes
+) -> None:
+    id = _started(calling, tags=["nightly"])
+    calling.ended(id)
+    with redis.Redis.from_url(calling.env["REDIS_URL"]) as client:
+        client.hset(f"rq:job:{id}", mapping={"callback": stored, "tags": stored})
+    assert "tags" not in calling.status(id)
