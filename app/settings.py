@@ -115,6 +115,14 @@ class Settings:
         min=8,
         max=100_000,
     )
+    max_streams: int = _web(
+        2000,
+        "MAX_STREAMS",
+        "Event streams that one web process keeps open. Beyond it, a stream ends once it has sent "
+        "what there is, and its client comes back later.",
+        min=0,
+        max=100_000,
+    )
     cors_origins: str | None = _web(
         None,
         "CORS_ORIGINS",

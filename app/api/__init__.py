@@ -23,6 +23,7 @@ from app.api import (
     operations,
     problems,
     quotas,
+    streams,
     targets,
     traces,
 )
@@ -68,7 +69,9 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
     described.register_blueprint(executions.blueprint)
+    described.register_blueprint(streams.blueprint)
     described.register_blueprint(targets.blueprint)
+    streams.register(app, service)
     targets.register(app, service.catalog)
     docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)

@@ -14,11 +14,14 @@ def chosen(request: Request, offers: tuple[str, ...]) -> str:
     A client that sends no `Accept`, or one that cannot be read, takes any.
     """
     # Without parameters such as `charset`, which change nothing here.
-    ranges = [(name.partition(";")[0].strip(), quality) for name, quality in request.accept_mimetypes]
+    sent = request.accept_mimetypes
+    ranges = [(name.partition(";")[0].strip(), quality) for name, quality in sent]
     accepted = MIMEAccept([(name, quality) for name, quality in ranges if "/" in name])
     if not accepted:
         return offers[0]
     best = accepted.best_match(offers)
     if best is None:
-        raise Problem(406, "not_acceptable", f"This answer exists as {' and as '.join(offers)} only.")
+        forms = " and as ".join(offers)
+        detail = f"This answer exists as {forms} only. Change the Accept header."
+        raise Problem(406, "not_acceptable", detail)
     return best

@@ -14,25 +14,35 @@ from typing import Any, Protocol, cast
 
 from flask import Response, current_app, request
 
-from app.api import accept, access, event_stream, examples
-from app.api.access import needs, tenant
+from app.api import accept, event_stream, examples
+from app.api.access import needs, still_allowed, tenant
 from app.api.application import Answer, Application
 from app.api.blueprint import ApiBlueprint, Success
-from app.api.executions import checked_id
-from app.api.parsing import Headers, Query
-from app.api.schemas import (
+from app.api.event_schemas import (
     LAST_EVENT_ID,
     EventsQuerySchema,
     FeedQuerySchema,
     LogSchema,
     ResumeHeadersSchema,
 )
+from app.api.parsing import Headers, Query
+from app.api.views import checked_id, json_answer
 from app.domain.events import Event
 from app.domain.key import Scope
-from app.services import feed, serializers, streams
+from app.services import serializers
+from app.services.executions import ExecutionService
 from app.services.feed import FeedService, Filter
-from app.services.streams import Client, Crowded, Gap, LogService, LogStream, Pause, Position, Slots, Snapshot
-from app.store.feed import FeedEntry, Feeds
+from app.services.streams import (
+    Client,
+    Crowded,
+    Gap,
+    LogService,
+    Pause,
+    Position,
+    Slots,
+    Snapshot,
+)
+from app.store.feed import FeedEntry
 from app.store.feed import Position as FeedPosition
 
 blueprint = ApiBlueprint(
@@ -106,14 +116,13 @@ def get_events(query: dict[str, Any], headers: dict[str, str], execution_id: str
     id, types, after = checked_id(execution_id), query.get("types"), query.get("after")
     if accept.chosen(request, (event_stream.CONTENT_TYPE, _JSON)) == _JSON:
         page = _logs().page(id, tenant(), after or 0, query["limit"], types)
-        body = json.dumps(serializers.log_page(page, id))
-        return _varying(Answer(body, content_type=_JSON))
+        return _varying(json_answer(json.dumps(serializers.log_page(page, id))))
     if _NUMBER.fullmatch(headers.get(LAST_EVENT_ID, "")):
         after = int(headers[LAST_EVENT_ID])
     stream = _logs().follow(id, tenant(), after, types)
     if stream.is_over and not stream.first:
         return _varying(Answer(status=204))
-    return _stream(stream, lambda item: _log_block(item, id))
+    return _streamed(stream, lambda item: _log_block(item, id))
 
 
 @blueprint.operation(
@@ -132,7 +141,69 @@ def follow_executions(query: dict[str, Any], headers: dict[str, str]) -> Respons
     accept.chosen(request, (event_stream.CONTENT_TYPE,))
     after = FeedPosition.parse(headers.get(LAST_EVENT_ID, "")) or query.get("after")
     chosen = Filter(query.get("type"), query.get("target_id"), query.get("tag"))
-    return _stream(_feeds().follow(tenant(), after, chosen), _feed_block)
+    return _streamed(_feeds().follow(tenant(), after, chosen), _feed_block)
 
 
-def register(app: Application, max_streams: int, logs: LogService, feeds: Any) -> None: ...
+def register(app: Application, executions: ExecutionService) -> None:
+    """Prepares what follows logs and feeds in this process, which count together."""
+    slots = Slots(executions.settings.max_streams)
+    app.extensions["logs"] = LogService(executions, slots)
+    app.extensions["feeds"] = FeedService(executions.store.feeds, slots)
+
+
+def _logs() -> LogService:
+    return cast(LogService, current_app.extensions["logs"])
+
+
+def _feeds() -> FeedService:
+    return cast(FeedService, current_app.extensions["feeds"])
+
+
+def _streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
+    client = request.environ.get("app.client") or Nobody()
+    client.begin_stream()
+    body = _pieces(stream.batches(client, still_allowed()), block)
+    answer = Answer(body, headers=_STREAM_HEADERS, content_type=event_stream.CONTENT_TYPE)
+    return _varying(answer)
+
+
+def _pieces(batches: Iterable[list[Any]], block: Callable[[Any], bytes]) -> Iterator[bytes]:
+    yield _retry(RETRY_SECONDS)
+    for items in batches:
+        yield from event_stream.pieces(map(block, items))
+
+
+def _varying(answer: Response) -> Response:
+    answer.vary.add("Accept")
+    return answer
+
+
+def _log_block(item: Any, execution_id: str) -> bytes:
+    if isinstance(item, Event):
+        body = serializers.event(item, execution_id)
+        return event_stream.block(json.dumps(body).encode(), body["type"], item.number)
+    if isinstance(item, Snapshot):
+        return event_stream.block(item.body, "snapshot", item.after)
+    return _other_block(item)
+
+
+def _feed_block(item: Any) -> bytes:
+    if isinstance(item, FeedEntry):
+        body = serializers.change(item)
+        return event_stream.block(json.dumps(body).encode(), body["type"], str(item.position))
+    return _other_block(item)
+
+
+def _other_block(item: Gap | Position | Pause | Crowded) -> bytes:
+    if isinstance(item, Gap):
+        bounds = {"after": item.after, "before": item.before}
+        return event_stream.block(json.dumps(bounds).encode(), "stream.gap")
+    if isinstance(item, Position):
+        return event_stream.position(item.id)
+    if isinstance(item, Pause):
+        return event_stream.COMMENT
+    return _retry(CROWDED_RETRY_SECONDS)
+
+
+def _retry(seconds: tuple[float, float]) -> bytes:
+    return event_stream.retry(random.uniform(*seconds))  # noqa: S311  no secret

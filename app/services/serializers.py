@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.domain.execution import (
     Attempt,
@@ -26,6 +26,10 @@ from app.domain.execution import (
     StepRecord,
     WaitingFor,
 )
+
+if TYPE_CHECKING:
+    from app.services.streams import LogPage
+    from app.store.feed import FeedEntry
 
 MOST_OUTPUT_BYTES = 256 * 1024
 """The most outputs in a status that is sent unasked: by a stream, by a webhook."""
@@ -198,6 +202,33 @@ def cancelled(found: Execution) -> dict[str, Any]:
             "data": {**data, "cancelled_at": time(found.ended_at)},
         }
     return {"message": "Execution is being cancelled", "data": {**data, "phase": found.phase}}
+
+
+def log_page(page: LogPage, execution_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "execution_id": execution_id,
+        "events": [event(entry, execution_id) for entry in page.events],
+        "first": page.first,
+        "version": page.version,
+        "ended": page.ended,
+        "has_more": page.next is not None,
+    }
+    return body if page.next is None else {**body, "next": page.next}
+
+
+def change(entry: FeedEntry) -> dict[str, Any]:
+    """One change of a status, in the feed of a tenant. It looks like the event in the log."""
+    return {
+        "id": entry.number,
+        "type": f"execution.{entry.type}",
+        "at": time(entry.at),
+        "execution_id": entry.execution_id,
+        "data": {
+            "type": entry.target_type,
+            "target_id": entry.target_id,
+            "tags": list(entry.tags),
+        },
+    }
 
 
 def time(moment: datetime) -> str:
