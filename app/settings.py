@@ -115,13 +115,29 @@ class Settings:
         min=8,
         max=100_000,
     )
+    max_wait: float = _web(
+        60.0,
+        "MAX_WAIT",
+        "Seconds that a request may wait for an execution's end or change, whatever it asks for. "
+        "Lower it below the limit of a router in front: Heroku's is 30. `0`: no request waits.",
+        min=0,
+        max=3600,
+    )
+    max_waiters: int = _web(
+        2000,
+        "MAX_WAITERS",
+        "Requests of one web process that may wait at the same time, and at most half of "
+        "`WEB_CONNECTIONS`; a further one is answered at once. `0`: no request waits.",
+        min=0,
+        max=50_000,
+    )
     max_streams: int = _web(
         2000,
         "MAX_STREAMS",
-        "Event streams that one web process keeps open. Beyond it, a stream ends once it has sent "
-        "what there is, and its client comes back later.",
+        "Event streams that one web process keeps open, and at most half of `WEB_CONNECTIONS`; a "
+        "further one ends once it has sent what there is, and its client comes back later.",
         min=0,
-        max=100_000,
+        max=50_000,
     )
     cors_origins: str | None = _web(
         None,
@@ -231,6 +247,14 @@ class Settings:
         "Maximum size of the outputs of one execution, in bytes.",
         min=1024,
         max=256 * MIB,
+    )
+    max_events: int = _limit(
+        5000,
+        "MAX_EVENTS",
+        "Maximum number of events that are kept of one execution; beyond it the oldest are "
+        "dropped.",
+        min=10,
+        max=1_000_000,
     )
     default_timeout: float = _limit(
         600.0,

@@ -26,6 +26,7 @@ CANCELS = _EXAMPLES["cancels"]
 STARTED = _EXAMPLES["started"]
 RETRIED = _EXAMPLES["retried"]
 EXECUTIONS = _EXAMPLES["executions"]
+ENDED = {name: shown for name, shown in EXECUTIONS.items() if name in ("completed", "failed")}
 STEPS = _EXAMPLES["steps"]
 PAGE = _EXAMPLES["page"]
 CANCELLED = _EXAMPLES["cancelled"]

@@ -12,13 +12,14 @@ from typing import Any
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import examples, idempotency, quotas
+from app.api import examples, idempotency, polling, receipts, waiting
 from app.api.access import identity, needs, tenant
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
     CancelledSchema,
     CancelSchema,
     ExecutionSchema,
@@ -28,17 +29,17 @@ from app.api.schemas import (
     StartedSchema,
     StartHeadersSchema,
     StartSchema,
+    StatusHeadersSchema,
     StatusQuerySchema,
     StepsQuerySchema,
     StepsSchema,
 )
-from app.api.views import checked_id, json_answer, service
+from app.api.views import checked_id, json_answer, kept, service
 from app.domain.errors import ServiceError
 from app.domain.execution import (
     CALLBACK_EVENTS,
     Callback,
     Include,
-    Started,
     Status,
     TargetType,
 )
@@ -56,19 +57,6 @@ blueprint = ApiBlueprint(
 
 _start_headers = Headers(StartHeadersSchema())
 
-_STARTED_HEADERS = {
-    "Location": {
-        "description": "The `status_url`.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Replayed": {
-        "description": "Present if this is the answer to an earlier start with the same "
-        "`Idempotency-Key`.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-}
-
 _BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
 _START_PROBLEMS = (
     *_BODY_PROBLEMS,
@@ -82,7 +70,8 @@ _START_PROBLEMS = (
 @blueprint.operation(
     "POST",
     "/executions",
-    Success(202, StartedSchema, examples.STARTED, headers=_STARTED_HEADERS),
+    Success(202, StartedSchema, examples.STARTED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(StartSchema(), examples=examples.STARTS), _start_headers),
     problems=_START_PROBLEMS,
 )
@@ -92,15 +81,16 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
 
     A 202 means that the execution is stored and queued. Poll `status_url` to follow it. With an
     `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
-    answer again.
+    answer again. With `Prefer: wait=N` the answer may wait for the end.
     """
-    return _accepted(service().start(_command(body, headers)))
+    return receipts.answer(service().start(_command(body, headers)), body, headers)
 
 
 def earlier_start() -> Response | None:
     """The first answer, if the present request repeats a start or retry with its idempotency key.
 
-    None for any other request. `app.api.limits` calls it before the view, which is not run.
+    None for any other request. `app.api.limits` calls it before the view, which is not run. It does
+    not wait: a caller beyond its limit gets no place among those who do.
     """
     commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
         "executions.start_execution": _command,
@@ -115,7 +105,7 @@ def earlier_start() -> Response | None:
         earlier = service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None  # a request that is not valid is no repeat, and is refused by its limit
-    return _accepted(earlier) if earlier else None
+    return receipts.accepted(earlier) if earlier else None
 
 
 def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
@@ -155,7 +145,8 @@ def _body_bytes() -> int:
 @blueprint.operation(
     "POST",
     "/executions/<execution_id>/retry",
-    Success(202, StartedSchema, examples.RETRIED, headers=_STARTED_HEADERS),
+    Success(202, StartedSchema, examples.RETRIED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(RetrySchema(), optional=True, examples=examples.RETRIES), _start_headers),
     problems=(*_START_PROBLEMS, "not_retryable", "too_much_retried"),
 )
@@ -167,7 +158,8 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     `from` is `start`. Fields in `config` replace those of the first start. With an
     `Idempotency-Key` the request is safe to repeat.
     """
-    return _accepted(service().retry(_retry_command(body, headers, execution_id)))
+    receipt = service().retry(_retry_command(body, headers, execution_id))
+    return receipts.answer(receipt, body, headers)
 
 
 def _retry_command(
@@ -189,21 +181,44 @@ def _retry_command(
 @blueprint.operation(
     "GET",
     "/executions/<execution_id>",
-    Success(200, ExecutionSchema, examples=examples.EXECUTIONS),
-    reads=(Query(StatusQuerySchema()),),
+    Success(200, ExecutionSchema, examples=examples.EXECUTIONS, headers=polling.HEADERS),
+    Success(
+        304,
+        headers=polling.HEADERS,
+        description="The version is one of those in `If-None-Match`.",
+    ),
+    reads=(Query(StatusQuerySchema()), Headers(StatusHeadersSchema())),
     problems=("not_found", "too_many_large"),
 )
 @needs(Scope.READ)
-def get_execution(query: dict[str, Any], execution_id: str) -> Response:
-    """Get an execution's status, progress and outputs"""
+def get_execution(query: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
+    """Get an execution's status, progress and outputs
+
+    To follow it: poll with `If-None-Match`, which costs little, and heed `Retry-After`; or wait for
+    the end or the next change with `wait`.
+    """
+    id, waited = checked_id(execution_id), _waited(execution_id, query)
+    if IF_NONE_MATCH in headers:
+        glance = service().glance(id, tenant())
+        if not_modified := polling.not_modified(request, glance, waited):
+            return not_modified
     parts = set(query["include"].split(",")) if "include" in query else set()
     with_steps = "steps" in parts
     include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
-        execution = service().get(checked_id(execution_id), tenant(), include, held)
+        execution = service().get(id, tenant(), include, held)
         asked = service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
         body = serializers.execution(execution, with_steps=with_steps, asked=asked)
-        return _kept(held, json_answer(body))
+        return kept(held, json_answer(body, headers=polling.headers(execution, waited)))
+
+
+def _waited(execution_id: str, query: dict[str, Any]) -> float:
+    """Waits as the query asks for; returns the seconds."""
+    seconds, since = query.get("wait", 0), query.get("since_version")
+    if not seconds:
+        return 0
+    wait, owner = service().wait, tenant()
+    return waiting.timed(lambda caller: wait(execution_id, owner, seconds, caller, since))
 
 
 @blueprint.operation(
@@ -222,7 +237,7 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     include = Include(query.get("include", Include.STEPS))
     with Held() as held:
         execution = service().get(checked_id(execution_id), tenant(), include, held)
-        return _kept(
+        return kept(
             held, json_answer(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
         )
 
@@ -268,17 +283,3 @@ def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     execution = service().cancel(checked_id(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
     return json_answer(json.dumps(serializers.cancelled(execution)), status)
-
-
-def _accepted(receipt: Started) -> Response:
-    quotas.note_unfinished(service().settings.max_unfinished, receipt.unfinished)
-    answer = serializers.started(receipt)
-    replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return json_answer(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
-
-
-def _kept(held: Held, response: Response) -> Response:
-    """Keeps large outputs in memory until the response has been sent."""
-    if held.used:
-        response.call_on_close(held.pop_all().close)
-    return response

@@ -7,6 +7,7 @@ in `app.services.serializers`, and tests/http/test_description.py compares them 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,11 @@ MAX_PAGE = 999_999_999  # the store counts up to 2**63; this times the page size
 MAX_TAGS = 10
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+IF_NONE_MATCH = "If-None-Match"
+PREFER = "Prefer"
+
+MAX_WAIT_ASKED = 3600
+"""A longer wait is a mistake: who asks for it means milliseconds."""
 
 # fmt: off
 SERVER_OWNED = frozenset((
@@ -245,6 +251,16 @@ class StartHeadersSchema(Schema):
             "it is refused. A key is kept for one day, unless IDEMPOTENCY_TTL is set."
         },
     )
+    prefer = fields.String(
+        attribute=PREFER,
+        data_key=PREFER,
+        metadata={
+            "description": "`wait=N` (RFC 7240) waits up to N seconds, and at most MAX_WAIT, for "
+            "the end. The answer is then 200 with the final status, or else the usual 202. The key "
+            "needs the scope `read`, too. Other preferences are ignored.",
+            "example": "wait=10",
+        },
+    )
 
 
 class CancelSchema(_RequestSchema):
@@ -268,6 +284,10 @@ class RetrySchema(_RequestSchema):
     )
 
 
+MAX_NUMBER = 32  # characters
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+
+
 class _DigitsField(fields.Integer):
     """An integer in ASCII digits. Refuses `+5`, ` 5 `, `1_000`, `5.0` and other scripts' digits."""
 
@@ -280,6 +300,15 @@ class _DigitsField(fields.Integer):
         ):
             raise self.make_error("invalid")
         return int(value)
+
+
+class _SecondsField(fields.Float):
+    """Seconds as JSON writes numbers. Refuses `+5`, `5.`, `nan` and other scripts' digits."""
+
+    def _validated(self, value: Any) -> float:
+        if not (isinstance(value, str) and len(value) <= MAX_NUMBER and _NUMBER.fullmatch(value)):
+            raise self.make_error("invalid")
+        return float(value)
 
 
 class _QuerySchema(_RequestSchema):
@@ -306,6 +335,34 @@ class StatusQuerySchema(_QuerySchema):
             "request. Separate several by commas.",
             "pattern": "^(steps|inputs|config)(,(steps|inputs|config))*$",
             "example": "inputs,config",
+        },
+    )
+    wait = _SecondsField(
+        validate=Range(0, MAX_WAIT_ASKED),
+        metadata={
+            "description": "Answers at the end of the execution, or after so many seconds with "
+            "what is there. It may answer earlier. No request waits longer than MAX_WAIT.",
+            "example": 30,
+        },
+    )
+    since_version = _DigitsField(
+        validate=Range(0, MAX_PAGE),
+        metadata={
+            "description": "With `wait`: answers as soon as the execution's `version` is another "
+            "one than this.",
+            "example": 3,
+        },
+    )
+
+
+class StatusHeadersSchema(Schema):
+    if_none_match = fields.String(
+        attribute=IF_NONE_MATCH,
+        data_key=IF_NONE_MATCH,
+        metadata={
+            "description": "The `ETag` of an earlier answer. If the version is still the same, the "
+            "answer is 304, without a body.",
+            "example": '"v3"',
         },
     )
 
@@ -404,6 +461,10 @@ class SummarySchema(Schema):
     status = fields.String(required=True, validate=OneOf([status.value for status in Status]))
     phase = fields.String(validate=OneOf([phase.value for phase in Phase]))
     attempt = fields.Integer(required=True)
+    version = fields.Integer(
+        required=True,
+        metadata={"description": "Grows with every change. The same as in the `ETag`."},
+    )
     created_at = _time("When it was accepted.", required=True)
     retry_of = fields.String(metadata={"description": "The execution that this one retries."})
     tags = fields.List(fields.String(), metadata={"description": "As the start had them."})

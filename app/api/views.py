@@ -11,6 +11,7 @@ from app.api.problems import Problem
 from app.domain import identifiers
 from app.services import serializers
 from app.services.executions import ExecutionService
+from app.store.large_texts import Held
 
 
 def service() -> ExecutionService:
@@ -30,3 +31,10 @@ def json_answer(
     if isinstance(body, serializers.Pieces):
         headers = {"Content-Length": str(body.size), **(headers or {})}
     return Answer(body, status, headers, content_type="application/json")
+
+
+def kept(held: Held, response: Response) -> Response:
+    """Keeps large outputs in memory until the response has been sent."""
+    if held.used:
+        response.call_on_close(held.pop_all().close)
+    return response

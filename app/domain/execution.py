@@ -249,13 +249,22 @@ class LargeText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """The little of an execution that says whether a caller has to read it."""
+
+    version: int
+    ended: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
     `outputs` is the JSON text of a completed execution, as the runtime wrote it. It is passed on
     unparsed, and so are `step_outputs`, the outputs of finished steps by output key. `Include`
     decides whether `steps` and `step_outputs` are read. `waiting_for` is read for the status of a
-    pending one only.
+    pending one only. `version` is the number of its latest event, so it grows with every change.
     """
 
     id: str
@@ -264,6 +273,7 @@ class Execution:
     status: Status
     phase: Phase | None
     created_at: datetime
+    version: int = 1
     attempt: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -7,7 +7,6 @@ catalog and reads and writes the store. It knows nothing of HTTP.
 from __future__ import annotations
 
 import json
-import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from app.domain.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound
 from app.domain.execution import (
     Callback,
     Execution,
+    Glance,
     Idempotency,
     Include,
     NewExecution,
@@ -35,6 +35,7 @@ from app.domain.execution import (
     TargetType,
 )
 from app.domain.identifiers import new_id
+from app.services.waiting import Caller, Waiting
 from app.settings import Settings
 from app.store.executions import QUEUES, ExecutionStore, index_keys
 from app.store.steps import as_seen
@@ -102,6 +103,9 @@ class ExecutionService:
         self.store = store
         self.catalog = catalog
         self.settings = settings
+        # Half of the connections at most, so that others are served beside them.
+        most = min(settings.max_waiters, settings.web_connections // 2)
+        self._waiting = Waiting(store, most)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step.
@@ -188,6 +192,29 @@ class ExecutionService:
         outputs = _agent_outputs(execution) if include is Include.OUTPUTS else {}
         return replace(execution, steps=(_agent_step(execution),), step_outputs=outputs)
 
+    def glance(self, execution_id: str, tenant: str) -> Glance:
+        """The version of an execution and whether it has ended, much cheaper than `get`.
+
+        Raises `NotFound`.
+        """
+        return self.store.glance(execution_id, tenant) or self._unknown(execution_id)
+
+    def wait(
+        self,
+        execution_id: str,
+        tenant: str,
+        seconds: float,
+        caller: Caller,
+        since: int | None = None,
+    ) -> None:
+        """Returns when the execution has ended; with `since`, when it has another version.
+
+        Returns earlier after `seconds` or MAX_WAIT, if the caller has gone, if this process stops,
+        and if MAX_WAITERS requests wait already. Raises `NotFound`.
+        """
+        seconds = min(seconds, self.settings.max_wait)
+        self._waiting.wait(execution_id, tenant, seconds, caller, since)
+
     def request_of(
         self, execution: Execution, names: Iterable[str], held: ExitStack
     ) -> dict[str, bytes]:
@@ -221,25 +248,12 @@ class ExecutionService:
         completed or failed execution.
         """
         status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
-        execution = (
-            self._stored(execution_id, tenant)
-            if status.ended
-            else self._at_end(execution_id, tenant)
-        )
+        if not status.ended:
+            self._waiting.follow(execution_id, tenant, CANCEL_WAIT_SECONDS)
+        execution = self._stored(execution_id, tenant)
         if execution.status in (Status.COMPLETED, Status.FAILED):
             raise AlreadyEnded(execution_id, execution.status)
         return execution
-
-    def _at_end(self, execution_id: str, tenant: str) -> Execution:
-        """Returns the execution at its end, or as it is after `CANCEL_WAIT_SECONDS`."""
-        deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        with self.store.watching(execution_id, final_only=True) as watch:
-            while True:
-                # It may return before the end, for example once the subscription is active.
-                watch.wait(deadline - time.monotonic())
-                execution = self._stored(execution_id, tenant)
-                if execution.status.ended or time.monotonic() >= deadline:
-                    return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
         """Checks a start against the catalog. Raises `NotFound` and `InvalidRequest`."""

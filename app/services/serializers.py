@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from app.domain.events import Event
 from app.domain.execution import (
     Attempt,
     Execution,
@@ -165,6 +166,7 @@ def summary(found: Execution) -> dict[str, Any]:
         "target_id": found.target_id,
         "status": found.status,
         "attempt": found.attempt,
+        "version": found.version,
         "created_at": time(found.created_at),
     }
     if found.phase:
@@ -202,6 +204,34 @@ def cancelled(found: Execution) -> dict[str, Any]:
             "data": {**data, "cancelled_at": time(found.ended_at)},
         }
     return {"message": "Execution is being cancelled", "data": {**data, "phase": found.phase}}
+
+
+def event(found: Event, execution_id: str) -> dict[str, Any]:
+    """One event of the log of an execution."""
+    return {
+        "id": found.number,
+        "type": f"execution.{found.type}",
+        "at": time(found.at),
+        "execution_id": execution_id,
+        "data": _event_data(found),
+    }
+
+
+def _event_data(found: Event) -> dict[str, Any]:
+    data = found.data
+    if found.type == "progress":
+        return _progress(data["progress"] or Progress(0, 1))
+    if found.type == "failed":
+        return {"error": _failure(data["error"])}
+    if found.type == "retrying":
+        due_at = data["due_at"]
+        return {
+            "attempt": data["attempt"],
+            "outcome": data["outcome"],
+            **({"error": data["error"]} if data["error"] else {}),
+            **({"next_attempt_at": time(due_at)} if due_at else {}),
+        }
+    return data
 
 
 def log_page(page: LogPage, execution_id: str) -> dict[str, Any]:

@@ -94,6 +94,14 @@ class ExecutionStore(ExecutionReader):
             status = self._shared["cancel"]([execution_id, tenant])
         return Status(status.decode()) if status else None
 
+    def listen(self, execution_id: str, tenant: str) -> bool:
+        """Notes that somebody follows the events of an execution, and tells its worker.
+
+        False if the tenant has no such execution, or it has ended.
+        """
+        with self._calling():
+            return bool(self._shared["listen"]([execution_id, tenant]))
+
     def reap(self) -> float | None:
         """Does the housekeeping that is due; any process may do it at any time.
 

@@ -73,6 +73,11 @@ def step_outputs_key(execution_id: str) -> str:
     return f"rq:job:{execution_id}:values"
 
 
+def events_key(execution_id: str) -> str:
+    """The key of the log, if the record does not say all of it: see `events`."""
+    return f"rq:job:{execution_id}:events"
+
+
 def write_callback(callback: Callback) -> str:
     """As the record has it."""
     return _json({"url": callback.url, "events": callback.events})

@@ -16,6 +16,7 @@ from app.domain.execution import (
     Callback,
     Execution,
     Failure,
+    Glance,
     Phase,
     Progress,
     Status,
@@ -51,7 +52,9 @@ SUMMARY_FIELDS = (
     "ended_at",
     "cancel",
     "retry_of",
+    "version",
     "tags",
+    "version",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
@@ -61,6 +64,9 @@ RECORD_FIELDS = (
     "callback",
 )
 """The fields for the status of one execution."""
+
+GLANCE_FIELDS = ("status", "tenant", "version", "created_at", "started_at")
+"""The fields that `read_glance` needs."""
 
 # The same as in prelude.lua.
 MAX_COUNT = 999_999_999
@@ -85,6 +91,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         status=status,
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
+        version=_version(record, status),
         attempt=_integer(record.get("attempt", b"0"), MAX_COUNT),
         started_at=read_time(record["started_at"])
         if "started_at" in record or status is Status.RUNNING
@@ -108,6 +115,15 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
     )
 
 
+def read_glance(record: dict[str, bytes]) -> Glance:
+    """The little of an execution that says whether a caller has to read it.
+
+    Raises what `read_record` raises.
+    """
+    status = STATUS_OF_RQ[_decoded(record["status"])]
+    return Glance(_version(record, status), status.ended, read_time(record["created_at"]))
+
+
 def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
     """The status and the progress. `meta` must agree with RQ's status."""
     status = STATUS_OF_RQ[_decoded(record["status"])]
@@ -118,7 +134,18 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
         raise ValueError("`meta` is unreadable.") from error
     if meta_status != status:
         raise ValueError(f"`meta` has the status {meta_status!r}, but the job has {status}.")
-    return status, _read_progress(progress)
+    return status, read_progress(progress)
+
+
+def _version(record: dict[str, bytes], status: Status) -> int:
+    """The number of the latest event. Older versions of the service wrote none: then it is the
+    number of the events that the record says by itself (`version_of` in record.lua).
+    """
+    if "version" in record:
+        return _integer(record["version"], MAX_COUNT)
+    if status is Status.PENDING:
+        return 1
+    return 3 if status.ended and "started_at" in record else 2
 
 
 def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:
@@ -126,7 +153,7 @@ def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Prog
     return None if status is Status.COMPLETED and not has_outputs else progress
 
 
-def _read_progress(progress: Any) -> Progress | None:
+def read_progress(progress: Any) -> Progress | None:
     """From `[finished, total, name]` or, if a part of a step is done, `[..., partial]`."""
     if not isinstance(progress, list) or len(progress) not in (3, 4):
         return None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import select
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,9 +26,10 @@ class Client:
     `stopping` is True once this process has been asked to stop.
     """
 
-    def __init__(self, connection: Connection, stopping: Callable[[], bool]):
+    def __init__(self, connection: Connection, stopping: Callable[[], bool], body: io.BytesIO):
         self._connection = connection
         self._stopping = stopping
+        self._body = body
 
     @property
     def stopping(self) -> bool:
@@ -36,7 +38,9 @@ class Client:
     def gone(self) -> bool:
         """Whether the client has closed its side of the connection, as far as this process knows.
 
-        It is noticed within a second while somebody waits (`wake_at_end`).
+        It is noticed within a second while somebody waits (`wake_at_end`). A client that has closed
+        its sending side only looks the same until something is sent, and it may still read. So send
+        what there is.
         """
         return self._connection.gone
 
@@ -47,6 +51,11 @@ class Client:
         self._connection.wake = wake
         if self.stopping or self.gone():
             wake()
+
+    def forget_body(self) -> None:
+        """Gives the memory of the request's body back. To be called before a long wait."""
+        self._body.truncate(0)
+        self._connection.release()
 
     def begin_stream(self) -> None:
         """Called before an answer that goes on until something ends it."""

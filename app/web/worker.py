@@ -173,7 +173,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while not self._stopping.wait(CHECK_SECONDS):
             self._check_deadlines()
         for connection in list(self._connections):
-            wake_up(connection)  # streams end at once, so that their clients go elsewhere
+            wake_up(connection)  # waits and streams end at once, so that clients go elsewhere
         for server in servers:
             server.close()
         self._finish(pool)
@@ -216,13 +216,13 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.pre_request(self, req)
         reply, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Reply)
         environ["wsgi.multithread"] = True
-        environ[CLIENT] = Client(sock, self._stopping.is_set)
+        environ[CLIENT] = Client(sock, self._stopping.is_set, req.body)
         if not self.alive:
             reply.force_close()
         body: Any = None
         try:
             body = self.wsgi(environ, reply.start_response)
-            if sock.streams:
+            if sock.streams or not self.alive:  # the process may have begun to stop meanwhile
                 reply.force_close()
             for piece in body:
                 reply.write(piece)

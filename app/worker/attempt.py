@@ -65,6 +65,7 @@ class Attempt:
         self.wire_key = "/".join(claim.key)
         """Names the attempt in messages between worker and child: execution id and token."""
         self._cancel_grace_seconds = settings.cancel_grace
+        self._max_events = settings.max_events
         self._span = spans.begin(tracing, claim)
         self._traceparent = self._span.traceparent if self._span else claim.traceparent
         self._outcome: Outcome | None = None
@@ -254,9 +255,10 @@ class Attempt:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
                 outputs = split(head["lengths"], body)
-                answer = await writer.write(
-                    write.checkpoint(*self.claim.key, head, outputs, self._latest_usage)
+                saved = write.checkpoint(
+                    *self.claim.key, head, outputs, self._latest_usage, self._max_events
                 )
+                answer = await writer.write(saved)
                 if answer == "lost":
                     self.stop(Stopping.LOST)
                     return
@@ -326,11 +328,11 @@ class Attempt:
         delivers late is recognised by its number.
         """
         self._reports += 1
-        return *self.claim.key, self._reports, self.progress, self.usage
+        return *self.claim.key, self._reports, self.progress, self.usage, ""
 
     def beat_stored(self, beat: Beat) -> None:
         """Forgets what this report has stored. What has changed since goes with the next one."""
-        _, _, _, progress, usage = beat
+        _, _, _, progress, usage, _ = beat
         self.progress = "" if self.progress == progress else self.progress
         self.usage = "" if self.usage == usage else self.usage
 

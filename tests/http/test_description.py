@@ -37,7 +37,7 @@ def test_no_request_is_answered_otherwise_than_described(
 
     A failure shows the seed and the request.
     """
-    service = make_service()
+    service = make_service(MAX_WAIT=1)
     command = [
         *(
             Path(sys.executable).parent / "st",

@@ -23,10 +23,10 @@ _FOLDER = Path(__file__).parent
 
 # Files whose local functions and constants all transitions see. Each file uses only those of the
 # files before it. `old` rewrites records of older versions.
-_SHARED = ("prelude", "record", "deliveries", "moves", "old", "admission")
+_SHARED = ("prelude", "record", "deliveries", "events", "moves", "old")
 
 # Files whose code is a part of one transition alone.
-_PARTS = {"reap": ("sweep", "restore", "reap_deliveries")}
+_PARTS = {"submit": ("admission",), "reap": ("sweep", "restore", "reap_deliveries")}
 
 _FUNCTIONS = {
     "submit": "",
@@ -38,6 +38,7 @@ _FUNCTIONS = {
     "finish": "allow-oom",
     "release": "allow-oom",
     "cancel": "allow-oom",
+    "listen": "allow-oom",
     "reap": "allow-oom",
     "count": "allow-oom",
     "take_deliveries": "allow-oom",
@@ -46,6 +47,7 @@ _FUNCTIONS = {
     "mend": "allow-oom",
     "quarantine": "allow-oom",
     "status": "no-writes",
+    "log": "no-writes",
     "waiting": "no-writes",
     "page": "no-writes",
     "observe": "no-writes",

@@ -170,7 +170,8 @@ local function delete_ended(pass, registry)
     if not record or record.state == registry.state then
       if record then unindex(record, registry.state) end
       delete_deliveries(id)
-      call('UNLINK', job_key(id), data_key(id), outputs_key(id), steps_key(id), values_key(id))
+      call('UNLINK', job_key(id), data_key(id), outputs_key(id), steps_key(id), values_key(id),
+        events_key(id))
     end
     call('ZREM', registry.key, id)
   end, rq_score)

@@ -13,12 +13,12 @@ local CALL = '["app.domain.payload.execution",null,[],{}]'
 local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                 'enqueued_at', 'started_at', 'ended_at', 'timeout', 'worker_name', 'attempt',
                 'token', 'cancel', 'steps', 'lost', 'retried', 'max_attempts', 'expires',
-                'retries', 'timeout_seconds', 'deaths'}
+                'retries', 'timeout_seconds', 'deaths', 'version', 'told', 'callback', 'tags'}
 
 -- The fields that must be readable when an execution ends: people see them, or lists need them.
 local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                       'started_at', 'ended_at', 'worker_name', 'attempt', 'token', 'cancel',
-                      'steps'}
+                      'steps', 'version', 'told', 'callback', 'tags'}
 
 local function meta(state, progress)
   return '{"status":"' .. state .. '","progress":' .. (progress or 'null') .. '}'
@@ -86,6 +86,7 @@ local function flaws(record, ending)
   end
   if not is_counter(record.attempt) then found = and_also(found, 'attempt') end
   if not is_counter(record.steps) then found = and_also(found, 'steps') end
+  if not is_counter(record.version) then found = and_also(found, 'version') end
   if not living and not microseconds(record.ended_at) then found = and_also(found, 'ended_at') end
   if not living or ending then return found end
   if not record.origin then found = and_also(found, 'origin') end
@@ -101,6 +102,19 @@ local function flaws(record, ending)
   if not is_counter(record.deaths) then found = and_also(found, 'deaths') end
   if not is_counter(record.max_attempts) then found = and_also(found, 'max_attempts') end
   return found
+end
+
+-- The number of the latest event. Older versions of the service told none: then it is the number
+-- of those that the record itself says (see events.lua).
+local function version_of(record)
+  local known = record.version
+  if type(known) == 'number' then return known end
+  if known and is_integer(known, MAX_COUNT) then return tonumber(known) end
+  local length = ask(0, 'LLEN', events_key(record.id))
+  if length > 0 then return length end
+  if record.state == 'pending' then return 1 end
+  if record.state == 'running' then return 2 end
+  return record.started_at and 3 or 2
 end
 
 local quarantine, renew  -- defined later, in moves.lua and old.lua
@@ -130,6 +144,7 @@ local function load(id, names)
     record = fields_of(id, names)
     flaws(record)
   end
+  record.version = version_of(record)
   record.attempt = tonumber(record.attempt or 0)
   record.max_attempts = tonumber(record.max_attempts or 0)
   record.lost = tonumber(record.lost or 0)
