@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -238,7 +238,9 @@ class Feeds:
             if not followed:
                 self._wanted.clear()
                 return False
-        positions = {FEED + tenant: str(channel.position) for tenant, channel in followed.items()}
+        positions: dict[Any, Any] = {
+            FEED + tenant: str(channel.position) for tenant, channel in followed.items()
+        }
         for key, rows in self._new(positions).items():
             channel = followed[key.removeprefix(FEED)]
             with self._lock:
@@ -246,12 +248,12 @@ class Feeds:
             positions[key] = ""
         return "" in positions.values()
 
-    def _new(self, positions: Mapping[str, str]) -> dict[str, list[Any]]:
+    def _new(self, positions: dict[Any, Any]) -> dict[str, list[Any]]:
         """The new entries by key."""
         with connection.translated():
             try:
                 found: Any = self._client.xread(
-                    dict(positions), count=READ_COUNT, block=int(BLOCK_SECONDS * 1000)
+                    positions, count=READ_COUNT, block=int(BLOCK_SECONDS * 1000)
                 )
             except redis.ResponseError as error:
                 if "WRONGTYPE" not in str(error) or len(positions) == 1:
@@ -260,7 +262,7 @@ class Feeds:
                 return self._one_by_one(positions)
         return {key.decode(): rows for key, rows in found}
 
-    def _one_by_one(self, positions: Mapping[str, str]) -> dict[str, list[Any]]:
+    def _one_by_one(self, positions: dict[Any, Any]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
         for key, position in positions.items():
             with contextlib.suppress(redis.ResponseError):
