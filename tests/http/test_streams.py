@@ -20,8 +20,9 @@ import redis
 from playwright.sync_api import Page
 
 from tests.store.driver import Driver
+from tests.support.browser import Site
 from tests.support.pace import within
-from tests.support.service import Service, free_port
+from tests.support.service import Service
 from tests.support.sse import Parser, Sent, Stream
 from tools.embedded_store import EmbeddedStore
 
@@ -605,19 +606,13 @@ window.state = () => source.readyState;
 def test_a_browsers_own_event_source_reads_the_log_through_a_reload_and_stops_at_its_end(
     make_service: Callable[..., Service], page: Page
 ) -> None:
-    origin = f"http://127.0.0.1:{free_port()}"
-    service = make_service(workers=0, CORS_ORIGINS=origin)
-    run = Run(service)
+    with Site() as site:  # of another origin, so the permission for it is tested too
+        service = make_service(workers=0, CORS_ORIGINS=site.origin)
+        run = Run(service)
+        site.html = PAGE.replace("ADDRESS", json.dumps(f"{service.url}{run.path}?after=0"))
+        page.goto(site.origin)
+
     assert service.web is not None
-    address = json.dumps(f"{service.url}{run.path}?after=0")
-    # The page is of another origin, so the permission for it is tested too.
-    page.route(
-        f"{origin}/",
-        lambda route: route.fulfill(
-            content_type="text/html", body=PAGE.replace("ADDRESS", address)
-        ),
-    )
-    page.goto(f"{origin}/")
     page.wait_for_function("window.seen.length == 2")
     run.tell(ODD)
     page.wait_for_function("window.seen.length == 3")
