@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound
 from app.api import (
     access,
     browsers,
+    deliveries,
     docs,
     executions,
     limits,
@@ -69,6 +70,7 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
     described.register_blueprint(executions.blueprint)
+    described.register_blueprint(deliveries.blueprint)
     described.register_blueprint(streams.blueprint)
     described.register_blueprint(targets.blueprint)
     streams.register(app, service)

@@ -21,6 +21,7 @@ _EXAMPLES: dict[str, Any] = yaml.safe_load(
 STARTS = _EXAMPLES["starts"]
 RETRIES = _EXAMPLES["retries"]
 CANCELS = _EXAMPLES["cancels"]
+REDELIVERS = _EXAMPLES["redelivers"]
 
 # Bodies of successful answers.
 STARTED = _EXAMPLES["started"]
@@ -31,6 +32,8 @@ STEPS = _EXAMPLES["steps"]
 PAGE = _EXAMPLES["page"]
 CANCELLED = _EXAMPLES["cancelled"]
 CANCELLING = _EXAMPLES["cancelling"]
+DELIVERIES = _EXAMPLES["deliveries"]
+REDELIVERED = _EXAMPLES["redelivered"]
 INDEX = _EXAMPLES["index"]
 AGENT = _EXAMPLES["agent"]
 PIPELINE = _EXAMPLES["pipeline"]

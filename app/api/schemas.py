@@ -32,6 +32,7 @@ from app.api.coded import (
 )
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
 from app.domain.callback_url import MAX_CHARACTERS
+from app.domain.delivery import DeliveryStatus
 from app.domain.execution import CALLBACK_EVENTS, Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(
@@ -267,6 +268,10 @@ class CancelSchema(_RequestSchema):
     """A cancel has no fields, so its body is `{}` or is left out."""
 
 
+class RedeliverSchema(_RequestSchema):
+    """A delivery that is sent again has no fields, so its body is `{}` or is left out."""
+
+
 class RetrySchema(_RequestSchema):
     from_ = fields.String(
         data_key="from",
@@ -371,6 +376,14 @@ class StepsQuerySchema(_QuerySchema):
     include = fields.String(
         validate=OneOf(["outputs"]),
         metadata={"description": "`outputs` adds the outputs of the finished steps."},
+    )
+
+
+class DeliveriesQuerySchema(_QuerySchema):
+    after = _DigitsField(
+        load_default=0,
+        validate=Range(0, MAX_PAGE),
+        metadata={"description": "Only deliveries with higher numbers."},
     )
 
 
@@ -618,6 +631,66 @@ class CancelledDataSchema(Schema):
 class CancelledSchema(Schema):
     message = fields.String(required=True)
     data = fields.Nested(CancelledDataSchema, required=True)
+
+
+class TrySchema(Schema):
+    at = _time("When it began.", required=True)
+    seconds = fields.Float(required=True, metadata={"description": "How long it took."})
+    code = fields.Integer(
+        metadata={
+            "description": "The status that the receiver answered. Omitted without an answer."
+        }
+    )
+    answer = fields.String(metadata={"description": "The first 1,024 bytes of the answer's body."})
+    error = fields.String(metadata={"description": "Why it failed. Omitted if it was accepted."})
+
+
+class DeliverySchema(Schema):
+    number = fields.Integer(required=True)
+    webhook_id = fields.String(
+        required=True,
+        metadata={"description": "The header `webhook-id`, which is the same for all tries."},
+    )
+    event = fields.String(
+        required=True, metadata={"description": "The type, such as `execution.completed`."}
+    )
+    event_id = fields.Integer(
+        required=True, metadata={"description": "The event's number in the execution's log."}
+    )
+    status = fields.String(
+        required=True,
+        validate=OneOf([status.value for status in DeliveryStatus]),
+        metadata={
+            "description": "`pending` (in the queue), `sending`, `waiting` (for `next_try_at`), "
+            "`delivered`, `failed` (after the last try), or `stopped` (the receiver answered 410)."
+        },
+    )
+    created_at = _time("When the event happened.", required=True)
+    next_try_at = _time("When it is tried again.")
+    ended_at = _time("When it was delivered or given up.")
+    error = fields.String(metadata={"description": "Why it ended without a try that says so."})
+    tries_made = fields.Integer(required=True)
+    tries = fields.List(
+        fields.Nested(TrySchema), required=True, metadata={"description": "The last ones."}
+    )
+
+
+class DeliveriesSchema(Schema):
+    execution_id = fields.String(required=True)
+    callback_url = fields.String(metadata={"description": "As the start had it."})
+    callback_events = fields.List(fields.String())
+    total = fields.Integer(
+        required=True, metadata={"description": "How many deliveries the execution has."}
+    )
+    deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
+
+
+class RedeliveredSchema(Schema):
+    execution_id = fields.String(required=True)
+    number = fields.Integer(required=True)
+    status = fields.String(
+        required=True, validate=OneOf([status.value for status in DeliveryStatus])
+    )
 
 
 class FieldErrorSchema(Schema):

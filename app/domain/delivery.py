@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.execution import Callback
+
 MAX_ANSWER_BYTES = 1024
 """How much of a receiver's answer is read and kept."""
 
@@ -80,7 +82,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPage:
-    """Some deliveries of an execution, in the order of their events; `total` counts all of them."""
+    """Some deliveries of an execution, in the order of their events; `total` counts all of them.
+
+    `callback` is where they go; None if the start named none.
+    """
 
     deliveries: tuple[Delivery, ...]
     total: int
+    callback: Callback | None = None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from app.store.feed import FeedEntry
 
 MOST_OUTPUT_BYTES = 256 * 1024
-"""The most outputs in a status that is sent unasked: by a stream, by a webhook."""
+"""The most outputs in a status that is sent unasked."""
 
 _ENDED_AT = {
     Status.COMPLETED: "completed_at",
@@ -73,40 +73,16 @@ class Pieces:
 
 
 def execution(
-    found: Execution, *, with_steps: bool = False, asked: Mapping[str, bytes] | None = None
+    found: Execution,
+    *,
+    with_steps: bool = False,
+    asked: Mapping[str, bytes] | None = None,
+    with_outputs: bool = True,
 ) -> bytes | Pieces:
     """The status of an execution. Fields that do not apply to it are omitted, not null.
 
-    `asked` are parts of its request, as JSON.
+    `asked` are parts of its request, as JSON. Without `with_outputs`, `outputs_omitted` says so.
     """
-    text = _without_outputs(found, with_steps)
-    for name, value in (asked or {}).items():
-        text = _with(text, name, value)
-    if found.status is Status.COMPLETED:
-        outputs = found.outputs or b"{}"
-        return (
-            _with(text, "outputs", outputs)
-            if isinstance(outputs, bytes)
-            else Pieces(_open(text, "outputs"), outputs)
-        )
-    return (
-        _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
-    )
-
-
-def bounded(found: Execution) -> bytes:
-    """The status for who did not ask for its outputs: those beyond `MOST_OUTPUT_BYTES` are left
-    out, and `outputs_omitted` says so.
-    """
-    outputs = found.outputs or b""
-    size = len(outputs) if isinstance(outputs, bytes) else outputs.size
-    if size + sum(map(len, found.step_outputs.values())) > MOST_OUTPUT_BYTES:
-        return _with(_without_outputs(found), "outputs_omitted", b"true")
-    body = execution(found)
-    return body if isinstance(body, bytes) else b"".join(body)
-
-
-def _without_outputs(found: Execution, with_steps: bool = False) -> bytes:
     body = summary(found)
     if found.waiting_for:
         body["waiting_for"] = _waiting_for(found.waiting_for)
@@ -126,7 +102,42 @@ def _without_outputs(found: Execution, with_steps: bool = False) -> bytes:
         body["usage"] = _usage(found.usage)
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
-    return json.dumps(body).encode()
+    if not with_outputs:
+        body["outputs_omitted"] = True
+    text = json.dumps(body).encode()
+    for name, value in (asked or {}).items():
+        text = _with(text, name, value)
+    if not with_outputs:
+        return text
+    if found.status is Status.COMPLETED:
+        outputs = found.outputs or b"{}"
+        return (
+            _with(text, "outputs", outputs)
+            if isinstance(outputs, bytes)
+            else Pieces(_open(text, "outputs"), outputs)
+        )
+    return (
+        _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
+    )
+
+
+def bounded(found: Execution) -> bytes:
+    """The status for who did not ask for its outputs: large ones are left out."""
+    outputs = found.outputs or b""
+    size = len(outputs) if isinstance(outputs, bytes) else outputs.size
+    size += sum(map(len, found.step_outputs.values()))
+    body = execution(found, with_outputs=size <= MOST_OUTPUT_BYTES)
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
+def webhook(found: Execution, event: str, at: datetime, *, with_outputs: bool) -> bytes:
+    """The body of a webhook: the event, and the status of its execution at this moment."""
+    head = {"type": f"execution.{event}", "timestamp": time(at)}
+    data = execution(found, with_outputs=with_outputs)
+    # Outputs that are not in memory are not sent.
+    text = data if isinstance(data, bytes) else execution(found, with_outputs=False)
+    assert isinstance(text, bytes)
+    return _with(json.dumps(head).encode(), "data", text)
 
 
 def steps(found: Execution, *, with_outputs: bool = False) -> bytes:

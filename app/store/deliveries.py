@@ -13,7 +13,7 @@ from typing import Any
 
 from app.domain.delivery import Delivery, DeliveryPage, DeliveryStatus, Try
 from app.store.functions import Functions
-from app.store.job_reader import MAX_COUNT, read_time
+from app.store.job_reader import MAX_COUNT, read_callback, read_time
 from app.store.steps import read_moment, to_datetime
 
 STATUS_OF_RQ = {
@@ -51,9 +51,9 @@ class Deliveries:
             found: Any = self._functions("read_deliveries", arguments)
         if not found:
             return None
-        total, *rows = found
+        total, callback, *rows = found
         read = (_read(execution_id, int(number), due, fields) for number, due, fields in rows)
-        return DeliveryPage(tuple(read), total)
+        return DeliveryPage(tuple(read), total, read_callback(callback))
 
     def redeliver(self, execution_id: str, tenant: str, number: int) -> DeliveryStatus | None:
         """Has a delivery sent again at once, and returns its status then; None if there is no such

@@ -95,6 +95,7 @@ class DeliveryQueue:
         self._worker = worker
         self._store = WorkerConnection(settings)
         self._lease = int(settings.lease * 1_000_000)
+        self._max_events = settings.max_events
 
     async def wait_for_work(self) -> None:
         """Returns when the queue holds something, or after `BLOCKING_SECONDS`."""
@@ -127,7 +128,7 @@ class DeliveryQueue:
 
     async def beat(self, registration: Registration, slots: str) -> None:
         """Records that this worker lives. `slots` is `used/all`."""
-        arguments = [self._lease, f"{QUEUE}:{self._worker}", slots]
+        arguments = [self._lease, f"{QUEUE}:{self._worker}", slots, self._max_events]
         with connection.translated():
             [answer] = await self._store.call_all([("beat", arguments)], registration.add_heartbeat)
             if isinstance(answer, Exception):

@@ -110,7 +110,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         definition_hash=_text(record, "definition") or "",
         retry_of=_text(record, "retry_of"),
         usage=read_usage(record["usage"]) if "usage" in record else {},
-        callback=_callback(record["callback"]) if "callback" in record else None,
+        callback=read_callback(record["callback"]) if "callback" in record else None,
         tags=_tags(record["tags"]) if "tags" in record else (),
     )
 
@@ -176,8 +176,8 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     return None
 
 
-def _callback(text: bytes) -> Callback | None:
-    """None if it is unreadable."""
+def read_callback(text: bytes) -> Callback | None:
+    """Reads `callback` of a record; None if it is unreadable."""
     found = _parsed(text)
     if not isinstance(found, dict) or not isinstance(found.get("url"), str):
         return None

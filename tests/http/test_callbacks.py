@@ -1,4 +1,4 @@
-"""A start's `callback_url`, `callback_events` and `tags`: which are taken, and where they stay."""
+"""A start's `callback_url`, `callback_events` and `tags`, and the deliveries that follow from them."""
 
 from __future__ import annotations
 
@@ -129,3 +129,55 @@ def test_an_unreadable_callback_or_tags_do_not_hide_the_execution(
     with redis.Redis.from_url(calling.env["REDIS_URL"]) as client:
         client.hset(f"rq:job:{id}", mapping={"callback": stored, "tags": stored})
     assert "tags" not in calling.status(id)
+
+
+def _deliveries(service: Service, id: str, query: str = "") -> dict[str, Any]:
+    answer = service.get(f"/executions/{id}/deliveries{query}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_an_execution_without_a_callback_has_no_deliveries(calling: Service) -> None:
+    id = _started(calling)
+    calling.ended(id)
+    assert _deliveries(calling, id) == {"execution_id": id, "total": 0, "deliveries": []}
+
+
+def test_every_event_that_was_asked_for_is_a_delivery(calling: Service) -> None:
+    events = ["execution.started", "execution.completed", "execution.failed"]
+    id = _started(calling, callback_url=URL, callback_events=events)
+    calling.ended(id)
+    found = _deliveries(calling, id)
+    assert (found["callback_url"], found["callback_events"]) == (URL, events)
+    assert found["total"] == 2
+    shown = [(it["number"], it["webhook_id"], it["event"]) for it in found["deliveries"]]
+    assert shown == [(1, f"{id}-1", events[0]), (2, f"{id}-2", events[1])]
+    assert found["deliveries"][0]["event_id"] < found["deliveries"][1]["event_id"]
+    assert [it["number"] for it in _deliveries(calling, id, "?after=1")["deliveries"]] == [2]
+
+
+@pytest.mark.parametrize("number", ["2", "0", "-1", "x", "1.0", "٣", "9" * 20, "01x"])
+def test_what_is_no_number_of_a_delivery_cannot_be_sent_again(
+    calling: Service, number: str
+) -> None:
+    id = _started(calling, callback_url=URL)
+    calling.ended(id)
+    answer = calling.post(f"/executions/{id}/deliveries/{number}/redeliver")
+    assert refusal(answer, 404)["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [("?after=-1", "after"), ("?after=1&after=2", "after"), ("?page=1", "page")]
+)
+def test_a_wrong_parameter_of_the_deliveries_is_named(
+    calling: Service, query: str, field: str
+) -> None:
+    answer = calling.get(f"/executions/{_started(calling)}/deliveries{query}")
+    assert [error["field"] for error in refusal(answer, 400)["errors"]] == [field]
+
+
+@pytest.mark.parametrize("path", ["deliveries", "deliveries/1/redeliver"])
+def test_the_deliveries_of_an_unknown_execution_are_not_found(calling: Service, path: str) -> None:
+    call = calling.post if "redeliver" in path else calling.get
+    for id in ("exec_00000000000000000000", "exec_*"):
+        assert refusal(call(f"/executions/{id}/{path}"), 404)["code"] == "not_found"
