@@ -100,9 +100,12 @@ class _Channel:
     """The latest changes of one tenant, and those who follow them."""
 
     def __init__(self, position: Position):
+        self.followers = set[Follower]()
+        self.begin_again(position)
+
+    def begin_again(self, position: Position) -> None:
         self.position = self.begins_after = position
         self.latest = deque[FeedEntry]()
-        self.followers = set[Follower]()
 
     def add(self, entries: list[FeedEntry], position: Position) -> None:
         self.latest.extend(entries)
@@ -211,6 +214,15 @@ class Feeds:
 
     def latest(self, tenant: str) -> Position:
         """The position of the last change. Raises `StoreUnavailable`."""
+        channel = self._channels.get(tenant)
+        known = channel.position if channel else START
+        latest = self._read_latest(tenant)
+        if channel and latest < known:  # the store has lost them
+            with self._lock:
+                channel.begin_again(latest)
+        return latest
+
+    def _read_latest(self, tenant: str) -> Position:
         with self._calling():
             try:
                 last: Any = self._client.xrevrange(FEED + tenant, count=1)

@@ -99,6 +99,7 @@ class Stream:
         self.parser = Parser()
         self.is_complete = False  # the answer was ended properly, not cut off
         self._read_head()
+        self._events = self._all()
 
     def __enter__(self) -> Stream:
         return self
@@ -110,7 +111,13 @@ class Stream:
         self.socket.close()
 
     def events(self) -> Iterator[Sent]:
-        """The events until the stream ends. Raises `TimeoutError` if nothing comes for long."""
+        """The events until the stream ends. Raises `TimeoutError` if nothing comes for long.
+
+        Every call returns the same iterator, so that none is lost between two of them.
+        """
+        return self._events
+
+    def _all(self) -> Iterator[Sent]:
         for piece in self.body():
             yield from self.parser.feed(piece)
 
