@@ -52,7 +52,7 @@ async def claims_and_beats(client: redis.Redis, settings: Settings, id: str) -> 
     client.function_flush()
     [row] = await store.claim(1)
     client.function_flush()
-    assert await store.beat([(id, row[1].decode(), 1, "", "")]) == ["ok"]
+    assert await store.beat([(id, row[1].decode(), 1, "", "", "")]) == ["ok"]
     await store.close()
 
 
