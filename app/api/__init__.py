@@ -27,6 +27,7 @@ from app.api import (
     streams,
     targets,
     traces,
+    webhook_description,
 )
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
@@ -69,6 +70,7 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
         app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, authenticator.required)]}
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
+    webhook_description.describe(described.spec)
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(deliveries.blueprint)
     described.register_blueprint(streams.blueprint)
