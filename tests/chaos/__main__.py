@@ -15,9 +15,11 @@ import argparse
 import random
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.chaos.breaker import Breaker
+from tests.chaos.listeners import SECRET, Listeners
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict
 from tests.support.proxy import Proxy
@@ -38,14 +40,22 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
     try:
         with (
             Proxy(store.url.removeprefix("unix://")) as proxy,
-            Service(proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1) as service,
+            Service(
+                proxy.url,
+                folder / "service",
+                workers=WORKERS,
+                CANCEL_GRACE=1,
+                WEBHOOK_SECRET=SECRET,
+                WEBHOOK_ALLOW_PRIVATE=1,
+            ) as service,
+            closing(Listeners(service.url)) as listeners,
         ):
-            load = Load(service, folder, choose)
+            load = Load(service, folder, choose, listeners)
             breaker = Breaker(service, store, proxy, load, choose)
             load.start(CLIENTS)
             breaker.break_things(seconds)
             load.stop()
-            return Verdict.gather(service, store, load, breaker).report()
+            return Verdict.gather(service, store, load, breaker, listeners).report()
     finally:
         store.stop()
 

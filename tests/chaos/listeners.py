@@ -1,0 +1,166 @@
+"""Those who listen in `make chaos`: they follow streams, wait for ends, and receive callbacks.
+
+`tests.chaos.load` calls `Listeners.listen` for executions that were accepted. `tests.chaos.verdict`
+compares what was heard with what is true.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import requests
+from standardwebhooks import Webhook
+
+from tests.support.service import ENDED
+
+SECRET = "whsec_" + "Y2hhb3M=" * 4
+FINAL_TYPES = tuple(f"execution.{status}" for status in ENDED)
+
+PAUSE_SECONDS = 0.2  # before the next request, after one that failed
+SILENCE_SECONDS = 30.0  # a stream sends at least a comment every 15 s
+
+REFUSED_SHARE = 0.1
+"""The share of webhooks that the receiver answers with 500, so that they are sent again."""
+
+
+@dataclass
+class Heard:
+    """What one listener heard of an execution, and when it listened, in wall-clock times.
+
+    `events` are the number and type of each event of a stream. `status` is what a waiting request
+    was told at the end. 404 means that the execution was not found.
+    """
+
+    began_at: float = field(default_factory=time.time)
+    ended_at: float | None = None
+    events: list[tuple[int, str]] = field(default_factory=list)
+    status: str | int | None = None
+
+
+class Listeners:
+    """`url` is the service's. `streams`, `waits` and `callbacks` are by execution id."""
+
+    def __init__(self, url: str):
+        self._api = f"{url}/api/v1/executions"
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._receiver = _Receiver(self)
+        self.callback_url = f"http://127.0.0.1:{self._receiver.server_port}/"
+        self.streams: dict[str, Heard] = {}
+        self.waits: dict[str, Heard] = {}
+        self.callbacks: dict[str, list[str]] = defaultdict(list)
+        """The types of the events that the receiver has accepted."""
+        self.unsigned: list[str] = []
+        threading.Thread(target=self._receiver.serve_forever, daemon=True).start()
+
+    def listen(self, execution_id: str) -> None:
+        """Follows the stream of an execution and waits for its end, in a thread each."""
+        self.streams[execution_id], self.waits[execution_id] = Heard(), Heard()
+        for act, heard in ((self._follow, self.streams), (self._wait, self.waits)):
+            thread = threading.Thread(target=act, args=(execution_id, heard[execution_id]))
+            self._threads.append(thread)
+            thread.start()
+
+    def finish(self, seconds: float) -> None:
+        """Waits until every listener has heard the end, or for `seconds`."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._over.set()
+
+    def close(self) -> None:
+        self._over.set()
+        self._receiver.shutdown()
+        self._receiver.server_close()
+
+    def _follow(self, execution_id: str, heard: Heard) -> None:
+        """Reads the whole log, over as many connections as it takes."""
+        after = 0
+        while not self._over.is_set() and heard.ended_at is None:
+            try:
+                with requests.get(
+                    f"{self._api}/{execution_id}/events",
+                    # `after` would do; the header is what a browser sends.
+                    headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
+                    stream=True,
+                    timeout=SILENCE_SECONDS,
+                ) as answer:
+                    if answer.status_code in (204, 404):
+                        heard.status = answer.status_code
+                        heard.ended_at = time.time()
+                    for number, type in _events(answer) if answer.status_code == 200 else ():
+                        heard.events.append((number, type))
+                        after = number
+                        if type in FINAL_TYPES:
+                            heard.ended_at = time.time()
+            except (requests.RequestException, OSError):
+                pass
+            if heard.ended_at is None:
+                time.sleep(PAUSE_SECONDS)
+
+    def _wait(self, execution_id: str, heard: Heard) -> None:
+        """Waits for the end, with as many requests as it takes."""
+        while not self._over.is_set() and heard.ended_at is None:
+            try:
+                answer = requests.get(f"{self._api}/{execution_id}?wait=10", timeout=60)
+                status = answer.json().get("status")
+            except (requests.RequestException, ValueError):
+                status = None
+            if status in (*ENDED, 404):
+                heard.status, heard.ended_at = status, time.time()
+            elif status is None or answer.status_code != 200:
+                time.sleep(PAUSE_SECONDS)
+
+    def received(self, headers: Any, body: bytes) -> int:
+        """Notes a webhook. Returns the code of the answer."""
+        try:
+            Webhook(SECRET).verify(body, dict(headers))
+        except Exception as error:
+            self.unsigned.append(repr(error))
+            return 400
+        event = json.loads(body)
+        if time.time_ns() // 1000 % 1000 < 1000 * REFUSED_SHARE:
+            return 500
+        self.callbacks[event["data"]["execution_id"]].append(event["type"])
+        return 204
+
+
+class _Receiver(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, listeners: Listeners):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self.send_response(listeners.received(headers, body))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+def _events(answer: requests.Response) -> Iterator[tuple[int, str]]:
+    """The number and type of each complete event, without snapshots."""
+    number, type = 0, ""
+    for line in answer.iter_lines(chunk_size=1):
+        name, _, value = line.decode().partition(": ")
+        if name == "id":
+            number = int(value)
+        elif name == "event":
+            type = value
+        elif not line and type:
+            if type != "snapshot":
+                yield number, type
+            type = ""
