@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range, Regexp
 
+from app.domain.webhook_secret import is_secret, secrets_of
+
 NEAR = 0.88
 """Similarity from which a variable counts as a misspelt setting: about one wrong letter in ten."""
 
@@ -178,6 +180,18 @@ def rate(text: str) -> None:
         raise ValidationError("Must be like 100/minute; separate several rates with semicolons.")
 
 
+def webhook_secrets(text: str) -> None:
+    """whsec_ and the base64 of 24 to 64 random bytes, or several of these with commas between"""
+    found = secrets_of(text)
+    if not found or not all(map(is_secret, found)):
+        raise ValidationError(
+            "Must be like whsec_ and the base64 of 24 to 64 bytes. "
+            "Make one with: python -m app.admin webhook-secret."
+        )
+    if len(set(found)) < len(found):
+        raise ValidationError("The same secret must not be in it twice.")
+
+
 def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tuple[str, str]]:
     """Yields variables that look like a misspelt setting, sorted, each with the setting's name."""
     # Short names such as HOST and PORT are too similar to variables of other programs.
@@ -193,3 +207,24 @@ def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tup
 def _folders(paths: Iterable[Path]) -> None:
     if missing := [str(path) for path in paths if not path.is_dir()]:
         raise ValidationError(f"Not a folder: {', '.join(missing)}.")
+
+
+MOST_PAUSES = 30
+LONGEST_PAUSE_SECONDS = 7 * 86_400
+
+
+def pauses_of(text: str) -> list[float]:
+    """The numbers in WEBHOOK_PAUSES. Raises `ValueError`."""
+    return [float(number) for number in text.split(",")]
+
+
+def pauses(text: str) -> None:
+    """up to 30 numbers of seconds, with commas between, each at most 604800"""
+    try:
+        found = pauses_of(text)
+    except ValueError:
+        found = []
+    # NaN fails the comparison, as it should.
+    sound = all(0 <= pause <= LONGEST_PAUSE_SECONDS for pause in found)
+    if not sound or not 0 < len(found) <= MOST_PAUSES:
+        raise ValidationError("Must be like 5,300,1800: seconds, with commas between.")

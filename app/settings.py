@@ -22,15 +22,18 @@ from marshmallow import ValidationError
 
 from app.domain.errors import ConfigurationError
 from app.domain.key import chosen_keys, parse_environment
+from app.domain.webhook_secret import secrets_of
 from app.setting_checks import (
     Setting,
     checks_of,
     http_url,
     misspelt,
     origins,
+    pauses,
     rate,
     settings_of,
     store_url,
+    webhook_secrets,
 )
 from app.setting_texts import listing, refusal, tables
 
@@ -54,6 +57,7 @@ _worker = partial(_setting, group="worker")
 _limit = partial(_setting, group="limits")
 _retention = partial(_setting, group="retention")
 _model = partial(_setting, group="models")
+_webhooks = partial(_setting, group="webhooks")
 _operations = partial(_setting, group="operations")
 
 
@@ -110,6 +114,22 @@ class Settings:
         "Maximum number of client connections to one web process.",
         min=8,
         max=100_000,
+    )
+    max_wait: float = _web(
+        60.0,
+        "MAX_WAIT",
+        "Seconds that a request may wait for an execution's end or change, whatever it asks for. "
+        "Lower it below the limit of a router in front: Heroku's is 30. `0`: no request waits.",
+        min=0,
+        max=3600,
+    )
+    max_waiters: int = _web(
+        2000,
+        "MAX_WAITERS",
+        "Requests of one web process that may wait at the same time, and at most half of "
+        "`WEB_CONNECTIONS`; a further one is answered at once. `0`: no request waits.",
+        min=0,
+        max=50_000,
     )
     cors_origins: str | None = _web(
         None,
@@ -219,6 +239,14 @@ class Settings:
         "Maximum size of the outputs of one execution, in bytes.",
         min=1024,
         max=256 * MIB,
+    )
+    max_events: int = _limit(
+        5000,
+        "MAX_EVENTS",
+        "Maximum number of events that are kept of one execution; beyond it the oldest are "
+        "dropped.",
+        min=10,
+        max=1_000_000,
     )
     default_timeout: float = _limit(
         600.0,
@@ -346,6 +374,37 @@ class Settings:
         max=DAY,
     )
 
+    webhook_secret: str | None = _webhooks(
+        None,
+        "WEBHOOK_SECRET",
+        "What webhooks are signed with: `whsec_...`, as `python -m app.admin webhook-secret` makes "
+        "it. Several, with commas between, while they are rotated. Without one, a start with a "
+        "`callback_url` is refused.",
+        secret=True,
+        check=webhook_secrets,
+        several_words=True,
+    )
+    webhook_allow_private: bool = _webhooks(
+        False,
+        "WEBHOOK_ALLOW_PRIVATE",
+        "`1` sends webhooks also to private addresses, such as 127.0.0.1, for development: every "
+        "caller can then reach what the worker reaches.",
+    )
+    webhook_concurrency: int = _webhooks(
+        200,
+        "WEBHOOK_CONCURRENCY",
+        "How many webhooks a worker sends at once; a quarter of them to the same host. `0`: none.",
+        min=0,
+        max=5000,
+    )
+    webhook_pauses: str = _webhooks(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        "WEBHOOK_PAUSES",
+        "Seconds before a webhook that failed is sent again: after the first try, the second, and "
+        "so on. After one more try it has failed for good.",
+        check=pauses,
+    )
+
     metrics: str | None = _operations(
         None,
         "METRICS",
@@ -372,8 +431,12 @@ class Settings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The configured API keys, which the log must mask wherever they appear."""
-        return chosen_keys(self.api_keys or "")
+        """The API keys and the secrets of webhooks, which the log must mask wherever they are."""
+        return (*chosen_keys(self.api_keys or ""), *self.webhook_secrets)
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        return secrets_of(self.webhook_secret or "")
 
     @property
     def may_be_reached(self) -> bool:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from playwright.sync_api import Browser, Page
 
+from tests.support.browser import CHROMIUM, MISSING, opened_browser, opened_page
 from tests.support.kept import KeptServices
 from tests.support.schedule import SlowestFirst, rank
 from tests.support.service import ROOT, Service
@@ -151,3 +153,19 @@ def make_service(store_server: EmbeddedStore, tmp_path: Path) -> Iterator[Callab
     yield make
     for service in started:
         service.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser, for the tests of one file: while it is open, none may call `asyncio.run`."""
+    if not CHROMIUM:
+        pytest.skip(MISSING)
+    with opened_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page of that browser, with cookies and storage of its own."""
+    with opened_page(browser) as opened:
+        yield opened

@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound
 from app.api import (
     access,
     browsers,
+    deliveries,
     docs,
     executions,
     limits,
@@ -25,6 +26,7 @@ from app.api import (
     quotas,
     targets,
     traces,
+    webhook_description,
 )
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
@@ -67,7 +69,9 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
         app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, authenticator.required)]}
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
+    webhook_description.describe(described.spec)
     described.register_blueprint(executions.blueprint)
+    described.register_blueprint(deliveries.blueprint)
     described.register_blueprint(targets.blueprint)
     targets.register(app, service.catalog)
     docs.register(app)

@@ -19,13 +19,13 @@ from app.api.application import Application
 
 SENT_HEADERS = (
     *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key"),
-    *("If-None-Match", "X-Request-ID", "traceparent"),
+    *("If-None-Match", "Prefer", "X-Request-ID", "traceparent"),
 )
 """The headers that a page may send."""
 
 READ_HEADERS = (
     *("Location", "Retry-After", "ETag", "RateLimit", "RateLimit-Policy"),
-    *("Idempotency-Replayed", "X-Request-ID", "WWW-Authenticate"),
+    *("Idempotency-Replayed", "Preference-Applied", "X-Request-ID", "WWW-Authenticate"),
 )
 """The headers of an answer that a page may read, beside those that it always may."""
 

@@ -21,15 +21,20 @@ _EXAMPLES: dict[str, Any] = yaml.safe_load(
 STARTS = _EXAMPLES["starts"]
 RETRIES = _EXAMPLES["retries"]
 CANCELS = _EXAMPLES["cancels"]
+REDELIVERS = _EXAMPLES["redelivers"]
 
 # Bodies of successful answers.
 STARTED = _EXAMPLES["started"]
 RETRIED = _EXAMPLES["retried"]
 EXECUTIONS = _EXAMPLES["executions"]
+ENDED = {name: shown for name, shown in EXECUTIONS.items() if name in ("completed", "failed")}
 STEPS = _EXAMPLES["steps"]
 PAGE = _EXAMPLES["page"]
 CANCELLED = _EXAMPLES["cancelled"]
 CANCELLING = _EXAMPLES["cancelling"]
+DELIVERIES = _EXAMPLES["deliveries"]
+WEBHOOK = _EXAMPLES["webhook"]
+REDELIVERED = _EXAMPLES["redelivered"]
 INDEX = _EXAMPLES["index"]
 AGENT = _EXAMPLES["agent"]
 PIPELINE = _EXAMPLES["pipeline"]

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from app.api import examples, idempotency, quotas
+from app.api import examples, idempotency, polling, receipts, waiting
 from app.api.access import identity, needs, tenant
-from app.api.application import Answer
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
     CancelledSchema,
     CancelSchema,
     ExecutionSchema,
@@ -29,16 +29,23 @@ from app.api.schemas import (
     StartedSchema,
     StartHeadersSchema,
     StartSchema,
+    StatusHeadersSchema,
     StatusQuerySchema,
     StepsQuerySchema,
     StepsSchema,
 )
-from app.domain import identifiers
+from app.api.views import checked_id, json_answer, kept, service
 from app.domain.errors import ServiceError
-from app.domain.execution import Include, Started, Status, TargetType
+from app.domain.execution import (
+    CALLBACK_EVENTS,
+    Callback,
+    Include,
+    Status,
+    TargetType,
+)
 from app.domain.key import Scope
 from app.services import serializers
-from app.services.executions import ExecutionService, ListQuery, RetryCommand, StartCommand
+from app.services.executions import ListQuery, RetryCommand, StartCommand
 from app.store.large_texts import Held
 
 blueprint = ApiBlueprint(
@@ -49,19 +56,6 @@ blueprint = ApiBlueprint(
 )
 
 _start_headers = Headers(StartHeadersSchema())
-
-_STARTED_HEADERS = {
-    "Location": {
-        "description": "The `status_url`.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Replayed": {
-        "description": "Present if this is the answer to an earlier start with the same "
-        "`Idempotency-Key`.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-}
 
 _BODY_PROBLEMS = ("invalid_json", "not_found", "body_too_large", "unsupported_media_type")
 _START_PROBLEMS = (
@@ -76,7 +70,8 @@ _START_PROBLEMS = (
 @blueprint.operation(
     "POST",
     "/executions",
-    Success(202, StartedSchema, examples.STARTED, headers=_STARTED_HEADERS),
+    Success(202, StartedSchema, examples.STARTED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(StartSchema(), examples=examples.STARTS), _start_headers),
     problems=_START_PROBLEMS,
 )
@@ -86,15 +81,16 @@ def start_execution(body: dict[str, Any], headers: dict[str, str]) -> Response:
 
     A 202 means that the execution is stored and queued. Poll `status_url` to follow it. With an
     `Idempotency-Key` the request is safe to repeat: a repeat starts nothing and gets the first
-    answer again.
+    answer again. With `Prefer: wait=N` the answer may wait for the end.
     """
-    return _accepted(_service().start(_command(body, headers)))
+    return receipts.answer(service().start(_command(body, headers)), body, headers)
 
 
 def earlier_start() -> Response | None:
     """The first answer, if the present request repeats a start or retry with its idempotency key.
 
-    None for any other request. `app.api.limits` calls it before the view, which is not run.
+    None for any other request. `app.api.limits` calls it before the view, which is not run. It does
+    not wait: a caller beyond its limit gets no place among those who do.
     """
     commands: dict[str | None, Callable[..., StartCommand | RetryCommand]] = {
         "executions.start_execution": _command,
@@ -106,10 +102,10 @@ def earlier_start() -> Response | None:
     view: Any = current_app.view_functions[str(request.endpoint)]
     try:
         read = [reader(request) for reader in view.reads]
-        earlier = _service().recall(command(*read, **(request.view_args or {})))
+        earlier = service().recall(command(*read, **(request.view_args or {})))
     except (ServiceError, Problem, HTTPException):
         return None  # a request that is not valid is no repeat, and is refused by its limit
-    return _accepted(earlier) if earlier else None
+    return receipts.accepted(earlier) if earlier else None
 
 
 def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
@@ -119,6 +115,8 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         inputs=body["inputs"],
         config=body["config"],
         expires_in_seconds=body.get("expires_in"),
+        callback=_callback(body),
+        tags=tuple(dict.fromkeys(body.get("tags", ()))),
         tenant=tenant(),
         request_id=g.request_id,
         traceparent=g.traceparent,
@@ -126,6 +124,16 @@ def _command(body: dict[str, Any], headers: dict[str, str]) -> StartCommand:
         body_bytes=_body_bytes(),
         sees_targets=Scope.READ in identity().scopes,
     )
+
+
+def _callback(body: dict[str, Any]) -> Callback | None:
+    url, chosen = body.get("callback_url"), body.get("callback_events")
+    if url is None:
+        return None
+    if chosen is None:
+        return Callback(url)
+    types = [name.removeprefix("execution.") for name in chosen]
+    return Callback(url, tuple(type for type in CALLBACK_EVENTS if type in types))
 
 
 def _body_bytes() -> int:
@@ -137,7 +145,8 @@ def _body_bytes() -> int:
 @blueprint.operation(
     "POST",
     "/executions/<execution_id>/retry",
-    Success(202, StartedSchema, examples.RETRIED, headers=_STARTED_HEADERS),
+    Success(202, StartedSchema, examples.RETRIED, headers=receipts.HEADERS),
+    receipts.ENDED,
     reads=(Body(RetrySchema(), optional=True, examples=examples.RETRIES), _start_headers),
     problems=(*_START_PROBLEMS, "not_retryable", "too_much_retried"),
 )
@@ -149,14 +158,15 @@ def retry_execution(body: dict[str, Any], headers: dict[str, str], execution_id:
     `from` is `start`. Fields in `config` replace those of the first start. With an
     `Idempotency-Key` the request is safe to repeat.
     """
-    return _accepted(_service().retry(_retry_command(body, headers, execution_id)))
+    receipt = service().retry(_retry_command(body, headers, execution_id))
+    return receipts.answer(receipt, body, headers)
 
 
 def _retry_command(
     body: dict[str, Any], headers: dict[str, str], execution_id: str
 ) -> RetryCommand:
     return RetryCommand(
-        execution_id=_checked_id(execution_id),
+        execution_id=checked_id(execution_id),
         from_start=body["from_"] == "start",
         config=body["config"],
         tenant=tenant(),
@@ -171,21 +181,44 @@ def _retry_command(
 @blueprint.operation(
     "GET",
     "/executions/<execution_id>",
-    Success(200, ExecutionSchema, examples=examples.EXECUTIONS),
-    reads=(Query(StatusQuerySchema()),),
+    Success(200, ExecutionSchema, examples=examples.EXECUTIONS, headers=polling.HEADERS),
+    Success(
+        304,
+        headers=polling.HEADERS,
+        description="The version is one of those in `If-None-Match`.",
+    ),
+    reads=(Query(StatusQuerySchema()), Headers(StatusHeadersSchema())),
     problems=("not_found", "too_many_large"),
 )
 @needs(Scope.READ)
-def get_execution(query: dict[str, Any], execution_id: str) -> Response:
-    """Get an execution's status, progress and outputs"""
+def get_execution(query: dict[str, Any], headers: dict[str, str], execution_id: str) -> Response:
+    """Get an execution's status, progress and outputs
+
+    To follow it: poll with `If-None-Match`, which costs little, and heed `Retry-After`; or wait for
+    the end or the next change with `wait`.
+    """
+    id, waited = checked_id(execution_id), _waited(execution_id, query)
+    if IF_NONE_MATCH in headers:
+        glance = service().glance(id, tenant())
+        if not_modified := polling.not_modified(request, glance, waited):
+            return not_modified
     parts = set(query["include"].split(",")) if "include" in query else set()
     with_steps = "steps" in parts
     include = Include.STEPS if with_steps else Include.STATUS
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
-        asked = _service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
+        execution = service().get(id, tenant(), include, held)
+        asked = service().request_of(execution, sorted(parts & {"inputs", "config"}), held)
         body = serializers.execution(execution, with_steps=with_steps, asked=asked)
-        return _kept(held, _json(body))
+        return kept(held, json_answer(body, headers=polling.headers(execution, waited)))
+
+
+def _waited(execution_id: str, query: dict[str, Any]) -> float:
+    """Waits as the query asks for; returns the seconds."""
+    seconds, since = query.get("wait", 0), query.get("since_version")
+    if not seconds:
+        return 0
+    wait, owner = service().wait, tenant()
+    return waiting.timed(lambda caller: wait(execution_id, owner, seconds, caller, since))
 
 
 @blueprint.operation(
@@ -203,9 +236,9 @@ def get_steps(query: dict[str, Any], execution_id: str) -> Response:
     """
     include = Include(query.get("include", Include.STEPS))
     with Held() as held:
-        execution = _service().get(_checked_id(execution_id), tenant(), include, held)
-        return _kept(
-            held, _json(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
+        execution = service().get(checked_id(execution_id), tenant(), include, held)
+        return kept(
+            held, json_answer(serializers.steps(execution, with_outputs=include is Include.OUTPUTS))
         )
 
 
@@ -218,7 +251,7 @@ def list_executions(query: dict[str, Any]) -> Response:
 
     The totals are exact. A page after the last one is empty.
     """
-    found = _service().list(
+    found = service().list(
         ListQuery(
             status=Status(query["status"]) if "status" in query else None,
             type=TargetType(query["type"]) if "type" in query else None,
@@ -229,7 +262,7 @@ def list_executions(query: dict[str, Any]) -> Response:
             tenant=tenant(),
         )
     )
-    return _json(json.dumps(serializers.page(found)))
+    return json_answer(json.dumps(serializers.page(found)))
 
 
 @blueprint.operation(
@@ -247,39 +280,6 @@ def cancel_execution(_: dict[str, Any], execution_id: str) -> Response:
     Waits up to five seconds for the end. 200 means that the execution has ended as cancelled. 202
     means that it is still being cancelled: ask for its status again.
     """
-    execution = _service().cancel(_checked_id(execution_id), tenant())
+    execution = service().cancel(checked_id(execution_id), tenant())
     status = 200 if execution.status is Status.CANCELLED else 202
-    return _json(json.dumps(serializers.cancelled(execution)), status)
-
-
-def _accepted(receipt: Started) -> Response:
-    quotas.note_unfinished(_service().settings.max_unfinished, receipt.unfinished)
-    answer = serializers.started(receipt)
-    replayed = idempotency.REPLAYED if receipt.replayed else {}
-    return _json(json.dumps(answer), 202, {"Location": answer["status_url"], **replayed})
-
-
-def _service() -> ExecutionService:
-    return cast(ExecutionService, current_app.extensions["executions"])
-
-
-def _checked_id(execution_id: str) -> str:
-    """Refuses what cannot be an id without asking the store, so no odd text gets into its keys."""
-    if not identifiers.PATTERN.fullmatch(execution_id):
-        raise Problem(404, "not_found", "There is no execution with this id.")
-    return execution_id
-
-
-def _kept(held: Held, response: Response) -> Response:
-    """Keeps large outputs in memory until the response has been sent."""
-    if held.used:
-        response.call_on_close(held.pop_all().close)
-    return response
-
-
-def _json(
-    body: str | bytes | serializers.Pieces, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    if isinstance(body, serializers.Pieces):
-        headers = {"Content-Length": str(body.size), **(headers or {})}
-    return Answer(body, status, headers, content_type="application/json")
+    return json_answer(json.dumps(serializers.cancelled(execution)), status)

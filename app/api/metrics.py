@@ -25,6 +25,27 @@ Labels = tuple[str, ...]
 _OUTCOMES = ("lost", "retried", "handed_back")
 """Present from the start with 0: an alert on an increase misses the first event of a new series."""
 
+_DELIVERY_OUTCOMES = ("delivered", "failed", "stopped", "expired")
+
+_DELIVERY_GAUGES = (
+    (
+        "webhook_deliveries_undelivered",
+        "Webhook deliveries that have not ended, those that wait for their next try included.",
+        "undelivered",
+    ),
+    (
+        "webhook_delivery_oldest_seconds",
+        "How long the oldest of them has been undelivered.",
+        "oldest_seconds",
+    ),
+    ("webhook_queue_length", "Webhook deliveries in the queue, waiting for a worker.", "queued"),
+    (
+        "webhook_queue_oldest_seconds",
+        "How long the oldest of these has waited for a worker.",
+        "queue_oldest_seconds",
+    ),
+)
+
 _QUEUE_GAUGES = (
     ("execution_queue_length", "Executions in the queue, waiting for a worker.", "length"),
     (
@@ -69,6 +90,7 @@ class StoreCollector(Collector):
             yield from _gauges(snapshot)
             yield from self._executions(_by_kind(snapshot.counts))
             yield from self._model_calls(_by_kind(snapshot.counts))
+            yield from _deliveries(_by_kind(snapshot.counts))
             yield from _http(_by_kind(snapshot.counts))
 
     def _executions(self, counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
@@ -152,6 +174,8 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "executions_delayed", "Executions that wait for an automatic retry.", value=snapshot.delayed
     )
+    for name, text, attribute in _DELIVERY_GAUGES:
+        yield GaugeMetricFamily(name, text, value=getattr(snapshot.deliveries, attribute))
     for name, text, attribute in _QUEUE_GAUGES:
         family = GaugeMetricFamily(name, text, labels=("queue",))
         for queue, state in snapshot.queues.items():
@@ -163,6 +187,22 @@ def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
             for worker, amount in getattr(state, attribute).items():
                 family.add_metric((queue, worker), amount)
         yield family
+
+
+def _deliveries(counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:
+    ended = [*counts["wd"], *((outcome, 0) for outcome in _DELIVERY_OUTCOMES)]
+    yield _counter(
+        "webhook_deliveries",
+        "Webhook deliveries that ended.",
+        ("outcome",),
+        (((outcome,), amount) for outcome, amount in ended),
+    )
+    yield _counter(
+        "webhook_tries",
+        "Tries of webhook deliveries, by the status that the receiver answered.",
+        ("answer",),
+        (((answer,), amount) for answer, amount in counts["wt"]),
+    )
 
 
 def _http(counts: dict[str, list[tuple[str, int]]]) -> Iterator[Metric]:

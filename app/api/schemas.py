@@ -7,11 +7,12 @@ in `app.services.serializers`, and tests/http/test_description.py compares them 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Regexp
 
 from app.api.coded import (
@@ -20,6 +21,7 @@ from app.api.coded import (
     INVALID_TYPE,
     OUT_OF_RANGE,
     READ_ONLY,
+    REQUIRED,
     UNKNOWN_FIELD,
     UNKNOWN_PARAMETER,
     Coded,
@@ -29,7 +31,9 @@ from app.api.coded import (
     give_codes,
 )
 from app.catalog.fields import ExactInteger, ExactNumber, StrictSchema, Table
-from app.domain.execution import Phase, Status, StepStatus, TargetType
+from app.domain.callback_url import MAX_CHARACTERS
+from app.domain.delivery import DeliveryStatus
+from app.domain.execution import CALLBACK_EVENTS, Phase, Status, StepStatus, TargetType
 
 NAME = Regexp(
     r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\Z",
@@ -40,7 +44,14 @@ NAME = Regexp(
 MAX_INPUTS = 256
 MAX_PAGE = 999_999_999  # the store counts up to 2**63; this times the page size is far below
 
+MAX_TAGS = 10
+
 IDEMPOTENCY_KEY = "Idempotency-Key"
+IF_NONE_MATCH = "If-None-Match"
+PREFER = "Prefer"
+
+MAX_WAIT_ASKED = 3600
+"""A longer wait is a mistake: who asks for it means milliseconds."""
 
 # fmt: off
 SERVER_OWNED = frozenset((
@@ -196,6 +207,35 @@ class StartSchema(_RequestSchema):
             "description": "Seconds in which it must start. Otherwise it fails with `Expired`."
         },
     )
+    callback_url = fields.String(
+        validate=Length(1, MAX_CHARACTERS),
+        metadata={
+            "description": "Where to send webhooks about this execution: a public http or https "
+            "address. Needs WEBHOOK_SECRET, which they are signed with."
+        },
+    )
+    callback_events = ShortList(
+        fields.String(validate=OneOf([f"execution.{type}" for type in CALLBACK_EVENTS])),
+        validate=Length(1, len(CALLBACK_EVENTS)),
+        metadata={
+            "description": "Which events to send. If omitted, the final ones: "
+            "`execution.completed`, `execution.failed` and `execution.cancelled`."
+        },
+    )
+    tags = ShortList(
+        fields.String(validate=_name(64)),
+        validate=Length(0, MAX_TAGS),
+        metadata={
+            "description": "Names of your own. A status and a list show them, and `GET /events` "
+            "can filter by them."
+        },
+    )
+
+    @validates_schema
+    def _events_have_a_url(self, data: dict[str, Any], **_: Any) -> None:
+        if "callback_events" in data and "callback_url" not in data:
+            message = Coded("Required with callback_events.", REQUIRED)
+            raise ValidationError({"callback_url": [message]})
 
 
 class StartHeadersSchema(Schema):
@@ -212,10 +252,24 @@ class StartHeadersSchema(Schema):
             "it is refused. A key is kept for one day, unless IDEMPOTENCY_TTL is set."
         },
     )
+    prefer = fields.String(
+        attribute=PREFER,
+        data_key=PREFER,
+        metadata={
+            "description": "`wait=N` (RFC 7240) waits up to N seconds, and at most MAX_WAIT, for "
+            "the end. The answer is then 200 with the final status, or else the usual 202. The key "
+            "needs the scope `read`, too. Other preferences are ignored.",
+            "example": "wait=10",
+        },
+    )
 
 
 class CancelSchema(_RequestSchema):
     """A cancel has no fields, so its body is `{}` or is left out."""
+
+
+class RedeliverSchema(_RequestSchema):
+    """A delivery that is sent again has no fields, so its body is `{}` or is left out."""
 
 
 class RetrySchema(_RequestSchema):
@@ -235,6 +289,10 @@ class RetrySchema(_RequestSchema):
     )
 
 
+MAX_NUMBER = 32  # characters
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+
+
 class _DigitsField(fields.Integer):
     """An integer in ASCII digits. Refuses `+5`, ` 5 `, `1_000`, `5.0` and other scripts' digits."""
 
@@ -247,6 +305,15 @@ class _DigitsField(fields.Integer):
         ):
             raise self.make_error("invalid")
         return int(value)
+
+
+class _SecondsField(fields.Float):
+    """Seconds as JSON writes numbers. Refuses `+5`, `5.`, `nan` and other scripts' digits."""
+
+    def _validated(self, value: Any) -> float:
+        if not (isinstance(value, str) and len(value) <= MAX_NUMBER and _NUMBER.fullmatch(value)):
+            raise self.make_error("invalid")
+        return float(value)
 
 
 class _QuerySchema(_RequestSchema):
@@ -275,12 +342,48 @@ class StatusQuerySchema(_QuerySchema):
             "example": "inputs,config",
         },
     )
+    wait = _SecondsField(
+        validate=Range(0, MAX_WAIT_ASKED),
+        metadata={
+            "description": "Answers at the end of the execution, or after so many seconds with "
+            "what is there. It may answer earlier. No request waits longer than MAX_WAIT.",
+            "example": 30,
+        },
+    )
+    since_version = _DigitsField(
+        validate=Range(0, MAX_PAGE),
+        metadata={
+            "description": "With `wait`: answers as soon as the execution's `version` is another "
+            "one than this.",
+            "example": 3,
+        },
+    )
+
+
+class StatusHeadersSchema(Schema):
+    if_none_match = fields.String(
+        attribute=IF_NONE_MATCH,
+        data_key=IF_NONE_MATCH,
+        metadata={
+            "description": "The `ETag` of an earlier answer. If the version is still the same, the "
+            "answer is 304, without a body.",
+            "example": '"v3"',
+        },
+    )
 
 
 class StepsQuerySchema(_QuerySchema):
     include = fields.String(
         validate=OneOf(["outputs"]),
         metadata={"description": "`outputs` adds the outputs of the finished steps."},
+    )
+
+
+class DeliveriesQuerySchema(_QuerySchema):
+    after = _DigitsField(
+        load_default=0,
+        validate=Range(0, MAX_PAGE),
+        metadata={"description": "Only deliveries with higher numbers."},
     )
 
 
@@ -371,8 +474,13 @@ class SummarySchema(Schema):
     status = fields.String(required=True, validate=OneOf([status.value for status in Status]))
     phase = fields.String(validate=OneOf([phase.value for phase in Phase]))
     attempt = fields.Integer(required=True)
+    version = fields.Integer(
+        required=True,
+        metadata={"description": "Grows with every change. The same as in the `ETag`."},
+    )
     created_at = _time("When it was accepted.", required=True)
     retry_of = fields.String(metadata={"description": "The execution that this one retries."})
+    tags = fields.List(fields.String(), metadata={"description": "As the start had them."})
     started_at = _time("When the current or last attempt started.")
     completed_at = _time("When it completed.")
     failed_at = _time("When it failed.")
@@ -476,6 +584,12 @@ class ExecutionSchema(SummarySchema):
             "`metadata` with `tokens_used` and `models_used`."
         }
     )
+    outputs_omitted = fields.Boolean(
+        metadata={
+            "description": "Only in a webhook: true if the outputs are too large for it. Get them "
+            "from the status."
+        }
+    )
     outputs_partial = fields.Dict(
         metadata={
             "description": "The outputs of the finished steps of a pipeline that failed or was "
@@ -523,6 +637,78 @@ class CancelledDataSchema(Schema):
 class CancelledSchema(Schema):
     message = fields.String(required=True)
     data = fields.Nested(CancelledDataSchema, required=True)
+
+
+class TrySchema(Schema):
+    at = _time("When it began.", required=True)
+    seconds = fields.Float(required=True, metadata={"description": "How long it took."})
+    code = fields.Integer(
+        metadata={
+            "description": "The status that the receiver answered. Omitted without an answer."
+        }
+    )
+    answer = fields.String(metadata={"description": "The first 1,024 bytes of the answer's body."})
+    error = fields.String(metadata={"description": "Why it failed. Omitted if it was accepted."})
+
+
+class DeliverySchema(Schema):
+    number = fields.Integer(required=True)
+    webhook_id = fields.String(
+        required=True,
+        metadata={"description": "The header `webhook-id`, which is the same for all tries."},
+    )
+    event = fields.String(
+        required=True, metadata={"description": "The type, such as `execution.completed`."}
+    )
+    event_id = fields.Integer(
+        required=True, metadata={"description": "The event's number in the execution's log."}
+    )
+    status = fields.String(
+        required=True,
+        validate=OneOf([status.value for status in DeliveryStatus]),
+        metadata={
+            "description": "`pending` (in the queue), `sending`, `waiting` (for `next_try_at`), "
+            "`delivered`, `failed` (after the last try), or `stopped` (the receiver answered 410)."
+        },
+    )
+    created_at = _time("When the event happened.", required=True)
+    next_try_at = _time("When it is tried again.")
+    ended_at = _time("When it was delivered or given up.")
+    error = fields.String(metadata={"description": "Why it ended without a try that says so."})
+    tries_made = fields.Integer(required=True)
+    tries = fields.List(
+        fields.Nested(TrySchema), required=True, metadata={"description": "The last ones."}
+    )
+
+
+class DeliveriesSchema(Schema):
+    execution_id = fields.String(required=True)
+    callback_url = fields.String(metadata={"description": "As the start had it."})
+    callback_events = fields.List(fields.String())
+    total = fields.Integer(
+        required=True, metadata={"description": "How many deliveries the execution has."}
+    )
+    deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
+
+
+class RedeliveredSchema(Schema):
+    execution_id = fields.String(required=True)
+    number = fields.Integer(required=True)
+    status = fields.String(
+        required=True, validate=OneOf([status.value for status in DeliveryStatus])
+    )
+
+
+class WebhookSchema(Schema):
+    type = fields.String(
+        required=True, validate=OneOf([f"execution.{type}" for type in CALLBACK_EVENTS])
+    )
+    timestamp = _time("When the event happened.", required=True)
+    data = fields.Nested(
+        ExecutionSchema,
+        required=True,
+        metadata={"description": "The execution when the webhook is sent, as its status shows it."},
+    )
 
 
 class FieldErrorSchema(Schema):

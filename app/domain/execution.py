@@ -139,6 +139,18 @@ class Idempotency:
     digest: str
 
 
+CALLBACK_EVENTS = ("started", "retrying", "cancelling", "completed", "failed", "cancelled")
+"""The types of events that a callback can be sent, as they are stored: without `execution.`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where webhooks of an execution go, and the types of events that are sent there."""
+
+    url: str
+    events: tuple[str, ...] = ("completed", "failed", "cancelled")
+
+
 @dataclass(frozen=True, slots=True)
 class NewExecution:
     """A checked request to start an execution, on its way to the store.
@@ -167,6 +179,8 @@ class NewExecution:
     definition_hash: str = ""
     retry_of: str | None = None
     take_over: bool = False
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
     idempotency: Idempotency | None = None
     body_bytes: int = 0  # roughly; decides whether it is serialized in another thread
 
@@ -235,13 +249,22 @@ class LargeText(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """The little of an execution that says whether a caller has to read it."""
+
+    version: int
+    ended: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """An execution as the store has it at one instant. Times are aware and in UTC.
 
     `outputs` is the JSON text of a completed execution, as the runtime wrote it. It is passed on
     unparsed, and so are `step_outputs`, the outputs of finished steps by output key. `Include`
     decides whether `steps` and `step_outputs` are read. `waiting_for` is read for the status of a
-    pending one only.
+    pending one only. `version` is the number of its latest event, so it grows with every change.
     """
 
     id: str
@@ -250,6 +273,7 @@ class Execution:
     status: Status
     phase: Phase | None
     created_at: datetime
+    version: int = 1
     attempt: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -267,6 +291,8 @@ class Execution:
     steps: tuple[StepRecord, ...] = ()
     step_outputs: Mapping[str, bytes] = field(default_factory=dict)
     waiting_for: WaitingFor | None = None
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ def execution(**_: Any) -> None:
     raise RuntimeError("Executions are run by `python worker.py`, not by `rq worker`.")
 
 
+def delivery(**_: Any) -> None:
+    """The same for a webhook delivery, whose job names it in `deliveries.lua`."""
+    raise RuntimeError("Webhooks are sent by `python worker.py`, not by `rq worker`.")
+
+
 def write_call(**call: Any) -> bytes:
     """The request as packed JSON."""
     return pack(_ENCODER.encode(call).encode())

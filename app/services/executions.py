@@ -7,7 +7,6 @@ catalog and reads and writes the store. It knows nothing of HTTP.
 from __future__ import annotations
 
 import json
-import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,10 +16,13 @@ from typing import Any, NoReturn
 from app.catalog.inputs import check_inputs
 from app.catalog.model import Catalog, Isolation, Pipeline, Target
 from app.catalog.suggestions import did_you_mean
+from app.domain import callback_url
 from app.domain import key as keys
 from app.domain.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable
 from app.domain.execution import (
+    Callback,
     Execution,
+    Glance,
     Idempotency,
     Include,
     NewExecution,
@@ -33,6 +35,7 @@ from app.domain.execution import (
     TargetType,
 )
 from app.domain.identifiers import new_id
+from app.services.waiting import Caller, Waiting
 from app.settings import Settings
 from app.store.executions import QUEUES, ExecutionStore, index_keys
 from app.store.steps import as_seen
@@ -60,6 +63,8 @@ class StartCommand:
     idempotency: Idempotency | None = None
     body_bytes: int = 0  # the size of the request, at most
     sees_targets: bool = False  # may the caller know the ids of agents and pipelines?
+    callback: Callback | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,9 @@ class ExecutionService:
         self.store = store
         self.catalog = catalog
         self.settings = settings
+        # Half of the connections at most, so that others are served beside them.
+        most = min(settings.max_waiters, settings.web_connections // 2)
+        self._waiting = Waiting(store, most)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step.
@@ -106,7 +114,13 @@ class ExecutionService:
         `NotFound` for an unknown target, `InvalidRequest`, `KeyReused`, and `TooManyUnfinished` or
         `QueueFull` at a limit. Nothing is stored if it raises.
         """
-        return self._submit_or_recall(command, lambda: self._checked(command))
+
+        def checked() -> NewExecution:
+            if command.callback and (error := self._callback_error(command.callback)):
+                raise InvalidRequest([error])
+            return self._checked(command)
+
+        return self._submit_or_recall(command, checked)
 
     def recall(self, command: StartCommand | RetryCommand) -> Started | None:
         """The receipt of an earlier start or retry with the same idempotency key and body; None if
@@ -141,6 +155,9 @@ class ExecutionService:
             request_id=command.request_id,
             traceparent=command.traceparent,
             idempotency=command.idempotency,
+            # Not checked again: the worker checks the address before it sends, and says so.
+            callback=old.callback,
+            tags=old.tags,
         )
 
         def checked() -> NewExecution:
@@ -175,6 +192,29 @@ class ExecutionService:
         outputs = _agent_outputs(execution) if include is Include.OUTPUTS else {}
         return replace(execution, steps=(_agent_step(execution),), step_outputs=outputs)
 
+    def glance(self, execution_id: str, tenant: str) -> Glance:
+        """The version of an execution and whether it has ended, much cheaper than `get`.
+
+        Raises `NotFound`.
+        """
+        return self.store.glance(execution_id, tenant) or self._unknown(execution_id)
+
+    def wait(
+        self,
+        execution_id: str,
+        tenant: str,
+        seconds: float,
+        caller: Caller,
+        since: int | None = None,
+    ) -> None:
+        """Returns when the execution has ended; with `since`, when it has another version.
+
+        Returns earlier after `seconds` or MAX_WAIT, if the caller has gone, if this process stops,
+        and if MAX_WAITERS requests wait already. Raises `NotFound`.
+        """
+        seconds = min(seconds, self.settings.max_wait)
+        self._waiting.wait(execution_id, tenant, seconds, caller, since)
+
     def request_of(
         self, execution: Execution, names: Iterable[str], held: ExitStack
     ) -> dict[str, bytes]:
@@ -208,25 +248,12 @@ class ExecutionService:
         completed or failed execution.
         """
         status = self.store.cancel(execution_id, tenant) or self._unknown(execution_id)
-        execution = (
-            self._stored(execution_id, tenant)
-            if status.ended
-            else self._at_end(execution_id, tenant)
-        )
+        if not status.ended:
+            self._waiting.follow(execution_id, tenant, CANCEL_WAIT_SECONDS)
+        execution = self._stored(execution_id, tenant)
         if execution.status in (Status.COMPLETED, Status.FAILED):
             raise AlreadyEnded(execution_id, execution.status)
         return execution
-
-    def _at_end(self, execution_id: str, tenant: str) -> Execution:
-        """Returns the execution at its end, or as it is after `CANCEL_WAIT_SECONDS`."""
-        deadline = time.monotonic() + CANCEL_WAIT_SECONDS
-        with self.store.watching(execution_id) as wait:
-            while True:
-                # It may return before the end, for example once the subscription is active.
-                wait(deadline - time.monotonic())
-                execution = self._stored(execution_id, tenant)
-                if execution.status.ended or time.monotonic() >= deadline:
-                    return execution
 
     def _checked(self, command: StartCommand) -> NewExecution:
         """Checks a start against the catalog. Raises `NotFound` and `InvalidRequest`."""
@@ -256,7 +283,19 @@ class ExecutionService:
             definition_hash=target.definition_hash,
             idempotency=command.idempotency,
             body_bytes=command.body_bytes,
+            callback=command.callback,
+            tags=command.tags,
         )
+
+    def _callback_error(self, callback: Callback) -> FieldError | None:
+        """Why no webhook can be sent to this callback; None if that is not known before trying."""
+        if not self.settings.webhook_secrets:
+            message = "This service sends no webhooks: WEBHOOK_SECRET is not set."
+            return FieldError("callback_url", message, "webhooks_not_configured")
+        problem = callback_url.check(
+            callback.url, allow_private=self.settings.webhook_allow_private
+        )
+        return FieldError("callback_url", problem, "url_not_allowed") if problem else None
 
     def _submit_or_recall(
         self, command: StartCommand, checked: Callable[[], NewExecution]

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from app.domain.events import Event
 from app.domain.execution import (
     Attempt,
     Execution,
@@ -65,11 +66,15 @@ class Pieces:
 
 
 def execution(
-    found: Execution, *, with_steps: bool = False, asked: Mapping[str, bytes] | None = None
+    found: Execution,
+    *,
+    with_steps: bool = False,
+    asked: Mapping[str, bytes] | None = None,
+    with_outputs: bool = True,
 ) -> bytes | Pieces:
     """The status of an execution. Fields that do not apply to it are omitted, not null.
 
-    `asked` are parts of its request, as JSON.
+    `asked` are parts of its request, as JSON. Without `with_outputs`, `outputs_omitted` says so.
     """
     body = summary(found)
     if found.waiting_for:
@@ -90,9 +95,13 @@ def execution(
         body["usage"] = _usage(found.usage)
     if with_steps:
         body["steps"] = [_step(step) for step in found.steps]
+    if not with_outputs:
+        body["outputs_omitted"] = True
     text = json.dumps(body).encode()
     for name, value in (asked or {}).items():
         text = _with(text, name, value)
+    if not with_outputs:
+        return text
     if found.status is Status.COMPLETED:
         outputs = found.outputs or b"{}"
         return (
@@ -103,6 +112,16 @@ def execution(
     return (
         _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
     )
+
+
+def webhook(found: Execution, event: str, at: datetime, *, with_outputs: bool) -> bytes:
+    """The body of a webhook: the event, and the status of its execution at this moment."""
+    head = {"type": f"execution.{event}", "timestamp": time(at)}
+    data = execution(found, with_outputs=with_outputs)
+    # Outputs that are not in memory are not sent.
+    text = data if isinstance(data, bytes) else execution(found, with_outputs=False)
+    assert isinstance(text, bytes)
+    return _with(json.dumps(head).encode(), "data", text)
 
 
 def steps(found: Execution, *, with_outputs: bool = False) -> bytes:
@@ -142,12 +161,15 @@ def summary(found: Execution) -> dict[str, Any]:
         "target_id": found.target_id,
         "status": found.status,
         "attempt": found.attempt,
+        "version": found.version,
         "created_at": time(found.created_at),
     }
     if found.phase:
         body["phase"] = found.phase
     if found.retry_of:
         body["retry_of"] = found.retry_of
+    if found.tags:
+        body["tags"] = list(found.tags)
     if found.started_at:
         body["started_at"] = time(found.started_at)
     if found.ended_at:
@@ -177,6 +199,34 @@ def cancelled(found: Execution) -> dict[str, Any]:
             "data": {**data, "cancelled_at": time(found.ended_at)},
         }
     return {"message": "Execution is being cancelled", "data": {**data, "phase": found.phase}}
+
+
+def event(found: Event, execution_id: str) -> dict[str, Any]:
+    """One event of the log of an execution."""
+    return {
+        "id": found.number,
+        "type": f"execution.{found.type}",
+        "at": time(found.at),
+        "execution_id": execution_id,
+        "data": _event_data(found),
+    }
+
+
+def _event_data(found: Event) -> dict[str, Any]:
+    data = found.data
+    if found.type == "progress":
+        return _progress(data["progress"] or Progress(0, 1))
+    if found.type == "failed":
+        return {"error": _failure(data["error"])}
+    if found.type == "retrying":
+        due_at = data["due_at"]
+        return {
+            "attempt": data["attempt"],
+            "outcome": data["outcome"],
+            **({"error": data["error"]} if data["error"] else {}),
+            **({"next_attempt_at": time(due_at)} if due_at else {}),
+        }
+    return data
 
 
 def time(moment: datetime) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -30,8 +30,20 @@ LEASES_PER_CALL = 200
 
 log = structlog.get_logger(__name__)
 
-Beat = tuple[str, str, int, str, str]
-"""Id, token, number of the report, progress, usage. The last two are `""` if nothing is new."""
+
+class Beat(NamedTuple):
+    """A report of one attempt. `progress`, `usage` and `events` are `""` if nothing is new.
+
+    What events look like is said in `scripts/events.lua`; `last_event` is the number of the last.
+    """
+
+    id: str
+    token: str
+    number: int
+    progress: str = ""
+    usage: str = ""
+    events: str = ""
+    last_event: int = 0
 
 
 class ClaimIsLate(Exception):
@@ -105,7 +117,7 @@ class AttemptStore:
             # An error instead of a list: another type of value is under the record's key.
             worker, token = row if isinstance(row, list) else (None, None)
             if worker == self._worker.encode() and token and (id, token.decode()) not in known:
-                calls.append(("release", [id, token, "", "handed_back", 0, "unstarted"]))
+                calls.append(("release", [id, token, "", "", "handed_back", 0, "unstarted"]))
         words = [_word(answer) for answer in await self._store.call_all(calls)]
         for (_, arguments), word in zip(calls, words, strict=True):
             if word.startswith("!"):  # this one alone failed: its lease expires, and it is requeued
@@ -117,16 +129,17 @@ class AttemptStore:
     async def beat(
         self, beats: Sequence[Beat], also: Callable[[Any], None] | None = None, slots: str = ""
     ) -> list[str]:
-        """Extends leases, and stores progress and usage. Returns `ok`, `cancel` or `lost` for each.
+        """Extends leases, and stores what is new. Returns `ok`, `cancel` or `lost` for each.
 
         With `slots` (`used/all`) it also records that this worker lives, even without a beat.
         `also` adds commands to the same round trip.
         """
         calls: list[Call] = []
         for start in range(0, len(beats) or 1, BEATS_PER_CALL):  # one call even without a beat
-            arguments: list[Any] = [self._lease, self._name if slots else "", slots]
+            name = self._name if slots else ""
+            arguments: list[Any] = [self._lease, name, slots, self._settings.max_events]
             for beat in beats[start : start + BEATS_PER_CALL]:
-                arguments += beat
+                arguments += beat[:6]
             calls.append(("beat", arguments))
         with connection.translated():
             answers = await self._store.call_all(calls, also)

@@ -12,6 +12,8 @@ store (HTTP requests, model calls), and `count.lua` adds its reports. `/metrics`
     mc:<model>                            model calls
     mi:<model>, mo:<model>                their input and output tokens
     mr:<model>, mx:<error>:<model>        their retries and errors
+    wd:<outcome>                          webhook deliveries that ended
+    wt:<2xx, ..., none or lost>           tries of deliveries, by the receiver's answer
     h:<method>:<status>:<route>           HTTP requests
     d:<method>:<bucket>:<route>           durations of HTTP requests
 

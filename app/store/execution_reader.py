@@ -9,14 +9,16 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import redis
 
 from app.domain.errors import StoreUnavailable
+from app.domain.events import EventPage
 from app.domain.execution import (
     Execution,
+    Glance,
     Idempotency,
     Include,
     Phase,
@@ -27,10 +29,16 @@ from app.domain.execution import (
 )
 from app.domain.payload import read_call
 from app.process.aside import aside
-from app.store import connection, records
+from app.store import connection, events, records
 from app.store.functions import Functions
 from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
-from app.store.job_reader import RECORD_FIELDS, SUMMARY_FIELDS, read_record
+from app.store.job_reader import (
+    GLANCE_FIELDS,
+    RECORD_FIELDS,
+    SUMMARY_FIELDS,
+    read_glance,
+    read_record,
+)
 from app.store.large_texts import LargeTexts
 from app.store.records import SMALL_BYTES, UNREADABLE_ERRORS, Record
 from app.store.steps import read_moment, to_datetime, with_steps
@@ -46,6 +54,9 @@ call, and time that grows with the queue: many who poll at once must not pay for
 """
 
 MOST_REASONS = 10_000
+
+UNREADABLE_VERSION = -1
+"""No client can know it, so whoever asks reads the execution, which ends it as failed."""
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -76,7 +87,8 @@ class ExecutionReader:
         self._lease = timedelta(seconds=lease_seconds)
         self._together = Together(client.connection_pool)
         self._shared = {
-            name: Function(self._together, name) for name in ("submit", "cancel", "page", "waiting")
+            name: Function(self._together, name)
+            for name in ("submit", "cancel", "page", "waiting", "listen", "log")
         }
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
@@ -135,6 +147,21 @@ class ExecutionReader:
             return execution
         return records.unreadable(execution)
 
+    def glance(self, execution_id: str, tenant: str) -> Glance | None:
+        """Whether the execution has ended, and its version; None if the tenant has no such
+        execution. It reads a few short fields.
+        """
+        with self._calling():
+            [values] = self._together.execute(("HMGET", job_key(execution_id), *GLANCE_FIELDS))
+        if isinstance(values, redis.ResponseError):
+            return None  # a key of another type holds no record
+        record = records.present(dict(zip(GLANCE_FIELDS, values, strict=True)))
+        if record.get("tenant") != tenant.encode():
+            return None
+        with suppress(*UNREADABLE_ERRORS):
+            return read_glance(record)
+        return Glance(UNREADABLE_VERSION, ended=True, created_at=datetime.now(UTC))
+
     def call(self, execution_id: str, held: ExitStack | None = None) -> dict[str, Any] | None:
         """The request of the start: `type`, `target_id`, `inputs`, `config`; None if it is gone.
 
@@ -147,6 +174,27 @@ class ExecutionReader:
             self._large.take_place(held)
         data = self._text(key)
         return aside(len(data), read_call, data) if data is not None else None
+
+    def events(
+        self, execution_id: str, tenant: str, after: int = 0, count: int = 1000
+    ) -> EventPage | None:
+        """Up to `count` events with numbers above `after`; None if the tenant has no such
+        execution.
+        """
+        arguments = [execution_id, tenant, after, count, *events.LOG_FIELDS]
+        for is_mended in (False, True):
+            with self._calling():
+                found: Any = self._shared["log"](arguments)
+            if not found:
+                return None
+            values, *listed = found
+            record = dict(zip(events.LOG_FIELDS, values, strict=True))
+            if is_mended or not records.is_unreadable(execution_id, tenant, record):
+                break
+            with suppress(StoreUnavailable), self._calling():
+                self._functions("mend", [execution_id])
+        execution = records.read_anyway(execution_id, tenant, record)
+        return None if execution is None else events.page_of(execution, after, count, *listed)
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool

@@ -23,7 +23,8 @@ from app.domain.execution import NewExecution, Started, Status
 from app.process.aside import aside
 from app.settings import Settings
 from app.store import connection
-from app.store.ends import Ends
+from app.store.changes import Changes
+from app.store.deliveries import Deliveries
 from app.store.execution_reader import ExecutionReader, index_keys
 from app.store.job import new_data, new_fields
 from app.store.records import SMALL_BYTES
@@ -42,7 +43,8 @@ class ExecutionStore(ExecutionReader):
     def __init__(self, client: redis.Redis, settings: Settings):
         super().__init__(client, settings.lease)
         self._settings = settings
-        self.watching = Ends(client).watching
+        self.watching = Changes(client.connection_pool).watching
+        self.deliveries = Deliveries(self._functions, self._calling)
 
     @classmethod
     def connect(cls, settings: Settings) -> ExecutionStore:
@@ -89,6 +91,14 @@ class ExecutionStore(ExecutionReader):
         with self._calling():
             status = self._shared["cancel"]([execution_id, tenant])
         return Status(status.decode()) if status else None
+
+    def listen(self, execution_id: str, tenant: str) -> bool:
+        """Notes that somebody follows the events of an execution, and tells its worker.
+
+        False if the tenant has no such execution, or it has ended.
+        """
+        with self._calling():
+            return bool(self._shared["listen"]([execution_id, tenant]))
 
     def reap(self) -> float | None:
         """Does the housekeeping that is due; any process may do it at any time.

@@ -18,6 +18,7 @@ from app.store import connection
 from app.store.job import (
     LEASES_KEY,
     data_key,
+    events_key,
     job_key,
     outputs_key,
     queue_key,
@@ -31,6 +32,9 @@ MOST_BYTES = 64 * 1024
 
 MOST_LEASES = 1000
 """More running executions are not listed one by one."""
+
+MOST_ENTRIES = 200
+"""A longer list is not read completely."""
 
 PER_ROUND_TRIP = 100
 """With values of `MOST_BYTES`, a round trip reads 6 MiB at most."""
@@ -116,6 +120,7 @@ class Inspection:
                 "outputs": self._value(outputs_key(execution_id)),
                 "steps": self._hash(steps_key(execution_id)),
                 "values": self._hash(step_outputs_key(execution_id)),
+                "events": self._list(events_key(execution_id)),
                 "places": dict(self._places(execution_id, _text(record.get("origin")) or "")),
             }
             return {name: part for name, part in found.items() if part}
@@ -177,6 +182,11 @@ class Inspection:
         """A text. If it is too long, only its length is read, and told."""
         size = self._ask(0, "STRLEN", key)
         return _length(size) if size > MOST_BYTES else self._ask(None, "GET", key)
+
+    def _list(self, key: str) -> list[bytes]:
+        """The last entries of a list, at most `MOST_ENTRIES`."""
+        found: list[bytes] = self._ask([], "LRANGE", key, -MOST_ENTRIES, -1)
+        return found
 
     def _ask(self, empty: Any, *command: Any) -> Any:
         [answer] = self._ask_all(empty, [command])

@@ -15,7 +15,7 @@ from typing import Any
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from app.domain.execution import NewExecution
+from app.domain.execution import Callback, NewExecution
 from app.domain.payload import FUNCTION, write_call
 
 LEASES_KEY = "exec:leases"
@@ -73,6 +73,20 @@ def step_outputs_key(execution_id: str) -> str:
     return f"rq:job:{execution_id}:values"
 
 
+def events_key(execution_id: str) -> str:
+    """The key of the log, if the record does not say all of it: see `events`."""
+    return f"rq:job:{execution_id}:events"
+
+
+def write_callback(callback: Callback) -> str:
+    """As the record has it."""
+    return _json({"url": callback.url, "events": callback.events})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def new_data(new: NewExecution) -> bytes:
     """The request of a new execution, for `data_key`."""
     return write_call(type=new.type, target_id=new.target_id, inputs=new.inputs, config=new.config)
@@ -94,6 +108,10 @@ def new_fields(new: NewExecution) -> list[str | bytes | int | float]:
         fields += ["steps", new.total_steps]
     if new.retries.max:
         fields += ["retries", json.dumps([new.retries.max, *new.retries.backoff_seconds])]
+    if new.callback:
+        fields += ["callback", write_callback(new.callback)]
+    if new.tags:
+        fields += ["tags", _json(new.tags)]
     optional = {
         "request_id": new.request_id,
         "flow": new.flow,

@@ -11,9 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from app.domain.execution import (
+    CALLBACK_EVENTS,
     Attempt,
+    Callback,
     Execution,
     Failure,
+    Glance,
     Phase,
     Progress,
     Status,
@@ -49,14 +52,21 @@ SUMMARY_FIELDS = (
     "ended_at",
     "cancel",
     "retry_of",
+    "version",
+    "tags",
+    "version",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
     *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),
+    "callback",
 )
 """The fields for the status of one execution."""
+
+GLANCE_FIELDS = ("status", "tenant", "version", "created_at", "started_at")
+"""The fields that `read_glance` needs."""
 
 # The same as in prelude.lua.
 MAX_COUNT = 999_999_999
@@ -81,6 +91,7 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         status=status,
         phase=_phase(status, record),
         created_at=read_time(record["created_at"]),
+        version=_version(record, status),
         attempt=_integer(record.get("attempt", b"0"), MAX_COUNT),
         started_at=read_time(record["started_at"])
         if "started_at" in record or status is Status.RUNNING
@@ -99,7 +110,18 @@ def read_record(execution_id: str, record: dict[str, bytes]) -> Execution:
         definition_hash=_text(record, "definition") or "",
         retry_of=_text(record, "retry_of"),
         usage=read_usage(record["usage"]) if "usage" in record else {},
+        callback=read_callback(record["callback"]) if "callback" in record else None,
+        tags=_tags(record["tags"]) if "tags" in record else (),
     )
+
+
+def read_glance(record: dict[str, bytes]) -> Glance:
+    """The little of an execution that says whether a caller has to read it.
+
+    Raises what `read_record` raises.
+    """
+    status = STATUS_OF_RQ[_decoded(record["status"])]
+    return Glance(_version(record, status), status.ended, read_time(record["created_at"]))
 
 
 def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
@@ -112,7 +134,20 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
         raise ValueError("`meta` is unreadable.") from error
     if meta_status != status:
         raise ValueError(f"`meta` has the status {meta_status!r}, but the job has {status}.")
-    return status, _read_progress(progress)
+    return status, read_progress(progress)
+
+
+def _version(record: dict[str, bytes], status: Status) -> int:
+    """The number of the latest event. Older versions of the service told none of their changes:
+    then it is at least the number of the events that the record says by itself (`version_of` in
+    record.lua).
+    """
+    least = 2
+    if status is Status.PENDING:
+        least = 1
+    elif status.ended and "started_at" in record:
+        least = 3
+    return max(least, _integer(record.get("version", b"0"), MAX_COUNT))
 
 
 def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:
@@ -120,7 +155,7 @@ def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Prog
     return None if status is Status.COMPLETED and not has_outputs else progress
 
 
-def _read_progress(progress: Any) -> Progress | None:
+def read_progress(progress: Any) -> Progress | None:
     """From `[finished, total, name]` or, if a part of a step is done, `[..., partial]`."""
     if not isinstance(progress, list) or len(progress) not in (3, 4):
         return None
@@ -141,6 +176,28 @@ def _phase(status: Status, record: dict[str, bytes]) -> Phase | None:
     if status is Status.RUNNING:
         return Phase.CANCELLING if "cancel" in record else Phase.RUNNING
     return None
+
+
+def read_callback(text: bytes) -> Callback | None:
+    """Reads `callback` of a record; None if it is unreadable."""
+    found = _parsed(text)
+    if not isinstance(found, dict) or not isinstance(found.get("url"), str):
+        return None
+    events = found.get("events")
+    known = [event for event in CALLBACK_EVENTS if isinstance(events, list) and event in events]
+    return Callback(found["url"], tuple(known)) if known else None
+
+
+def _tags(text: bytes) -> tuple[str, ...]:
+    found = _parsed(text)
+    return tuple(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else ()
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _outputs(packed: bytes) -> bytes | None:

@@ -46,6 +46,16 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryState:
+    """The webhook deliveries that have not ended, and those of them that wait in the queue."""
+
+    undelivered: int
+    oldest_seconds: float
+    queued: int
+    queue_oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All measurements at one instant. `app.store.counters` explains the names in `counts`."""
 
@@ -53,6 +63,7 @@ class Snapshot:
     running: int
     delayed: int
     queues: dict[str, QueueState]
+    deliveries: DeliveryState
 
 
 class Statistics:
@@ -82,7 +93,7 @@ class Statistics:
         """All measurements, in one round trip. Counters that are not numbers are left out."""
         with connection.translated():
             answer: Any = self._functions("observe", [self._lease, *QUEUES.values()])
-        counts, running, delayed, queues, workers = answer
+        counts, running, delayed, queues, workers, deliveries = answer
         pairs = zip(counts[::2], counts[1::2], strict=True)
         found = list(zip(workers[::2], workers[1::2], strict=True))
         states = {
@@ -92,7 +103,9 @@ class Statistics:
         known = {
             field.decode(errors="replace"): int(value) for field, value in pairs if _is_count(value)
         }
-        return Snapshot(known, running, delayed, states)
+        undelivered, oldest, queued, queue_oldest = map(int, deliveries)
+        state = DeliveryState(undelivered, oldest / 1e6, queued, queue_oldest / 1e6)
+        return Snapshot(known, running, delayed, states, state)
 
 
 def _is_count(value: bytes) -> bool:

@@ -67,12 +67,13 @@ def read_usage(text: bytes | str) -> dict[str, ModelUsage]:
 def read_failure(text: bytes | str) -> Failure:
     """Reads a failure from its JSON; returns `UNREADABLE` if it is something else."""
     try:
-        return _failure(json.loads(text))
+        return as_failure(json.loads(text))
     except (ValueError, RecursionError):
         return UNREADABLE
 
 
-def _failure(fields: Any) -> Failure:
+def as_failure(fields: Any) -> Failure:
+    """Like `read_failure`, for JSON that is parsed already."""
     try:
         failure = Failure(**fields)
     except TypeError:
@@ -159,7 +160,7 @@ def _record(id: str, fields: Mapping[str, bytes], items: dict[int, Failure | Non
             id=id,
             status=StepStatus(record.pop("status")),
             usage=read_usage(record.pop("usage", "")),
-            failure=_failure(failure) if failure else None,
+            failure=as_failure(failure) if failure else None,
             items=items,
             started_at=read_moment(fields.get(f"{id}:started")),
             ended_at=read_moment(fields.get(f"{id}:ended")),

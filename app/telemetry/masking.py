@@ -17,6 +17,7 @@ READ_FACTOR = 4
 
 _LOOKS = re.compile(
     r"\b(?:exkey_\w+"  # this service's own
+    r"|whsec_[\w+/]+=*"  # of webhooks
     r"|sk-[\w\-]{8,}"  # OpenAI and those that copied its form
     r"|AKIA[0-9A-Z]{16}\b"  # AWS
     r"|AIza[\w\-]{30,}"  # Google

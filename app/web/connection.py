@@ -14,6 +14,7 @@ import math
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -40,6 +41,11 @@ HELD_BYTES = 128 * 1024 * 1024
 SMALL_BYTES = 64 * 1024
 """The part of a request or answer that always gets memory, so that small requests are served even
 if large ones have used up the rest.
+"""
+
+STREAM_BUFFER_BYTES = 64 * 1024
+"""The kernel's send buffer of a stream (it takes twice as much). Otherwise it could grow to
+megabytes for each client that reads nothing, and it would take long to notice.
 """
 
 _LINGER_PIECE_BYTES = 64 * 1024
@@ -87,10 +93,20 @@ class Connection:
         self._queued = 0  # bytes in the kernel's send buffer when it was last looked at
         self.idle = True  # no byte of the next request has arrived
         self.ended = False  # no more bytes will be read from the client
+        self.streams = False  # the present answer goes on until something ends it
+        self.gone = False  # the client has closed its side while a view waited
+        # Wakes the view that waits with its answer; see `app.web.client`.
+        self.wake: Callable[[], None] | None = None
 
     def begin_to_answer(self) -> None:
         """Called when the request is complete. The application has no deadline."""
         self.late_at = math.inf
+
+    def begin_stream(self) -> None:
+        """Called before an answer that goes on until something ends it. It is the last one."""
+        self.streams = True
+        with contextlib.suppress(OSError):
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
 
     def begin_to_wait(self, seconds: float, *, idle: bool) -> None:
         """Called when a request was answered.
@@ -99,6 +115,7 @@ class Connection:
         """
         self.flush()
         self.release()
+        self.wake = None
         self._head = None
         self._received = self._sent = 0
         self.idle = idle
@@ -198,8 +215,11 @@ class Connection:
         """Whether the client reads fast enough; extends the deadline.
 
         The kernel's send buffer is looked at too: the socket becomes writable only when a third of
-        the buffer is free, and that may be more than 1 MiB.
+        the buffer is free, and that may be more than 1 MiB. The buffer of a stream is so small that
+        a third of it is enough of a sign.
         """
+        if self.streams:
+            return False
         before = self._queued
         self._queued = self._in_send_buffer()
         self.late_at = now + WRITE_SECONDS
@@ -224,6 +244,7 @@ class Connection:
         with contextlib.suppress(OSError):
             self.flush()
         self.release()
+        self.wake = None
         self._sent, self.late_at = 0, monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             if not self.ended:

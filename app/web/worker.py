@@ -32,6 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.domain.errors import ConfigurationError
 from app.telemetry import logs
+from app.web.client import CLIENT, Client, notice_gone, wake_up
 from app.web.connection import LINGER_SECONDS, Budget, Connection, Full
 
 SKIP_BYTES = 16 * 1024 * 1024
@@ -171,6 +172,8 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             server.start()
         while not self._stopping.wait(CHECK_SECONDS):
             self._check_deadlines()
+        for connection in list(self._connections):
+            wake_up(connection)  # waits and streams end at once, so that clients go elsewhere
         for server in servers:
             server.close()
         self._finish(pool)
@@ -213,11 +216,14 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.pre_request(self, req)
         reply, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Reply)
         environ["wsgi.multithread"] = True
+        environ[CLIENT] = Client(sock, self._stopping.is_set, req.body)
         if not self.alive:
             reply.force_close()
         body: Any = None
         try:
             body = self.wsgi(environ, reply.start_response)
+            if sock.streams or not self.alive:  # the process may have begun to stop meanwhile
+                reply.force_close()
             for piece in body:
                 reply.write(piece)
             reply.close()
@@ -290,6 +296,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         for connection in list(self._connections):
             connection.end_if_late(now)
+        notice_gone(self._connections)
 
     @property
     def _head_bytes(self) -> int:

@@ -43,6 +43,8 @@ class Claim:
     traceparent: str | None = None
     deaths: int = 0
     """How often it was in a process or a worker that died or hung together with other runs."""
+    listened: bool = False
+    """Whether somebody follows its events."""
 
     @classmethod
     def from_row(cls, row: list[bytes]) -> Claim:
@@ -73,6 +75,7 @@ class Claim:
             resumes=row[11] == b"1",
             traceparent=row[12].decode() or None,
             deaths=int(row[13]) if len(row) > 13 else 0,
+            listened=len(row) > 14 and row[14] == b"1",
         )
 
     @property

@@ -1,7 +1,7 @@
 """Starts a worker process: reads the settings, starts the forkserver, runs until SIGTERM or Ctrl-C.
 
-Called by `worker.py` in the root folder. Makes one `ExecutionWorker` for flows in threads and one
-for flows in processes.
+Called by `worker.py` in the root folder. Makes one `ExecutionWorker` for flows in threads, one for
+flows in processes, and a `Deliverer` for webhooks.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.process import file_limit, gc_tuning
 from app.process.prctl import adopt_orphans
 from app.store import connection
+from app.store.delivery_queue import QUEUE as WEBHOOKS
 from app.store.executions import QUEUES
 from app.store.registration import Registration
 from app.store.store_check import refuse_newer_format
@@ -35,6 +36,7 @@ from app.worker.orphans import OrphanSweeper
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.watchdog import Watchdog
+from app.worker.webhooks.deliverer import Deliverer
 from app.worker.worker import ExecutionWorker
 
 FILES_PER_THREAD = 8
@@ -50,12 +52,14 @@ def main() -> None:
     try:
         _read_options()
         config = settings.load()
-        if not config.worker_threads + config.worker_processes:
+        if not config.worker_threads + config.worker_processes and not _delivers(config):
             raise ConfigurationError(
                 "WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing."
             )
-        # Flows see this environment, and only the web processes check API keys.
-        os.environ.pop("API_KEYS", None)
+        # Flows see this environment. Only the web processes check API keys, and only this process
+        # signs webhooks.
+        for variable in ("API_KEYS", "WEBHOOK_SECRET"):
+            os.environ.pop(variable, None)
         logs.configure(config.log_level, config.secrets)
         # Loaded here only to report mistakes before anything is started.
         catalog.load(config.agents_path, config.pipelines_path)
@@ -74,7 +78,8 @@ def _run(config: settings.Settings) -> None:
         importlib.import_module(name)
     # Both count for all forked processes, too.
     gc_tuning.settle()
-    file_limit.raise_to(OTHER_FILES + FILES_PER_THREAD * config.worker_threads)
+    files = OTHER_FILES + FILES_PER_THREAD * config.worker_threads + config.webhook_concurrency
+    file_limit.raise_to(files)
     adopt_orphans()
     forkserver = Forkserver()
     try:
@@ -132,18 +137,20 @@ async def _work(config: settings.Settings, forkserver: Forkserver) -> None:
         if slots and size
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reloader(config, workers).request)
-    names = [worker.name for worker in workers]
+    deliverer = _deliverer(config, Registration(client, WEBHOOKS, process))
+    parts: list[ExecutionWorker | Deliverer] = [*workers, *([deliverer] if deliverer else [])]
+    names = [part.name for part in parts]
     slots = {"threads": config.worker_threads, "processes": config.worker_processes}
     log.info("worker_started", workers=names, **slots)
     watchdog = Watchdog()
     watchdog.start()
     sweeping = asyncio.ensure_future(orphans.sweep_for_life())
-    running = [asyncio.ensure_future(worker.run()) for worker in workers]
+    running = [asyncio.ensure_future(part.run()) for part in parts]
     await asyncio.wait(
         {*running, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED
     )
-    for worker in workers:
-        worker.request_shutdown()
+    for part in parts:
+        part.request_shutdown()
     # `return_exceptions`: the error of one worker must not cut short the shutdown of the other.
     ends = await asyncio.gather(*running, return_exceptions=True)
     sweeping.cancel()
@@ -192,6 +199,20 @@ class Reloader:
 def _log_warnings(known: Catalog) -> None:
     for warning in known.warnings:
         log.warning("file_doubtful", detail=warning)
+
+
+def _delivers(config: settings.Settings) -> bool:
+    """Whether this worker sends webhooks. Without a secret it could not sign them."""
+    return bool(config.webhook_secrets and config.webhook_concurrency)
+
+
+def _deliverer(config: settings.Settings, registration: Registration) -> Deliverer | None:
+    if not _delivers(config):
+        return None
+    # Imported only here: its HTTP client takes 0.1 s and 10 MB.
+    from app.worker.webhooks.sender import Sender
+
+    return Deliverer(config, registration, Sender(config))
 
 
 def _child(config: settings.Settings, known: Catalog, slots: int) -> ChildConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -28,6 +28,7 @@ from app.worker.child_process import ChildProcess
 from app.worker.claim import Claim
 from app.worker.ending import Stopping, failure
 from app.worker.heartbeat import Heartbeat
+from app.worker.loops import at_most, for_life, unless
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.writer import ResultWriter, WriteRefused
@@ -41,9 +42,6 @@ HAND_BACK_SECONDS = 4.0
 """The time for releasing executions at a shutdown. With SHUTDOWN_GRACE it stays below the 30 s
 after which Heroku kills a process.
 """
-
-RESTART_SECONDS = 1.0
-"""The pause before a loop that failed with an error of its own runs again."""
 
 log = structlog.get_logger(__name__)
 
@@ -101,9 +99,9 @@ class ExecutionWorker:
             self._writer.run,
             self._pool.watch,
         )
-        others = [asyncio.ensure_future(self._for_life(loop)) for loop in loops]
+        others = [asyncio.ensure_future(for_life(loop)) for loop in loops]
         try:
-            await self._for_life(self._claim_loop)
+            await for_life(self._claim_loop)
             await self._shut_down()
         finally:
             for task in (*others, *self._tasks):
@@ -120,17 +118,6 @@ class ExecutionWorker:
     def renew(self, catalog: Catalog) -> None:
         """Runs new attempts with these definitions. Running attempts keep theirs."""
         self._pool.renew(catalog)
-
-    async def _for_life(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a loop to its end. An error in it is logged and the loop runs again: no attempt of
-        this worker may suffer from it.
-        """
-        while True:
-            try:
-                return await loop()
-            except Exception:
-                log.exception("loop_broke", loop=loop.__name__)
-                await asyncio.sleep(RESTART_SECONDS)
 
     async def _claim_loop(self) -> None:
         """Fills free slots. Ends at the shutdown, as soon as every claimed execution is known."""
@@ -194,7 +181,7 @@ class ExecutionWorker:
         """
         next_due: float | None = None
         while True:
-            await _at_most(
+            await at_most(
                 pause_seconds(self._settings.lease, next_due), self._delays_changed.wait()
             )
             self._delays_changed.clear()
@@ -248,17 +235,19 @@ class ExecutionWorker:
         task.add_done_callback(self._tasks.discard)
 
     def _obey(self, command: Any) -> None:
-        """Takes a command to this worker. Only `cancel` is known, and everything else is ignored:
-        any client of the store can publish anything here.
+        """Takes a command to this worker: `cancel`, or `listen` if somebody follows an execution.
+        Everything else is ignored: any client of the store can publish anything here.
         """
         try:
             payload = json.loads(command)
-            id = payload["execution_id"] if payload["command"] == "cancel" else None
+            id, what = payload["execution_id"], payload["command"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return
         for attempt in list(self._attempts.values()):
-            if attempt.claim.id == id:
+            if attempt.claim.id == id and what == "cancel":
                 attempt.stop(Stopping.CANCEL)
+            elif attempt.claim.id == id and what == "listen":
+                attempt.listen()
 
     def _store_did(self, what: str) -> None:
         """Notes that a call succeeded. If that ended an outage, beats at once: another server may
@@ -270,25 +259,15 @@ class ExecutionWorker:
     async def _shut_down(self) -> None:
         """Waits up to SHUTDOWN_GRACE for attempts to end, then kills and releases the rest."""
         log.info("worker_stopping", attempts=len(self._attempts))
-        await _at_most(self._settings.shutdown_grace, self._idle.wait())
+        await at_most(self._settings.shutdown_grace, self._idle.wait())
         for attempt in list(self._attempts.values()):
             attempt.stop(Stopping.SHUTDOWN)
         # Every child must be dead before its execution is released and another worker starts it.
         await self._pool.close()
-        await _at_most(HAND_BACK_SECONDS, self._idle.wait())
+        await at_most(HAND_BACK_SECONDS, self._idle.wait())
 
     async def _or_stopping(self, waiting: Awaitable[Any]) -> None:
-        """Waits for something, or for the shutdown, whichever comes first."""
-        work, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            # Otherwise asyncio would log an error that comes now, and that nobody reads.
-            work.add_done_callback(_ignore_error)
-            work.cancel()
-            stop.cancel()
+        await unless(self._stopping, waiting)
 
     async def _register(self) -> None:
         """Registers this worker with RQ, whose tools then show it. Tries until that succeeds."""
@@ -310,15 +289,3 @@ class ExecutionWorker:
             await self._registration.end()
         except (StoreUnavailable, RuntimeError) as error:
             self._outage.refused("unregister", error)
-
-
-def _ignore_error(work: asyncio.Future[Any]) -> None:
-    if not work.cancelled():
-        work.exception()
-
-
-async def _at_most(seconds: float, waiting: Awaitable[Any]) -> None:
-    try:
-        await asyncio.wait_for(waiting, seconds)
-    except TimeoutError:
-        return

@@ -79,7 +79,7 @@ def _life(
         )
         claimed, claim_us = claimed + rows, claim_us + took_us
     ends: list[Call] = [
-        ("finish", [row[0], row[1], "", "completed", outputs, ""]) for row in claimed
+        ("finish", [row[0], row[1], "", "", "completed", outputs, ""]) for row in claimed
     ]
     _, finish_us = _timed(running, ends)
     return submit_us / count, claim_us / count, finish_us / count

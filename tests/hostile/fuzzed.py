@@ -124,7 +124,12 @@ _ONE = b"/api/v1/executions/ID"
 _PAGE = b"page=1&page_size=5&status=completed&type=agent&target_id=behaves&order=asc"
 _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     *(
-        (b"POST", b"/api/v1/executions", b"", {**_START, "config": _CONFIG, "expires_in": 60})
+        (
+            b"POST",
+            b"/api/v1/executions",
+            b"",
+            {**_START, "config": _CONFIG, "expires_in": 60, "tags": ["a", "b"]},
+        )
         for _ in range(4)  # four times as likely: it has by far the most to check
     ),
     (b"POST", b"/api/v1/executions", b"", _START),
@@ -134,6 +139,7 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"GET", _ONE, b"include=steps", None),
     (b"HEAD", _ONE, b"", None),
     (b"GET", _ONE + b"/steps", b"include=outputs", None),
+    (b"GET", _ONE + b"/deliveries", b"after=0", None),
     *(
         (b"GET", b"/api/v1" + path, b"", None)
         for path in (b"", b"/agents", b"/agents/behaves", b"/pipelines")
@@ -157,6 +163,7 @@ _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
         {"from": "start", "config": {"timeout": 30, "max_attempts": 1}},
     ),
     (b"POST", _ONE + b"/retry", b"", {"from": "failure"}),
+    (b"POST", _ONE + b"/deliveries/1/redeliver", b"", {}),
 )
 
 

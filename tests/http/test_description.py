@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ import jsonschema
 import pytest
 import requests
 
+from tests.support.browser import CHROMIUM, MISSING
 from tests.support.measure import LONG
 from tests.support.service import ROOT, Service
 
 EXAMPLES, SECONDS = (
     (200, 1700.0) if LONG else (10, 240.0)
 )  # it takes ten; more only where others want the machine, too
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def test_no_request_is_answered_otherwise_than_described(
 
     A failure shows the seed and the request.
     """
-    service = make_service()
+    service = make_service(MAX_WAIT=1)
     command = [
         *(
             Path(sys.executable).parent / "st",
@@ -76,11 +75,22 @@ def test_every_answer_has_examples_that_are_as_described(description: dict[str, 
             jsonschema.Draft202012Validator(schema).validate(example)
 
 
+def test_every_event_that_a_callback_can_be_sent_is_described_as_a_webhook(
+    description: dict[str, Any],
+) -> None:
+    webhooks = description["webhooks"]
+    start = description["components"]["schemas"]["Start"]["properties"]
+    assert list(webhooks) == start["callback_events"]["items"]["enum"]
+    content = webhooks["execution.completed"]["post"]["requestBody"]["content"]["application/json"]
+    schema = {**content["schema"], "components": description["components"]}
+    jsonschema.Draft202012Validator(schema).validate(content["example"])
+
+
 def test_every_operation_has_a_name_and_says_what_it_answers(description: dict[str, Any]) -> None:
     items = description["paths"].values()
     operations = [item[method] for item in items for method in ("get", "post") if method in item]
     names = [operation["operationId"] for operation in operations]
-    assert len(set(names)) == len(names) == 11
+    assert len(set(names)) == len(names) == 13
     for operation in operations:
         assert operation["summary"]
         assert {"429", "503"} <= set(operation["responses"])
@@ -163,7 +173,7 @@ def test_the_docs_do_not_repeat_what_a_request_says_of_its_host(service: Service
     assert "evil.example" not in page.text
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+@pytest.mark.skipif(not CHROMIUM, reason=MISSING)
 def test_a_browser_without_a_network_shows_every_operation(
     service: Service, tmp_path: Path
 ) -> None:
@@ -186,5 +196,6 @@ def test_a_browser_without_a_network_shows_every_operation(
         ),
     ]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=50).stdout
-    described = requests.get(f"{service.url}/openapi.json", timeout=10).json()["paths"]
-    assert set(re.findall(r'data-path="([^"]+)"', shown)) == set(described)
+    described = requests.get(f"{service.url}/openapi.json", timeout=10).json()
+    names = {*described["paths"], *described["webhooks"]}
+    assert set(re.findall(r'data-path="([^"]+)"', shown)) == names

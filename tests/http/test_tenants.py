@@ -19,6 +19,7 @@ import requests
 
 from app.api.access import OPEN
 from app.domain.identifiers import new_id
+from tests.http.test_callbacks import SECRET, URL
 from tests.http.test_refusals import GOOD, refusal
 from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
@@ -47,10 +48,11 @@ def stage(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory)
     with redis.Redis.from_url(store_server.url, db=5) as client:
         client.flushdb()
     keys = f"alpha:{ALPHA},beta:{BETA}"
-    with Service(url, tmp_path_factory.mktemp("tenants"), API_KEYS=keys) as service:
+    env = {"API_KEYS": keys, "WEBHOOK_SECRET": SECRET}
+    with Service(url, tmp_path_factory.mktemp("tenants"), **env) as service:
         service.http.headers["X-API-Key"] = ALPHA
         ids = {
-            "completed": service.run("behaves", {"do": "echo"})["execution_id"],
+            "completed": service.run("behaves", {"do": "echo"}, callback_url=URL)["execution_id"],
             "failed": service.run("behaves", {"do": "fail"})["execution_id"],
             "running": service.start("behaves", {"do": "listen", "seconds": 60}),
         }
@@ -58,17 +60,20 @@ def stage(store_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory)
         yield Stage(service, ids)
 
 
+def of_execution(rule: str, id: str) -> str:
+    """The path of a rule for this execution."""
+    return rule.replace("<execution_id>", id).replace("<number>", "1")
+
+
 def same_as_unknown(stage: Stage, method: str, rule: str) -> None:
     """Another's id is answered word for word like one that never was, and nothing happens to it."""
-    assert (
-        stage.ask(ALPHA, method, rule.replace("<execution_id>", stage.ids["completed"])).status_code
-        != 404
-    )
+    own = stage.ask(ALPHA, method, of_execution(rule, stage.ids["completed"]))
+    assert own.status_code != 404
     for state, id in stage.ids.items():
         unknown = new_id()
         texts = []
         for execution_id in (id, unknown):
-            response = stage.ask(BETA, method, rule.replace("<execution_id>", execution_id))
+            response = stage.ask(BETA, method, of_execution(rule, execution_id))
             body = refusal(response, 404)
             texts.append(json.dumps({**body, "request_id": ""}).replace(execution_id, "ID"))
         assert texts[0] == texts[1]
@@ -127,6 +132,11 @@ RECIPES: dict[tuple[str, str], tuple[str, Callable[[Stage, str, str], None]]] = 
     ("GET", "/api/v1/executions/<execution_id>/steps"): ("read", same_as_unknown),
     ("POST", "/api/v1/executions/<execution_id>/retry"): ("start", same_as_unknown),
     ("POST", "/api/v1/executions/<execution_id>/cancel"): ("cancel", same_as_unknown),
+    ("GET", "/api/v1/executions/<execution_id>/deliveries"): ("read", same_as_unknown),
+    ("POST", "/api/v1/executions/<execution_id>/deliveries/<number>/redeliver"): (
+        "start",
+        same_as_unknown,
+    ),
     ("GET", "/metrics"): ("admin", names_no_tenant),
     ("GET", "/api/v1"): ("read", is_the_same_for_all),
     ("GET", "/api/v1/agents"): ("read", is_the_same_for_all),
@@ -155,7 +165,7 @@ def routes(service: Service) -> set[tuple[str, str]]:
 
 
 def concrete(rule: str) -> str:
-    return rule.replace("<execution_id>", new_id())
+    return of_execution(rule, new_id())
 
 
 def test_every_route_is_open_or_has_a_recipe(stage: Stage) -> None:
@@ -199,11 +209,9 @@ def test_anothers_id_costs_the_store_what_an_unknown_one_costs(
         return
     commands: list[list[str]] = []
     for id in (stage.ids["completed"], new_id()):
-        stage.ask(
-            BETA, method, rule.replace("<execution_id>", id)
-        )  # loads the script, if it was not yet
+        stage.ask(BETA, method, of_execution(rule, id))  # loads the script, if it was not yet
         with redis.Redis.from_url(store_server.url) as client, client.monitor() as monitor:
-            stage.ask(BETA, method, rule.replace("<execution_id>", id))
+            stage.ask(BETA, method, of_execution(rule, id))
             client.echo("end of the request")
             seen = []
             while "end of the request" not in (command := monitor.next_command()["command"]):

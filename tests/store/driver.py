@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from app.domain.events import Event
 from app.domain.execution import Execution, Include, NewExecution, Status, StepRecord, TargetType
 from app.domain.identifiers import new_id
 from app.settings import Settings
@@ -118,24 +119,32 @@ class Driver:
         return number
 
     def beat(
-        self, id: str, token: str, progress: str = "", number: int | None = None, usage: str = ""
+        self,
+        id: str,
+        token: str,
+        progress: str = "",
+        number: int | None = None,
+        usage: str = "",
+        events: str = "",
+        max_events: int = 5000,
     ) -> str:
         number = time.monotonic_ns() if number is None else number
         return self._functions(
-            "beat", [LEASE_MICROSECONDS, "", "", id, token, number, progress, usage]
+            "beat",
+            [LEASE_MICROSECONDS, "", "", max_events, id, token, number, progress, usage, events],
         )[0].decode()
 
     def beats(self, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """One beat for several, by id and token."""
-        arguments = [part for id, token in attempts for part in (id, token, 1, "", "")]
+        arguments = [part for id, token in attempts for part in (id, token, 1, "", "", "")]
         return [
             word.decode()
-            for word in self._functions("beat", [LEASE_MICROSECONDS, "", "", *arguments])
+            for word in self._functions("beat", [LEASE_MICROSECONDS, "", "", 5000, *arguments])
         ]
 
     def note_worker(self, queue: str, name: str, slots: str = "0/1") -> None:
         """The beat of a worker that runs nothing."""
-        self._functions("beat", [LEASE_MICROSECONDS, f"{queue}:{name}", slots])
+        self._functions("beat", [LEASE_MICROSECONDS, f"{queue}:{name}", slots, 5000])
 
     def checkpoint(
         self,
@@ -148,9 +157,16 @@ class Driver:
         usage: str = "",
         definition: str = "d1",
         number: int | None = None,
+        events: str = "",
+        step_events: Sequence[str] = (),
+        max_events: int = 5000,
+        progress: str = "[1,2,null]",
     ) -> str:
+        told = [*step_events, *[""] * len(records)]
         rows = [
-            part for record, moment in records for part in (record.id, write_record(record), moment)
+            part
+            for (record, moment), event in zip(records, told, strict=False)
+            for part in (record.id, write_record(record), moment, event)
         ]
         pairs = [part for pair in (outcomes or {}).items() for part in pair]
         outputs = [part for pair in (values or {}).items() for part in pair]
@@ -160,8 +176,10 @@ class Driver:
             id,
             token,
             usage,
+            events,
+            max_events,
             number,
-            "[1,2,null]",
+            progress,
             definition,
             *counts,
             *rows,
@@ -177,10 +195,11 @@ class Driver:
         token: str,
         status: str = "completed",
         outputs: str | bytes = '{"output":"done"}',
+        events: str = "",
     ) -> str:
         outputs = outputs if status == "completed" else ""
         error = '{"type":"ValueError","message":"no","details":{}}' if status == "failed" else ""
-        return self._functions("finish", [id, token, "", status, outputs, error]).decode()
+        return self._functions("finish", [id, token, "", events, status, outputs, error]).decode()
 
     def release(
         self,
@@ -189,8 +208,9 @@ class Driver:
         how: str = "handed_back",
         delay: int = 0,
         reason: str = "It died.",
+        events: str = "",
     ) -> str:
-        return self._functions("release", [id, token, "", how, delay, reason]).decode()
+        return self._functions("release", [id, token, "", events, how, delay, reason]).decode()
 
     def let_leases_run_out(self) -> None:
         """Every running execution's lease is over, in the eyes of a reaper that was never away."""
@@ -216,6 +236,25 @@ class Driver:
         execution = self.store.get(id, "default", include)
         assert execution is not None
         return execution
+
+    def log(self, id: str, count: int = 1000) -> list[Event]:
+        """All events that are stored, read in pages. Their numbers have no gap, and the last one is
+        the version.
+        """
+        events: list[Event] = []
+        while True:
+            page = self.store.events(id, "default", events[-1].number if events else 0, count)
+            assert page is not None
+            if not page.events:
+                break
+            events += page.events
+        numbers = [event.number for event in events]
+        assert numbers == list(range(page.first, page.version + 1))
+        assert page.version == self.stored(id, Include.STATUS).version
+        return events
+
+    def types(self, id: str) -> list[str]:
+        return [event.type for event in self.log(id)]
 
     def status(self, id: str) -> str | None:
         execution = self.store.get(id, "default")

@@ -87,7 +87,7 @@ def test_a_release(driver: Driver, wrong: str) -> None:
         driver.claim(count=3), ("failed", "handed_back", "lost"), strict=True
     ):
         with refused_or_not():
-            driver.run("release", id, token, "", how, wrong, "ValueError")
+            driver.run("release", id, token, "", "", how, wrong, "ValueError")
     still_sound(driver, *ids)
 
 
@@ -104,7 +104,7 @@ def test_a_claim_and_a_beat(driver: Driver, wrong: str) -> None:
         for lease, number in ((wrong, 1), (LEASE, wrong)):
             with refused_or_not():
                 driver.run(
-                    "beat", lease, "processes:w1", "0/1", id, token, number, "[0,1,null]", ""
+                    "beat", lease, "processes:w1", "0/1", 9, id, token, number, "[0,1,null]", "", ""
                 )
     still_sound(driver, *ids)
 
@@ -122,7 +122,7 @@ def test_a_checkpoint(driver: Driver, place: int, wrong: str) -> None:
         if wrong not in ("-inf", "-1e300", "-1", WRONG[9])
         else refused_or_not()
     ):
-        driver.run("checkpoint", id, token, "", 1, "[0,1,null]", "d1", *counts, "one", "{}")
+        driver.run("checkpoint", id, token, "", "", 9, 1, "[0,1,null]", "d1", *counts, "one", "{}")
     assert driver.client.hgetall(f"rq:job:{id}") == before
     assert driver.client.exists(f"rq:job:{id}:steps") == 0
     still_sound(driver, id)
@@ -169,7 +169,7 @@ def test_a_finish_with_a_status_that_is_none(driver: Driver) -> None:
     [(_, token)] = driver.claim()
     for wrong in ("", "pending", "running", "exploded"):
         with pytest.raises(redis.ResponseError):
-            driver.run("finish", id, token, "", wrong, "", "")
+            driver.run("finish", id, token, "", "", wrong, "", "")
     assert driver.status(id) == "running"
     still_sound(driver, id)
 
@@ -180,6 +180,6 @@ def test_a_counter_that_is_as_large_as_it_may_be_stays_so(driver: Driver, field:
     driver.client.hset(f"rq:job:{id}", field, 999_999_999 if field != "lost" else 999_999_997)
     [(_, token)] = driver.claim()
     driver.run(
-        "release", id, token, "", "failed" if field == "retried" else "lost", 0, "ValueError"
+        "release", id, token, "", "", "failed" if field == "retried" else "lost", 0, "ValueError"
     )
     still_sound(driver, id)

@@ -30,7 +30,7 @@ BIN = Path(os.environ.get("SERVICE_BIN") or OWN_BIN)
 """The service's programs. `make test` sets an environment as deployed, from requirements.txt only."""
 
 # Variables of the developer's own environment that would change what a service does.
-_NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO")
+_NOT_OURS = ("OPENAI_", "API_KEYS", "AUTH", "METRICS", "HOST", "DYNO", "WEBHOOK_")
 
 
 def free_port() -> int:

@@ -21,10 +21,10 @@ from app.worker.child import ChildConfig
 from app.worker.claim import Claim
 from app.worker.ending import Stopping
 from app.worker.forkserver import Forkserver
+from app.worker.loops import for_life
 from app.worker.orphans import OrphanSweeper
 from app.worker.pool import Pool
 from app.worker.start_message import StartMessage
-from app.worker.worker import ExecutionWorker
 
 CLAIM = Claim(
     "exec_1",
@@ -316,6 +316,5 @@ def test_a_loop_of_the_worker_that_meets_an_error_goes_on() -> None:
         if len(turns) < 3:
             raise RuntimeError("a bug")
 
-    worker = ExecutionWorker.__new__(ExecutionWorker)
-    run(asyncio.wait_for(worker._for_life(loop), 10))
+    run(asyncio.wait_for(for_life(loop), 10))
     assert turns == [0, 1, 2]

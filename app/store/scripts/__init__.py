@@ -23,10 +23,10 @@ _FOLDER = Path(__file__).parent
 
 # Files whose local functions and constants all transitions see. Each file uses only those of the
 # files before it. `old` rewrites records of older versions.
-_SHARED = ("prelude", "record", "moves", "old", "admission")
+_SHARED = ("prelude", "record", "deliveries", "events", "moves", "old")
 
 # Files whose code is a part of one transition alone.
-_PARTS = {"reap": ("sweep", "restore")}
+_PARTS = {"submit": ("admission",), "reap": ("sweep", "restore", "reap_deliveries")}
 
 _FUNCTIONS = {
     "submit": "",
@@ -38,14 +38,21 @@ _FUNCTIONS = {
     "finish": "allow-oom",
     "release": "allow-oom",
     "cancel": "allow-oom",
+    "listen": "allow-oom",
     "reap": "allow-oom",
     "count": "allow-oom",
+    "take_deliveries": "allow-oom",
+    "note_tries": "allow-oom",
+    "redeliver": "allow-oom",
     "mend": "allow-oom",
     "quarantine": "allow-oom",
     "status": "no-writes",
+    "log": "no-writes",
     "waiting": "no-writes",
     "page": "no-writes",
     "observe": "no-writes",
+    "read_deliveries": "no-writes",
+    "read_to_send": "no-writes",
 }
 """Each function with its flag.
 

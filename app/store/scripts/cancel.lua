@@ -12,7 +12,11 @@ local function run(ARGV)
     return 'cancelled'
   end
   if record.state == 'running' then
-    call('HSETNX', job_key(id), 'cancel', integer(now()))
+    if not record.cancel then
+      local at = now()
+      local version = tell(record, at, 'cancelling')
+      call('HSET', job_key(id), 'cancel', integer(at), 'version', version)
+    end
     -- RQ's own channel for commands to a worker. The message may be lost, the mark is not.
     local channel = 'rq:pubsub:' .. (record.worker_name or '')
     try('PUBLISH', channel, cjson.encode({command = 'cancel', execution_id = id}))

@@ -14,12 +14,12 @@
 -- ARGV: queue, worker, count, lease in microseconds, number.
 -- Returns `late` if the number is not the next one; else a list of {id, token, attempt, retried,
 -- timeout, retries, tenant, request_id, data, usage so far, definition, 1 if there are records of
--- steps, traceparent, deaths}.
+-- steps, traceparent, deaths, 1 if somebody follows the events, else ''}.
 local CLAIMED = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                  'enqueued_at', 'started_at', 'ended_at', 'timeout', 'worker_name', 'attempt',
                  'token', 'cancel', 'steps', 'lost', 'retried', 'max_attempts', 'expires',
                  'retries', 'timeout_seconds', 'deaths', 'request_id', 'usage', 'definition',
-                 'traceparent'}
+                 'traceparent', 'version', 'callback', 'tags', 'listened'}
 
 local MAX_ENTRIES = 1000  -- `unpack` holds a few thousand values
 local MAX_BYTES = 1024 * 1024
@@ -41,13 +41,15 @@ local function start(id, token, worker, at)
   local key, attempt = job_key(id), one_more(record.attempt)
   local progress = '[0,' .. (record.steps or 1) .. ',null]'
   move_index(record, 'running')
+  local version = tell(record, at, 'started', attempt_data(attempt))
   call('HSET', key, 'status', 'started', 'meta', meta('running', progress), 'attempt', attempt,
-    'token', token, 'worker_name', worker, 'started_at', iso(at))
+    'token', token, 'worker_name', worker, 'started_at', iso(at), 'version', version)
   if record.expires then call('HDEL', key, 'expires') end
   local row = {id, token, tostring(attempt), tostring(record.retried),
     record.timeout_seconds or record.timeout, record.retries or '', record.tenant,
     record.request_id or '', data, record.usage or '', record.definition or '',
-    steps > 0 and '1' or '0', record.traceparent or '', tostring(record.deaths)}
+    steps > 0 and '1' or '0', record.traceparent or '', tostring(record.deaths),
+    record.listened and '1' or ''}
   return row, record
 end
 

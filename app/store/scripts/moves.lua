@@ -60,6 +60,13 @@ local function count_end(record, state, at)
   end
 end
 
+-- The value of a field in a list of fields and values; nil if it is not there.
+local function value_of(name, fields)
+  for i = 1, #(fields or {}), 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
 -- The only way into a final state; the caller has checked that the record is in none. `more` are
 -- further fields and values.
 -- RQ's registry comes first: it makes the record leave after its retention, even if a later call
@@ -70,10 +77,12 @@ local function end_as(record, state, at, more)
   call('ZADD', registry(state, record.origin), rq_score(at), record.id)
   move_index(record, state)
   local progress = completed and all_done(record) or last_progress(record)
+  local version = tell(record, at, state, error_data(value_of('error', more)))
   call('HSET', key, 'status', RQ_WORD[state], 'meta', meta(state, progress), 'ended_at', iso(at),
-    unpack(more or {}))
+    'version', version, unpack(more or {}))
   -- Only a living execution needs these.
   call('HDEL', key, 'request_id', 'max_attempts', 'reported', 'saved', 'expires')
+  if version > 3 then call('HDEL', key, 'told') end
   if record.state == 'running' then
     leave_running(record)
     if record.worker_name and state ~= 'cancelled' then
@@ -84,7 +93,6 @@ local function end_as(record, state, at, more)
     leave_waiting(record)
   end
   count_end(record, state, at)
-  try('PUBLISH', 'exec:ended:' .. record.id, state)  -- see app/store/ends.py
 end
 
 -- The error of a failure that the service itself noticed, as a field and its value.
@@ -105,6 +113,8 @@ function quarantine(record, found)
     record[name] = nil
     call('HDEL', key, name)
   end
+  record.version = version_of(record)
+  if REGISTRY[record.state] and record.version <= 3 then make_list(record) end
   record.type, record.target = record.type or 'agent', record.target or 'unknown'
   record.origin = record.origin or 'unknown'
   record.created = microseconds(record.created_at) or at
@@ -129,6 +139,14 @@ function quarantine(record, found)
   report('record_unreadable', record.id, message)
 end
 
+-- The data of `retrying`: the attempt that has ended, how, and when the next one is due if there is a
+-- delay. Written by hand: cjson would write a large time as `1.7e+15`.
+local function retrying_data(record, how, error_type, due)
+  local form = '{"attempt":%d,"outcome":"%s","error":%s,"due":%s}'
+  local error = error_type and cjson.encode(error_type) or 'null'
+  return string.format(form, record.attempt, how or 'released', error, due and integer(due) or 'null')
+end
+
 -- running -> pending: ends the attempt; the next one may start after `delay` microseconds.
 -- `how` it ended goes into the history of attempts. If `how` is nil, the attempt does not count.
 -- Calls that may fail because of a key of the wrong type come before the record is changed:
@@ -142,19 +160,20 @@ local function requeue(record, at, delay, how, error_type)
     try('ZADD', SCHEDULED .. record.origin, string.format('%.6f', due / 1000000), record.id)
   end
   move_index(record, 'pending')
+  local version = tell(record, at, 'retrying', retrying_data(record, how, error_type, delay > 0 and due))
   local fields = {'status', delay > 0 and 'scheduled' or 'queued', 'meta', meta('pending'),
-                  'enqueued_at', iso(due), 'lost', record.lost, 'retried', record.retried}
+                  'enqueued_at', iso(due), 'lost', record.lost, 'retried', record.retried,
+                  'version', version}
   if how then
-    -- Written by hand: cjson would write a large time as `1.7e+15`.
     local form = '{"number":%d,"worker":%s,"started":%s,"ended":%s,"outcome":"%s","error":%s},'
     local entry = string.format(form, record.attempt, cjson.encode(record.worker_name or ''),
       integer(record.started), integer(at), how, cjson.encode(error_type or how))
-    fields[11], fields[12] = 'history', (call('HGET', key, 'history') or '') .. entry
+    fields[13], fields[14] = 'history', (call('HGET', key, 'history') or '') .. entry
   else
-    fields[11], fields[12] = 'attempt', math.max(0, record.attempt - 1)
+    fields[13], fields[14] = 'attempt', math.max(0, record.attempt - 1)
   end
   call('HSET', key, unpack(fields))
-  call('HDEL', key, 'token', 'worker_name', 'started_at', 'reported', 'saved')
+  call('HDEL', key, 'token', 'worker_name', 'started_at', 'reported', 'saved', 'told')
   if delay == 0 then call('LPUSH', queue_key(record.origin), record.id) end
   leave_running(record)
 end

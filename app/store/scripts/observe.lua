@@ -13,6 +13,13 @@ local function oldest_in(queue, at)
   return oldest
 end
 
+local function deliveries(at)
+  local key, first = queue_key(WEBHOOKS), ask({}, 'ZRANGE', UNDELIVERED, 0, 0, 'WITHSCORES')
+  local age = math.max(0, at - (tonumber(first[2]) or at))
+  return {ask(0, 'ZCARD', UNDELIVERED), integer(age), ask(0, 'LLEN', key),
+    integer(at - oldest_in(key, at))}
+end
+
 local function run(ARGV)
   local lease, names = bounded(ARGV[1], 1, LONGEST), {unpack(ARGV, 2)}
   local at, queues, workers = now(), {}, {}
@@ -25,5 +32,5 @@ local function run(ARGV)
     workers[#workers + 1] = ask(false, 'HGET', SLOTS, worker) or '0/0'
   end
   local running, delayed = ask(0, 'ZCARD', LEASES), ask(0, 'ZCARD', DELAYED)
-  return {ask({}, 'HGETALL', COUNTS), running, delayed, queues, workers}
+  return {ask({}, 'HGETALL', COUNTS), running, delayed, queues, workers, deliveries(at)}
 end

@@ -44,6 +44,7 @@ local function data_key(id) return 'rq:job:' .. id .. ':data' end        -- the 
 local function outputs_key(id) return 'rq:job:' .. id .. ':outputs' end
 local function steps_key(id) return 'rq:job:' .. id .. ':steps' end      -- see app/store/steps.py
 local function values_key(id) return 'rq:job:' .. id .. ':values' end
+local function events_key(id) return 'rq:job:' .. id .. ':events' end    -- see events.lua
 local function queue_key(queue) return 'rq:queue:' .. queue end
 
 -- RQ's own clean-up removes entries of a registry whose score lies between 1970 and now. Our scores

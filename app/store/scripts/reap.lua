@@ -6,6 +6,7 @@
 --   * A delay that is over: into the queue.
 --   * Pending for longer than its `expires_in`: `failed` with `Expired`.
 --   * Pending, but in no queue: back into the queue (see restore.lua).
+--   * Webhook deliveries: see reap_deliveries.lua.
 --   * A worker without a heartbeat for three leases: removed from our lists and RQ's.
 --   * Ended longer ago than its retention: the record, its outputs and index entries are deleted.
 --   * An impossible time, because the store's clock went back: replaced by a possible one.
@@ -168,7 +169,9 @@ local function delete_ended(pass, registry)
     local record = load(id)
     if not record or record.state == registry.state then
       if record then unindex(record, registry.state) end
-      call('UNLINK', job_key(id), data_key(id), outputs_key(id), steps_key(id), values_key(id))
+      delete_deliveries(id)
+      call('UNLINK', job_key(id), data_key(id), outputs_key(id), steps_key(id), values_key(id),
+        events_key(id))
     end
     call('ZREM', registry.key, id)
   end, rq_score)
@@ -231,6 +234,7 @@ local function run(ARGV)
   for_each_due(pass, DELAYED, at, enqueue_delayed)
   for_each_due(pass, WAITING, at, expire_waiting)
   if not part(REPAIR, restore_queues, pass) then call('UNLINK', REPAIR, MISSING) end
+  part(UNDELIVERED, reap_deliveries, pass)
   for_each_due(pass, WORKERS, at - 3 * lease, forget_worker)
   tidy_rq(queues)
   for _, registry in ipairs(pass.registries) do delete_ended(pass, registry) end

@@ -13,12 +13,12 @@ local CALL = '["app.domain.payload.execution",null,[],{}]'
 local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                 'enqueued_at', 'started_at', 'ended_at', 'timeout', 'worker_name', 'attempt',
                 'token', 'cancel', 'steps', 'lost', 'retried', 'max_attempts', 'expires',
-                'retries', 'timeout_seconds', 'deaths'}
+                'retries', 'timeout_seconds', 'deaths', 'version', 'callback', 'tags'}
 
 -- The fields that must be readable when an execution ends: people see them, or lists need them.
 local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                       'started_at', 'ended_at', 'worker_name', 'attempt', 'token', 'cancel',
-                      'steps'}
+                      'steps', 'version', 'callback', 'tags'}
 
 local function meta(state, progress)
   return '{"status":"' .. state .. '","progress":' .. (progress or 'null') .. '}'
@@ -86,6 +86,7 @@ local function flaws(record, ending)
   end
   if not is_counter(record.attempt) then found = and_also(found, 'attempt') end
   if not is_counter(record.steps) then found = and_also(found, 'steps') end
+  if not is_counter(record.version) then found = and_also(found, 'version') end
   if not living and not microseconds(record.ended_at) then found = and_also(found, 'ended_at') end
   if not living or ending then return found end
   if not record.origin then found = and_also(found, 'origin') end
@@ -103,6 +104,16 @@ local function flaws(record, ending)
   return found
 end
 
+-- The number of the latest event. Older versions of the service told none of their changes: then it
+-- is at least the number of the events that the record itself says (see events.lua).
+local function version_of(record)
+  local version, state = record.version, record.state
+  if type(version) == 'number' then return version end
+  local least = state == 'pending' and 1 or state == 'running' and 2 or record.started_at and 3 or 2
+  if version and is_counter(version) then return math.max(least, tonumber(version)) end
+  return math.max(least, ask(0, 'LLEN', events_key(record.id)))
+end
+
 local quarantine, renew  -- defined later, in moves.lua and old.lua
 
 -- The fields `names` of a record, without missing ones; nil if there is no such execution.
@@ -114,6 +125,17 @@ local function fields_of(id, names)
     if value and value ~= '' then record[names[i]] = value end
   end
   return record.tenant and record or nil
+end
+
+-- The fields `names` of an execution that its worker says it runs, without the checks of `load`: a
+-- heartbeat reads too many records for them.
+local function running(id, names)
+  local record = fields_of(id, names)
+  if record and not record.created_at and renew(record) then record = fields_of(id, names) end
+  if not record then return nil end
+  record.state = 'running'
+  record.version = version_of(record)
+  return record
 end
 
 -- The record with its counters as numbers; nil if there is no such execution. An unreadable record
@@ -130,6 +152,7 @@ local function load(id, names)
     record = fields_of(id, names)
     flaws(record)
   end
+  record.version = version_of(record)
   record.attempt = tonumber(record.attempt or 0)
   record.max_attempts = tonumber(record.max_attempts or 0)
   record.lost = tonumber(record.lost or 0)

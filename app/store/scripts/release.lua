@@ -7,19 +7,21 @@
 --   `disturbed`    its process died, together with many others in it
 --   `suspected`    the same, with so few others that each of them runs alone the next time
 -- After a cancel request it becomes `cancelled` instead.
--- ARGV: id, token, usage (JSON or ''), how, delay in microseconds, reason: the error's type, or a
---   sentence; for `handed_back`, `unstarted` if no code of it ran.
+-- ARGV: id, token, usage (JSON or ''), events of the child (see events.lua), how, delay in
+--   microseconds, reason: the error's type, or a sentence; for `handed_back`, `unstarted` if no code
+--   of it ran.
 -- Returns the status after the call, or `lost` for a stale token, also if the call is repeated.
 local MAX_RETURNED = 20
 
 local function run(ARGV)
-  local id, token, usage, how, delay, reason = unpack(ARGV, 1, 6)
+  local id, token, usage, events, how, delay, reason = unpack(ARGV, 1, 7)
   local record = load(id)
   if not record or record.state ~= 'running' or record.token ~= token then return 'lost' end
 
   local at = now()
   delay = bounded(delay, 0, LONGEST)
   usage = usage ~= '' and {'usage', usage} or {}
+  note_reported(record, at, events)
   if how == 'lost' then return lose(record, at, reason, usage) end
   if how == 'disturbed' or how == 'suspected' then
     return lose_with_others(record, at, reason, usage, how == 'suspected')

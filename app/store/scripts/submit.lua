@@ -32,7 +32,7 @@ local function store(record, rules, source, data, fields, expires)
   local id, key = record.id, job_key(record.id)
   call('ZADD', WAITING, expires, id)
   call('HSET', key, 'status', 'queued', 'meta', record.meta, 'data', CALL, 'created_at',
-    record.created_at, 'enqueued_at', record.created_at, unpack(fields))
+    record.created_at, 'enqueued_at', record.created_at, 'version', 1, unpack(fields))
   call('SET', data_key(id), data)
   if source ~= '' then
     take_over(rules, steps_key(source), steps_key(id))
@@ -91,6 +91,8 @@ local function run(ARGV)
     undo(record)
     error(length, 0)
   end
+  record.version = 0
+  tell(record, at, 'created')
   note_copied(rules, id, copied)
   if length == 1 then try('SADD', RQ_QUEUES, queue_key(record.origin)) end  -- `reap` adds it, too
   count('c:' .. record.type .. ':' .. record.target)

@@ -50,6 +50,10 @@ def dump(client: redis.Redis) -> dict[str, Any]:
                 _text(member): str(score)
                 for member, score in client.zrange(key, 0, -1, withscores=True)
             },
+            "stream": lambda key: [
+                [_text(id), {_text(f): _text(v) for f, v in fields.items()}]
+                for id, fields in client.xrange(key)
+            ],
         }[kind]
         found[name] = {"type": kind, "value": read(key)}
     return found
@@ -70,6 +74,9 @@ def restore(client: redis.Redis, fixture: Fixture) -> None:
                 client.sadd(key, *map(_bytes, value))
             case "zset":
                 client.zadd(key, {_bytes(member): float(at) for member, at in value.items()})
+            case "stream":
+                for id, fields in value:
+                    client.xadd(key, fields, id)
 
 
 def _text(value: bytes) -> str:

@@ -1,0 +1,110 @@
+"""Shares the places of a worker out among receivers, so that a dead one does not take them all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+SHARE = 4
+"""One host gets this part of the places at most: a quarter."""
+
+LEAST = 2
+"""A host that does not answer still gets so many places: that is how it is found to be back."""
+
+HELD_SECONDS = 2.0
+"""How long a delivery waits here for a place of its host."""
+
+LIVELY_SECONDS = 1.0
+"""A host that answered within this time, or was not asked before, will soon have a place."""
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""The longest pause of a delivery that is set aside."""
+
+MOST_HOSTS = 10_000
+"""More hosts than this are not remembered while nothing is sent to them."""
+
+
+def host_of(url: str) -> str:
+    """The host that a delivery goes to; empty if the URL has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+@dataclass(slots=True)
+class _Host:
+    """`silent` is how many tries in a row had no answer. `moved_at` is when it last answered, or
+    got its first place.
+    """
+
+    busy: int = 0
+    silent: int = 0
+    moved_at: float = 0.0
+    took_seconds: float = 1.0
+    turn_at: float = 0.0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+class Receivers:
+    """Gives places to the tries of each host. Belongs to one event loop.
+
+    With each try that gets no answer, a host's places are halved. With the next answer it has all
+    of them again. A delivery that finds no place waits a moment if its host is lively. Otherwise it
+    is set aside: it goes back to the store for as long as those before it need.
+    """
+
+    def __init__(self, places: int):
+        self._most = max(LEAST, places // SHARE)
+        self._hosts: dict[str, _Host] = {}
+        self.held = 0
+
+    async def enter(self, name: str) -> float:
+        """Takes a place and returns 0; otherwise returns for how long to set the delivery aside."""
+        host = self._hosts.setdefault(name, _Host())
+        if host.busy < self._places(host):
+            if not host.busy:
+                host.moved_at = time.monotonic()
+            host.busy += 1
+            return 0.0
+        if host.silent or time.monotonic() - host.moved_at > LIVELY_SECONDS:
+            return self._pause(host)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        host.waiting.append(turn)
+        self.held += 1
+        try:
+            await asyncio.wait_for(turn, HELD_SECONDS)
+        except TimeoutError:
+            return self._pause(host)
+        finally:
+            self.held -= 1
+        return 0.0
+
+    def leave(self, name: str, seconds: float, *, answered: bool) -> None:
+        """Frees the place of a try that took so long."""
+        host = self._hosts[name]
+        host.busy -= 1
+        host.took_seconds = seconds
+        host.silent = 0 if answered else host.silent + 1
+        if answered:
+            host.moved_at = time.monotonic()
+        while host.waiting and host.busy < self._places(host):
+            turn = host.waiting.popleft()
+            if not turn.done():  # it has waited for too long
+                host.busy += 1
+                turn.set_result(None)
+        if len(self._hosts) > MOST_HOSTS and not host.busy and not host.waiting:
+            del self._hosts[name]
+
+    def _places(self, host: _Host) -> int:
+        return max(LEAST, self._most >> min(30, host.silent))
+
+    def _pause(self, host: _Host) -> float:
+        """Those that are set aside come back one after the other."""
+        now = time.monotonic()
+        turn_at = max(now, host.turn_at) + host.took_seconds / self._places(host)
+        host.turn_at = min(turn_at, now + LONGEST_PAUSE_SECONDS)
+        return max(1.0, host.turn_at - now)
