@@ -24,6 +24,7 @@ from app.api import (
     operations,
     problems,
     quotas,
+    streams,
     targets,
     traces,
     webhook_description,
@@ -72,7 +73,9 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
     webhook_description.describe(described.spec)
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(deliveries.blueprint)
+    described.register_blueprint(streams.blueprint)
     described.register_blueprint(targets.blueprint)
+    streams.register(app, service)
     targets.register(app, service.catalog)
     docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)

@@ -38,6 +38,11 @@ REDELIVERED = _EXAMPLES["redelivered"]
 INDEX = _EXAMPLES["index"]
 AGENT = _EXAMPLES["agent"]
 PIPELINE = _EXAMPLES["pipeline"]
+LOG = _EXAMPLES["log"]
+
+# Server-Sent Events.
+STREAM = _EXAMPLES["stream"]
+FEED = _EXAMPLES["feed"]
 
 PROBLEMS: dict[str, dict[str, Any]] = _EXAMPLES["problems"]
 """By code: the status, the detail and the field errors of a problem."""

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import redis
 
+from app.admin.text import shown
 from app.domain.events import FINAL_TYPES, Event
 from app.domain.execution import Failure, Progress, StepRecord, StepStatus
 from app.settings import DAY, Settings
 from app.store.events import UNREADABLE_ENTRY, read_entries
+from app.store.inspection import Inspection
 from tests.store.driver import FINAL, Driver
 from tests.store.formats import Fixture, fixtures, restore
+from tools.embedded_store import EmbeddedStore
 
 CHANGED = "exec:changed:"
 FEED = "exec:changes:default"
@@ -338,6 +341,17 @@ def test_the_log_leaves_with_its_execution(driver: Driver) -> None:
     assert driver.store.events(id, "default") is None
 
 
+def test_an_operator_is_shown_what_is_stored_of_a_log(own_store: EmbeddedStore) -> None:
+    settings = Settings(redis_url=own_store.url)
+    driver = Driver(redis.Redis.from_url(own_store.url), settings)
+    id, token = running(driver)
+    driver.beat(id, token, events=reported("a"))
+    found = Inspection(settings).everything(id)
+    assert [json.loads(entry)[1] for entry in found["events"]] == ["created", "started", "log"]
+    lines = shown({"events": [json.loads(entry) for entry in found["events"]]}).splitlines()
+    assert len(lines) == 4
+
+
 # Keys and records that another program, or older code, has written.
 
 
@@ -460,6 +474,28 @@ def test_a_record_of_older_code_has_a_log(driver: Driver, state: str) -> None:
             assert driver.types(id) == [*expected, "progress", "completed"]
 
 
+@pytest.mark.parametrize("act", ["cancel", "beat"])
+@pytest.mark.parametrize("end", FINAL)
+def test_an_end_by_older_code_is_the_last_event_of_a_stored_log(
+    driver: Driver, act: str, end: str
+) -> None:
+    """While processes of both versions run. Older code raises no `version` and tells nothing."""
+    id, token = running(driver)
+    if act == "cancel":
+        driver.store.cancel(id, "default")
+    else:
+        driver.beat(id, token, events=reported("a"))
+    before, fields = driver.log(id), ("version", "told")
+    left = dict(zip(fields, driver.client.hmget(f"rq:job:{id}", fields), strict=True))
+    driver.finish(id, token, end)
+    driver.client.hset(f"rq:job:{id}", mapping=left)
+    driver.client.rpop(events_key(id))
+    for count in (1, 2, 1000):
+        log = driver.log(id, count)
+        assert log[:-1] == before
+        assert log[-1].type == driver.status(id)
+
+
 @pytest.mark.parametrize("old", fixtures(), ids=lambda old: f"format {old.name}")
 def test_what_older_code_left_goes_on_with_a_log(redis_client: redis.Redis, old: Fixture) -> None:
     restore(redis_client, old)
@@ -539,6 +575,7 @@ def test_the_feed_keeps_the_last_ten_thousand_changes(driver: Driver) -> None:
         pipe.execute()
     driver.submit()
     assert 10_000 <= driver.client.xlen(FEED) < 10_200
+    assert driver.client.ttl(FEED) > DAY
 
 
 # Whom the worker streams for.

@@ -9,7 +9,7 @@
 -- another attempt).
 
 local REPORT = {'tenant', 'created_at', 'started_at', 'attempt', 'meta', 'usage', 'reported',
-                'version', 'callback'}
+                'version'}
 
 -- Stores a report of a running attempt.
 local function store(id, at, max_events, number, progress, usage, events)

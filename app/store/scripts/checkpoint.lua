@@ -9,7 +9,7 @@
 -- Returns `ok`, `cancel` (a cancel was requested), or `lost` for a stale token: nothing is stored.
 
 local CHECKPOINT = {'status', 'tenant', 'token', 'cancel', 'saved', 'definition', 'created_at',
-                    'started_at', 'attempt', 'meta', 'usage', 'version', 'callback'}
+                    'started_at', 'attempt', 'meta', 'usage', 'version'}
 
 -- Tells what is noted, and writes the record. `told` is what `note_reported` has returned.
 local function write_record(record, max_events, told, fields)
