@@ -10,7 +10,7 @@ AGENTS_NEED := $(wildcard requirements-agents.txt)
 export SERVICE_BIN := $(CURDIR)/.venv-service/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run check test chromium chaos faults bench bench-full lint format
+.PHONY: help install run check test chromium javascript chaos faults bench bench-full lint format
 
 help:
 	@echo "make run      an embedded store, the API on PORT (default 8000) and a worker, until Ctrl-C; loads what you edit"
@@ -30,7 +30,7 @@ run: .venv/installed
 check: .venv/installed
 	@$(BIN)/python -m app.catalog check
 
-test: .venv/installed-dev .venv-service/installed chromium
+test: .venv/installed-dev .venv-service/installed chromium javascript
 	@$(BIN)/python -m pytest -n 4 $(ARGS)  # two cores: half of the time a test waits
 
 # Some tests open pages in a real browser. Where none can be installed, they are skipped.
@@ -39,6 +39,12 @@ chromium:
 		|| { echo "Installing Chromium for the tests in a browser, once."; \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| echo "Chromium cannot be installed here, so the tests in a browser are skipped. As root: apt-get install chromium"
+
+# Some tests run the JavaScript of docs/. Where there is no npm, they are skipped.
+javascript:
+	@test -d tests/javascript/node_modules \
+		|| npm install --silent --no-package-lock --no-audit --no-fund --prefix tests/javascript \
+		|| echo "npm cannot install here, so tests of JavaScript are skipped. As root: apt-get install nodejs npm"
 
 chaos: .venv/installed-dev .venv-service/installed
 	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seconds 60)

@@ -5,7 +5,6 @@ Called by `app.settings`, which defines the settings; `app.setting_texts` descri
 
 from __future__ import annotations
 
-import base64
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,6 +16,8 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from marshmallow import ValidationError
 from marshmallow.validate import OneOf, Range, Regexp
+
+from app.domain.webhook_secret import is_secret, secrets_of
 
 NEAR = 0.88
 """Similarity from which a variable counts as a misspelt setting: about one wrong letter in ten."""
@@ -179,32 +180,16 @@ def rate(text: str) -> None:
         raise ValidationError("Must be like 100/minute; separate several rates with semicolons.")
 
 
-WEBHOOK_SECRET_BYTES = range(24, 65)
-
-
-def secrets_of(text: str) -> tuple[str, ...]:
-    """The secrets in WEBHOOK_SECRET, in its order."""
-    return tuple(text.replace(",", " ").split())
-
-
 def webhook_secrets(text: str) -> None:
     """whsec_ and the base64 of 24 to 64 random bytes, or several of these with commas between"""
     found = secrets_of(text)
-    if not found or not all(map(_is_webhook_secret, found)):
+    if not found or not all(map(is_secret, found)):
         raise ValidationError(
             "Must be like whsec_ and the base64 of 24 to 64 bytes. "
             "Make one with: python -m app.admin webhook-secret."
         )
     if len(set(found)) < len(found):
         raise ValidationError("The same secret must not be in it twice.")
-
-
-def _is_webhook_secret(text: str) -> bool:
-    try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        return False
-    return text.startswith("whsec_") and len(key) in WEBHOOK_SECRET_BYTES
 
 
 def misspelt(environ: Mapping[str, str], names: Collection[str]) -> Iterable[tuple[str, str]]:

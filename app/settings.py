@@ -22,6 +22,7 @@ from marshmallow import ValidationError
 
 from app.domain.errors import ConfigurationError
 from app.domain.key import chosen_keys, parse_environment
+from app.domain.webhook_secret import secrets_of
 from app.setting_checks import (
     Setting,
     checks_of,
@@ -30,7 +31,6 @@ from app.setting_checks import (
     origins,
     pauses,
     rate,
-    secrets_of,
     settings_of,
     store_url,
     webhook_secrets,

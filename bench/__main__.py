@@ -22,7 +22,7 @@ from pathlib import Path
 import redis
 
 from bench import table
-from bench.figures import queue, share, store, waiters, waiting, web
+from bench.figures import queue, share, store, waiters, waiting, web, webhooks
 from bench.figures.scale import Scale
 from bench.load import client as client_of_rates
 from bench.stack import CELERY
@@ -35,7 +35,7 @@ FIGURES: list[Figure] = [
     *(web.starts_and_statuses, web.lists, queue.drain, queue.latency),
     *(waiting.four_hundred, waiting.model_calls, waiting.default_settings, waiting.a_thousand),
     *(web.waiting_callers, waiters.many_waiters, waiters.heard_of, queue.chains),
-    *(store.bytes_each, store.connections, share.store_share),
+    *(store.bytes_each, store.connections, share.store_share, webhooks.deliveries),
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 

@@ -16,12 +16,16 @@ from app.admin.commands import Admin
 from app.admin.text import shown
 from app.domain.errors import ServiceError, StoreUnavailable
 from app.domain.execution import Status, TargetType
+from app.domain.webhook_secret import new_secret
 from app.store import connection
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command == "webhook-secret":
+        print(new_secret())
+        return 0
     try:
         print(_found(settings.load(), options))
         sys.stdout.flush()
@@ -89,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--type", choices=[type.value for type in TargetType])
     listing.add_argument("--target", help="only of this agent or pipeline")
     listing.add_argument("--limit", type=_limit, default=50, help="how many, 1 to 1000 (50)")
+    commands.add_parser("webhook-secret", help="print a new secret for WEBHOOK_SECRET")
     return parser
 
 

@@ -112,11 +112,23 @@ class DeliveryQueue:
         return [_taken(token, *row) for row in rows]
 
     async def read(self, taken: Sequence[Taken]) -> list[Found | None]:
-        """The executions of these deliveries; None for one that has left the store."""
-        found: list[Found | None] = []
-        for start in range(0, len(taken), READ_TOGETHER):
-            found += await self._read_some(taken[start : start + READ_TOGETHER])
-        return found
+        """The executions of up to `READ_TOGETHER` deliveries; None for one that is not there."""
+        calls = [
+            ("read_to_send", [one.execution_id, one.tenant, MAX_OUTPUT_BYTES, *RECORD_FIELDS])
+            for one in taken
+        ]
+        try:
+            with connection.translated():
+                answers = await self._store.call_all(calls)
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+        except StoreUnavailable:
+            if len(taken) == 1:
+                raise
+            # Perhaps they are too large for the link, together.
+            return [found for one in taken for found in await self.read([one])]
+        return [_found(one, answer) for one, answer in zip(taken, answers, strict=True)]
 
     async def note(self, notes: Sequence[Note]) -> list[str]:
         """Stores how tries ended. Returns `ok` for each, or `lost` if another try was begun since,
@@ -145,24 +157,6 @@ class DeliveryQueue:
 
     async def close(self) -> None:
         await self._store.close()
-
-    async def _read_some(self, taken: Sequence[Taken]) -> list[Found | None]:
-        calls = [
-            ("read_to_send", [one.execution_id, one.tenant, MAX_OUTPUT_BYTES, *RECORD_FIELDS])
-            for one in taken
-        ]
-        try:
-            with connection.translated():
-                answers = await self._store.call_all(calls)
-                for answer in answers:
-                    if isinstance(answer, Exception):
-                        raise answer
-        except StoreUnavailable:
-            if len(taken) == 1:
-                raise
-            # Perhaps they are too large for the link, together.
-            return [found for one in taken for found in await self._read_some([one])]
-        return [_found(one, answer) for one, answer in zip(taken, answers, strict=True)]
 
 
 def _taken(token: str, *row: bytes) -> Taken:

@@ -31,6 +31,8 @@ SECRET = "s3cr3tvalue0123456789"
         f"https://host/path?token={SECRET}&page=2",
         f"client_secret={SECRET}",
         f"ghp_{SECRET}",
+        f"whsec_{SECRET}",
+        f"whsec_ab+/{SECRET}==",
         f"xoxb-{SECRET}",
         f"eyJhbGciOiJ9.{SECRET}.{SECRET}",
     ],
@@ -89,6 +91,7 @@ def test_the_linear_patterns_mask_all_that_the_simple_ones_do(text: str) -> None
 # Each of these, repeated, makes a pattern slow that reads the same characters twice.
 WORST = [
     *("eyJ-", "eyJ-eyJ-.", "eyJa.", "a.", "-eyJ", "sk-", "sk-1 ", "exkey_", "exkey_a-"),
+    *("whsec_", "whsec_a+", "whsec_ab=="),
     *("AKIA", "AIza", "AIza-", "ghp_", "xoxb-", "token", "token ", "token=", "token=a "),
     *("token: '", "token" + 50 * " ", 'secret" : ', "api_key_", "passwo", "bearer ", "bearer a"),
     *("Basic ", "basic a", "authorization: bearer ", "://", "://a:", "://a:b", "://a@"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.admin.__main__ import main as admin
 from app.domain.errors import ConfigurationError
 from app.setting_checks import Setting, http_url, rate, settings_of, store_url
 from app.setting_texts import allowed, listing, tables
@@ -177,6 +179,55 @@ def test_a_wrong_secret_is_refused_without_being_shown(monkeypatch: pytest.Monke
         load()
     assert "sk-abc" not in str(raised.value)
     assert "pass-word" not in str(raised.value)
+
+
+WEBHOOK_SECRETS = [f"whsec_{base64.b64encode(key).decode()}" for key in (b"x" * 32, b"y" * 24)]
+
+
+@pytest.mark.parametrize("between", [",", " ", ", ", "\n"])
+def test_several_webhook_secrets_are_read_and_masked(
+    monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", between.join(WEBHOOK_SECRETS))
+    found = load()
+    assert found.webhook_secrets == tuple(WEBHOOK_SECRETS)
+    assert set(WEBHOOK_SECRETS) <= set(found.secrets)
+    assert "whsec_" not in "\n".join(line for line in listing(found) if line[:3] == "  W")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my-secret",
+        WEBHOOK_SECRETS[0].removeprefix("whsec_"),
+        "whsec_",
+        "whsec_" + base64.b64encode(b"x" * 23).decode(),
+        "whsec_" + base64.b64encode(b"x" * 65).decode(),
+        WEBHOOK_SECRETS[0].removesuffix("="),
+        WEBHOOK_SECRETS[0].replace("_", "-"),
+        f"{WEBHOOK_SECRETS[0]};{WEBHOOK_SECRETS[1]}",
+        f"{WEBHOOK_SECRETS[0]},{WEBHOOK_SECRETS[0]}",
+        ",",
+    ],
+)
+def test_a_webhook_secret_that_receivers_could_not_use_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", text)
+    with pytest.raises(ConfigurationError, match=r"^WEBHOOK_SECRET: ") as raised:
+        load()
+    assert text not in str(raised.value) or len(text) < 8
+
+
+def test_the_command_makes_a_secret_that_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for _ in range(2):
+        assert admin(["webhook-secret"]) == 0
+        made.append(capsys.readouterr().out.strip())
+    monkeypatch.setenv("WEBHOOK_SECRET", ",".join(made))
+    assert load().webhook_secrets == tuple(made)
 
 
 def test_a_variable_that_is_nearly_a_setting_is_named_with_it(

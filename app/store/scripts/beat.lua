@@ -8,7 +8,7 @@
 -- Returns a word for each: `ok`, `cancel` (a cancel was requested), or `lost` (the lease belongs to
 -- another attempt).
 
-local REPORT = {'tenant', 'created_at', 'started_at', 'attempt', 'meta', 'usage', 'reported', 'told',
+local REPORT = {'tenant', 'created_at', 'started_at', 'attempt', 'meta', 'usage', 'reported',
                 'version', 'callback'}
 
 -- Stores a report of a running attempt.
@@ -17,14 +17,13 @@ local function store(id, at, max_events, number, progress, usage, events)
   if not record then return end
   record.state = 'running'
   record.version = version_of(record)
-  local fields = {'told', note_reported(record, at, events)}
+  local told, fields = note_reported(record, at, events), {}
   if number > (tonumber(record.reported) or 0) then
-    local changed = note_progress(record, at, progress, usage)
-    for i = 1, #changed do fields[#fields + 1] = changed[i] end
+    fields = note_progress(record, at, progress, usage)
     fields[#fields + 1], fields[#fields + 2] = 'reported', integer(number)
   end
-  fields[#fields + 1], fields[#fields + 2] = 'version', tell_all(record, max_events)
-  call('HSET', job_key(id), unpack(fields))
+  if told then fields[#fields + 1], fields[#fields + 2] = 'told', told end
+  call('HSET', job_key(id), 'version', tell_all(record, max_events), unpack(fields))
 end
 
 local function run(ARGV)

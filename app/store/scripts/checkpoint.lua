@@ -9,11 +9,12 @@
 -- Returns `ok`, `cancel` (a cancel was requested), or `lost` for a stale token: nothing is stored.
 
 local CHECKPOINT = {'status', 'tenant', 'token', 'cancel', 'saved', 'definition', 'created_at',
-                    'started_at', 'attempt', 'meta', 'usage', 'told', 'version', 'callback'}
+                    'started_at', 'attempt', 'meta', 'usage', 'version', 'callback'}
 
-local function note_step(record, at, event)
-  local name, data = string.match(event, '^"([%l.]+)",({.*})$')
-  if REPORTED_EVENTS[name] then note(record, at, name, data) end
+-- Tells what is noted, and writes the record. `told` is what `note_reported` has returned.
+local function write_record(record, max_events, told, fields)
+  if told then fields[#fields + 1], fields[#fields + 2] = 'told', told end
+  call('HSET', job_key(record.id), 'version', tell_all(record, max_events), unpack(fields))
 end
 
 local function run(ARGV)
@@ -27,21 +28,23 @@ local function run(ARGV)
   local record = fields_of(id, CHECKPOINT)
   if not record or record.status ~= 'started' or record.token ~= token then return 'lost' end
   local answer = record.cancel and 'cancel' or 'ok'
-  if number <= (tonumber(record.saved) or 0) then return answer end
-
   record.state = 'running'
   record.version = version_of(record)
+  local at, position = now(), 13
+  local told = note_reported(record, at, events)
+  if number <= (tonumber(record.saved) or 0) then
+    write_record(record, max_events, told, {})  -- a repeated call may bring further events
+    return answer
+  end
   if record.definition ~= definition then
     call('UNLINK', steps_key(id), values_key(id))  -- steps of another definition
   end
-  local at, position = now(), 13
-  local told = note_reported(record, at, events)
   for _ = 1, record_count do
     local step, text, moment, event = unpack(ARGV, position, position + 3)
     call('HSET', steps_key(id), step, text)
     if moment == 'started' then call('HDEL', steps_key(id), step .. ':ended') end
     if moment ~= '' then call('HSET', steps_key(id), step .. ':' .. moment, integer(at)) end
-    if event ~= '' then note_step(record, at, event) end
+    if event ~= '' then note_child_event(record, at, event) end
     position = position + 4
   end
   for _ = 1, outcome_count do
@@ -60,7 +63,9 @@ local function run(ARGV)
   end
   -- The record comes last: a call that failed above can be repeated.
   local fields = note_progress(record, at, progress, usage)
-  call('HSET', job_key(id), 'definition', definition, 'saved', integer(number), 'told', told,
-    'version', tell_all(record, max_events), unpack(fields))
+  for _, part in ipairs({'definition', definition, 'saved', integer(number)}) do
+    fields[#fields + 1] = part
+  end
+  write_record(record, max_events, told, fields)
   return answer
 end

@@ -81,8 +81,8 @@ local function end_as(record, state, at, more)
   call('HSET', key, 'status', RQ_WORD[state], 'meta', meta(state, progress), 'ended_at', iso(at),
     'version', version, unpack(more or {}))
   -- Only a living execution needs these.
-  call('HDEL', key, 'request_id', 'max_attempts', 'reported', 'saved', 'told', 'listened',
-    'expires')
+  call('HDEL', key, 'request_id', 'max_attempts', 'reported', 'saved', 'expires')
+  if version > 3 then call('HDEL', key, 'told') end
   if record.state == 'running' then
     leave_running(record)
     if record.worker_name and state ~= 'cancelled' then
@@ -139,12 +139,12 @@ function quarantine(record, found)
   report('record_unreadable', record.id, message)
 end
 
--- The data of `retrying`: the attempt that has ended, how, and when the next one is due. Written by
--- hand: cjson would write a large time as `1.7e+15`.
+-- The data of `retrying`: the attempt that has ended, how, and when the next one is due if there is a
+-- delay. Written by hand: cjson would write a large time as `1.7e+15`.
 local function retrying_data(record, how, error_type, due)
   local form = '{"attempt":%d,"outcome":"%s","error":%s,"due":%s}'
   local error = error_type and cjson.encode(error_type) or 'null'
-  return string.format(form, record.attempt, how or 'released', error, integer(due))
+  return string.format(form, record.attempt, how or 'released', error, due and integer(due) or 'null')
 end
 
 -- running -> pending: ends the attempt; the next one may start after `delay` microseconds.
@@ -160,7 +160,7 @@ local function requeue(record, at, delay, how, error_type)
     try('ZADD', SCHEDULED .. record.origin, string.format('%.6f', due / 1000000), record.id)
   end
   move_index(record, 'pending')
-  local version = tell(record, at, 'retrying', retrying_data(record, how, error_type, due))
+  local version = tell(record, at, 'retrying', retrying_data(record, how, error_type, delay > 0 and due))
   local fields = {'status', delay > 0 and 'scheduled' or 'queued', 'meta', meta('pending'),
                   'enqueued_at', iso(due), 'lost', record.lost, 'retried', record.retried,
                   'version', version}

@@ -13,12 +13,12 @@ local CALL = '["app.domain.payload.execution",null,[],{}]'
 local FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                 'enqueued_at', 'started_at', 'ended_at', 'timeout', 'worker_name', 'attempt',
                 'token', 'cancel', 'steps', 'lost', 'retried', 'max_attempts', 'expires',
-                'retries', 'timeout_seconds', 'deaths', 'version', 'told', 'callback', 'tags'}
+                'retries', 'timeout_seconds', 'deaths', 'version', 'callback', 'tags'}
 
 -- The fields that must be readable when an execution ends: people see them, or lists need them.
 local SHOWN_FIELDS = {'status', 'tenant', 'type', 'target', 'origin', 'meta', 'created_at',
                       'started_at', 'ended_at', 'worker_name', 'attempt', 'token', 'cancel',
-                      'steps', 'version', 'told', 'callback', 'tags'}
+                      'steps', 'version', 'callback', 'tags'}
 
 local function meta(state, progress)
   return '{"status":"' .. state .. '","progress":' .. (progress or 'null') .. '}'
@@ -104,17 +104,14 @@ local function flaws(record, ending)
   return found
 end
 
--- The number of the latest event. Older versions of the service told none: then it is the number
--- of those that the record itself says (see events.lua).
+-- The number of the latest event. Older versions of the service told none of their changes: then it
+-- is at least the number of the events that the record itself says (see events.lua).
 local function version_of(record)
-  local known = record.version
-  if type(known) == 'number' then return known end
-  if known and is_integer(known, MAX_COUNT) then return tonumber(known) end
-  local length = ask(0, 'LLEN', events_key(record.id))
-  if length > 0 then return length end
-  if record.state == 'pending' then return 1 end
-  if record.state == 'running' then return 2 end
-  return record.started_at and 3 or 2
+  local version, state = record.version, record.state
+  if type(version) == 'number' then return version end
+  local least = state == 'pending' and 1 or state == 'running' and 2 or record.started_at and 3 or 2
+  if version and is_counter(version) then return math.max(least, tonumber(version)) end
+  return math.max(least, ask(0, 'LLEN', events_key(record.id)))
 end
 
 local quarantine, renew  -- defined later, in moves.lua and old.lua

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -23,18 +23,32 @@ from app.domain.errors import StoreRefused, StoreUnavailable
 from app.services import serializers
 from app.setting_checks import pauses_of
 from app.settings import Settings
-from app.store.delivery_queue import QUEUE, DeliveryQueue, Found, Note, Taken
+from app.store.delivery_queue import (
+    LEASE_SECONDS,
+    QUEUE,
+    READ_TOGETHER,
+    DeliveryQueue,
+    Found,
+    Note,
+    Taken,
+)
 from app.store.registration import Registration
 from app.worker.loops import at_most, for_life, unless
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
-from app.worker.webhooks.note_writer import NoteWriter
+from app.worker.webhooks.batches import Batches
 from app.worker.webhooks.receivers import Receivers, host_of
-from app.worker.webhooks.schedule import note_of
+from app.worker.webhooks.schedule import log_note, note_of
 
 TAKE_LIMIT = 64
 """Deliveries that one call takes: enough to make round trips cheap, and few enough to leave work
 for other workers.
 """
+
+NOTES_TOGETHER = 100
+"""Notes that one call stores. A note may hold 1 KB of the receiver's answer."""
+
+REFUSED_SECONDS = 10.0
+"""The pause before a delivery whose execution could not be read is tried again."""
 
 STOP_SECONDS = 4.0
 """How long the last notes may take at a shutdown."""
@@ -63,27 +77,31 @@ class Deliverer:
         self._queue = DeliveryQueue(settings, self.name)
         self._receivers = Receivers(self._places)
         self._outage = OutageLog(queue=QUEUE)
-        self._writer = NoteWriter(self._queue, self._outage)
+        self._read = Batches("read", self._queue.read, READ_TOGETHER, self._outage)
+        self._note = Batches("note", self._queue.note, NOTES_TOGETHER, self._outage)
         self._stopping = asyncio.Event()
         self._tries: set[asyncio.Task[None]] = set()
-        self._sending: set[asyncio.Task[Try]] = set()
+        self._at_work: set[asyncio.Task[Note]] = set()
         self._place_free = asyncio.Event()
+        self._beat: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         """Works until `request_shutdown`. Then gives back what has no answer yet, and returns."""
         await self._register()
-        loops = (self._writer.run, self._beat_loop)
+        loops = (self._read.run, self._note.run, self._beat_loop)
         others = [asyncio.ensure_future(for_life(loop)) for loop in loops]
         try:
             await for_life(self._take_loop)
-            for sending in self._sending:
-                sending.cancel()
+            for work in self._at_work:
+                work.cancel()
             if self._tries:
                 await at_most(STOP_SECONDS, asyncio.wait(self._tries))
         finally:
             for other in others:
                 other.cancel()
             await self._sender.close()
+            # A beat that the store takes after the worker has left would list the worker again.
+            await asyncio.gather(*([self._beat] if self._beat else []), return_exceptions=True)
             await self._unregister()
             await self._queue.close()
 
@@ -95,7 +113,7 @@ class Deliverer:
         """Fills free places."""
         while not self._stopping.is_set():
             free = self._places - len(self._tries)
-            if free <= 0:
+            if free <= 0 or self._receivers.held > self._places // 2:
                 self._place_free.clear()
                 await unless(self._stopping, self._place_free.wait())
                 continue
@@ -111,52 +129,45 @@ class Deliverer:
                     self._outage.refused("take", error)
                 await unless(self._stopping, asyncio.sleep(RETRY_STORE_SECONDS))
             else:
-                await self._begin(taken)
+                for one in taken:
+                    self._spawn(self._run(one))
 
-    async def _begin(self, taken: Sequence[Taken]) -> None:
-        """Starts tries. One whose receiver has no place is set aside for a while."""
-        admitted = []
-        for one in taken:
-            pause_seconds = self._receivers.enter(host_of(one.url))
-            if pause_seconds:
-                self._spawn(self._writer.write(Note(one, "returned", pause_seconds)))
-            else:
-                admitted.append(one)
-        try:
-            found = await self._queue.read(admitted)
-        except StoreUnavailable as error:
-            self._outage.refused("read", error)
-            for one in admitted:
-                self._receivers.leave(host_of(one.url), 0.0, answered=True)
-                self._spawn(self._writer.write(Note(one, "returned", RETRY_STORE_SECONDS)))
-            return
-        self._outage.done("read")
-        for one, execution in zip(admitted, found, strict=True):
-            self._spawn(self._try(one, execution))
-
-    async def _try(self, taken: Taken, found: Found | None) -> None:
-        host, begun = host_of(taken.url), time.monotonic()
-        sending = asyncio.ensure_future(self._send(taken, found))
-        self._sending.add(sending)
+    async def _run(self, taken: Taken) -> None:
+        """Takes a delivery through one try, and notes how that ended."""
+        work = asyncio.ensure_future(self._try(taken))
+        self._at_work.add(work)
         if self._stopping.is_set():
-            sending.cancel()
-        await asyncio.wait({sending})
-        self._sending.discard(sending)
-        tried = None if sending.cancelled() else sending.result()
-        answered = tried is None or tried.code is not None
-        self._receivers.leave(host, time.monotonic() - begun, answered)
-        await self._writer.write(self._note(taken, found, tried))
+            work.cancel()
+        await asyncio.wait({work})
+        self._at_work.discard(work)
+        note = Note(taken, "returned") if work.cancelled() else work.result()
+        try:
+            log_note(note, await self._note(note))
+        except StoreRefused:
+            return  # its lease ends, and it is sent again
 
-    def _note(self, taken: Taken, found: Found | None, tried: Try | None) -> Note:
-        if tried is None:
-            return Note(taken, "returned")  # the worker stops
-        if found is None:
-            return Note(taken, "failed", tried=tried)
-        return note_of(taken, tried, self._pauses_seconds)
+    async def _try(self, taken: Taken) -> Note:
+        """Sends it once, if its receiver has a place."""
+        host, begun, answered = host_of(taken.url), time.monotonic(), True
+        if pause_seconds := await self._receivers.enter(host):
+            return Note(taken, "returned", pause_seconds)
+        entered = time.monotonic()
+        try:
+            found = await self._read(taken)
+            if found is None:
+                gone = _not_sent(taken, "Its execution has left the store.")
+                return Note(taken, "failed", tried=gone)
+            if time.monotonic() - begun > LEASE_SECONDS / 2:
+                return Note(taken, "returned")  # the store was away, and the lease is nearly over
+            tried = await self._send(taken, found)
+            answered = tried.code is not None
+            return note_of(taken, tried, self._pauses_seconds)
+        except StoreRefused:
+            return Note(taken, "returned", REFUSED_SECONDS)
+        finally:
+            self._receivers.leave(host, time.monotonic() - entered, answered=answered)
 
-    async def _send(self, taken: Taken, found: Found | None) -> Try:
-        if found is None:
-            return Try(taken.at, None, "The execution has left the store.", 0.0)
+    async def _send(self, taken: Taken, found: Found) -> Try:
         try:
             body = serializers.webhook(
                 found.execution, taken.event, taken.event_at, with_outputs=not found.too_large
@@ -164,14 +175,15 @@ class Deliverer:
             return await self._sender.send(taken.url, taken.id, body, taken.at)
         except Exception as error:  # an error of our own costs this try, but not the delivery
             log.exception("webhook_not_sent", delivery=taken.id)
-            return Try(taken.at, None, f"The webhook was not sent: {type(error).__name__}.", 0.0)
+            return _not_sent(taken, f"The webhook was not sent: {type(error).__name__}.")
 
     async def _beat_loop(self) -> None:
         """Records that this worker lives, for RQ's tools and for health checks."""
         while True:
             try:
                 slots = f"{len(self._tries)}/{self._places}"
-                await self._queue.beat(self._registration, slots)
+                self._beat = asyncio.ensure_future(self._queue.beat(self._registration, slots))
+                await asyncio.shield(self._beat)
                 self._outage.done("beat")
                 await asyncio.sleep(self._lease_seconds / 3)
             except StoreUnavailable as error:
@@ -186,6 +198,8 @@ class Deliverer:
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tries.discard(task)
         self._place_free.set()
+        if error := task.exception():
+            log.error("webhook_broke", exc_info=error)  # its lease ends, and it is sent again
 
     async def _register(self) -> None:
         """Registers with RQ, whose tools then show this worker. Tries until that succeeds."""
@@ -206,3 +220,7 @@ class Deliverer:
             await self._registration.end()
         except (StoreUnavailable, RuntimeError) as error:
             self._outage.refused("unregister", error)
+
+
+def _not_sent(taken: Taken, error: str) -> Try:
+    return Try(taken.at, None, error, 0.0)

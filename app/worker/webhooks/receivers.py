@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import Counter
+from collections import deque
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 SHARE = 4
@@ -12,11 +14,17 @@ SHARE = 4
 LEAST = 2
 """A host that does not answer still gets so many places: that is how it is found to be back."""
 
+HELD_SECONDS = 2.0
+"""How long a delivery waits here for a place of its host."""
+
+LIVELY_SECONDS = 1.0
+"""A host that answered within this time, or was not asked before, will soon have a place."""
+
 LONGEST_PAUSE_SECONDS = 60.0
-"""The longest wait of a delivery for a place of its host."""
+"""The longest pause of a delivery that is set aside."""
 
 MOST_HOSTS = 10_000
-"""Of more silent hosts than this, the one that has been silent longest is forgotten."""
+"""More hosts than this are not remembered while nothing is sent to them."""
 
 
 def host_of(url: str) -> str:
@@ -27,44 +35,76 @@ def host_of(url: str) -> str:
         return ""
 
 
+@dataclass(slots=True)
+class _Host:
+    """`silent` is how many tries in a row had no answer. `moved_at` is when it last answered, or
+    got its first place.
+    """
+
+    busy: int = 0
+    silent: int = 0
+    moved_at: float = 0.0
+    took_seconds: float = 1.0
+    turn_at: float = 0.0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
 class Receivers:
-    """Knows how many tries each host has now, and which hosts do not answer.
+    """Gives places to the tries of each host. Belongs to one event loop.
 
     With each try that gets no answer, a host's places are halved. With the next answer it has all
-    of them again. A delivery that finds no place is set aside for as long as those before it need.
+    of them again. A delivery that finds no place waits a moment if its host is lively. Otherwise it
+    is set aside: it goes back to the store for as long as those before it need.
     """
 
     def __init__(self, places: int):
         self._most = max(LEAST, places // SHARE)
-        self._busy: Counter[str] = Counter()
-        self._silent: dict[str, int] = {}
-        self._turn_at: dict[str, float] = {}
-        self._took_seconds: dict[str, float] = {}
+        self._hosts: dict[str, _Host] = {}
+        self.held = 0
 
-    def enter(self, host: str) -> float:
-        """Takes a place and returns 0; if there is none, returns the seconds to wait for one."""
-        most = self._places(host)
-        if self._busy[host] < most:
-            self._busy[host] += 1
+    async def enter(self, name: str) -> float:
+        """Takes a place and returns 0; otherwise returns for how long to set the delivery aside."""
+        host = self._hosts.setdefault(name, _Host())
+        if host.busy < self._places(host):
+            if not host.busy:
+                host.moved_at = time.monotonic()
+            host.busy += 1
             return 0.0
-        now = time.monotonic()
-        turn_at = max(now, self._turn_at.get(host, 0.0)) + self._took_seconds.get(host, 1.0) / most
-        self._turn_at[host] = min(turn_at, now + LONGEST_PAUSE_SECONDS)
-        return max(1.0, self._turn_at[host] - now)
+        if host.silent or time.monotonic() - host.moved_at > LIVELY_SECONDS:
+            return self._pause(host)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        host.waiting.append(turn)
+        self.held += 1
+        try:
+            await asyncio.wait_for(turn, HELD_SECONDS)
+        except TimeoutError:
+            return self._pause(host)
+        finally:
+            self.held -= 1
+        return 0.0
 
-    def leave(self, host: str, seconds: float, answered: bool) -> None:
+    def leave(self, name: str, seconds: float, *, answered: bool) -> None:
         """Frees the place of a try that took so long."""
-        self._busy[host] -= 1
-        self._took_seconds[host] = seconds
-        silent = self._silent.pop(host, 0)
-        if not answered:
-            self._silent[host] = silent + 1
-            if len(self._silent) > MOST_HOSTS:
-                del self._silent[next(iter(self._silent))]
-        if not self._busy[host]:
-            del self._busy[host]
-            self._turn_at.pop(host, None)
-            self._took_seconds.pop(host, None)
+        host = self._hosts[name]
+        host.busy -= 1
+        host.took_seconds = seconds
+        host.silent = 0 if answered else host.silent + 1
+        if answered:
+            host.moved_at = time.monotonic()
+        while host.waiting and host.busy < self._places(host):
+            turn = host.waiting.popleft()
+            if not turn.done():  # it has waited for too long
+                host.busy += 1
+                turn.set_result(None)
+        if len(self._hosts) > MOST_HOSTS and not host.busy and not host.waiting:
+            del self._hosts[name]
 
-    def _places(self, host: str) -> int:
-        return max(LEAST, self._most >> min(30, self._silent.get(host, 0)))
+    def _places(self, host: _Host) -> int:
+        return max(LEAST, self._most >> min(30, host.silent))
+
+    def _pause(self, host: _Host) -> float:
+        """Those that are set aside come back one after the other."""
+        now = time.monotonic()
+        turn_at = max(now, host.turn_at) + host.took_seconds / self._places(host)
+        host.turn_at = min(turn_at, now + LONGEST_PAUSE_SECONDS)
+        return max(1.0, host.turn_at - now)
