@@ -449,6 +449,7 @@ def test_a_stop_of_the_web_process_answers_those_who_wait_at_once(
             answer = future.result()
             assert (answer.status_code, answer.json()["status"]) == (200, "pending")
             assert answer.headers["Connection"] == "close"
+        assert time.monotonic() - began < within(8)
         assert starting.result().status_code == 202
         assert service.web.wait(within(25)) == 0
         assert time.monotonic() - began < within(25)
