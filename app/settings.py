@@ -131,6 +131,14 @@ class Settings:
         min=0,
         max=50_000,
     )
+    max_streams: int = _web(
+        2000,
+        "MAX_STREAMS",
+        "Event streams that one web process keeps open, and at most half of `WEB_CONNECTIONS`; a "
+        "further one ends once it has sent what there is, and its client comes back later.",
+        min=0,
+        max=50_000,
+    )
     cors_origins: str | None = _web(
         None,
         "CORS_ORIGINS",

@@ -24,8 +24,10 @@ from app.api import (
     operations,
     problems,
     quotas,
+    streams,
     targets,
     traces,
+    webhook_description,
 )
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
@@ -68,9 +70,12 @@ def build(settings: Settings, service: ExecutionService, authenticator: Authenti
         app, spec_kwargs={"extra_plugins": [SecurityPlugin(app, authenticator.required)]}
     )
     described.spec.components.schema("Problem", schema=ProblemSchema())
+    webhook_description.describe(described.spec)
     described.register_blueprint(executions.blueprint)
     described.register_blueprint(deliveries.blueprint)
+    described.register_blueprint(streams.blueprint)
     described.register_blueprint(targets.blueprint)
+    streams.register(app, service)
     targets.register(app, service.catalog)
     docs.register(app)
     app.add_url_rule("/healthz", view_func=_healthz)

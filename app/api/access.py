@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from flask import Request, g
+from flask import Request, current_app, g, request
 from werkzeug.routing import RequestRedirect
 
 from app.api import credentials
 from app.api.application import Application
 from app.api.problems import Problem
+from app.domain.errors import StoreUnavailable
 from app.domain.key import ANYONE, Identity, Scope, digest_of
 from app.services.authentication import Authenticator
 from app.services.invalid_keys import InvalidKeyThrottle
@@ -57,6 +58,12 @@ def tenant() -> str:
     return identity().tenant
 
 
+def still_allowed() -> Callable[[], bool]:
+    """For answers that take long: a function that says whether the request's key is still valid."""
+    gate: Gate = current_app.extensions["gate"]
+    return gate.recheck(request.environ, identity())
+
+
 class Gate:
     """Lets a request through to its view, or refuses it. Stores the caller as `g.identity`."""
 
@@ -85,6 +92,21 @@ class Gate:
         if scope not in caller.scopes:
             raise refuse_scope(scope)
 
+    def recheck(self, environ: dict[str, Any], caller: Identity) -> Callable[[], bool]:
+        """A function that says whether a caller who was let in would still be let in."""
+        if not self._authenticator.required:
+            return lambda: True
+        digest = digest_of(credentials.presented(environ))
+
+        def is_allowed() -> bool:
+            try:
+                found = self._authenticator.known(digest) or self._authenticator.look_up(digest)
+            except StoreUnavailable:
+                return True  # nobody knows; it is asked again
+            return found == caller
+
+        return is_allowed
+
     def _identify(self, environ: dict[str, Any]) -> Identity:
         digest = digest_of(credentials.presented(environ))
         # The cache first: a throttled address must not slow down keys that are known to be valid.
@@ -108,7 +130,8 @@ class Gate:
 def register(app: Application, authenticator: Authenticator, metrics_open: bool) -> None:
     """Puts a `Gate` before every view that the application has or will have."""
     open_rules = OPEN | {METRICS} if metrics_open else OPEN
-    app.before.append(Gate(authenticator, open_rules, app.view_functions).check)
+    gate = app.extensions["gate"] = Gate(authenticator, open_rules, app.view_functions)
+    app.before.append(gate.check)
 
 
 def refuse_scope(scope: Scope) -> Problem:

@@ -46,7 +46,10 @@ _COMMON_PROBLEMS = (
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A successful answer for the description: its status, headers and body."""
+    """A successful answer for the description: its status, headers and body.
+
+    `stream` is an example of the same answer as Server-Sent Events.
+    """
 
     status: int
     schema: type[Schema] | None = None
@@ -54,6 +57,7 @@ class Success:
     examples: dict[str, Any] | None = None
     headers: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    stream: str = ""
 
     def describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {
@@ -66,6 +70,9 @@ class Success:
             content |= {"example": self.example} if self.example is not None else {}
             content |= {"examples": self.examples} if self.examples is not None else {}
             described["content"] = {"application/json": content}
+        if self.stream:
+            streamed = {"schema": {"type": "string"}, "example": self.stream}
+            described.setdefault("content", {})["text/event-stream"] = streamed
         return described
 
 

@@ -19,7 +19,7 @@ from app.api.application import Application
 
 SENT_HEADERS = (
     *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key"),
-    *("If-None-Match", "Prefer", "X-Request-ID", "traceparent"),
+    *("If-None-Match", "Last-Event-ID", "Prefer", "X-Request-ID", "traceparent"),
 )
 """The headers that a page may send."""
 

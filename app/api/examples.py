@@ -33,10 +33,16 @@ PAGE = _EXAMPLES["page"]
 CANCELLED = _EXAMPLES["cancelled"]
 CANCELLING = _EXAMPLES["cancelling"]
 DELIVERIES = _EXAMPLES["deliveries"]
+WEBHOOK = _EXAMPLES["webhook"]
 REDELIVERED = _EXAMPLES["redelivered"]
 INDEX = _EXAMPLES["index"]
 AGENT = _EXAMPLES["agent"]
 PIPELINE = _EXAMPLES["pipeline"]
+LOG = _EXAMPLES["log"]
+
+# Server-Sent Events.
+STREAM = _EXAMPLES["stream"]
+FEED = _EXAMPLES["feed"]
 
 PROBLEMS: dict[str, dict[str, Any]] = _EXAMPLES["problems"]
 """By code: the status, the detail and the field errors of a problem."""

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.store.execution_reader import REQUEST_COUNTS
 from app.store.executions import ExecutionStore
 
-LIMITED_BLUEPRINTS = ("executions", "deliveries", "targets")
+LIMITED_BLUEPRINTS = ("executions", "deliveries", "events", "targets")
 
 
 def register(

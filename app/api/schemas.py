@@ -584,6 +584,12 @@ class ExecutionSchema(SummarySchema):
             "`metadata` with `tokens_used` and `models_used`."
         }
     )
+    outputs_omitted = fields.Boolean(
+        metadata={
+            "description": "Only in a webhook: true if the outputs are too large for it. Get them "
+            "from the status."
+        }
+    )
     outputs_partial = fields.Dict(
         metadata={
             "description": "The outputs of the finished steps of a pipeline that failed or was "
@@ -690,6 +696,18 @@ class RedeliveredSchema(Schema):
     number = fields.Integer(required=True)
     status = fields.String(
         required=True, validate=OneOf([status.value for status in DeliveryStatus])
+    )
+
+
+class WebhookSchema(Schema):
+    type = fields.String(
+        required=True, validate=OneOf([f"execution.{type}" for type in CALLBACK_EVENTS])
+    )
+    timestamp = _time("When the event happened.", required=True)
+    data = fields.Nested(
+        ExecutionSchema,
+        required=True,
+        metadata={"description": "The execution when the webhook is sent, as its status shows it."},
     )
 
 

@@ -162,6 +162,7 @@ def _prompt_flow(
         # An option that is not given must not be sent: servers refuse some nulls.
         options={option: data[option] for option in MODEL_OPTIONS if data[option] is not None},
         output_parser=OutputParser(**parser) if parser else OutputParser(),
+        stream=data["stream"],
         names=names,
         file=file,
     )

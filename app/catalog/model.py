@@ -74,6 +74,8 @@ class PromptFlow:
     # Sent with the request: `temperature`, `max_tokens`, `response_format`, ...
     options: Mapping[str, Any] = field(default_factory=dict)
     output_parser: OutputParser = OutputParser()
+    # Whether the model's answer is shown as it comes. None: if somebody follows the execution.
+    stream: bool | None = None
     # It waits for the model's server nearly all of the time, so a thread is enough.
     isolation: Isolation = "thread"
     # The names that placeholders can have: inputs and defaults. None if the agent declares no

@@ -175,6 +175,7 @@ class PromptSchema(FileSchema):
         fields.Raw(allow_none=True), load_default=None, validate=model_options.extra_body
     )
     output_parser = fields.Nested(OutputParserSchema, load_default=None)
+    stream = ExactBoolean(load_default=None)
 
     @validates_schema
     def _limits_are_one(self, data: dict[str, Any], **_: Any) -> None:

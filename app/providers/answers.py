@@ -8,7 +8,7 @@ raises a `ModelError`.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.providers.base import Completion, ModelAnswerInvalid, ModelError
 from app.providers.faults import refused_within, without_text
@@ -29,8 +29,7 @@ _NO_ANSWER = ("thinking", "reasoning", "redacted_thinking")
 def read_answer(reply: Reply, requested_model: str) -> Completion:
     """The completion in a reply with a status of success. Raises a `ModelError`."""
     answer = _json(reply)
-    # Gateways answer 200 before they know that the server behind them fails.
-    error = answer.get("error") or (answer if answer.get("object") == "error" else None)
+    error = error_in(answer)
     if error:
         raise refused_within(error, reply)
     choice = _choice(answer)
@@ -38,7 +37,52 @@ def read_answer(reply: Reply, requested_model: str) -> Completion:
         raise ModelAnswerInvalid(f"The model's answer contains no choices{_ending(reply)}")
     if choice.get("error"):
         raise refused_within(choice["error"], reply)
-    return _completion(answer, choice, requested_model)
+    return completion_of(answer, choice, requested_model)
+
+
+def error_in(answer: dict[str, Any]) -> Any:
+    """The error in an answer, or None. Gateways answer 200 before they know that the server behind
+    them fails.
+    """
+    return answer.get("error") or (answer if answer.get("object") == "error" else None)
+
+
+def completion_of(
+    answer: dict[str, Any], choice: dict[str, Any], requested_model: str
+) -> Completion:
+    """The completion of an answer that has this choice. Raises a `ModelError` if it is empty."""
+    message = _message(choice) or {}
+    text, refusal, reasoned = texts_of(message)
+    tool_calls = _tool_calls(message)
+    finish_reason = _name(choice.get("finish_reason"))
+    if not (text or refusal or tool_calls):
+        raise without_text(finish_reason, reasoned=reasoned)
+    tokens = token_counts(answer)
+    return Completion(
+        text=text or refusal,
+        model=_name(answer.get("model")) or requested_model,
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        total_tokens=tokens.total,
+        finish_reason=finish_reason,
+        refusal=one_line(refusal) or None,
+        tool_calls=tool_calls,
+    )
+
+
+class Texts(NamedTuple):
+    """The texts of a message, or of a piece of one. `reasoned`: it has reasoning."""
+
+    text: str
+    refusal: str
+    reasoned: bool
+
+
+def texts_of(message: dict[str, Any]) -> Texts:
+    """The texts of a message, wherever the server has put them."""
+    content = message.get("content")
+    refusal = _text(message.get("refusal")) or _refusal_part(content)
+    return Texts(_text(content), refusal, _has_reasoning(message))
 
 
 def _json(reply: Reply) -> dict[str, Any]:
@@ -60,9 +104,8 @@ def _no_json(reply: Reply) -> ModelError:
     content_type = reply.headers.get("content-type", "").lower()
     if not begin:
         return ModelAnswerInvalid("The model's server answered with an empty body.")
-    if content_type.startswith("text/event-stream") or begin.startswith(
-        (b"data:", b"event:", b":")
-    ):
+    says_so = content_type.startswith("text/event-stream") and not begin.startswith(b"<")
+    if says_so or begin.startswith((b"data:", b"event:", b":")):
         error = _error_in_stream(reply)
         if error:
             return refused_within(error, reply)
@@ -102,27 +145,6 @@ def _message(choice: dict[str, Any]) -> dict[str, Any] | None:
     if isinstance(message, dict):
         return message
     return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
-
-
-def _completion(answer: dict[str, Any], choice: dict[str, Any], requested_model: str) -> Completion:
-    message = _message(choice) or {}
-    text = _text(message.get("content"))
-    refusal = _text(message.get("refusal")) or _refusal_part(message.get("content"))
-    tool_calls = _tool_calls(message)
-    finish_reason = _name(choice.get("finish_reason"))
-    if not (text or refusal or tool_calls):
-        raise without_text(finish_reason, reasoned=_has_reasoning(message))
-    tokens = token_counts(answer)
-    return Completion(
-        text=text or refusal,
-        model=_name(answer.get("model")) or requested_model,
-        input_tokens=tokens.input,
-        output_tokens=tokens.output,
-        total_tokens=tokens.total,
-        finish_reason=finish_reason,
-        refusal=one_line(refusal) or None,
-        tool_calls=tool_calls,
-    )
 
 
 def _text(content: Any, depth: int = 0) -> str:

@@ -101,6 +101,15 @@ class ModelAnswerInvalid(ModelError):
     transient = True
 
 
+def too_large(max_bytes: int) -> ModelAnswerInvalid:
+    """The error of an answer with more bytes than are read."""
+    return ModelAnswerInvalid(
+        f"The model's answer is larger than {max_bytes} bytes. "
+        "Ask for less, or raise MAX_RESULT_BYTES.",
+        transient=False,
+    )
+
+
 class Stop(Protocol):
     """Says whether the run was asked to end (cancel, timeout). Thread-safe."""
 
@@ -119,6 +128,14 @@ class Stopped(BaseException):
     """The run was asked to stop. Not an `Exception`, so that no flow swallows it."""
 
 
+OnText = Callable[[str, int], None]
+"""Gets a piece of an answer's text, and the number of the repeat that it belongs to: 0 for the
+first try of a call. What an earlier try has sent is then worth nothing.
+
+It is called in the event loop of all model calls, so it must neither wait nor raise.
+"""
+
+
 class ModelProvider(Protocol):
     """Gets completions from a model. May be used from any thread."""
 
@@ -128,9 +145,13 @@ class ModelProvider(Protocol):
         *,
         model: str | None = None,
         stop_signal: Stop | None = None,
+        on_text: OnText | None = None,
         **options: Any,
     ) -> Completion:
         """Calls the model and waits. `model=None` is the service's own (OPENAI_MODEL_NAME).
+
+        With `on_text`, the answer is taken as a stream, and its text is passed on as it comes. The
+        result is the same.
 
         `options` go to the server unchanged (`temperature`, `max_tokens`, ...). Raises a
         `ModelError`, or `Stopped` as soon as a stop is requested; then the connection is closed.

@@ -6,13 +6,17 @@ first call and not earlier, because importing `openai` takes half a second.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import aiohttp
 import httpx2
 import openai
 
-from app.providers.base import ModelAnswerInvalid, ModelRejected, ModelUnavailable
+from app.providers.base import ModelAnswerInvalid, ModelRejected, ModelUnavailable, too_large
 from app.providers.reasons import one_line
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -26,9 +30,31 @@ _TRANSFER_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 wrong for the decompressed one.
 """
 
+LAST_SECONDS = 0.25
+"""How long a stream that has sent everything may take to end. If it ends, its connection is used
+again.
+"""
 
 Exchange = tuple[int, dict[str, str], bytes]
 """Status, headers (their names in lower case) and body."""
+
+
+class BodyReader(Protocol):
+    """Reads the body of a success while it arrives. The response is then returned without it.
+
+    `feed` returns True once it needs no more. `complete`: it does not matter if the rest is lost.
+    """
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
+
+    def feed(self, piece: bytes) -> bool: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+
+_reader: ContextVar[BodyReader | None] = ContextVar("body_reader", default=None)
+"""The reader of the present request: the SDK has no way to pass one to its HTTP client."""
 
 
 def new_client(api_key: str | None, base_url: str | None, max_bytes: int) -> openai.AsyncOpenAI:
@@ -43,9 +69,14 @@ def new_client(api_key: str | None, base_url: str | None, max_bytes: int) -> ope
 
 
 async def exchange(
-    client: openai.AsyncOpenAI, body: bytes, request: Any, secret: str | None
+    client: openai.AsyncOpenAI,
+    body: bytes,
+    request: Any,
+    secret: str | None,
+    reader: BodyReader | None = None,
 ) -> Exchange:
     """Sends a request. Returns its response, whatever the status; `ModelError` if there is none."""
+    _reader.set(reader)
     try:
         # Not `chat.completions.create`: it walks over its typed arguments and builds typed answers,
         # which doubles the cost of a call, and only a few values of the answer are needed.
@@ -64,8 +95,11 @@ async def exchange(
         raise ModelRejected(
             f"The request cannot be sent: {one_line(str(error), secret)}."
         ) from error
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return response.status_code, headers, response.content
+    return response.status_code, _lower(response.headers), response.content
+
+
+def _lower(headers: httpx2.Headers) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _no_answer(error: BaseException, secret: str | None) -> ModelUnavailable:
@@ -95,8 +129,13 @@ class BoundedClient(openai.DefaultAioHttpClient):
     ) -> httpx2.Response:
         """The response with its body, whatever `stream` says. Raises `ModelAnswerInvalid`."""
         response = await super().send(request, stream=True, **options)
+        reader = _reader.get()
         try:
-            body = await self._body(response)
+            if reader is not None and response.is_success:
+                reader.begin(response.status_code, _lower(response.headers))
+                body = await _passed_on(response, reader)
+            else:
+                body = await self._body(response)
         finally:
             await response.aclose()
         headers = [
@@ -115,17 +154,35 @@ class BoundedClient(openai.DefaultAioHttpClient):
                 if not response.is_success and len(body) >= MAX_ERROR_BYTES:
                     return bytes(body[:MAX_ERROR_BYTES])
                 if len(body) > self._max_bytes:
-                    raise ModelAnswerInvalid(
-                        f"The model's answer is larger than {self._max_bytes} bytes. "
-                        "Ask for less, or raise MAX_RESULT_BYTES.",
-                        transient=False,
-                    )
+                    raise too_large(self._max_bytes)
         except httpx2.DecodingError as error:
             if response.is_success:
-                raise ModelAnswerInvalid(
-                    f"The model's answer cannot be decompressed: {error}."
-                ) from None
+                raise _compressed_badly(error) from None
         except httpx2.RequestError:
             if response.is_success:
                 raise
         return bytes(body)
+
+
+async def _passed_on(response: httpx2.Response, reader: BodyReader) -> bytes:
+    """Passes the body on to the reader. Returns nothing of it."""
+    pieces = response.aiter_bytes()
+    try:
+        async for piece in pieces:
+            if reader.feed(piece):
+                break
+    except httpx2.DecodingError as error:
+        raise _compressed_badly(error) from None
+    except httpx2.RequestError:
+        if not reader.complete:
+            raise
+    else:
+        with contextlib.suppress(TimeoutError, httpx2.RequestError):
+            async with asyncio.timeout(LAST_SECONDS):
+                async for _ in pieces:
+                    pass
+    return b""
+
+
+def _compressed_badly(error: httpx2.DecodingError) -> ModelAnswerInvalid:
+    return ModelAnswerInvalid(f"The model's answer cannot be decompressed: {error}.")

@@ -1,18 +1,17 @@
 """The model provider: gets chat completions from servers with OpenAI's API (Ollama, vLLM, ...).
 
 A child process makes one `OpenAIProvider`; flows call it through `context.complete`. It decides on
-repeats and timeouts. `openai_client.py` sends each request, `answers.py` reads the answer.
+repeats and timeouts. `request.py` makes the request, `openai_client.py` sends it, and `answers.py`
+or `stream.py` reads the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
-import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,15 +22,17 @@ from app.providers.base import (
     ModelError,
     ModelNotConfigured,
     ModelRateLimited,
-    ModelRejected,
     ModelTimeout,
     ModelUnavailable,
+    OnText,
     Stop,
     Stopped,
 )
 from app.providers.event_loop import EventLoopThread
 from app.providers.faults import refused
 from app.providers.reply import Reply
+from app.providers.request import Request, Way, new_request, simpler_way
+from app.providers.stream import StreamedAnswer, StreamEndedEarly
 from app.providers.waits import named_wait
 from app.settings import Settings
 
@@ -49,8 +50,8 @@ _REPEATED = (ModelRateLimited, ModelUnavailable)
 """Errors after which the provider repeats a call. It does not for a useless answer, which was paid
 for: only a retry that the user has set (`config.retries`) asks again."""
 
-_REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params"}
-"""Options of the HTTP request, which are not in its body, and their names in the SDK's `post`."""
+_MAX_REMEMBERED = 1000
+"""Models whose way of answering is remembered. A request may name any model."""
 
 
 class OpenAIProvider:
@@ -66,6 +67,8 @@ class OpenAIProvider:
         self._loop = EventLoopThread()
         self._client: Any = None
         self._client_generation = 0
+        self._ways: dict[str, Way] = {}
+        """By model: how to ask for a stream, if its server does not know the usual way."""
         key = settings.openai_api_key or ""
         self._secret = key if len(key) >= SHORTEST_SECRET else None
         ModelError.longest_wait_seconds = settings.max_retry_after
@@ -76,22 +79,17 @@ class OpenAIProvider:
         *,
         model: str | None = None,
         stop_signal: Stop | None = None,
+        on_text: OnText | None = None,
         **options: Any,
     ) -> Completion:
         """See `ModelProvider`. The option `timeout`, in seconds, may shorten MODEL_TIMEOUT."""
         if stop_signal and stop_signal.requested:
             raise Stopped
-        requested_model = model or self._settings.openai_model_name
-        seconds = _time_limit(options.pop("timeout", None), self._settings.model_timeout)
-        request = {
-            _REQUEST_OPTIONS[name]: options.pop(name)
-            for name in _REQUEST_OPTIONS
-            if name in options
-        }
-        body = _body(messages, requested_model, options)
+        asked_model = model or self._settings.openai_model_name
+        request = new_request(messages, asked_model, options, self._settings.model_timeout)
         _sdk()  # imported in this thread: the import would block the event loop for all other calls
         try:
-            future = self._loop.submit(self._complete(body, request, requested_model, seconds))
+            future = self._loop.submit(self._complete(request, on_text))
         except (RuntimeError, OSError) as error:
             raise ModelUnavailable(
                 f"The model cannot be called now, for lack of threads or open files: {error}."
@@ -113,36 +111,90 @@ class OpenAIProvider:
         if self._client is not None:
             await self._client.close()
 
-    async def _complete(
-        self, body: bytes, request: dict[str, Any], model: str, seconds: float
-    ) -> Completion:
+    async def _complete(self, request: Request, on_text: OnText | None) -> Completion:
         """Sends the request, and repeats it while that may help and there is time."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + request.seconds
+        way = self._ways.get(request.model, Way.STREAM_WITH_USAGE) if on_text else Way.WHOLE
         failed: ModelError | None = None
         retries = 0
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(request.seconds):
                 while True:
                     try:
-                        completion = read_answer(await self._reply(body, request), model)
+                        take = partial(_pass_on, on_text, retries)
+                        completion = await self._answer(request, way, take)
                         return replace(completion, retries=retries)
                     except ModelError as error:
                         failed = error
                         pause = self._pause(error, retries, deadline - time.monotonic())
                         if pause is None:
                             raise
+                        if isinstance(error, StreamEndedEarly):
+                            way = Way.WHOLE  # perhaps this server never says where a stream ends
                         await asyncio.sleep(pause)
                         retries += 1
         except TimeoutError:
             before = f" Before that: {failed}" if failed else ""
             # The last error of a repeat explains more than the timeout, so the message has both.
             failed = ModelTimeout(
-                f"The model did not answer within {seconds:g} s (MODEL_TIMEOUT).{before}"
+                f"The model did not answer within {request.seconds:g} s (MODEL_TIMEOUT).{before}"
             )
             raise failed from None
         finally:
             if failed:
                 failed.retries = retries
+
+    async def _answer(
+        self, request: Request, way: Way, on_text: Callable[[str], None]
+    ) -> Completion:
+        """The server's answer. If it does not know this way of asking, it is asked in a simpler
+        one, which is remembered if it works.
+        """
+        tried = way
+        while True:
+            completion = await self._try(request, tried, on_text)
+            if isinstance(completion, Completion):
+                if tried is not way:
+                    self._remember(request.model, tried)
+                return completion
+            refusal, simpler = completion, simpler_way(tried, completion)
+            if simpler is None:
+                raise refused(refusal)
+            tried = simpler
+
+    async def _try(
+        self, request: Request, way: Way, on_text: Callable[[str], None]
+    ) -> Completion | Reply:
+        """Sends the request once. Returns the reply if the server has refused it; raises a
+        `ModelError` if there is no answer in a reply that reports success.
+        """
+        reader = None
+        if way is not Way.WHOLE:
+            reader = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
+        status, headers, content = await _sdk().exchange(
+            self._current_client(), request.body(way), request.options, self._secret, reader
+        )
+        reply = self._reply_of(status, headers, content)
+        if not 200 <= status < 300:
+            return reply
+        if reader:
+            return reader.completion(request.model)
+        completion = read_answer(reply, request.model)
+        on_text(completion.text)
+        return completion
+
+    def _remember(self, model: str, way: Way) -> None:
+        if len(self._ways) >= _MAX_REMEMBERED:
+            self._ways.clear()
+        self._ways[model] = way
+
+    def _reply_of(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        wait = named_wait(headers, time.time(), self._settings.max_retry_after)
+        return Reply(body, status, headers, wait, self._secret)
+
+    @property
+    def _max_bytes(self) -> int:
+        return self._settings.max_result_bytes + ENVELOPE_BYTES
 
     def _pause(self, error: ModelError, retries: int, left_seconds: float) -> float | None:
         """Seconds until the next repeat: as the server asks, else growing. None: no repeat."""
@@ -153,17 +205,6 @@ class OpenAIProvider:
         # At random, so that calls which failed together are not repeated together.
         pause = error.retry_after_seconds or own * random.uniform(0.75, 1.0)  # noqa: S311  no secret
         return pause if pause < left_seconds else None
-
-    async def _reply(self, body: bytes, request: dict[str, Any]) -> Reply:
-        """One request and its reply. Raises a `ModelError` unless its status is a success."""
-        status, headers, content = await _sdk().exchange(
-            self._current_client(), body, request, self._secret
-        )
-        wait = named_wait(headers, time.time(), self._settings.max_retry_after)
-        reply = Reply(content, status, headers, wait, self._secret)
-        if not 200 <= status < 300:
-            raise refused(reply)
-        return reply
 
     def _current_client(self) -> Any:
         """The client of the present event loop, made when needed. For the loop's thread only."""
@@ -177,8 +218,7 @@ class OpenAIProvider:
             raise ModelNotConfigured(
                 "No model is configured. Set OPENAI_API_KEY, or OPENAI_BASE_URL for a local server."
             )
-        limit = settings.max_result_bytes + ENVELOPE_BYTES
-        return _sdk().new_client(settings.openai_api_key, settings.openai_base_url, limit)
+        return _sdk().new_client(settings.openai_api_key, settings.openai_base_url, self._max_bytes)
 
 
 def _sdk() -> Any:
@@ -188,33 +228,9 @@ def _sdk() -> Any:
     return openai_client
 
 
-def _body(messages: Sequence[Mapping[str, Any]], model: str, options: dict[str, Any]) -> bytes:
-    """The request as JSON. Raises `ModelRejected` for what JSON cannot hold."""
-    extra = options.pop("extra_body", None) or {}
-    if not isinstance(extra, Mapping):
-        raise ModelRejected("The model was not called: extra_body must be a mapping.")
-    body = {"messages": list(messages), "model": model, **options, **extra}
-    if body.get("stream"):
-        raise ModelRejected("The model was not called: `stream` is not supported; leave it out.")
-    try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        raise ModelRejected(
-            "The model was not called: a text is not valid Unicode (a lone surrogate)."
-        ) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ModelRejected(f"The model was not called: JSON cannot hold it: {error}.") from None
-
-
-def _time_limit(wanted: Any, limit: float) -> float:
-    if wanted is None:
-        return limit
-    is_number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool)
-    if not is_number or not wanted > 0 or not math.isfinite(wanted):
-        raise ModelRejected(
-            "The model was not called: timeout must be a number of seconds above 0."
-        )
-    return min(float(wanted), limit)
+def _pass_on(on_text: OnText | None, retries: int, text: str) -> None:
+    if on_text and text:
+        on_text(text, retries)
 
 
 def _cancel(future: concurrent.futures.Future[Completion]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 MAX_TOKENS = 10**12
 """More than any call can use. Larger numbers are ignored, so that counters stay within 64 bits."""
 
-_HOLDERS = ("usage", "usageMetadata", "usage_metadata", "token_usage")
+_HOLDERS = ("usage", "usageMetadata", "usage_metadata", "token_usage", "x_groq")
 
 _INPUT = (
     "prompt_tokens",

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from app.domain.execution import Progress
 from app.providers.base import Completion, ModelProvider, ModelRejected
 from app.providers.token_counts import estimated_tokens
+from app.runtime.live import Live, NotShown, Place, ShownAnswer
 from app.runtime.messages import as_messages, texts_of
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Budget, BudgetExceeded, Usage
@@ -48,6 +49,8 @@ class Context:
         log: Callable[..., None],
         report: Callable[[Progress], None] | None = None,
         model_override: str | None = None,
+        live: Live | None = None,
+        place: Place | None = None,
     ):
         self.execution_id = execution_id
         self.attempt = attempt
@@ -70,6 +73,8 @@ class Context:
         self._log = log
         self._report = report
         self._model_override = model_override
+        self._live: Live = live or NotShown()
+        self._place = place or Place()
         self._progress_lock = threading.Lock()
         self._share_done = 0.0
 
@@ -111,17 +116,26 @@ class Context:
                 self._report(Progress(current_step, total_steps, name))
 
     def log(self, message: str, /, **fields: Any) -> None:
-        """Writes one line to the worker's log, with the execution's id.
+        """Writes one line to the worker's log, with the execution's id, and tells the event `log`.
 
         A field with the name of one of the line's own (`event`, `level`, ...) gets the prefix
-        `field_`.
+        `field_` in the worker's log.
         """
         self._log("flow_log", message=message, **renamed(fields))
+        self._live.log(self._place, message, fields)
 
     def complete(
-        self, messages: str | Sequence[Mapping[str, Any]], model: str | None = None, **options: Any
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        model: str | None = None,
+        *,
+        stream: bool | None = None,
+        **options: Any,
     ) -> Completion:
         """Calls the model and waits for its answer. The tokens count as the step's.
+
+        With `stream`, the text is shown as it comes (the event `output.delta`). By default it is if
+        somebody follows the execution. The result is the same.
 
         Text is one message of the user. `config.model_override` (or the step's) takes precedence
         over `model`. Raises a `ModelError`; `Stopped` once the run was asked to end;
@@ -131,12 +145,25 @@ class Context:
         sent = as_messages(messages)
         if not (model is None or isinstance(model, str)):
             raise ModelRejected("The model was not called: model must be text.")
+        if not (stream is None or isinstance(stream, bool)):
+            raise ModelRejected("The model was not called: stream must be true, false or None.")
         self.check_budget()
+        if stream or (stream is None and self._live.listened):
+            options["on_text"] = self.shown_answer()
         completion = self._models.complete(
             sent, model=self._model_override or model, stop_signal=self._stop, **options
         )
         self.count(completion, texts_of(sent))
         return completion
+
+    @property
+    def listened(self) -> bool:
+        """Whether somebody follows the execution now."""
+        return self._live.listened
+
+    def shown_answer(self) -> ShownAnswer:
+        """Shows the answer of one model call, piece by piece."""
+        return ShownAnswer(self._live, self._place)
 
     def check_budget(self) -> None:
         """Called before each model call. Raises `BudgetExceeded`, and remembers it."""

@@ -19,6 +19,7 @@ import structlog
 import wrapt
 
 from app.runtime.context import Context
+from app.runtime.live import ShownAnswer
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,19 @@ class Followed:
         """Only if the flow is a graph. A function that calls graphs reports its own progress."""
         self.sent: dict[Any, list[str]] = {}
         """The texts that went to models which have not answered yet, for an estimate of tokens."""
+        self._shown: dict[Any, ShownAnswer] = {}
+
+    def show(self, run_id: Any, text: str) -> None:
+        """Shows a piece of the answer of a model that streams by itself, if somebody follows."""
+        if self.context.listened:
+            if run_id not in self._shown:
+                self._shown[run_id] = self.context.shown_answer()
+            self._shown[run_id](text)
+
+    def end_call(self, run_id: Any) -> list[str]:
+        """Forgets a model call. Returns the texts that went to the model."""
+        self._shown.pop(run_id, None)
+        return self.sent.pop(run_id, [])
 
 
 def is_node_name(name: Any) -> bool:

@@ -1,4 +1,4 @@
-"""LangChain's callback handler: counts model calls, checks the budget, heeds a stop, sees nodes.
+"""LangChain's callback handler: counts and shows model calls, checks the budget, heeds a stop.
 
 Needs LangChain, so only `langchain.py` imports it, and only once a flow has imported LangChain.
 """
@@ -68,13 +68,18 @@ class Handler(BaseCallbackHandler):
     ) -> None:
         _before_call(run_id, prompts)
 
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **more: Any) -> None:
+        run = current()
+        if run and token and isinstance(token, str):
+            run.show(run_id, token)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **more: Any) -> None:
         if run := current():
-            run.context.count(_completion(response), run.sent.pop(run_id, []))
+            run.context.count(_completion(response), run.end_call(run_id))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **more: Any) -> None:
         if run := current():
-            run.sent.pop(run_id, None)
+            run.end_call(run_id)
 
 
 def _before_call(run_id: UUID, texts: list[str]) -> None:

@@ -25,7 +25,9 @@ def run_prompt(flow: PromptFlow, inputs: Mapping[str, Any], context: Context) ->
     parser = flow.output_parser
     tries = 1 + (parser.max_retries if parser.retry_on_error else 0)
     while True:
-        completion = context.complete(messages, model=flow.model, **flow.options)
+        completion = context.complete(
+            messages, model=flow.model, stream=flow.stream, **flow.options
+        )
         tries -= 1
         try:
             return parse(parser, completion.text)

@@ -20,6 +20,7 @@ from app.runtime.checkpoint import Save, SavedState
 from app.runtime.context import Context
 from app.runtime.errors import FlowError, RunFailed
 from app.runtime.flows import outputs_of_python, run_flow
+from app.runtime.live import Live, NotShown
 from app.runtime.outputs import encode
 from app.runtime.pipeline import DEFAULT_MAX_WORKERS, PipelineLoop, PipelinePorts
 from app.runtime.python_flow import entry_point, run_python_as_task
@@ -70,6 +71,7 @@ class Ports:
     save: Save
     leaked_threads: Callable[[int], None]
     log: Callable[..., None]
+    live: Live = field(default_factory=NotShown)
 
 
 def usage_before(stored: Mapping[str, ModelUsage], saved: SavedState) -> Usage:
@@ -222,6 +224,7 @@ def _context(run: Run, ports: Ports, budget: Budget, *, step_key: str, **bound: 
         models=ports.models,
         budget=budget,
         log=ports.log,
+        live=ports.live,
         **bound,
     )
 

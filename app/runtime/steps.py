@@ -20,13 +20,14 @@ from app.runtime.batch import Batch
 from app.runtime.calls import Call, CallResult, call_name
 from app.runtime.checkpoint import SavedState
 from app.runtime.errors import FlowError
+from app.runtime.live import Place
 from app.runtime.mapping import inputs_of
 from app.runtime.outputs import encode
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
 
 RunFlow = Callable[..., Any]
-"""`(agent, flow, inputs, *, step_key, stop, usage, model_override)` -> the agent's outputs.
+"""`(agent, flow, inputs, *, step_key, place, stop, usage, model_override)` -> the agent's outputs.
 
 They are a dict with `output` and `metadata`.
 """
@@ -187,6 +188,7 @@ class StepRunner:
             self.flow_of(step),
             given,
             step_key=call_name(step.id, item),
+            place=Place(step.id, item),
             stop=state.stop,
             usage=state.usage,
             # The request goes before the variant, and the variant before the pipeline's file.

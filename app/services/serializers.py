@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.domain.events import Event
 from app.domain.execution import (
@@ -27,6 +27,13 @@ from app.domain.execution import (
     StepRecord,
     WaitingFor,
 )
+
+if TYPE_CHECKING:
+    from app.services.streams import LogPage
+    from app.store.feed import FeedEntry
+
+MOST_OUTPUT_BYTES = 256 * 1024
+"""The most outputs in a status that is sent unasked."""
 
 _ENDED_AT = {
     Status.COMPLETED: "completed_at",
@@ -112,6 +119,15 @@ def execution(
     return (
         _with(text, "outputs_partial", _object(found.step_outputs)) if found.step_outputs else text
     )
+
+
+def bounded(found: Execution) -> bytes:
+    """The status for who did not ask for its outputs: large ones are left out."""
+    outputs = found.outputs or b""
+    size = len(outputs) if isinstance(outputs, bytes) else outputs.size
+    size += sum(map(len, found.step_outputs.values()))
+    body = execution(found, with_outputs=size <= MOST_OUTPUT_BYTES)
+    return body if isinstance(body, bytes) else b"".join(body)
 
 
 def webhook(found: Execution, event: str, at: datetime, *, with_outputs: bool) -> bytes:
@@ -227,6 +243,33 @@ def _event_data(found: Event) -> dict[str, Any]:
             **({"next_attempt_at": time(due_at)} if due_at else {}),
         }
     return data
+
+
+def log_page(page: LogPage, execution_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "execution_id": execution_id,
+        "events": [event(entry, execution_id) for entry in page.events],
+        "first": page.first,
+        "version": page.version,
+        "ended": page.ended,
+        "has_more": page.next is not None,
+    }
+    return body if page.next is None else {**body, "next": page.next}
+
+
+def change(entry: FeedEntry) -> dict[str, Any]:
+    """One change of a status, in the feed of a tenant. It looks like the event in the log."""
+    return {
+        "id": entry.number,
+        "type": f"execution.{entry.type}",
+        "at": time(entry.at),
+        "execution_id": entry.execution_id,
+        "data": {
+            "type": entry.target_type,
+            "target_id": entry.target_id,
+            "tags": list(entry.tags),
+        },
+    }
 
 
 def time(moment: datetime) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -30,10 +30,20 @@ LEASES_PER_CALL = 200
 
 log = structlog.get_logger(__name__)
 
-Beat = tuple[str, str, int, str, str, str]
-"""Id, token, number of the report, progress, usage, events. The last three are `""` if nothing is
-new. What events look like is said in `scripts/events.lua`.
-"""
+
+class Beat(NamedTuple):
+    """A report of one attempt. `progress`, `usage` and `events` are `""` if nothing is new.
+
+    What events look like is said in `scripts/events.lua`; `last_event` is the number of the last.
+    """
+
+    id: str
+    token: str
+    number: int
+    progress: str = ""
+    usage: str = ""
+    events: str = ""
+    last_event: int = 0
 
 
 class ClaimIsLate(Exception):
@@ -129,7 +139,7 @@ class AttemptStore:
             name = self._name if slots else ""
             arguments: list[Any] = [self._lease, name, slots, self._settings.max_events]
             for beat in beats[start : start + BEATS_PER_CALL]:
-                arguments += beat
+                arguments += beat[:6]
             calls.append(("beat", arguments))
         with connection.translated():
             answers = await self._store.call_all(calls, also)

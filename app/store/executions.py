@@ -26,6 +26,7 @@ from app.store import connection
 from app.store.changes import Changes
 from app.store.deliveries import Deliveries
 from app.store.execution_reader import ExecutionReader, index_keys
+from app.store.feed import Feeds
 from app.store.job import new_data, new_fields
 from app.store.records import SMALL_BYTES
 from app.store.steps import to_datetime
@@ -44,6 +45,7 @@ class ExecutionStore(ExecutionReader):
         super().__init__(client, settings.lease)
         self._settings = settings
         self.watching = Changes(client.connection_pool).watching
+        self.feeds = Feeds(client)
         self.deliveries = Deliveries(self._functions, self._calling)
 
     @classmethod

@@ -138,14 +138,16 @@ def _read_meta(record: dict[str, bytes]) -> tuple[Status, Progress | None]:
 
 
 def _version(record: dict[str, bytes], status: Status) -> int:
-    """The number of the latest event. Older versions of the service wrote none: then it is the
-    number of the events that the record says by itself (`version_of` in record.lua).
+    """The number of the latest event. Older versions of the service told none of their changes:
+    then it is at least the number of the events that the record says by itself (`version_of` in
+    record.lua).
     """
-    if "version" in record:
-        return _integer(record["version"], MAX_COUNT)
+    least = 2
     if status is Status.PENDING:
-        return 1
-    return 3 if status.ended and "started_at" in record else 2
+        least = 1
+    elif status.ended and "started_at" in record:
+        least = 3
+    return max(least, _integer(record.get("version", b"0"), MAX_COUNT))
 
 
 def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:

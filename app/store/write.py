@@ -15,9 +15,10 @@ from typing import Any
 class Write:
     """One call of a script. `finish` and `release` end the attempt; a `checkpoint` does not.
 
-    `id` and `token` name the attempt. `usage` and `events` are called at the moment of sending, so
-    that a repeated write stores what is the latest then. `events` returns those that the child has
-    reported (see `scripts/events.lua`).
+    `id` and `token` name the attempt. `usage` is called at the moment of sending, so that a
+    repeated write stores the latest figures. `events` are those that the child has reported (see
+    `scripts/events.lua`), or `""`. They stay the same: of a checkpoint that is stored already, a
+    repeat stores nothing, and so no further events either.
     """
 
     id: str
@@ -25,16 +26,17 @@ class Write:
     script: str
     arguments: tuple[Any, ...]
     usage: Callable[[], str]
-    events: Callable[[], str] = str
+    events: str = ""
 
     def call(self) -> list[Any]:
         """Returns the script's arguments."""
-        return [self.id, self.token, self.usage(), self.events(), *self.arguments]
+        return [self.id, self.token, self.usage(), self.events, *self.arguments]
 
     @property
     def size_bytes(self) -> int:
         """The approximate size on the wire. Numbers are not counted: they are short."""
-        return sum(len(part) for part in self.arguments if isinstance(part, (bytes, str)))
+        parts = (*self.arguments, self.events)
+        return sum(len(part) for part in parts if isinstance(part, (bytes, str)))
 
 
 def checkpoint(
@@ -44,7 +46,7 @@ def checkpoint(
     outputs: Sequence[bytes],
     usage: Callable[[], str],
     max_events: int,
-    events: Callable[[], str] = str,
+    events: str = "",
 ) -> Write:
     """Builds the write of a child's `checkpoint` message, with the outputs of the steps it names.
 

@@ -28,6 +28,7 @@ from app.worker import spans
 from app.worker.bulkhead import AWAY_SECONDS
 from app.worker.claim import Claim
 from app.worker.ending import Ending, Finish, Outcome, Stopping, decide, failure
+from app.worker.event_buffer import NOTHING, EventBuffer
 from app.worker.protocol import split
 from app.worker.saved_steps import StepsUnreadable, read_saved_steps
 from app.worker.start_message import SavedSteps, StartMessage
@@ -52,7 +53,8 @@ class Attempt:
 
     `progress` and `usage` are the latest that its child reported, as JSON, or `""` once they are
     stored. `used` is the latest usage, stored or not. `concluded` is true once the outcome is known
-    and its write is on its way. `stopping` is the reason why it should end, if there is one.
+    and its write is on its way. `listened`: somebody follows the execution. `stopping` is the
+    reason why it should end, if there is one.
     """
 
     def __init__(self, claim: Claim, settings: Settings, tracing: Tracing):
@@ -61,11 +63,13 @@ class Attempt:
         self.usage = ""
         self.used = ""
         self.concluded = False
+        self.listened = claim.listened
         self.stopping: Stopping | None = None
         self.wire_key = "/".join(claim.key)
         """Names the attempt in messages between worker and child: execution id and token."""
         self._cancel_grace_seconds = settings.cancel_grace
         self._max_events = settings.max_events
+        self._events = EventBuffer()
         self._span = spans.begin(tracing, claim)
         self._traceparent = self._span.traceparent if self._span else claim.traceparent
         self._outcome: Outcome | None = None
@@ -73,6 +77,7 @@ class Attempt:
         self._checkpoints: deque[tuple[Mapping[str, Any], bytes]] = deque()
         self._save: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._listen: Callable[[], None] | None = None
         self._reports = 0
 
     # 1. From start to end.
@@ -153,6 +158,9 @@ class Attempt:
         if self._outcome:
             return Outcome("unstarted", reason="Its process ended before it was given the run.")
         child.send_message(message)
+        self._listen = partial(child.send, {"kind": "listen", "token": self.wire_key})
+        if self.listened and not self.claim.listened:
+            self._listen()
         log.info("attempt_started", **self.names(), worker=self.claim.worker)
 
         # The flow runs. Usually this is where its outcome arrives.
@@ -178,7 +186,14 @@ class Attempt:
         if self.claim.resumes:
             reading = read_saved_steps(store, self.claim.id, self.names())
             saved = await self._unless_stopped(reading)
-        message = StartMessage(self.claim, self.wire_key, self.names(), self._traceparent, saved)
+        message = StartMessage(
+            self.claim,
+            self.wire_key,
+            self.names(),
+            self._traceparent,
+            saved,
+            self.claim.listened,
+        )
         if message.is_large:
             return await self._unless_stopped(message.encoded_beside_loop())
         return message.encoded()
@@ -207,7 +222,13 @@ class Attempt:
         """
         if ending is None:
             return None, "lost"
-        end = Write(*self.claim.key, ending.script, ending.arguments, self._latest_usage)
+        end = Write(
+            *self.claim.key,
+            ending.script,
+            ending.arguments,
+            self._latest_usage,
+            self._events.offer_all().events,
+        )
         try:
             return ending, await writer.write(end)
         except WriteRefused:
@@ -255,10 +276,17 @@ class Attempt:
             while self._checkpoints:
                 head, body = self._checkpoints.popleft()
                 outputs = split(head["lengths"], body)
+                offer = self._events.offer_all()
                 saved = write.checkpoint(
-                    *self.claim.key, head, outputs, self._latest_usage, self._max_events
+                    *self.claim.key,
+                    head,
+                    outputs,
+                    self._latest_usage,
+                    self._max_events,
+                    offer.events,
                 )
                 answer = await writer.write(saved)
+                self._events.confirm(offer.last)
                 if answer == "lost":
                     self.stop(Stopping.LOST)
                     return
@@ -292,6 +320,15 @@ class Attempt:
         self.stopping = why
         self._wake_up()
 
+    def listen(self) -> None:
+        """Tells the child that somebody follows the execution, so that it shows what models answer
+        as it comes.
+        """
+        if not self.listened:
+            self.listened = True
+            if self._listen:
+                self._listen()
+
     @property
     def _is_lost(self) -> bool:
         return self.stopping is Stopping.LOST
@@ -305,6 +342,8 @@ class Attempt:
         elif head["kind"] == "used":
             self.usage = head["usage"]
             self.used = self.usage
+        elif head["kind"] == "events":
+            self._events.add(body.decode().split("\n"))
         elif head["kind"] == "checkpoint":
             # It brings progress and usage to the store, so no heartbeat has to.
             self.progress = ""
@@ -323,18 +362,24 @@ class Attempt:
             self._outcome = outcome
             self._wake_up()
 
-    def next_beat(self) -> Beat:
+    def next_beat(self, events_bytes: int = 0) -> Beat:
         """Returns the attempt's next report for the heartbeat, numbered: a report that the network
-        delivers late is recognised by its number.
+        delivers late is recognised by its number. It has about so many bytes of events.
         """
         self._reports += 1
-        return *self.claim.key, self._reports, self.progress, self.usage, ""
+        events, last = self._events.offer(events_bytes) if events_bytes else NOTHING
+        return Beat(*self.claim.key, self._reports, self.progress, self.usage, events, last)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a heartbeat has something to store."""
+        return bool(self.progress or self.usage or self._events)
 
     def beat_stored(self, beat: Beat) -> None:
         """Forgets what this report has stored. What has changed since goes with the next one."""
-        _, _, _, progress, usage, _ = beat
-        self.progress = "" if self.progress == progress else self.progress
-        self.usage = "" if self.usage == usage else self.usage
+        self.progress = "" if self.progress == beat.progress else self.progress
+        self.usage = "" if self.usage == beat.usage else self.usage
+        self._events.confirm(beat.last_event)
 
     def names(self) -> dict[str, Any]:
         """The fields that every log line about this attempt carries."""

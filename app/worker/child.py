@@ -46,6 +46,7 @@ from app.telemetry import logs, tracing
 from app.worker.child_run import ChildRun, Services
 from app.worker.cleanup import Cleanup, Streams, ThreadLoops, forks_are_plain
 from app.worker.flow_threads import FlowThreads
+from app.worker.live_reports import LiveReports
 from app.worker.loop_watch import FlowLoopWatch
 from app.worker.model_calls import WatchedModels, traced
 from app.worker.output_pipes import OutputPipes, RunNames, private_copy
@@ -144,6 +145,7 @@ class Child:
             settings,
             config.catalog,
             self._progress,
+            LiveReports(worker, settings.secrets),
             lambda parent: traced(watched, spans, parent, settings.openai_model_name),
         )
         self._starts: queue.SimpleQueue[ChildRun] = queue.SimpleQueue()
@@ -207,6 +209,8 @@ class Child:
             self._send({"kind": "alive", "token": "", "number": head.get("number", 0)})
         elif head["kind"] == "stop" and run:
             run.stop.request()
+        elif head["kind"] == "listen" and run:
+            run.live.listened = True
         elif head["kind"] == "stored" and run and run.steps:
             run.steps.stored(head["number"])
         # What follows happens at least once a second: the worker sends a message that often.
@@ -352,6 +356,7 @@ class Child:
 
     def _end(self, run: ChildRun, ended: Head, outputs: bytes, unfit: str) -> None:
         self._forget(run)
+        run.live.end()
         facts: dict[str, Any] = {
             "usage": write_usage(run.usage.models),
             "leaked_threads": run.leaked_threads,

@@ -34,6 +34,7 @@ from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
 from app.settings import Settings
 from app.store.steps import read_records, read_usage, write_usage
+from app.worker.live_reports import LiveReports
 from app.worker.protocol import ChildSocket, Head, split
 from app.worker.reports import ProgressReports, StepReports
 
@@ -48,6 +49,7 @@ class Services:
     settings: Settings
     catalog: Catalog
     progress: ProgressReports
+    live: LiveReports
     models_for: Callable[[str | None], ModelProvider]
 
 
@@ -63,6 +65,8 @@ class ChildRun:
         self.stop = StopSignal()
         self.steps: StepReports | None = None
         self.usage = Usage()
+        self.live = services.live.open(self.token)
+        self.live.listened = bool(start.get("listened"))
         self.leaked_threads = 0
         self.has_waited = False
         """Whether it has waited for another run to load its code. It waits only once."""
@@ -175,7 +179,7 @@ class ChildRun:
         self.usage.on_change = self._send_usage
         definition_hash = self._definition_hash(run.target_id)
         self.steps = StepReports(
-            services.worker, self.token, definition_hash, self.stop, self.usage
+            services.worker, self.token, definition_hash, self.stop, self.usage, self.live
         )
         return Ports(
             catalog=services.catalog,
@@ -186,6 +190,7 @@ class ChildRun:
             save=self.steps.save,
             leaked_threads=self.note_leaked_threads,
             log=log.bind(**self.names).info,
+            live=self.live,
         )
 
     def _report(self, progress: Progress) -> None:

@@ -18,11 +18,14 @@ from app.store.connection import nobody_can_be_served
 from app.telemetry import logs
 from app.worker.attempt import Attempt
 from app.worker.ending import Stopping
+from app.worker.event_buffer import BYTES_PER_CALL
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 
 PROGRESS_SECONDS = 0.2
-"""How often progress is stored. A heartbeat alone would store it only every third of a lease."""
+"""How often progress and events are stored. A heartbeat alone would store them only every third of
+a lease.
+"""
 
 ALIVE_SECONDS = 1.0
 """How often the worker sends its children a sign that it is alive."""
@@ -118,17 +121,19 @@ class Heartbeat:
             self._pool.changed.clear()
 
     async def progress_loop(self) -> None:
-        """Stores progress soon after it is reported. What fails goes with the next heartbeat."""
+        """Stores progress and events soon after they are reported. What fails goes with the next
+        round.
+        """
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             changed = [
                 attempt
                 for attempt in self._attempts.values()
-                if (attempt.progress or attempt.usage) and not attempt.concluded
+                if attempt.has_news and not attempt.concluded
             ]
             if changed:
                 try:
-                    await self._beat(changed)
+                    await self._beat(changed, events_bytes=BYTES_PER_CALL // len(changed))
                 except StoreUnavailable:
                     continue
 
@@ -154,10 +159,14 @@ class Heartbeat:
         attempts: Sequence[Attempt],
         also: Callable[[Any], None] | None = None,
         slots: str = "",
+        events_bytes: int = 0,
     ) -> None:
+        """Sends a report of each attempt. A heartbeat of all attempts brings no events: it must
+        arrive in time on a slow link, too.
+        """
         if self._ended:
             raise asyncio.CancelledError  # the loop has been cancelled, but a library has lost that
-        beats = [attempt.next_beat() for attempt in attempts]
+        beats = [attempt.next_beat(events_bytes) for attempt in attempts]
         sending = asyncio.ensure_future(self._store.beat(beats, also, slots))
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)

@@ -7,11 +7,13 @@ on its way down, the outputs on their way up. On the wire: both lengths, head, b
     worker -> child   start {token, id, names, ...} + data, steps
                       stop {token}               the flow must end
                       stored {token, number}     the store has this checkpoint
+                      listen {token}             somebody follows the execution
                       alive {number}             a question: do you answer?
 
     child -> worker   ready {pid, stacks}
                       alive {number}             the answer
                       progress {token, progress} | used {token, usage} | counted {counts}
+                      events {token} + events, one a line: see `live_reports`
                       checkpoint {token, number, ...} + outputs
                       ended {token, outcome, ...} + outputs
                       unstarted {token, reason}  nothing of it ran

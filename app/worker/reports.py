@@ -9,14 +9,17 @@ import contextlib
 import json
 import threading
 import time
+from dataclasses import asdict
 
-from app.domain.execution import Progress
+from app.domain.execution import Progress, StepRecord, StepStatus
 from app.domain.payload import pack
 from app.providers.base import Stopped
 from app.runtime.checkpoint import Checkpoint
+from app.runtime.live import Place
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
 from app.store.steps import write_outcome, write_record, write_usage
+from app.worker.live_reports import RunLive, write_event
 from app.worker.protocol import ChildSocket, join
 
 PROGRESS_INTERVAL_SECONDS = 0.2
@@ -74,13 +77,20 @@ class StepReports:
     """Sends the checkpoints of one pipeline's run, in order. `save` is called from one thread."""
 
     def __init__(
-        self, worker: ChildSocket, token: str, definition_hash: str, stop: StopSignal, usage: Usage
+        self,
+        worker: ChildSocket,
+        token: str,
+        definition_hash: str,
+        stop: StopSignal,
+        usage: Usage,
+        live: RunLive,
     ):
         self._worker = worker
         self._token = token
         self._definition_hash = definition_hash
         self._stop = stop
         self._usage = usage
+        self._live = live
         self._number = 0
         self._stored = 0
         self._news = threading.Event()
@@ -91,6 +101,7 @@ class StepReports:
         stored; raises `Stopped` if the run must end first.
         """
         self._number += 1
+        self._show_answers(checkpoint)
         lengths, body = join(map(pack, checkpoint.values.values()))
         head = {
             "kind": "checkpoint",
@@ -100,7 +111,8 @@ class StepReports:
             "progress": _write_progress(checkpoint.progress),
             "usage": write_usage(self._usage.models),
             "records": [
-                (record.id, write_record(record), moment) for record, moment in checkpoint.records
+                (record.id, write_record(record), moment, write_step_event(record, moment))
+                for record, moment in checkpoint.records
             ],
             "outcomes": [
                 (name, write_outcome(failure)) for name, failure in checkpoint.outcomes.items()
@@ -113,6 +125,14 @@ class StepReports:
             self._worker.send(head, body)
         if wait:
             self._wait_for(self._number)
+
+    def _show_answers(self, checkpoint: Checkpoint) -> None:
+        """Sends what models have answered in the steps and items that end with this checkpoint:
+        the event of their end comes after it.
+        """
+        steps = {record.id for record, moment in checkpoint.records if moment == "ended"}
+        items = {_place_of(name) for name in checkpoint.outcomes}
+        self._live.flush(steps, items)
 
     def stored(self, number: int) -> None:
         """Notes that the store has this checkpoint. Called in another thread than `save`."""
@@ -128,3 +148,33 @@ class StepReports:
             if self._stop.requested:
                 raise Stopped
             self._news.wait()
+
+
+_ENDED = {
+    StepStatus.COMPLETED: "step.completed",
+    StepStatus.FAILED: "step.failed",
+    StepStatus.SKIPPED: "step.skipped",
+}
+
+
+def write_step_event(record: StepRecord, moment: str) -> str:
+    """The event of a changed record, as the store keeps it; empty if there is none.
+
+    A step that waits for its next try has failed in this one. A step that was broken off has no
+    event of its own: that of the execution says why.
+    """
+    data: dict[str, object] = {"step": record.id, "attempt": record.attempt}
+    if moment == "started":
+        return write_event("step.started", data)
+    waits = record.status is StepStatus.PENDING and record.failure is not None and record.attempt
+    type = _ENDED.get(record.status) if moment == "ended" else "step.failed" if waits else None
+    if type is None:
+        return ""
+    if record.failure and type == "step.failed":
+        data |= {"error": asdict(record.failure), "retrying": bool(waits)}
+    return write_event(type, data)
+
+
+def _place_of(name: str) -> Place:
+    step, _, item = name.partition(":")
+    return Place(step, int(item))

@@ -29,6 +29,7 @@ class StartMessage:
     names: Mapping[str, Any]
     traceparent: str | None
     saved: SavedSteps
+    listened: bool = False
 
     @property
     def is_large(self) -> bool:
@@ -55,6 +56,8 @@ class StartMessage:
             "names": self.names,
             "traceparent": self.traceparent,
         }
+        if self.listened:
+            head["listened"] = True
         # The usual case: a first attempt has nothing to resume, and its data is the whole body.
         if not claim.used_before and not claim.resumes:
             return encode(head, claim.data)

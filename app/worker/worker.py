@@ -235,17 +235,19 @@ class ExecutionWorker:
         task.add_done_callback(self._tasks.discard)
 
     def _obey(self, command: Any) -> None:
-        """Takes a command to this worker. Only `cancel` is known, and everything else is ignored:
-        any client of the store can publish anything here.
+        """Takes a command to this worker: `cancel`, or `listen` if somebody follows an execution.
+        Everything else is ignored: any client of the store can publish anything here.
         """
         try:
             payload = json.loads(command)
-            id = payload["execution_id"] if payload["command"] == "cancel" else None
+            id, what = payload["execution_id"], payload["command"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return
         for attempt in list(self._attempts.values()):
-            if attempt.claim.id == id:
+            if attempt.claim.id == id and what == "cancel":
                 attempt.stop(Stopping.CANCEL)
+            elif attempt.claim.id == id and what == "listen":
+                attempt.listen()
 
     def _store_did(self, what: str) -> None:
         """Notes that a call succeeded. If that ended an outage, beats at once: another server may

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tests.http.test_refusals import GOOD, refusal
+from tests.support.agents import write_agent
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
@@ -131,6 +135,18 @@ def test_an_unreadable_callback_or_tags_do_not_hide_the_execution(
     assert "tags" not in calling.status(id)
 
 
+def test_a_flow_does_not_see_the_secret(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    flow = "import os\n\n\ndef run(inputs, context):\n    return sorted(os.environ)\n"
+    lines = '  - {name: main, entrypoint: "flow.py:run", isolation: process}\n'
+    write_agent(tmp_path / "agents", "reads_env", f"id: reads_env\nflows:\n{lines}", flow)
+    service = make_service(agents=tmp_path / "agents", WEBHOOK_SECRET=SECRET, WORKER_PROCESSES=1)
+    seen = service.run("reads_env")["outputs"]["output"]
+    assert "REDIS_URL" in seen
+    assert "WEBHOOK_SECRET" not in seen
+
+
 def _deliveries(service: Service, id: str, query: str = "") -> dict[str, Any]:
     answer = service.get(f"/executions/{id}/deliveries{query}")
     assert answer.status_code == 200, answer.text
@@ -181,3 +197,27 @@ def test_the_deliveries_of_an_unknown_execution_are_not_found(calling: Service, 
     call = calling.post if "redeliver" in path else calling.get
     for id in ("exec_00000000000000000000", "exec_*"):
         assert refusal(call(f"/executions/{id}/{path}"), 404)["code"] == "not_found"
+
+
+def test_an_address_that_turns_out_to_be_private_is_a_failed_try_that_says_so(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=0, WEBHOOK_SECRET=SECRET, WEBHOOK_ALLOW_PRIVATE=1)
+    with socket.create_server(("127.0.0.1", 0)) as internal:
+        # The worker decides when it sends, whatever was allowed at the start.
+        service.env["WEBHOOK_ALLOW_PRIVATE"] = "0"
+        service.start_worker()
+        url = f"http://127.0.0.1:{internal.getsockname()[1]}/"
+        id = _started(service, callback_url=url)
+        service.ended(id)
+
+        deadline = time.monotonic() + 60
+        while not (found := _deliveries(service, id)["deliveries"][0])["tries"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert found["status"] == "waiting"
+        assert found["tries"][0]["error"] == "127.0.0.1 is not a public address."
+        assert "code" not in found["tries"][0]
+        internal.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            internal.accept()

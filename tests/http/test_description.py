@@ -75,11 +75,22 @@ def test_every_answer_has_examples_that_are_as_described(description: dict[str, 
             jsonschema.Draft202012Validator(schema).validate(example)
 
 
+def test_every_event_that_a_callback_can_be_sent_is_described_as_a_webhook(
+    description: dict[str, Any],
+) -> None:
+    webhooks = description["webhooks"]
+    start = description["components"]["schemas"]["Start"]["properties"]
+    assert list(webhooks) == start["callback_events"]["items"]["enum"]
+    content = webhooks["execution.completed"]["post"]["requestBody"]["content"]["application/json"]
+    schema = {**content["schema"], "components": description["components"]}
+    jsonschema.Draft202012Validator(schema).validate(content["example"])
+
+
 def test_every_operation_has_a_name_and_says_what_it_answers(description: dict[str, Any]) -> None:
     items = description["paths"].values()
     operations = [item[method] for item in items for method in ("get", "post") if method in item]
     names = [operation["operationId"] for operation in operations]
-    assert len(set(names)) == len(names) == 13
+    assert len(set(names)) == len(names) == 15
     for operation in operations:
         assert operation["summary"]
         assert {"429", "503"} <= set(operation["responses"])
@@ -185,5 +196,6 @@ def test_a_browser_without_a_network_shows_every_operation(
         ),
     ]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=50).stdout
-    described = requests.get(f"{service.url}/openapi.json", timeout=10).json()["paths"]
-    assert set(re.findall(r'data-path="([^"]+)"', shown)) == set(described)
+    described = requests.get(f"{service.url}/openapi.json", timeout=10).json()
+    names = {*described["paths"], *described["webhooks"]}
+    assert set(re.findall(r'data-path="([^"]+)"', shown)) == names

@@ -22,6 +22,7 @@ from app.domain.identifiers import new_id
 from tests.http.test_callbacks import SECRET, URL
 from tests.http.test_refusals import GOOD, refusal
 from tests.support.service import ROOT, Service
+from tests.support.sse import Stream
 from tools.embedded_store import EmbeddedStore
 
 ALPHA, BETA = "alpha-key-0123456789", "beta-key-0123456789"
@@ -37,9 +38,14 @@ class Stage:
 
     def ask(self, key: str, method: str, path: str, **options: Any) -> requests.Response:
         headers = {"X-API-Key": key, **options.pop("headers", {})}
-        return requests.request(
-            method, self.service.url + path, headers=headers, timeout=30, **options
+        answer = requests.request(
+            method, self.service.url + path, headers=headers, timeout=30, stream=True, **options
         )
+        if answer.headers.get("Content-Type") == "text/event-stream":
+            answer.close()  # it may have no end
+        else:
+            assert answer.content is not None  # reads it
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +118,19 @@ def starts_its_own(stage: Stage, method: str, rule: str) -> None:
     assert ours == again != theirs
 
 
+def follows_its_own(stage: Stage, method: str, rule: str) -> None:
+    """Nobody hears of another's executions, nor learns from an id of another's stream."""
+    with Stream(stage.service.port, rule, f"X-API-Key: {BETA}", "Last-Event-ID: 0-0") as stream:
+        stage.ask(ALPHA, "POST", "/api/v1/executions", json=GOOD)
+        own = stage.ask(BETA, "POST", "/api/v1/executions", json=GOOD).json()["execution_id"]
+        last = stream.until("execution.created")
+        while last[-1].json["execution_id"] != own:
+            last += stream.until("execution.created")
+    heard = {event.json["execution_id"] for event in last}
+    for id in heard:
+        assert stage.ask(BETA, "GET", f"/api/v1/executions/{id}").status_code == 200
+
+
 def is_the_same_for_all(stage: Stage, method: str, rule: str) -> None:
     """What can be run is no tenant's own."""
     address = rule.replace("<agent_id>", "behaves").replace("<pipeline_id>", "relay")
@@ -137,6 +156,8 @@ RECIPES: dict[tuple[str, str], tuple[str, Callable[[Stage, str, str], None]]] = 
         "start",
         same_as_unknown,
     ),
+    ("GET", "/api/v1/executions/<execution_id>/events"): ("read", same_as_unknown),
+    ("GET", "/api/v1/events"): ("read", follows_its_own),
     ("GET", "/metrics"): ("admin", names_no_tenant),
     ("GET", "/api/v1"): ("read", is_the_same_for_all),
     ("GET", "/api/v1/agents"): ("read", is_the_same_for_all),

@@ -7,8 +7,11 @@ other.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import redis
@@ -23,7 +26,9 @@ from hypothesis.stateful import (
 )
 
 from app.domain.errors import KeyReused
+from app.domain.events import Event
 from app.domain.execution import Idempotency, Status
+from app.store.events import read_entries
 from app.worker.claim import SOLE
 from tests.store.driver import FINAL, Driver, new_execution
 
@@ -60,6 +65,16 @@ class LifeOfAnExecution(RuleBasedStateMachine):
         self.removed: set[str] = set()
         self.died_with_many: set[str] = set()
         self.keys: dict[str, tuple[str, str]] = {}
+        self.logs: dict[str, list[Event]] = {}
+        self.heard: dict[str, list[Event]] = {}
+        self.reported: dict[tuple[str, str], int] = {}
+        self.messages: dict[str, list[str]] = {}
+        self.hearing = self.client.pubsub()
+        self.hearing.psubscribe("exec:changed:*")
+        assert self.hearing.get_message(timeout=5) is not None
+
+    def teardown(self) -> None:
+        self.hearing.close()
 
     def some(self, data: st.DataObject, *states: str) -> str:
         return data.draw(
@@ -100,31 +115,53 @@ class LifeOfAnExecution(RuleBasedStateMachine):
             known.state, known.attempt = "running", known.attempt + 1
             known.tokens.append(token)
 
+    def report(self, data: st.DataObject, id: str) -> str:
+        """What the child of the running attempt reports: often what is stored already, too."""
+        key = id, self.known[id].tokens[-1]
+        told = self.reported.get(key, 0)
+        first, last = data.draw(st.integers(1, told + 1)), told + data.draw(st.integers(0, 2))
+        if first > last:
+            return ""
+        self.reported[key] = last
+        texts = [f"{number} of {key[1]}" for number in range(first, last + 1)]
+        self.messages.setdefault(id, []).extend(texts[told + 1 - first :])
+        return json.dumps([first, *(f'"log",{json.dumps({"message": text})}' for text in texts)])
+
     @precondition(lambda self: self.any_in("running"))
-    @rule(data=st.data(), progress=st.sampled_from(["", '[0,1,"a"]']))
-    def beat(self, data: st.DataObject, progress: str) -> None:
+    @rule(
+        data=st.data(),
+        progress=st.sampled_from(["", '[0,1,"a"]', '[0,1,"b"]']),
+        call=st.sampled_from(["beat", "checkpoint"]),
+        times=st.integers(1, 2),
+    )
+    def beat(self, data: st.DataObject, progress: str, call: str, times: int) -> None:
         id = self.some(data, "running")
-        known = self.known[id]
-        assert self.driver.beat(id, known.tokens[-1], progress) == (
-            "cancel" if known.cancel_asked else "ok"
-        )
+        known, events, number = self.known[id], self.report(data, id), time.monotonic_ns()
+        changes: dict[str, Any] = {"events": events, "number": number}
+        if progress or call == "beat":
+            changes["progress"] = progress
+        for _ in range(times):
+            answer = getattr(self.driver, call)(id, known.tokens[-1], **changes)
+            assert answer == ("cancel" if known.cancel_asked else "ok")
 
     @precondition(lambda self: self.any_in("running"))
     @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed"]), times=st.integers(1, 2))
     def finish(self, data: st.DataObject, outcome: str, times: int) -> None:
         id = self.some(data, "running")
         known = self.known[id]
+        events = self.report(data, id)
         known.state = "cancelled" if known.cancel_asked else outcome
         for _ in range(times):  # an answer that was lost makes the caller repeat itself
-            assert self.driver.finish(id, known.tokens[-1], outcome) == known.state
+            answer = self.driver.finish(id, known.tokens[-1], outcome, events=events)
+            assert answer == known.state
 
     @precondition(lambda self: self.any_in("running"))
     @rule(data=st.data(), how=st.sampled_from(["handed_back", "failed", "lost"]))
     def release(self, data: st.DataObject, how: str) -> None:
         id = self.some(data, "running")
-        known = self.known[id]
+        known, events = self.known[id], self.report(data, id)
         self._expect_release(known, how)
-        assert self.driver.release(id, known.tokens[-1], how) == known.state
+        assert self.driver.release(id, known.tokens[-1], how, events=events) == known.state
 
     @precondition(lambda self: self.any_in("running"))
     @rule()
@@ -209,6 +246,39 @@ class LifeOfAnExecution(RuleBasedStateMachine):
                 assert (execution.started_at is not None) == (known.state == "running")
         for id in self.removed:
             assert self.driver.status(id) is None
+
+    @invariant()
+    def the_log_grows_without_a_gap_and_tells_the_truth(self) -> None:
+        for id, known in self.known.items():
+            log, before = self.driver.log(id), self.logs.get(id, [])
+            assert log[: len(before)] == before
+            self.logs[id] = log
+            types = [event.type for event in log]
+            final = [number for number, type in enumerate(types, 1) if type in FINAL]
+            assert final == ([len(log)] if known.state in FINAL else [])
+            if final:
+                assert types[-1] == known.state
+            assert types.count("started") == len(known.tokens)
+            assert types.count("cancelling") <= 1
+            told = [event.data["message"] for event in log if event.type == "log"]
+            assert told == self.messages.get(id, [])
+
+    @invariant()
+    def what_is_published_is_the_log(self) -> None:
+        for id in self.known:
+            log, deadline = self.driver.log(id), time.monotonic() + 30
+            while len(self.heard.get(id, [])) < len(log) and time.monotonic() < deadline:
+                self.hear()
+            assert self.heard[id] == log
+
+    def hear(self) -> None:
+        """Takes one message, if there is any."""
+        if message := self.hearing.get_message(timeout=1):
+            first, final, entries = message["data"].split(b":", 2)
+            events = read_entries(entries, int(first))
+            assert (final == b"1") == (events[-1].type in FINAL)
+            id = message["channel"].decode().removeprefix("exec:changed:")
+            self.heard.setdefault(id, []).extend(events)
 
     @invariant()
     def the_lists_are_what_the_records_say(self) -> None:

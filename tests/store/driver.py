@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from app.domain.events import Event
 from app.domain.execution import Execution, Include, NewExecution, Status, StepRecord, TargetType
 from app.domain.identifiers import new_id
 from app.settings import Settings
@@ -235,6 +236,25 @@ class Driver:
         execution = self.store.get(id, "default", include)
         assert execution is not None
         return execution
+
+    def log(self, id: str, count: int = 1000) -> list[Event]:
+        """All events that are stored, read in pages. Their numbers have no gap, and the last one is
+        the version.
+        """
+        events: list[Event] = []
+        while True:
+            page = self.store.events(id, "default", events[-1].number if events else 0, count)
+            assert page is not None
+            if not page.events:
+                break
+            events += page.events
+        numbers = [event.number for event in events]
+        assert numbers == list(range(page.first, page.version + 1))
+        assert page.version == self.stored(id, Include.STATUS).version
+        return events
+
+    def types(self, id: str) -> list[str]:
+        return [event.type for event in self.log(id)]
 
     def status(self, id: str) -> str | None:
         execution = self.store.get(id, "default")

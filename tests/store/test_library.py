@@ -13,7 +13,7 @@ import redis
 from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import connection, scripts, store_check
-from app.store.attempt_store import AttemptStore
+from app.store.attempt_store import AttemptStore, Beat
 from app.store.functions import USES, Functions
 from app.store.scripts import Library
 from tests.store.driver import Driver, new_execution
@@ -52,7 +52,7 @@ async def claims_and_beats(client: redis.Redis, settings: Settings, id: str) -> 
     client.function_flush()
     [row] = await store.claim(1)
     client.function_flush()
-    assert await store.beat([(id, row[1].decode(), 1, "", "")]) == ["ok"]
+    assert await store.beat([Beat(id, row[1].decode(), 1)]) == ["ok"]
     await store.close()
 
 

@@ -7,7 +7,9 @@ test that needs it is skipped where that is not possible.
 from __future__ import annotations
 
 import contextlib
+import http.server
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +70,35 @@ def watch(page: Page) -> Seen:
 
     page.on("request", asked)
     return seen
+
+
+class Site:
+    """A web site of its own origin with one page, whose `html` may change."""
+
+    def __init__(self) -> None:
+        site = self
+        self.html = ""
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                self.wfile.write(site.html.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Prints nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Site:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def picture(page: Page, path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import threading
 from collections import deque
@@ -26,6 +27,11 @@ class Answer:
     `raw` replaces the whole body. `message` and `choice` are merged into those of the answer;
     `usage` replaces its usage. With `drip_seconds`, blank lines are sent one by one for so long
     before the body. With `hang_up`, the connection ends in the middle of the body.
+
+    A caller that asks for a stream gets one, unless `streams` is false or there is another status.
+    `pieces` are the texts of its chunks (by default the words of `text`); a dict is sent as a chunk
+    of its own, bytes as they are. `pause_seconds` is the time before each piece. `ends` says what
+    comes after them: the finish reason, the usage if the caller wants it, and `[DONE]`.
     """
 
     text: str = "An answer."
@@ -38,6 +44,33 @@ class Answer:
     usage: Any = field(default_factory=lambda: USAGE)
     drip_seconds: float = 0.0
     hang_up: bool = False
+    streams: bool = True
+    pieces: list[Any] | None = None
+    pause_seconds: float = 0.0
+    ends: tuple[str, ...] = ("reason", "usage", "done")
+
+    def is_streamed(self, asked: dict[str, Any]) -> bool:
+        plain = self.status == 200 and self.raw is None and self.streams
+        return plain and bool(asked.get("stream"))
+
+    def events(self, asked: dict[str, Any]) -> list[bytes]:
+        """The parts of the body of a stream."""
+        words = re.findall(r"\S+\s*", self.text) if self.pieces is None else self.pieces
+        parts = [self._event(asked, word) for word in words]
+        if "reason" in self.ends:
+            last = {"index": 0, "delta": {}, "finish_reason": "stop", **self.choice}
+            parts.append(self._event(asked, {"choices": [last]}))
+        if "usage" in self.ends and (asked.get("stream_options") or {}).get("include_usage"):
+            parts.append(self._event(asked, {"choices": [], "usage": self.usage}))
+        return [*parts, b"data: [DONE]\n\n"] if "done" in self.ends else parts
+
+    def _event(self, asked: dict[str, Any], piece: Any) -> bytes:
+        if isinstance(piece, bytes):
+            return piece
+        if isinstance(piece, str):
+            piece = {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+        served = {"object": "chat.completion.chunk", "model": f"{asked['model']}-served"}
+        return b"data: " + json.dumps({**served, **piece}).encode() + b"\n\n"
 
     def body(self, asked: dict[str, Any]) -> bytes:
         if self.raw is not None:
@@ -127,6 +160,7 @@ class ModelServer:
                 )
                 asked = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.requests.append(asked)
+                headers["port"] = str(writer.get_extra_info("peername")[1])
                 self.headers.append(headers)
                 hung_up = self.hung_up  # `begin` may replace it while this request waits
                 answer = self.answers.popleft() if self.answers else self.reply(asked)
@@ -136,7 +170,10 @@ class ModelServer:
                     await self._wait(reader, answer.delay_seconds, hung_up)
                 finally:
                     self.at_once -= 1
-                await self._answer(writer, answer, asked)
+                if answer.is_streamed(asked):
+                    await self._stream(reader, writer, answer, asked)
+                else:
+                    await self._answer(writer, answer, asked)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -152,9 +189,35 @@ class ModelServer:
             more = await asyncio.wait_for(reader.read(1), seconds)
         except TimeoutError:
             return
+        except ConnectionError:  # the caller had not read everything yet
+            more = b""
         if not more:
             hung_up.append(None)
             raise ConnectionError
+
+    async def _stream(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: Answer,
+        asked: dict[str, Any],
+    ) -> None:
+        headers = {"Content-Type": "text/event-stream", **answer.headers}
+        lines = ["HTTP/1.1 200 Answer", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join([*lines, "Transfer-Encoding: chunked"]).encode() + b"\r\n\r\n")
+        hung_up = self.hung_up
+        for part in answer.events(asked):
+            await self._wait(reader, answer.pause_seconds, hung_up)
+            try:
+                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+                await writer.drain()
+            except ConnectionError:
+                hung_up.append(None)
+                raise
+        if answer.hang_up:
+            raise ConnectionError
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
     async def _answer(
         self, writer: asyncio.StreamWriter, answer: Answer, asked: dict[str, Any]

@@ -15,6 +15,7 @@ from app.domain.execution import Progress, StepRecord
 from app.domain.payload import pack
 from app.providers.base import ModelProvider
 from app.runtime.checkpoint import Checkpoint, SavedState
+from app.runtime.live import Live, NotShown, Place
 from app.runtime.run import Ports, Run, execute, usage_before
 from app.runtime.stop import StopSignal
 
@@ -22,6 +23,26 @@ from app.runtime.stop import StopSignal
 class NoModel(ModelProvider):
     def complete(self, *args: Any, **options: Any) -> Any:
         raise AssertionError("The run called a model, but the test has none.")
+
+
+@dataclass
+class Shown:
+    """A `Live` that keeps what it is given."""
+
+    listened: bool = False
+    lines: list[tuple[Place, str, dict[str, Any]]] = field(default_factory=list)
+    texts: list[tuple[Place, int, str]] = field(default_factory=list)
+    calls: int = 0
+
+    def log(self, place: Place, message: str, fields: Mapping[str, Any]) -> None:
+        self.lines.append((place, message, dict(fields)))
+
+    def new_call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    def text(self, place: Place, call: int, text: str) -> None:
+        self.texts.append((place, call, text))
 
 
 @dataclass
@@ -54,6 +75,7 @@ class Recorder:
         models: ModelProvider | None = None,
         stop: StopSignal | None = None,
         limit_bytes: int = 10_000_000,
+        live: Live | None = None,
         **config: Any,
     ) -> Any:
         """Runs a target, continues from what is stored, and returns the outputs."""
@@ -68,6 +90,7 @@ class Recorder:
             save=self.save,
             leaked_threads=self.leave_behind,
             log=lambda *_, **__: None,
+            live=live or NotShown(),
         )
         run = Run("exec_1", 1, kind, target_id, dict(inputs), config, saved)
         return json.loads(execute(run, ports, limit_bytes))

@@ -12,6 +12,7 @@ from app.providers.base import Stopped
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.stop import StopSignal
 from app.runtime.usage import Usage
+from app.worker.live_reports import LiveReports
 from app.worker.protocol import ChildSocket
 from app.worker.reports import StepReports
 
@@ -45,7 +46,9 @@ def stop() -> StopSignal:
 
 @pytest.fixture
 def reports(worker: Worker, stop: StopSignal) -> StepReports:
-    return StepReports(cast(ChildSocket, worker), "token", "definition", stop, Usage())
+    socket = cast(ChildSocket, worker)
+    live = LiveReports(socket, []).open("token")
+    return StepReports(socket, "token", "definition", stop, Usage(), live)
 
 
 class Saving(threading.Thread):

@@ -572,6 +572,27 @@ def test_hundreds_are_sent_at_the_same_time() -> None:
     run(test())
 
 
+def test_a_try_that_is_cancelled_hangs_up() -> None:
+    hung_up = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        if await reader.read(1) == b"":
+            hung_up.set()
+        raise OSError
+
+    async def test() -> None:
+        async with senders() as make, Receiver(wait) as receiver:
+            trying = asyncio.ensure_future(send(make(), receiver.url()))
+            while not receiver.requests:
+                await asyncio.sleep(0.01)
+            trying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await trying
+            await hung_up.wait()
+
+    run(test())
+
+
 def test_without_a_secret_nothing_is_sent() -> None:
     async def test() -> None:
         async with senders() as make, Receiver() as receiver:

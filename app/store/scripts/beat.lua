@@ -9,14 +9,12 @@
 -- another attempt).
 
 local REPORT = {'tenant', 'created_at', 'started_at', 'attempt', 'meta', 'usage', 'reported',
-                'version', 'callback'}
+                'version'}
 
 -- Stores a report of a running attempt.
 local function store(id, at, max_events, number, progress, usage, events)
-  local record = fields_of(id, REPORT)
+  local record = running(id, REPORT)
   if not record then return end
-  record.state = 'running'
-  record.version = version_of(record)
   local told, fields = note_reported(record, at, events), {}
   if number > (tonumber(record.reported) or 0) then
     fields = note_progress(record, at, progress, usage)

@@ -9,7 +9,7 @@
 -- Returns `ok`, `cancel` (a cancel was requested), or `lost` for a stale token: nothing is stored.
 
 local CHECKPOINT = {'status', 'tenant', 'token', 'cancel', 'saved', 'definition', 'created_at',
-                    'started_at', 'attempt', 'meta', 'usage', 'version', 'callback'}
+                    'started_at', 'attempt', 'meta', 'usage', 'version'}
 
 -- Tells what is noted, and writes the record. `told` is what `note_reported` has returned.
 local function write_record(record, max_events, told, fields)
@@ -25,11 +25,9 @@ local function run(ARGV)
   local value_count, dropped_count = bounded(ARGV[11], 0, #ARGV), bounded(ARGV[12], 0, #ARGV)
   local size = 12 + 4 * record_count + 2 * outcome_count + 2 * value_count + dropped_count
   if size ~= #ARGV then error('ERR The number of arguments does not match the four counts') end
-  local record = fields_of(id, CHECKPOINT)
+  local record = running(id, CHECKPOINT)
   if not record or record.status ~= 'started' or record.token ~= token then return 'lost' end
   local answer = record.cancel and 'cancel' or 'ok'
-  record.state = 'running'
-  record.version = version_of(record)
   local at, position = now(), 13
   local told = note_reported(record, at, events)
   if number <= (tonumber(record.saved) or 0) then

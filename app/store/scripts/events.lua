@@ -10,11 +10,16 @@
 -- and to the execution's callback. None of this may stop a transition: what the store refuses here,
 -- because a key has the wrong type, is left out.
 
+-- What other files use. The rest is hidden, because Lua allows only 200 names side by side.
+local attempt_data, error_data, make_list, tell, tell_all
+local note_child_event, note_reported, note_progress
+do
 local CHANGED = 'exec:changed:'  -- the channel of an execution, before its id
 local FEED = 'exec:changes:'     -- the stream of a tenant, before its name
 local FEED_LENGTH = 10000        -- roughly: the store removes whole pieces of the stream
-local FEED_EVENTS = {created = true, started = true, retrying = true, cancelling = true,
-                     completed = true, failed = true, cancelled = true}
+local FEED_SECONDS = 30 * 86400  -- it leaves so long after the tenant's last start
+local STATUS_EVENTS = {created = true, started = true, retrying = true, cancelling = true,
+                       completed = true, failed = true, cancelled = true}
 
 -- What a child may report of its run. The scripts alone tell everything else.
 local CHILD_EVENTS = {log = true, ['output.delta'] = true, ['step.started'] = true,
@@ -27,9 +32,9 @@ local function entry(at, type, data)
 end
 
 -- The data of two events, as JSON.
-local function attempt_data(attempt) return '{"attempt":' .. attempt .. '}' end
+function attempt_data(attempt) return '{"attempt":' .. attempt .. '}' end
 
-local function error_data(text)
+function error_data(text)
   return text and is_json(text) and '{"error":' .. text .. '}' or nil
 end
 
@@ -65,7 +70,7 @@ local function push(key, entries)
 end
 
 -- Stores the events that the record itself says, because they will not be all.
-local function make_list(record)
+function make_list(record)
   local key = events_key(record.id)
   try('UNLINK', key)
   push(key, events_of(record))
@@ -79,14 +84,14 @@ local function is_in_record(record, type, number)
     or REGISTRY[type] and number <= 3
 end
 
--- Tells an event to those who hear of no other: the readers of the feed, and the callback.
+-- Tells a change of the status to the tenant's feed and to the callback.
 local function announce(record, type, number)
-  if FEED_EVENTS[type] then
-    local tags = record.tags and is_json(record.tags) and record.tags or 'null'
-    local change = '[' .. number .. ',"' .. record.id .. '","' .. type .. '","' .. record.type
-      .. '",' .. cjson.encode(record.target) .. ',' .. tags .. ']'
-    try('XADD', FEED .. record.tenant, 'MAXLEN', '~', FEED_LENGTH, '*', 'e', change)
-  end
+  local tags = record.tags and is_json(record.tags) and record.tags or 'null'
+  local change = '[' .. number .. ',"' .. record.id .. '","' .. type .. '","' .. record.type
+    .. '",' .. cjson.encode(record.target) .. ',' .. tags .. ']'
+  local key = FEED .. record.tenant
+  try('XADD', key, 'MAXLEN', '~', FEED_LENGTH, '*', 'e', change)
+  if type == 'created' then try('EXPIRE', key, FEED_SECONDS) end
   if record.callback then queue_delivery(record, type, number, now()) end
 end
 
@@ -105,7 +110,7 @@ end
 
 -- Tells the events that are noted. Returns the new version, which the caller writes to the record
 -- together with what has changed. `max_events` is the length to which the list is trimmed, if any.
-local function tell_all(record, max_events)
+function tell_all(record, max_events)
   local types, entries, first = record.types, record.entries, record.version + 1
   if not types then return record.version end
   if first <= 3 and not record.has_list then make_list(record) end
@@ -114,12 +119,14 @@ local function tell_all(record, max_events)
   if max_events and length > max_events then try('LTRIM', key, -max_events, -1) end
   record.version, record.types, record.entries = record.version + #types, nil, nil
   publish(record, first, types[#types], table.concat(entries, ','))
-  for i = 1, #types do announce(record, types[i], first + i - 1) end
+  for i = 1, #types do
+    if STATUS_EVENTS[types[i]] then announce(record, types[i], first + i - 1) end
+  end
   return record.version
 end
 
 -- Tells one event, after those that are noted. Returns the new version, like `tell_all`.
-local function tell(record, at, type, data)
+function tell(record, at, type, data)
   local number = record.version + 1
   if record.types or not is_in_record(record, type, number) then
     note(record, at, type, data)
@@ -132,7 +139,7 @@ local function tell(record, at, type, data)
 end
 
 -- Notes an event of a child: `"type",{data}`.
-local function note_child_event(record, at, text)
+function note_child_event(record, at, text)
   local type, data = string.match(text, '^"([%l.]+)",({.*})$')
   if CHILD_EVENTS[type] then note(record, at, type, data) end
 end
@@ -140,7 +147,7 @@ end
 -- Notes what a child reports: '' or JSON `[first,text,...]`, where `first` is the number of the
 -- first text in this attempt. Those that are stored already are left out. Returns the number of the
 -- last one, for the field `told` of the record; nil if there is nothing new.
-local function note_reported(record, at, reported)
+function note_reported(record, at, reported)
   if reported == '' then return nil end
   local read, list = pcall(cjson.decode, reported)
   local first = read and type(list) == 'table' and list[1]
@@ -154,7 +161,7 @@ end
 
 -- Notes that a running execution came further, if it did. `progress` and `usage` are JSON, or ''.
 -- Returns the changed fields of the record, with their values.
-local function note_progress(record, at, progress, usage)
+function note_progress(record, at, progress, usage)
   local fields, new_meta = {}, progress ~= '' and meta('running', progress) or record.meta
   if new_meta ~= record.meta then fields[1], fields[2] = 'meta', new_meta end
   if usage ~= '' and usage ~= record.usage then
@@ -165,4 +172,5 @@ local function note_progress(record, at, progress, usage)
     note(record, at, 'progress', last_progress(record))
   end
   return fields
+end
 end

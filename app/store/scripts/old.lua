@@ -3,6 +3,7 @@
 -- `load` calls it for a record that it meets, and after an upgrade `reap` calls it for all records
 -- that wait or have ended. Delete this file when nobody upgrades from such a version any more.
 
+do
 local OLD = {'tenant', 'status', 'type', 'target', 'origin', 'created', 'queued', 'started',
              'ended', 'due', 'worker', 'progress', 'timeout_seconds', 'steps', 'attempt', 'meta'}
 
@@ -75,4 +76,5 @@ function renew(record)
   -- RQ's `timeout` has full seconds; only a fraction needs the field beside it.
   if seconds == math.floor(seconds or 0) then call('HDEL', job_key(old.id), 'timeout_seconds') end
   return true
+end
 end

@@ -127,6 +127,17 @@ local function fields_of(id, names)
   return record.tenant and record or nil
 end
 
+-- The fields `names` of an execution that its worker says it runs, without the checks of `load`: a
+-- heartbeat reads too many records for them.
+local function running(id, names)
+  local record = fields_of(id, names)
+  if record and not record.created_at and renew(record) then record = fields_of(id, names) end
+  if not record then return nil end
+  record.state = 'running'
+  record.version = version_of(record)
+  return record
+end
+
 -- The record with its counters as numbers; nil if there is no such execution. An unreadable record
 -- is quarantined first, so that every function finds the same: a failed execution. `names` are
 -- FIELDS and any further ones, or SHOWN_FIELDS if the execution is about to end.

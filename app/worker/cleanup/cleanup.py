@@ -28,6 +28,7 @@ from app.worker.cleanup.patches import Patches
 from app.worker.cleanup.processes import end_processes_of_run, has_children
 from app.worker.cleanup.state import ALONE, BESIDE_OTHERS, Entry
 from app.worker.cleanup.streams import Streams
+from app.worker.live_reports import THREAD_NAME
 
 THREAD_GRACE_SECONDS = 0.1
 """How long threads of a run may continue after its end before they count as leaked."""
@@ -259,7 +260,7 @@ def _is_ours(thread: threading.Thread) -> bool:
     """
     return (
         thread is the_loop.thread
-        or thread.name == "models"
+        or thread.name in ("models", THREAD_NAME)
         or thread.name.startswith(("asyncio_", HELPER_NAME))
     )
 

@@ -229,7 +229,9 @@ def _trace() -> aiohttp.TraceConfig:
 
 def _refused_by_receiver(code: int | None) -> str | None:
     """Why the receiver's status is a failure, None if it is a success."""
-    if code is None or 200 <= code < 300:
+    if code is None:
+        return "The receiver did not answer."
+    if 200 <= code < 300:
         return None
     phrase = http.HTTPStatus(code).phrase if code in http.HTTPStatus._value2member_map_ else ""
     named = f"{code} {phrase}".rstrip()

@@ -371,6 +371,10 @@ WRONG_PROMPTS = {
         "user_template: x\nextra_body: {stream: true}\n",
         ":2: extra_body: The service sets 'stream' itself.",
     ),
+    "a stream that is a text": (
+        'user_template: x\nstream: "yes"\n',
+        ":2: stream: Not a valid boolean.",
+    ),
 }
 
 
@@ -415,6 +419,18 @@ def test_options_of_models_are_kept_as_they_are_in_the_file(files: Files) -> Non
         "extra_body": {"enable_thinking": False, "top_k": 5, "note": None},
     }
     assert pickle.loads(pickle.dumps(flow)) == flow
+
+
+@pytest.mark.parametrize(
+    ("line", "stream"), [("", None), ("stream: true", True), ("stream: false", False)]
+)
+def test_a_prompt_says_whether_its_answer_is_shown_as_it_comes(
+    files: Files, line: str, stream: bool | None
+) -> None:
+    prompt_agent(files, f"user_template: x\n{line}\n")
+    flow = files.load().agents["a"].flow()
+    assert isinstance(flow, PromptFlow)
+    assert flow.stream is stream
 
 
 def test_the_hash_of_an_agent_changes_with_any_file_in_its_folder(files: Files) -> None:

@@ -19,6 +19,7 @@ import pytest
 from app.providers.base import Stopped
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
+from tests.support.runtime import Shown
 from tests.support.service import ROOT
 
 COMMON = """
@@ -343,3 +344,20 @@ def test_a_graph_without_an_end_fails_by_its_limit(run: Callable[..., Any]) -> N
         )
     assert raised.value.failure.type == "GraphRecursionError"
     assert "limit of 5" in raised.value.failure.message
+
+
+def test_a_model_that_streams_by_itself_is_shown_to_those_who_listen(
+    run: Callable[..., Any],
+) -> None:
+    source = """
+    async def flow(inputs):
+        words = GenericFakeChatModel(messages=iter([AIMessage("one two three")]))
+        return "".join([chunk.content async for chunk in words.astream("count")])
+    """
+    shown, unseen = Shown(listened=True), Shown()
+    assert run(source, live=shown)["output"] == "one two three"
+    assert run(source, live=unseen)["output"] == "one two three"
+    assert "".join(text for _, _, text in shown.texts) == "one two three"
+    assert {call for _, call, _ in shown.texts} == {1}
+    assert len(shown.texts) > 1
+    assert unseen.texts == []

@@ -13,7 +13,7 @@ from app.catalog.model import Catalog
 from app.providers.base import Completion, ModelRejected
 from app.runtime.errors import RunFailed
 from app.runtime.messages import as_messages, texts_of
-from tests.support.runtime import Recorder
+from tests.support.runtime import Recorder, Shown
 
 FLOW = """
 def ask(inputs, context):
@@ -310,3 +310,39 @@ def test_an_estimate_counts_texts_alone() -> None:
 def test_tokens_of_a_flows_own_are_checked(run: Run, tokens: Any) -> None:
     with pytest.raises(RunFailed, match="tokens_used must be an integer"):
         run("of_its_own", Model(), {"tokens": tokens})
+
+
+@pytest.mark.parametrize("listened", [False, True])
+@pytest.mark.parametrize("stream", [None, False, True])
+def test_an_answer_is_shown_if_the_flow_says_so_or_somebody_listens(
+    run: Run, stream: bool | None, listened: bool
+) -> None:
+    model = Model()
+    run("ask", model, {"options": {"stream": stream}}, live=Shown(listened=listened))
+    [(_, options)] = model.asked
+    is_shown = stream or (stream is None and listened)
+    assert options.keys() - {"model", "stop_signal"} == ({"on_text"} if is_shown else set())
+
+
+def test_answers_side_by_side_are_numbered_and_have_their_places(known: Catalog) -> None:
+    class Shows(Model):
+        def complete(self, messages: Any, **options: Any) -> Completion:
+            for retry in (0, 1):
+                options["on_text"]("Hi", retry)
+                options["on_text"]("!", retry)
+            return super().complete(messages, **options)
+
+    shown = Shown(listened=True)
+    Recorder().run(known, "p", {}, models=Shows(), live=shown)
+    assert sorted(call for _, call, _ in shown.texts) == [1, 1, 2, 2, 3, 3, 4, 4]
+    places = {call: place.step for place, call, _ in shown.texts}
+    assert sorted(places.values()) == ["one", "one", "two", "two"]
+    for call, step in places.items():
+        texts = [text for place, number, text in shown.texts if number == call]
+        assert texts == ["Hi", "!"], step
+
+
+@pytest.mark.parametrize("stream", ["yes", 1, 0])
+def test_a_wish_for_a_stream_is_true_or_false(run: Run, stream: Any) -> None:
+    with pytest.raises(RunFailed, match="stream must be true, false or None"):
+        run("ask", Model(), {"options": {"stream": stream}})

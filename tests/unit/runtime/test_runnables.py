@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +18,8 @@ from app.runtime.errors import RunFailed
 from app.runtime.run import Run
 from app.runtime.stop import StopSignal
 from app.worker.child_run import ChildRun
+from app.worker.live_reports import LiveReports
+from app.worker.protocol import ChildSocket
 from tests.support.agents import write_agent
 from tests.support.runtime import Recorder
 
@@ -120,7 +123,8 @@ def test_a_child_knows_the_tenant_of_its_run() -> None:
     start = {"token": "t", "id": "exec_1", "attempt": 1, "traceparent": None}
     names = {"execution_id": "exec_1", "tenant": "acme"}
     call = write_call(type="agent", target_id="chat", inputs={}, config={"thread_id": "ann"})
-    services: Any = None  # needed to run it, not to read it
+    # Only what is needed to read it, not to run it.
+    services: Any = SimpleNamespace(live=LiveReports(cast(ChildSocket, None), []))
     assert ChildRun({**start, "names": names}, call, services).run.thread_id == "acme/ann"
 
 
