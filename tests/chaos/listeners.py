@@ -6,32 +6,32 @@ compares what was heard with what is true.
 
 from __future__ import annotations
 
-import base64
-import json
 import random
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import requests
-from standardwebhooks import Webhook
 
+from tests.support.receiver import SECRET, Answer, Received, Receiver
 from tests.support.service import ENDED
 
-SECRET = "whsec_" + base64.b64encode(b"chaos" * 6).decode()
+SETTINGS = {
+    "WEBHOOK_SECRET": SECRET,
+    "WEBHOOK_ALLOW_PRIVATE": 1,
+    "WEBHOOK_PAUSES": ",".join(["1"] * 30),
+}
+"""For the service. It sends a webhook that was refused again after a second."""
+
 FINAL_TYPES = tuple(f"execution.{status}" for status in ENDED)
 
 PAUSE_SECONDS = 0.2  # before the next request, after one that failed
 SILENCE_SECONDS = 30.0  # a stream sends at least a comment every 15 s
 
 REFUSED_SHARE = 0.2
-"""The share of webhooks that the receiver answers with 500 the first time. They are sent again
-after five seconds; a second refusal would postpone them by minutes.
-"""
+"""The share of webhooks that the receiver answers with 500."""
 
 
 @dataclass
@@ -51,19 +51,16 @@ class Heard:
 class Listeners:
     """`url` is the service's. `streams`, `waits` and `callbacks` are by execution id."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, receiver: Receiver):
         self._api = f"{url}/api/v1/executions"
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._receiver = _Receiver(self)
-        self.callback_url = f"http://127.0.0.1:{self._receiver.server_port}/"
+        self.receiver = receiver
+        receiver.answer = self._answer
         self.streams: dict[str, Heard] = {}
         self.waits: dict[str, Heard] = {}
         self.callbacks: dict[str, list[str]] = defaultdict(list)
         """The types of the events that the receiver has accepted."""
-        self.unsigned: list[str] = []
-        self._seen: set[str] = set()
-        threading.Thread(target=self._receiver.serve_forever, daemon=True).start()
 
     def listen(self, execution_id: str) -> None:
         """Follows the stream of an execution and waits for its end, in a thread each."""
@@ -79,11 +76,6 @@ class Listeners:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._over.set()
-
-    def close(self) -> None:
-        self._over.set()
-        self._receiver.shutdown()
-        self._receiver.server_close()
 
     def _follow(self, execution_id: str, heard: Heard) -> None:
         """Reads the whole log, over as many connections as it takes."""
@@ -123,39 +115,12 @@ class Listeners:
             elif status is None or answer.status_code != 200:
                 time.sleep(PAUSE_SECONDS)
 
-    def received(self, headers: Any, body: bytes) -> int:
-        """Notes a webhook. Returns the code of the answer."""
-        try:
-            Webhook(SECRET).verify(body, dict(headers))
-        except Exception as error:
-            self.unsigned.append(repr(error))
-            return 400
-        event, id = json.loads(body), headers["webhook-id"]
-        is_first = id not in self._seen
-        self._seen.add(id)
-        if is_first and random.random() < REFUSED_SHARE:
-            return 500
-        self.callbacks[event["data"]["execution_id"]].append(event["type"])
-        return 204
-
-
-class _Receiver(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, listeners: Listeners):
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                self.send_response(listeners.received(headers, body))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
+    def _answer(self, webhook: Received) -> Answer:
+        execution_id, type = webhook.body["data"]["execution_id"], webhook.body["type"]
+        if random.random() < REFUSED_SHARE:
+            return Answer(500)
+        self.callbacks[execution_id].append(type)
+        return Answer()
 
 
 def _events(answer: requests.Response) -> Iterator[tuple[int, str]]:

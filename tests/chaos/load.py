@@ -72,7 +72,7 @@ class Load:
         marks = self._folder / f"marks-{time.monotonic_ns()}-{choose.randrange(10**9)}"
         body, calls_back = _body(kind, marks, choose), choose.random() < CALLED_BACK_SHARE
         if calls_back:
-            body["callback_url"] = self._listeners.callback_url
+            body["callback_url"] = self._listeners.receiver.url
         response = self.ask(session, "POST", "/executions", json=body)
         if response is None or response.status_code != 202:
             return None

@@ -43,8 +43,8 @@ class Verdict:
     `leased` the ids that still have a lease. `frozen` are the processes that were frozen,
     `set_back` the spans of which the store lost all writes, and `held` the log lines of workers
     whose event loop was held. `streams` and `waits` have what listeners heard of an execution,
-    `callbacks` the types of the events that the receiver was sent, and `unsigned` why it refused
-    others.
+    `callbacks` the types of the events that the receiver was sent, and `unsigned` how many had a wrong
+    signature.
     """
 
     accepted: list[Accepted]
@@ -61,7 +61,7 @@ class Verdict:
     streams: dict[str, Heard]
     waits: dict[str, Heard]
     callbacks: dict[str, list[str]]
-    unsigned: list[str]
+    unsigned: int
 
     @classmethod
     def gather(
@@ -99,7 +99,7 @@ class Verdict:
             listeners.streams,
             listeners.waits,
             listeners.callbacks,
-            listeners.unsigned,
+            listeners.receiver.unsigned,
         )
 
     def broken(self) -> dict[str, list[str]]:
@@ -144,7 +144,7 @@ class Verdict:
             "a callback told otherwise": [
                 execution.id for execution in accepted if self._called_back_falsely(execution)
             ],
-            "a webhook had no valid signature": self.unsigned,
+            "a webhook had no valid signature": ["1"] * self.unsigned,
             "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": self._odd_answers(),
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [

@@ -65,7 +65,7 @@ def history() -> Verdict:
         },
         waits={stopped.id: Heard(BEGAN, BEGAN + 5, status="cancelled")},
         callbacks={moved.id: ["execution.completed"]},
-        unsigned=[],
+        unsigned=0,
     )
 
 
@@ -173,7 +173,7 @@ def call_back_otherwise(it: Verdict) -> None:
 
 
 def sign_falsely(it: Verdict) -> None:
-    it.unsigned.append("No matching signature found")
+    it.unsigned = 1
 
 
 def move_on_late(it: Verdict) -> None:
