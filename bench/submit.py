@@ -5,6 +5,7 @@ Figures use it to fill a queue or the lists.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,15 @@ def fill(
                 pipe.execute()
         pipe.execute()
     return ids
+
+
+def fill_feed(client: redis.Redis) -> None:
+    """Fills the feed of the tenant. Its length is limited, so it does not grow with executions."""
+    change = json.dumps([3, new_id(), "completed", "agent", "in_thread", None])
+    with client.pipeline(transaction=False) as pipe:
+        for _ in range(11_000):
+            pipe.xadd("exec:changes:default", {"e": change}, maxlen=10_000)
+        pipe.execute()
 
 
 def completed(client: redis.Redis) -> int:

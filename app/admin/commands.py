@@ -60,6 +60,7 @@ class Admin:
             "queues": queues,
             "running": now.running,
             "waiting_for_their_next_attempt": now.delayed,
+            "webhooks": _rounded(asdict(now.deliveries)),
             "workers": [_rounded(asdict(worker)) for worker in self._inspection.workers()],
             "leases": [_rounded(asdict(lease)) for lease in self._inspection.leases()],
         }

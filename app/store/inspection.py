@@ -15,6 +15,7 @@ import redis
 
 from app.settings import Settings
 from app.store import connection
+from app.store.deliveries import delivery_id
 from app.store.job import (
     LEASES_KEY,
     data_key,
@@ -35,6 +36,9 @@ MOST_LEASES = 1000
 
 MOST_ENTRIES = 200
 """A longer list is not read completely."""
+
+MOST_DELIVERIES = 20
+"""Of more webhook deliveries, only the last ones are read."""
 
 PER_ROUND_TRIP = 100
 """With values of `MOST_BYTES`, a round trip reads 6 MiB at most."""
@@ -121,9 +125,17 @@ class Inspection:
                 "steps": self._hash(steps_key(execution_id)),
                 "values": self._hash(step_outputs_key(execution_id)),
                 "events": self._list(events_key(execution_id)),
+                "webhooks": self._deliveries(execution_id, record.get("deliveries")),
                 "places": dict(self._places(execution_id, _text(record.get("origin")) or "")),
             }
             return {name: part for name, part in found.items() if part}
+
+    def _deliveries(self, id: str, count: Any) -> dict[str, Any]:
+        """The last webhook deliveries by number, each as it is stored."""
+        last = int(count) if isinstance(count, bytes) and count.isdigit() else 0
+        first = max(1, last - MOST_DELIVERIES + 1)
+        numbers = range(first, last + 1)
+        return {str(number): self._hash(job_key(delivery_id(id, number))) for number in numbers}
 
     def _places(self, id: str, queue: str) -> Iterator[tuple[str, float]]:
         """Where the execution is listed: seconds from now, or its place in the queue, from 0."""

@@ -21,6 +21,7 @@ from app.store.scripts import library
 from bench.figures.scale import Scale
 from bench.figures.web import TEXT
 from bench.stack import Stack, stack
+from bench.submit import fill_feed
 from bench.table import Row, at_most
 
 AT_ONCE = 64
@@ -53,6 +54,7 @@ def _round(folder: Path, count: int) -> tuple[float, float, float, float]:
         functions("fence", [worker, 0])
         # Warms everything up, and lets the lists outgrow the compact form of short ones.
         _life(running, functions, worker, 200, 0)
+        fill_feed(running.client)
         before = running.used_memory()
         took = _life(running, functions, worker, count, 1_000)
         return (*took, (running.used_memory() - before) / count)

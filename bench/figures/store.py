@@ -16,7 +16,7 @@ from bench.figures.queue import INPUTS
 from bench.figures.scale import Scale
 from bench.load import get, requests_per_second
 from bench.stack import pss_mb, stack
-from bench.submit import completed, fill, wait_until
+from bench.submit import completed, fill, fill_feed, wait_until
 from bench.table import Row, at_most
 
 
@@ -62,6 +62,7 @@ def _ours(folder: Path, count: int) -> float:
         running.worker("--processes", "0")
         fill(running.client, 1000, "in_thread", "thread", **INPUTS)
         wait_until(lambda: completed(running.client), 1000)
+        fill_feed(running.client)
         before = running.used_memory()
         fill(running.client, count, "in_thread", "thread", **INPUTS)
         wait_until(lambda: completed(running.client), count + 1000)

@@ -49,6 +49,12 @@ LABELS = {
     "model_tokens": {"model", "direction"},
     "model_errors": {"model", "type"},
     "model_retries": {"model"},
+    "webhook_deliveries": {"outcome"},
+    "webhook_tries": {"answer"},
+    "webhook_deliveries_undelivered": set(),
+    "webhook_delivery_oldest_seconds": set(),
+    "webhook_queue_length": set(),
+    "webhook_queue_oldest_seconds": set(),
     "http_requests": {"route", "method", "status"},
     "http_request_duration_seconds": {"route", "method", "le"},
 }

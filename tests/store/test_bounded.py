@@ -7,6 +7,7 @@ work of the store. The limit is relative to a known piece of work on the same ma
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import redis
 
 from app.domain.execution import Include, Status, TargetType
 from app.settings import Settings
+from app.store.events import LOG_FIELDS
 from app.store.executions import index_keys
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 from tools.embedded_store import EmbeddedStore
@@ -236,6 +238,22 @@ def test_a_retry_takes_over_a_large_batch_and_everything_of_it_can_be_read(
 
 def status(driver: Driver, id: str) -> object:
     return driver.run("status", id, "default", Include.OUTPUTS, "status", "tenant", "type")
+
+
+def test_reading_a_long_log_is_short(measured: Measured) -> None:
+    """Also if its events are large, and whatever part is read."""
+    driver = measured.driver
+    id = driver.submit()
+    [(_, token)] = driver.claim()
+    text = json.dumps({"message": "x" * 8000})
+    for first in range(1, 5000, 100):
+        events = [f'"log",{text}'] * 100
+        driver.beat(id, token, events=json.dumps([first, *events]))
+    for after in (0, 2500, 4900):
+        took = measured.milliseconds(
+            lambda after=after: driver.run("log", id, "default", after, 10_000, *LOG_FIELDS)
+        )
+        assert took < measured.limit()
 
 
 def test_every_other_call_is_short_beside_a_long_queue(measured: Measured) -> None:

@@ -9,8 +9,11 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from app.domain.execution import Callback
+from app.settings import Settings
 from app.store import scripts
 from app.store.scripts import Library
+from app.store.statistics import Statistics
 from tests.store.driver import LONG_AGO, Driver, registry
 
 HOUR = 3600 * 1_000_000
@@ -109,3 +112,16 @@ def test_no_time_is_forever(driver: Driver, key: str, score: str | float) -> Non
     driver.client.zadd(key, {"processes:x": score})
     driver.reap()
     assert not driver.client.zcount(key, 2**53, "+inf")
+
+
+def test_a_webhook_does_not_wait_for_an_hour_longer(driver: Driver, set_clock: SetClock) -> None:
+    id = driver.submit(callback=Callback("https://example.com/"))
+    [(_, token)] = driver.claim()
+    driver.finish(id, token)
+    driver.run("take_deliveries", "t", "w1", 1, LEASE)
+    driver.run("note_tries", f"{id}-1", "t", "again", 5_000_000, "5xx", '[500,"No.",0.1,""]')
+    driver.reap()
+    set_clock(-HOUR)
+    driver.reap()
+    assert left(driver, "exec:deliveries-due", f"{id}-1", -HOUR) <= 5_000_000
+    assert Statistics(driver.client, Settings()).read().deliveries.oldest_seconds < 60

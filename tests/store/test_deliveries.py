@@ -24,8 +24,10 @@ from rq.serializers import JSONSerializer
 from app.domain.delivery import Delivery, DeliveryStatus
 from app.domain.execution import Callback
 from app.settings import Settings
+from app.store.inspection import Inspection
 from app.store.statistics import Statistics
 from tests.store.driver import Driver
+from tools.embedded_store import EmbeddedStore
 
 URL = "https://example.com/hook"
 LEASE = 30_000_000
@@ -493,3 +495,25 @@ def test_the_age_of_the_oldest_delivery_is_counted_from_its_event(driver: Driver
     assert (found.undelivered, found.queued) == (2, 2)
     assert 90 <= found.oldest_seconds < 120
     assert found.queue_oldest_seconds < 30
+
+
+def test_what_rq_lists_of_deliveries_that_are_gone_is_removed(driver: Driver) -> None:
+    trying, gone = ended(driver), ended(driver)
+    take(driver)
+    driver.client.delete(f"rq:job:{gone}-1")
+    driver.client.sadd("rq:workers:webhooks", "rq:worker:long-gone")
+    driver.reap()
+    listed = [name.decode() for name in driver.client.zrange("rq:wip:webhooks", 0, -1)]
+    assert listed == [f"{trying}-1:1"]
+    assert not driver.client.exists("rq:workers:webhooks")
+
+
+def test_the_operator_sees_the_deliveries_of_an_execution(
+    driver: Driver, store_server: EmbeddedStore
+) -> None:
+    id = ended(driver)
+    url = f"{store_server.url.removesuffix('/0')}?db=1"
+    found = Inspection(Settings(redis_url=url)).everything(id)["webhooks"]
+    assert found["1"]["event"] == b"completed"
+    driver.client.hset(f"rq:job:{id}", "deliveries", "999999999999")
+    assert len(Inspection(Settings(redis_url=url)).everything(id)["webhooks"]) == 20

@@ -539,6 +539,7 @@ def test_the_feed_keeps_the_last_ten_thousand_changes(driver: Driver) -> None:
         pipe.execute()
     driver.submit()
     assert 10_000 <= driver.client.xlen(FEED) < 10_200
+    assert driver.client.ttl(FEED) > DAY
 
 
 # Whom the worker streams for.

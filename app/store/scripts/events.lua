@@ -17,6 +17,7 @@ do
 local CHANGED = 'exec:changed:'  -- the channel of an execution, before its id
 local FEED = 'exec:changes:'     -- the stream of a tenant, before its name
 local FEED_LENGTH = 10000        -- roughly: the store removes whole pieces of the stream
+local FEED_SECONDS = 30 * 86400  -- it leaves so long after the tenant's last start
 local STATUS_EVENTS = {created = true, started = true, retrying = true, cancelling = true,
                        completed = true, failed = true, cancelled = true}
 
@@ -88,7 +89,9 @@ local function announce(record, type, number)
   local tags = record.tags and is_json(record.tags) and record.tags or 'null'
   local change = '[' .. number .. ',"' .. record.id .. '","' .. type .. '","' .. record.type
     .. '",' .. cjson.encode(record.target) .. ',' .. tags .. ']'
-  try('XADD', FEED .. record.tenant, 'MAXLEN', '~', FEED_LENGTH, '*', 'e', change)
+  local key = FEED .. record.tenant
+  try('XADD', key, 'MAXLEN', '~', FEED_LENGTH, '*', 'e', change)
+  if type == 'created' then try('EXPIRE', key, FEED_SECONDS) end
   if record.callback then queue_delivery(record, type, number, now()) end
 end
 

@@ -39,6 +39,15 @@ local function registries_of(queues)
   return registries
 end
 
+-- Moves later times by as much as the clock went back, but not into the past.
+local function move_back(key, at, by)
+  local later = call('ZRANGEBYSCORE', key, '(' .. integer(at), '+inf', 'WITHSCORES',
+    'LIMIT', 0, 1000)
+  for i = 1, #later, 2 do
+    call('ZADD', key, integer(math.max(at, later[i + 1] - by)), later[i])
+  end
+end
+
 -- If the store's clock went back, by an hour for example, times written before lie in the future.
 local function correct_times(pass)
   local at, last = pass.at, pass.last
@@ -47,14 +56,10 @@ local function correct_times(pass)
   lower_scores(WORKERS, at, at)
   lower_scores(DELAYED, at + LONGEST, at + LONGEST)
   for _, registry in ipairs(pass.registries) do lower_scores(registry.key, at, at, rq_score) end
+  lower_scores(DUE, at + LONGEST, at + pass.lease)
+  lower_scores(UNDELIVERED, at, at)
   if at >= last then return end
-  part(DELAYED, function()  -- each moves by as much as the clock did, but not into the past
-    local later = call('ZRANGEBYSCORE', DELAYED, '(' .. integer(at), '+inf', 'WITHSCORES',
-      'LIMIT', 0, 1000)
-    for i = 1, #later, 2 do
-      call('ZADD', DELAYED, integer(math.max(at, later[i + 1] - (last - at))), later[i])
-    end
-  end)
+  for _, key in ipairs({DELAYED, DUE}) do part(key, move_back, key, at, last - at) end
 end
 
 -- Extends leases once after an outage, as many as one call may. Returns whether all are extended.
@@ -236,7 +241,7 @@ local function run(ARGV)
   if not part(REPAIR, restore_queues, pass) then call('UNLINK', REPAIR, MISSING) end
   part(UNDELIVERED, reap_deliveries, pass)
   for_each_due(pass, WORKERS, at - 3 * lease, forget_worker)
-  tidy_rq(queues)
+  tidy_rq({WEBHOOKS, unpack(queues)})
   for _, registry in ipairs(pass.registries) do delete_ended(pass, registry) end
   if not part(FORMAT, renew_all, pass) then call('SET', FORMAT, 'done') end
 

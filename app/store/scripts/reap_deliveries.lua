@@ -85,8 +85,6 @@ local function delete_deliveries(execution)
 end
 
 local function reap_deliveries(pass)
-  lower_scores(DUE, pass.at + LONGEST, pass.at + pass.lease)
-  lower_scores(UNDELIVERED, pass.at, pass.at)
   for_each_due(pass, DUE, pass.at, enqueue_delivery)
   if not part(UNDELIVERED, restore_deliveries, pass) then try('UNLINK', RESTORED) end
   if ask(0, 'ZCARD', UNDELIVERED) > 0 then try('SADD', RQ_QUEUES, queue_key(WEBHOOKS)) end

@@ -25,10 +25,10 @@ local function begin(id, token, worker, at, lease)
     return nil
   end
   call('ZADD', DUE, integer(at + lease), id)
+  local attempt = integer(delivery.tries + 1)
   call('HSET', job_key(id), 'status', 'started', 'meta', delivery_meta('started'), 'token', token,
-    'worker_name', worker, 'started_at', iso(at))
-  local attempt = id .. ':' .. integer(delivery.tries + 1)
-  try('ZADD', STARTED .. WEBHOOKS, rq_score(at), attempt)
+    'worker_name', worker, 'started_at', iso(at), 'attempt', attempt)
+  try('ZADD', STARTED .. WEBHOOKS, rq_score(at), id .. ':' .. attempt)
   return {id, execution, record.tenant, callback.url, delivery.event, delivery.number,
     integer(delivery.created), tostring(delivery.tries - delivery.before), integer(at)}
 end
