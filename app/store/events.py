@@ -48,17 +48,25 @@ def read_entry(entry: bytes, number: int) -> Event:
 
 
 def page_of(
-    execution: Execution, after: int, count: int, oldest: int, first: int, entries: Sequence[bytes]
+    execution: Execution,
+    after: int,
+    count: int,
+    found: tuple[int, int, Sequence[bytes]],
+    *,
+    has_untold_end: bool,
 ) -> EventPage:
-    """Makes the page of what `log.lua` has read: the record, the number of the first stored event
-    (0 if no list is stored), and entries, the first of which has the number `first`.
+    """Makes the page of what `log.lua` has found: the number of the first stored event (0 if no
+    list is stored), the number of the first entry, and entries.
     """
+    oldest, first, entries = found
     if oldest:
         events = [read_entry(entry, number) for number, entry in enumerate(entries, first)]
+        if has_untold_end and first + len(entries) == execution.version:
+            events.append(_end_of(execution))
     else:
         events = events_of(execution)
         oldest = events[0].number if events else execution.version + 1
-        events = [event for event in events if event.number > after][:count]
+    events = [event for event in events if event.number > after][:count]
     return EventPage(tuple(events), oldest, execution.version, execution.status.ended)
 
 
@@ -74,11 +82,13 @@ def events_of(execution: Execution) -> list[Event]:
         if version > (2 if ended else 1):
             started_at = execution.started_at or execution.created_at
             events.append(Event(2, "started", started_at, {"attempt": execution.attempt}))
-    if ended:
-        failure = {"error": execution.failure} if execution.status is Status.FAILED else {}
-        ended_at = execution.ended_at or execution.created_at
-        events.append(Event(version, execution.status.value, ended_at, failure))
-    return events
+    return [*events, _end_of(execution)] if ended else events
+
+
+def _end_of(execution: Execution) -> Event:
+    failure = {"error": execution.failure} if execution.status is Status.FAILED else {}
+    ended_at = execution.ended_at or execution.created_at
+    return Event(execution.version, execution.status.value, ended_at, failure)
 
 
 def _event(number: int, entry: Any) -> Event:

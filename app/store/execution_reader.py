@@ -36,6 +36,7 @@ from app.store.job_reader import (
     GLANCE_FIELDS,
     RECORD_FIELDS,
     SUMMARY_FIELDS,
+    has_untold_end,
     read_glance,
     read_record,
 )
@@ -187,14 +188,16 @@ class ExecutionReader:
                 found: Any = self._shared["log"](arguments)
             if not found:
                 return None
-            values, *listed = found
-            record = dict(zip(events.LOG_FIELDS, values, strict=True))
+            record = dict(zip(events.LOG_FIELDS, found[0], strict=True))
             if is_mended or not records.is_unreadable(execution_id, tenant, record):
                 break
             with suppress(StoreUnavailable), self._calling():
                 self._functions("mend", [execution_id])
         execution = records.read_anyway(execution_id, tenant, record)
-        return None if execution is None else events.page_of(execution, after, count, *listed)
+        if execution is None:
+            return None
+        untold = has_untold_end(records.present(record), execution.status)
+        return events.page_of(execution, after, count, found[1:], has_untold_end=untold)
 
     def page(
         self, tenant: str, keys: Sequence[str], offset: int, count: int, descending: bool

@@ -53,8 +53,8 @@ SUMMARY_FIELDS = (
     "cancel",
     "retry_of",
     "version",
+    "told",
     "tags",
-    "version",
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
@@ -65,7 +65,7 @@ RECORD_FIELDS = (
 )
 """The fields for the status of one execution."""
 
-GLANCE_FIELDS = ("status", "tenant", "version", "created_at", "started_at")
+GLANCE_FIELDS = ("status", "tenant", "version", "told", "created_at", "started_at")
 """The fields that `read_glance` needs."""
 
 # The same as in prelude.lua.
@@ -142,12 +142,19 @@ def _version(record: dict[str, bytes], status: Status) -> int:
     then it is at least the number of the events that the record says by itself (`version_of` in
     record.lua).
     """
-    least = 2
+    version = _integer(record.get("version", b"0"), MAX_COUNT)
     if status is Status.PENDING:
-        least = 1
-    elif status.ended and "started_at" in record:
-        least = 3
-    return max(least, _integer(record.get("version", b"0"), MAX_COUNT))
+        return max(1, version)
+    if has_untold_end(record, status):
+        return version + 1
+    return max(3 if status.ended and "started_at" in record else 2, version)
+
+
+def has_untold_end(record: dict[str, bytes], status: Status) -> bool:
+    """Whether older code has ended an execution that stores its events: the end is not among them
+    (`make_list` in events.lua).
+    """
+    return status.ended and "told" in record
 
 
 def _shown(progress: Progress | None, status: Status, has_outputs: bool) -> Progress | None:

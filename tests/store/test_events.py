@@ -460,6 +460,28 @@ def test_a_record_of_older_code_has_a_log(driver: Driver, state: str) -> None:
             assert driver.types(id) == [*expected, "progress", "completed"]
 
 
+@pytest.mark.parametrize("act", ["cancel", "beat"])
+@pytest.mark.parametrize("end", FINAL)
+def test_an_end_by_older_code_is_the_last_event_of_a_stored_log(
+    driver: Driver, act: str, end: str
+) -> None:
+    """While processes of both versions run. Older code raises no `version` and tells nothing."""
+    id, token = running(driver)
+    if act == "cancel":
+        driver.store.cancel(id, "default")
+    else:
+        driver.beat(id, token, events=reported("a"))
+    before, fields = driver.log(id), ("version", "told")
+    left = dict(zip(fields, driver.client.hmget(f"rq:job:{id}", fields), strict=True))
+    driver.finish(id, token, end)
+    driver.client.hset(f"rq:job:{id}", mapping=left)
+    driver.client.rpop(events_key(id))
+    for count in (1, 2, 1000):
+        log = driver.log(id, count)
+        assert log[:-1] == before
+        assert log[-1].type == driver.status(id)
+
+
 @pytest.mark.parametrize("old", fixtures(), ids=lambda old: f"format {old.name}")
 def test_what_older_code_left_goes_on_with_a_log(redis_client: redis.Redis, old: Fixture) -> None:
     restore(redis_client, old)

@@ -45,6 +45,7 @@ local function start(id, token, worker, at)
   call('HSET', key, 'status', 'started', 'meta', meta('running', progress), 'attempt', attempt,
     'token', token, 'worker_name', worker, 'started_at', iso(at), 'version', version)
   if record.expires then call('HDEL', key, 'expires') end
+  if version > 2 then call('HSET', key, 'told', 0) end  -- this attempt's child begins at 1 again
   local row = {id, token, tostring(attempt), tostring(record.retried),
     record.timeout_seconds or record.timeout, record.retries or '', record.tenant,
     record.request_id or '', data, record.usage or '', record.definition or '',

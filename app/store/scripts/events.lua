@@ -69,11 +69,14 @@ local function push(key, entries)
   return type(length) == 'number' and length or 0
 end
 
--- Stores the events that the record itself says, because they will not be all.
+-- Stores the events that the record itself says, because they will not be all. `told`, the number of
+-- the last stored report of the child, is in the record from now on, until the execution ends. (If
+-- it is still there then, older code has ended it and told nothing: see app/store/events.py.)
 function make_list(record)
   local key = events_key(record.id)
   try('UNLINK', key)
   push(key, events_of(record))
+  call('HSET', job_key(record.id), 'told', 0)
   record.has_list = true
 end
 

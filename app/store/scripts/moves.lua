@@ -82,7 +82,7 @@ local function end_as(record, state, at, more)
     'version', version, unpack(more or {}))
   -- Only a living execution needs these.
   call('HDEL', key, 'request_id', 'max_attempts', 'reported', 'saved', 'expires')
-  if version > 3 then call('HDEL', key, 'told') end
+  if version > 3 or record.has_list then call('HDEL', key, 'told') end
   if record.state == 'running' then
     leave_running(record)
     if record.worker_name and state ~= 'cancelled' then
@@ -173,7 +173,7 @@ local function requeue(record, at, delay, how, error_type)
     fields[13], fields[14] = 'attempt', math.max(0, record.attempt - 1)
   end
   call('HSET', key, unpack(fields))
-  call('HDEL', key, 'token', 'worker_name', 'started_at', 'reported', 'saved', 'told')
+  call('HDEL', key, 'token', 'worker_name', 'started_at', 'reported', 'saved')
   if delay == 0 then call('LPUSH', queue_key(record.origin), record.id) end
   leave_running(record)
 end
