@@ -17,6 +17,9 @@ def shown(found: dict[str, Any]) -> str:
         if isinstance(value, list) and all(isinstance(row, dict) for row in value):
             parts.append(f"{title}: {len(value) or 'none'}")
             parts += _table(value)
+        elif isinstance(value, list):
+            parts.append(f"{title}:")
+            parts += [f"  {_cell(inner)}" for inner in value]
         elif isinstance(value, dict):
             parts.append(f"{title}:")
             parts += [f"  {key}: {_cell(inner)}" for key, inner in value.items()]

@@ -152,35 +152,27 @@ class OpenAIProvider:
         """
         tried = way
         while True:
-            completion = await self._try(request, tried, on_text)
-            if isinstance(completion, Completion):
-                if tried is not way:
-                    self._remember(request.model, tried)
-                return completion
-            refusal, simpler = completion, simpler_way(tried, completion)
-            if simpler is None:
-                raise refused(refusal)
-            tried = simpler
-
-    async def _try(
-        self, request: Request, way: Way, on_text: Callable[[str], None]
-    ) -> Completion | Reply:
-        """Sends the request once. Returns the reply if the server has refused it; raises a
-        `ModelError` if there is no answer in a reply that reports success.
-        """
-        reader = None
-        if way is not Way.WHOLE:
-            reader = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
-        status, headers, content = await _sdk().exchange(
-            self._current_client(), request.body(way), request.options, self._secret, reader
-        )
-        reply = self._reply_of(status, headers, content)
-        if not 200 <= status < 300:
-            return reply
-        if reader:
-            return reader.completion(request.model)
-        completion = read_answer(reply, request.model)
-        on_text(completion.text)
+            stream = None
+            if tried is not Way.WHOLE:
+                stream = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
+            sent = await _sdk().exchange(
+                self._current_client(), request.body(tried), request.options, self._secret, stream
+            )
+            if stream and stream.is_stream:
+                completion = stream.completion(request.model)
+                break
+            status, headers, body = sent
+            reply = self._reply_of(status, headers, (stream and stream.whole) or body)
+            if simpler := simpler_way(tried, reply):
+                tried = simpler
+                continue
+            if not reply.is_success:
+                raise refused(reply)
+            completion = read_answer(reply, request.model)
+            on_text(completion.text)
+            break
+        if tried is not way:
+            self._remember(request.model, tried)
         return completion
 
     def _remember(self, model: str, way: Way) -> None:

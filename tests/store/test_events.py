@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import redis
 
+from app.admin.text import shown
 from app.domain.events import FINAL_TYPES, Event
 from app.domain.execution import Failure, Progress, StepRecord, StepStatus
 from app.settings import DAY, Settings
 from app.store.events import UNREADABLE_ENTRY, read_entries
+from app.store.inspection import Inspection
 from tests.store.driver import FINAL, Driver
 from tests.store.formats import Fixture, fixtures, restore
+from tools.embedded_store import EmbeddedStore
 
 CHANGED = "exec:changed:"
 FEED = "exec:changes:default"
@@ -336,6 +339,17 @@ def test_the_log_leaves_with_its_execution(driver: Driver) -> None:
     driver.let_retention_be_over()
     assert not driver.client.exists(events_key(id))
     assert driver.store.events(id, "default") is None
+
+
+def test_an_operator_is_shown_what_is_stored_of_a_log(own_store: EmbeddedStore) -> None:
+    settings = Settings(redis_url=own_store.url)
+    driver = Driver(redis.Redis.from_url(own_store.url), settings)
+    id, token = running(driver)
+    driver.beat(id, token, events=reported("a"))
+    found = Inspection(settings).everything(id)
+    assert [json.loads(entry)[1] for entry in found["events"]] == ["created", "started", "log"]
+    lines = shown({"events": [json.loads(entry) for entry in found["events"]]}).splitlines()
+    assert len(lines) == 4
 
 
 # Keys and records that another program, or older code, has written.
