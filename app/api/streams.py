@@ -170,9 +170,10 @@ def _streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
 
 
 def _pieces(batches: Iterable[list[Any]], block: Callable[[Any], bytes]) -> Iterator[bytes]:
-    yield _retry(RETRY_SECONDS)
+    first = [_retry(RETRY_SECONDS)]  # sent with what comes first, which saves a packet
     for items in batches:
-        yield from event_stream.pieces(map(block, items))
+        yield from event_stream.pieces([*first, *map(block, items)])
+        first = []
 
 
 def _varying(answer: Response) -> Response:

@@ -4,6 +4,8 @@ At the end it checks every accepted execution: it must exist, must have ended on
 agrees with every answer, with the outputs of the attempt that won. Flows write their side effects
 into files. These show whether two runs of one execution overlapped, whether one continued after
 `cancelled`, and how long it took from the last line of a lost run until its execution moved on.
+Each execution has a callback, whose receiver refuses some webhooks: in the end it must have been
+told how the execution ended.
 Prints tables, and exits with 1 if a promise was broken.
 
     python -m tests.chaos --seconds 60 --seed 7
@@ -21,11 +23,20 @@ from tests.chaos.breaker import Breaker
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict
 from tests.support.proxy import Proxy
+from tests.support.receiver import SECRET, Answer, Receiver
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 WORKERS = 2
 CLIENTS = 4
+
+WEBHOOKS = {
+    "WEBHOOK_SECRET": SECRET,
+    "WEBHOOK_ALLOW_PRIVATE": 1,
+    "WEBHOOK_PAUSES": ",".join(["1"] * 30),
+}
+REFUSED = 0.2
+"""The share of webhooks that the receiver answers with 500."""
 
 
 def run(folder: Path, seed: int, seconds: float) -> bool:
@@ -38,9 +49,13 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
     try:
         with (
             Proxy(store.url.removeprefix("unix://")) as proxy,
-            Service(proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1) as service,
+            Receiver() as receiver,
+            Service(
+                proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1, **WEBHOOKS
+            ) as service,
         ):
-            load = Load(service, folder, choose)
+            receiver.answer = lambda _: Answer(500 if choose.random() < REFUSED else 204)
+            load = Load(service, folder, choose, receiver)
             breaker = Breaker(service, store, proxy, load, choose)
             load.start(CLIENTS)
             breaker.break_things(seconds)

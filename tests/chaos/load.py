@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from tests.support.receiver import Receiver
 from tests.support.service import Service
 
 KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
@@ -38,8 +39,9 @@ class Accepted:
 
 
 class Load:
-    def __init__(self, service: Service, folder: Path, choose: random.Random):
+    def __init__(self, service: Service, folder: Path, choose: random.Random, receiver: Receiver):
         self._service, self._folder, self._choose = service, folder, choose
+        self.receiver = receiver
         self._over, self._lock = threading.Event(), threading.Lock()
         self._clients: list[threading.Thread] = []
         self.accepted: list[Accepted] = []
@@ -61,7 +63,8 @@ class Load:
     def begin(self, session: requests.Session, kind: str, choose: random.Random) -> Accepted | None:
         """Starts one execution. Returns None if it was refused, or if no answer came."""
         marks = self._folder / f"marks-{time.monotonic_ns()}-{choose.randrange(10**9)}"
-        response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
+        body = {**_body(kind, marks, choose), "callback_url": self.receiver.url}
+        response = self.ask(session, "POST", "/executions", json=body)
         if response is None or response.status_code != 202:
             return None
         accepted = Accepted(

@@ -37,6 +37,7 @@ Tick = tuple[int, int, float]
 class Verdict:
     """What happened, and what follows from it.
 
+    `called` has the types of the webhooks that came of each execution.
     `last` has the last body of each execution, `listed` the ids in the list of each status,
     `leased` the ids that still have a lease. `frozen` are the processes that were frozen,
     `set_back` the spans of which the store lost all writes, and `held` the log lines of workers
@@ -54,6 +55,7 @@ class Verdict:
     frozen: set[int]
     set_back: list[tuple[float, float]]
     held: list[str]
+    called: dict[str, set[str]]
 
     @classmethod
     def gather(
@@ -65,6 +67,7 @@ class Verdict:
         with redis.Redis.from_url(store.url) as client:
             listed = {status: _listed(client, status) for status in ENDED}
             leased = sorted(_members(client, "exec:leases"))
+            called = _called(client, load)
         codes, slowest_seconds = load.codes, load.slowest_seconds
         held = _held(service)
         return cls(
@@ -79,6 +82,7 @@ class Verdict:
             breaker.frozen,
             breaker.set_back,
             held,
+            called,
         )
 
     def broken(self) -> dict[str, list[str]]:
@@ -108,6 +112,12 @@ class Verdict:
                 execution.id for execution in accepted if not self._is_listed(execution)
             ]
             + self.leased,
+            "no webhook of its end": [
+                execution.id for execution in accepted if self._was_not_called(execution)
+            ],
+            "a webhook of another end": [
+                execution.id for execution in accepted if self._was_called_wrongly(execution)
+            ],
             "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": self._odd_answers(),
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [
@@ -234,6 +244,18 @@ class Verdict:
             status == 404 and not self._is_lost(execution)
         )
 
+    def _was_not_called(self, execution: Accepted) -> bool:
+        status = self.last[execution.id].get("status")
+        return status in ENDED and f"execution.{status}" not in self.called[execution.id]
+
+    def _was_called_wrongly(self, execution: Accepted) -> bool:
+        """Whether a webhook told an end that is not its end. If the store went back to a time
+        before its end, it has ended twice, and both were true.
+        """
+        status = self.last[execution.id].get("status")
+        wrong = self.called[execution.id] - {f"execution.{status}"}
+        return status in ENDED and bool(wrong) and not self.set_back
+
     def _moved_on_seconds(self) -> list[float]:
         """Returns, sorted, how long each lost run's execution took to be queued again, or to end.
 
@@ -284,6 +306,18 @@ def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
         waiting = [id for id in waiting if last[id].get("status") not in ENDED]
         time.sleep(0.2)
     return last
+
+
+def _called(client: redis.Redis, load: Load) -> dict[str, set[str]]:
+    """Waits until all webhooks are delivered. A lost one waits half a minute for its lease."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while client.zcard("exec:undelivered") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    called: dict[str, set[str]] = {execution.id: set() for execution in load.accepted}
+    for received in list(load.receiver.received):
+        types = called.get(received.body["data"]["execution_id"], set())
+        types.add(received.body["type"])
+    return called
 
 
 def _held(service: Service) -> list[str]:

@@ -52,6 +52,7 @@ def history() -> Verdict:
         frozen=set(),
         set_back=[],
         held=[],
+        called={moved.id: {"execution.completed"}, stopped.id: {"execution.cancelled"}},
     )
 
 
@@ -92,6 +93,14 @@ def take_the_outputs_of_another(it: Verdict) -> None:
 
 def hold_the_loop(it: Verdict) -> None:
     it.held.append("app/somewhere.py:1 callback")
+
+
+def send_no_webhook(it: Verdict) -> None:
+    it.called["exec_moved"].clear()
+
+
+def send_another_end(it: Verdict) -> None:
+    it.called["exec_moved"].add("execution.failed")
 
 
 def run_twice_at_a_time(it: Verdict) -> None:
@@ -143,6 +152,8 @@ def never_recover(it: Verdict) -> None:
         (complete_after_a_yes, ["cancel lied"]),
         (take_the_old_outputs, ["outputs of another attempt"]),
         (take_the_outputs_of_another, ["outputs of another execution"]),
+        (send_no_webhook, ["no webhook of its end"]),
+        (send_another_end, ["a webhook of another end"]),
         (hold_the_loop, ["a worker's event loop was held"]),
         (run_twice_at_a_time, ["two runs at a time"]),
         (go_on, ["went on after cancelled"]),
