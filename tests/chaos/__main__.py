@@ -4,8 +4,7 @@ At the end it checks every accepted execution: it must exist, must have ended on
 agrees with every answer, with the outputs of the attempt that won. Flows write their side effects
 into files. These show whether two runs of one execution overlapped, whether one continued after
 `cancelled`, and how long it took from the last line of a lost run until its execution moved on.
-Each execution has a callback, whose receiver refuses some webhooks: in the end it must have been
-told how the execution ended.
+Listeners follow streams, wait for ends and receive webhooks: what they heard must be true.
 Prints tables, and exits with 1 if a promise was broken.
 
     python -m tests.chaos --seconds 60 --seed 7
@@ -20,23 +19,16 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.breaker import Breaker
+from tests.chaos.listeners import SETTINGS, Listeners
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict
 from tests.support.proxy import Proxy
-from tests.support.receiver import SECRET, Answer, Receiver
+from tests.support.receiver import Receiver
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
 WORKERS = 2
 CLIENTS = 4
-
-WEBHOOKS = {
-    "WEBHOOK_SECRET": SECRET,
-    "WEBHOOK_ALLOW_PRIVATE": 1,
-    "WEBHOOK_PAUSES": ",".join(["1"] * 30),
-}
-REFUSED = 0.2
-"""The share of webhooks that the receiver answers with 500."""
 
 
 def run(folder: Path, seed: int, seconds: float) -> bool:
@@ -51,16 +43,20 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
             Proxy(store.url.removeprefix("unix://")) as proxy,
             Receiver() as receiver,
             Service(
-                proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1, **WEBHOOKS
+                proxy.url,
+                folder / "service",
+                workers=WORKERS,
+                CANCEL_GRACE=1,
+                **SETTINGS,
             ) as service,
         ):
-            receiver.answer = lambda _: Answer(500 if choose.random() < REFUSED else 204)
-            load = Load(service, folder, choose, receiver)
+            listeners = Listeners(service.url, receiver)
+            load = Load(service, folder, choose, listeners)
             breaker = Breaker(service, store, proxy, load, choose)
             load.start(CLIENTS)
             breaker.break_things(seconds)
             load.stop()
-            return Verdict.gather(service, store, load, breaker).report()
+            return Verdict.gather(service, store, load, breaker, listeners).report()
     finally:
         store.stop()
 
