@@ -144,6 +144,7 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
     (b"HEAD", _ONE, b"", None),
     (b"GET", _ONE + b"/steps", b"include=outputs", None),
     (b"GET", _ONE + b"/deliveries", b"after=0", None),
+    (b"GET", _ONE + b"/events", b"after=0&types=execution.completed", None),
     *(
         (b"GET", b"/api/v1" + path, b"", None)
         for path in (b"", b"/agents", b"/agents/behaves", b"/pipelines")
