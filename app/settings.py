@@ -109,7 +109,7 @@ class Settings:
     port: int = _web(8000, "PORT", "The port to listen on.", min=1, max=65_535)
     web_concurrency: int = _web(2, "WEB_CONCURRENCY", "The number of web processes.", min=1, max=64)
     web_connections: int = _web(
-        4000,
+        5000,
         "WEB_CONNECTIONS",
         "Maximum number of client connections to one web process.",
         min=8,

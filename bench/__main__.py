@@ -22,7 +22,7 @@ from pathlib import Path
 import redis
 
 from bench import table
-from bench.figures import queue, share, store, waiting, web, webhooks
+from bench.figures import queue, share, store, streams, waiters, waiting, web, webhooks
 from bench.figures.scale import Scale
 from bench.load import client as client_of_rates
 from bench.stack import CELERY
@@ -34,8 +34,9 @@ Figure = Callable[[Path, Scale], Iterator[Row]]
 FIGURES: list[Figure] = [
     *(web.starts_and_statuses, web.lists, queue.drain, queue.latency),
     *(waiting.four_hundred, waiting.model_calls, waiting.default_settings, waiting.a_thousand),
-    *(web.waiting_callers, web.many_waiting_callers, queue.chains),
+    *(web.waiting_callers, waiters.many_waiters, waiters.heard_of, queue.chains),
     *(store.bytes_each, store.connections, share.store_share, webhooks.deliveries),
+    streams.event_streams,
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 

@@ -71,7 +71,9 @@ class Success:
             content |= {"examples": self.examples} if self.examples is not None else {}
             described["content"] = {"application/json": content}
         if self.stream:
-            streamed = {"schema": {"type": "string"}, "example": self.stream}
+            # No type: some tools take the schema for that of the text, others for that of an event.
+            schema = {"description": "Server-Sent Events, as the HTML standard defines them."}
+            streamed = {"schema": schema, "example": self.stream}
             described.setdefault("content", {})["text/event-stream"] = streamed
         return described
 

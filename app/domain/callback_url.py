@@ -170,6 +170,9 @@ def _ascii(host: str) -> str:
     """The host in ASCII and lower case, as `getaddrinfo` gets it."""
     if host.isascii():
         return host.lower()
+    if len(host) > _MAX_HOST_CHARACTERS:
+        # Some characters become eighteen, and the time grows faster than their number.
+        raise UrlRefused("The URL's host is not a valid name.")
     import idna  # its tables are large, and hardly any host needs them
 
     try:

@@ -127,6 +127,10 @@ class StoreUnavailable(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class StoreBusy(StoreUnavailable):
+    """Too many calls of this process wait for the store, which may work well."""
+
+
 class StoreRefused(StoreUnavailable):
     """The store answered with an error that no code expects: a key of the wrong type, or a bug."""
 

@@ -47,6 +47,14 @@ def error_in(answer: dict[str, Any]) -> Any:
     return answer.get("error") or (answer if answer.get("object") == "error" else None)
 
 
+def error_of(reply: Reply) -> Any:
+    """The error in a reply that reports success; None if it has none, or is no answer at all."""
+    try:
+        return error_in(_json(reply))
+    except ModelError:
+        return None
+
+
 def completion_of(
     answer: dict[str, Any], choice: dict[str, Any], requested_model: str
 ) -> Completion:

@@ -150,38 +150,31 @@ class OpenAIProvider:
         """The server's answer. If it does not know this way of asking, it is asked in a simpler
         one, which is remembered if it works.
         """
-        tried = way
-        while True:
-            completion = await self._try(request, tried, on_text)
-            if isinstance(completion, Completion):
-                if tried is not way:
-                    self._remember(request.model, tried)
-                return completion
-            refusal, simpler = completion, simpler_way(tried, completion)
-            if simpler is None:
-                raise refused(refusal)
-            tried = simpler
+        tried, answer = way, await self._send(request, way, on_text)
+        while isinstance(answer, Reply) and (simpler := simpler_way(tried, answer)):
+            tried, answer = simpler, await self._send(request, simpler, on_text)
+        if isinstance(answer, Reply):
+            if not answer.is_success:
+                raise refused(answer)
+            answer = read_answer(answer, request.model)
+            on_text(answer.text)
+        if tried is not way:
+            self._remember(request.model, tried)
+        return answer
 
-    async def _try(
+    async def _send(
         self, request: Request, way: Way, on_text: Callable[[str], None]
     ) -> Completion | Reply:
-        """Sends the request once. Returns the reply if the server has refused it; raises a
-        `ModelError` if there is no answer in a reply that reports success.
-        """
-        reader = None
+        """Sends the request once. Returns the answer in a stream; otherwise the reply, unread."""
+        stream = None
         if way is not Way.WHOLE:
-            reader = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
-        status, headers, content = await _sdk().exchange(
-            self._current_client(), request.body(way), request.options, self._secret, reader
+            stream = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
+        status, headers, body = await _sdk().exchange(
+            self._current_client(), request.body(way), request.options, self._secret, stream
         )
-        reply = self._reply_of(status, headers, content)
-        if not 200 <= status < 300:
-            return reply
-        if reader:
-            return reader.completion(request.model)
-        completion = read_answer(reply, request.model)
-        on_text(completion.text)
-        return completion
+        if stream and stream.is_stream:
+            return stream.completion(request.model)
+        return self._reply_of(status, headers, (stream and stream.whole) or body)
 
     def _remember(self, model: str, way: Way) -> None:
         if len(self._ways) >= _MAX_REMEMBERED:

@@ -27,6 +27,10 @@ class Reply:
     secret: str | None = None
 
     @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
     def encoding(self) -> str | None:
         """The encoding that the server names; None if it is one that JSON may have anyway."""
         content_type = self.headers.get("content-type", "")

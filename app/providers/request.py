@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from app.providers.answers import error_of
 from app.providers.base import ModelRejected
 from app.providers.reply import Reply
 
 _OF_THE_REQUEST = {"extra_headers": "headers", "extra_query": "params"}
 """Options of the HTTP request, which are not in its body, and their names in the SDK's `post`."""
 
-_REFUSING = (400, 404, 405, 415, 422, 501)
-"""The statuses with which servers refuse what they do not know."""
+_UNKNOWN = (400, 415, 422)
+"""The statuses with which servers refuse a field that they do not know, with any reason or none."""
 
 
 class Way(Enum):
@@ -73,17 +74,20 @@ def new_request(
     return Request(model, of_request, seconds, _json(body), stream_options)
 
 
-def simpler_way(way: Way, refusal: Reply) -> Way | None:
-    """How to ask a server that has refused to be asked like this; None if that is not the reason.
+def simpler_way(way: Way, reply: Reply) -> Way | None:
+    """How to ask a server that has refused to be asked like this; None if it has not.
 
-    Some servers do not know `stream_options`, and a few do not stream at all.
+    Some servers do not know `stream_options`, and a few do not stream at all. Not all of them say
+    so. To ask once more costs little, and no run fails only because somebody follows it.
     """
-    if way is Way.WHOLE or refusal.status not in _REFUSING:
+    if way is Way.WHOLE:
         return None
-    body = refusal.body.lower()
+    if reply.is_success:
+        return Way.WHOLE if "stream" in str(error_of(reply)).lower() else None
+    body = reply.body.lower()
     if way is Way.STREAM_WITH_USAGE and (b"stream_options" in body or b"include_usage" in body):
         return Way.STREAM
-    return Way.WHOLE if b"stream" in body or not refusal.reason else None
+    return Way.WHOLE if b"stream" in body or reply.status in _UNKNOWN else None
 
 
 def _json(value: Any) -> bytes:

@@ -2,17 +2,18 @@
 
 `openai_provider.py` makes one `StreamedAnswer` for each request with `stream: true`. The result has
 the form of an answer that came as a whole, so `answers.py` reads both with the same code. A server
-that ignores `stream` answers with a single JSON object; that is an answer, too.
+that ignores `stream` answers with a single JSON object, which is kept as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from app.providers.answers import completion_of, error_in, read_answer, texts_of
+from app.providers.answers import completion_of, error_in, texts_of
 from app.providers.base import Completion, ModelAnswerInvalid, ModelUnavailable, too_large
 from app.providers.event_lines import EventLines, ServerEvent
 from app.providers.faults import refused_within
@@ -44,7 +45,7 @@ class StreamedAnswer:
         self._max_bytes = max_bytes
         self._reply_of = reply_of
         self._head = Reply(b"")
-        self._is_stream: bool | None = None
+        self._is_stream: bool | None = None  # None: not clear yet
         self._whole = bytearray()
         self._lines = EventLines()
         self._parts = _Parts()
@@ -81,15 +82,20 @@ class StreamedAnswer:
         """
         return self._done or self._parts.has_ended
 
+    @property
+    def is_stream(self) -> bool:
+        return bool(self._is_stream)
+
+    @property
+    def whole(self) -> bytes:
+        """The body, if it is no stream."""
+        return bytes(self._whole)
+
     def completion(self, requested_model: str) -> Completion:
-        """The answer, once the body has ended. Raises a `ModelError`."""
-        if not self._is_stream:
-            whole = replace(self._head, body=bytes(self._whole))
-            completion = read_answer(whole, requested_model)
-            self._on_text(completion.text)
-            return completion
-        for event in self._lines.flush():
-            self._take(event)
+        """The answer in a stream that has ended. Raises a `ModelError`."""
+        with contextlib.suppress(ModelAnswerInvalid):  # half an event says nothing
+            for event in self._lines.flush():
+                self._take(event)
         if not self.complete:
             raise StreamEndedEarly("The model's server ended its stream before the answer's end.")
         return completion_of(*self._parts.joined(), requested_model)
@@ -195,6 +201,8 @@ class _Parts:
         self.size_bytes += len(text.encode(errors="replace")) + len(refusal)
         if refusal:
             self._refusals.append(refusal)
+            if not self._texts:  # then it takes the place of the text
+                on_text(refusal)
         if text:
             whole, self._half = _split_half(self._half + text)
             self._texts.append(whole)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from app.domain.errors import NotFound, StoreUnavailable
+from app.domain.errors import NotFound, StoreBusy, StoreUnavailable
 from app.domain.execution import Glance
 from app.store.changes import Change
 from app.store.executions import ExecutionStore
@@ -64,10 +64,14 @@ class Waiting:
         places are taken. Raises `NotFound`, and `StoreUnavailable` if the store does not answer at
         the beginning.
         """
-        glance = self._store.glance(execution_id, tenant)
-        if glance is None:
-            raise NotFound.of_execution(execution_id)
-        if _is_heard(glance, since) or seconds <= 0 or self._places is None:
+        # If many begin to wait at once, some read later: `follow` reads, too.
+        with contextlib.suppress(StoreBusy):
+            glance = self._store.glance(execution_id, tenant)
+            if glance is None:
+                raise NotFound.of_execution(execution_id)
+            if _is_heard(glance, since):
+                return
+        if seconds <= 0 or self._places is None:
             return
         if self._places.acquire(blocking=False):
             try:

@@ -104,7 +104,7 @@ class _Channel:
     __slots__ = ("subscribed", "watches")
 
     def __init__(self) -> None:
-        self.watches: list[Watch] = []
+        self.watches = set[Watch]()
         self.subscribed = False
 
 
@@ -145,7 +145,7 @@ class Changes:
                 channel = self._channels[name] = _Channel()
                 self._differing.add(name)
                 self._to_send.set()
-            channel.watches.append(watch)
+            channel.watches.add(watch)
             if channel.subscribed:
                 watch.read_now()
             start, self._started = not self._started, True

@@ -16,7 +16,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.domain.errors import StoreFull, StoreRefused, StoreUnavailable
+from app.domain.errors import StoreBusy, StoreFull, StoreRefused, StoreUnavailable
 from app.settings import Settings
 from app.store import sentinel
 from app.store.scripts import NOT_FOUND
@@ -138,7 +138,7 @@ def _meaning(error: BaseException) -> StoreUnavailable | StoreFull | StoreRefuse
     ):
         return StoreUnavailable()
     if isinstance(error, NotSent):
-        return StoreUnavailable(str(error))
+        return StoreBusy(str(error))
     if not isinstance(error, redis.ResponseError):
         return None
     text = f"{type(error).__name__}: {error}"

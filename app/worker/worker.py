@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -43,6 +44,9 @@ HAND_BACK_SECONDS = 4.0
 after which Heroku kills a process.
 """
 
+MAX_HEARD = 1000
+"""Executions that somebody follows, and whose claim is perhaps still on its way to this worker."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -72,6 +76,7 @@ class ExecutionWorker:
             self._store, self._outage, CLAIM_LIMIT, self._delays_changed.set
         )
         self._attempts: dict[tuple[str, str], Attempt] = {}
+        self._heard: deque[str] = deque(maxlen=MAX_HEARD)
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -204,6 +209,8 @@ class ExecutionWorker:
             return
         attempt = Attempt(claim, self._settings, self._tracing)
         self._attempts[claim.key] = attempt
+        if claim.id in self._heard:
+            attempt.listen()
         self._idle.clear()
         # Takes the slot now, not in the task: the next claim counts the slots that are still free.
         child = None if claim.alone else self._pool.acquire(attempt)
@@ -243,10 +250,13 @@ class ExecutionWorker:
             id, what = payload["execution_id"], payload["command"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return
-        for attempt in list(self._attempts.values()):
-            if attempt.claim.id == id and what == "cancel":
+        if what == "listen":
+            # The answer of a claim may arrive after a command that was sent later.
+            self._heard.append(str(id))
+        for attempt in [found for found in self._attempts.values() if found.claim.id == id]:
+            if what == "cancel":
                 attempt.stop(Stopping.CANCEL)
-            elif attempt.claim.id == id and what == "listen":
+            elif what == "listen":
                 attempt.listen()
 
     def _store_did(self, what: str) -> None:

@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
-import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from app.process import file_limit
 from bench.figures.scale import Scale
 from bench.load import connect, exchange_json, get, post, requests_per_second, took_ms
-from bench.stack import Stack, cpu_seconds, pss_mb, stack
+from bench.stack import Stack, cpu_seconds, stack
 from bench.submit import fill, wait_until
-from bench.table import Row, Values, at_least, at_most, ratio_at_least, ratio_at_most
+from bench.table import Row, Values, at_most, ratio_at_least, ratio_at_most
 
 TEXT = "x" * 280
 START = {"type": "agent", "target_id": "in_process", "inputs": {"text": TEXT}}
@@ -35,7 +32,6 @@ SERVERS = {
     **{f"gthread, {n}": ["--worker-class", "gthread", "--threads", str(n)] for n in (16, 64)},
 }
 WAITING_CALLERS = 50  # fewer than the 64 threads that the web process once had
-MANY_CALLERS = 2000
 
 
 def starts_and_statuses(folder: Path, scale: Scale) -> Iterator[Row]:
@@ -123,42 +119,6 @@ def waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
     )
 
 
-def many_waiting_callers(folder: Path, scale: Scale) -> Iterator[Row]:
-    """Measures the memory of 2,000 callers that wait for a cancel in one web process.
-
-    Measures a status request beside them, too.
-    """
-    file_limit.raise_to(2 * MANY_CALLERS)
-    with stack(folder, CANCEL_GRACE=30) as running, contextlib.ExitStack() as opened:
-        port, web = running.web(), running.processes[-1]
-        for _ in range(2):
-            running.worker("--threads", str(MANY_CALLERS // 2), "--processes", "0")
-        ids = fill(running.client, MANY_CALLERS, "in_thread", "thread", seconds=30)
-        wait_until(lambda: int(running.client.zcard("exec:leases")), MANY_CALLERS)
-        time.sleep(2)  # until their threads have come to rest
-        callers = [opened.enter_context(connect(port)) for _ in ids]
-        for caller, id in zip(callers, ids, strict=True):
-            caller.sendall(post(f"{OURS}/{id}/cancel"))
-        time.sleep(1.5)  # until the last request has arrived; each waits for five seconds
-        memory, took, until = pss_mb([web]), list[float](), time.perf_counter() + 2
-        while time.perf_counter() < until:
-            with connect(port) as connection:
-                took.append(took_ms(connection, get(f"{OURS}/{ids[0]}")))
-            time.sleep(0.01)  # a client that never pauses would measure itself
-        waiting = MANY_CALLERS - len(_answered(callers))
-        for worker in running.processes[1:]:
-            worker.kill()
-    yield Row(
-        "callers that wait for a cancel's end, one web process",
-        [waiting],
-        "{:.0f}",
-        goal=at_least(MANY_CALLERS),
-    )
-    yield Row("... its memory, with its master (PSS)", [memory], "{:.0f} MB", goal=at_most(300))
-    yield Row("... status beside them, p50", [statistics.median(took)], "{:.1f} ms")
-    yield Row("... status beside them, p99", [p99(took)], "{:.1f} ms", goal=at_most(20))
-
-
 def servers(folder: Path, scale: Scale) -> Iterator[Row]:
     """Compares gunicorn's worker classes, from which `gunicorn.conf.py` has chosen one."""
     rates: dict[tuple[str, str], list[float]] = {}
@@ -185,14 +145,6 @@ def servers(folder: Path, scale: Scale) -> Iterator[Row]:
             [p99(took)],
             "{:.1f} ms",
         )
-
-
-def _answered(callers: Sequence[socket.socket]) -> list[selectors.SelectorKey]:
-    """Returns those whose answer has arrived."""
-    with selectors.DefaultSelector() as selector:
-        for caller in callers:
-            selector.register(caller, selectors.EVENT_READ)
-        return [key for key, _ in selector.select(0)]
 
 
 def p99(values: Values) -> float:

@@ -4,6 +4,7 @@ At the end it checks every accepted execution: it must exist, must have ended on
 agrees with every answer, with the outputs of the attempt that won. Flows write their side effects
 into files. These show whether two runs of one execution overlapped, whether one continued after
 `cancelled`, and how long it took from the last line of a lost run until its execution moved on.
+Listeners follow streams, wait for ends and receive webhooks: what they heard must be true.
 Prints tables, and exits with 1 if a promise was broken.
 
     python -m tests.chaos --seconds 60 --seed 7
@@ -18,9 +19,11 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.breaker import Breaker
+from tests.chaos.listeners import SETTINGS, Listeners
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict
 from tests.support.proxy import Proxy
+from tests.support.receiver import Receiver
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
 
@@ -38,14 +41,22 @@ def run(folder: Path, seed: int, seconds: float) -> bool:
     try:
         with (
             Proxy(store.url.removeprefix("unix://")) as proxy,
-            Service(proxy.url, folder / "service", workers=WORKERS, CANCEL_GRACE=1) as service,
+            Receiver() as receiver,
+            Service(
+                proxy.url,
+                folder / "service",
+                workers=WORKERS,
+                CANCEL_GRACE=1,
+                **SETTINGS,
+            ) as service,
         ):
-            load = Load(service, folder, choose)
+            listeners = Listeners(service.url, receiver)
+            load = Load(service, folder, choose, listeners)
             breaker = Breaker(service, store, proxy, load, choose)
             load.start(CLIENTS)
             breaker.break_things(seconds)
             load.stop()
-            return Verdict.gather(service, store, load, breaker).report()
+            return Verdict.gather(service, store, load, breaker, listeners).report()
     finally:
         store.stop()
 

@@ -14,9 +14,15 @@ from typing import Any
 
 import requests
 
+from tests.chaos.listeners import Listeners
 from tests.support.service import Service
 
 KINDS = ["echo", "work", "work", "cancel", "fail", "crash", "pipeline"]
+
+HEARD_SHARE = 0.3
+"""The share of executions whose stream is followed and whose end is waited for."""
+
+CALLED_BACK_SHARE = 0.5
 
 PICTURE_BYTES = 12_000_000
 """The output of an execution of kind `picture`. It takes two seconds at 50 Mbit/s."""
@@ -28,6 +34,7 @@ class Accepted:
 
     The flow writes its side effects into the file `marks`. The path is part of the inputs, and so
     of the outputs. `told_at` has the wall-clock times of the answers to its start and its cancels.
+    `calls_back` says whether the end is to be told to the receiver of `Listeners`.
     """
 
     id: str
@@ -35,11 +42,13 @@ class Accepted:
     marks: Path
     cancel_answers: list[int] = field(default_factory=list)
     told_at: list[float] = field(default_factory=list)
+    calls_back: bool = False
 
 
 class Load:
-    def __init__(self, service: Service, folder: Path, choose: random.Random):
+    def __init__(self, service: Service, folder: Path, choose: random.Random, listeners: Listeners):
         self._service, self._folder, self._choose = service, folder, choose
+        self._listeners = listeners
         self._over, self._lock = threading.Event(), threading.Lock()
         self._clients: list[threading.Thread] = []
         self.accepted: list[Accepted] = []
@@ -61,14 +70,18 @@ class Load:
     def begin(self, session: requests.Session, kind: str, choose: random.Random) -> Accepted | None:
         """Starts one execution. Returns None if it was refused, or if no answer came."""
         marks = self._folder / f"marks-{time.monotonic_ns()}-{choose.randrange(10**9)}"
-        response = self.ask(session, "POST", "/executions", json=_body(kind, marks, choose))
+        body, calls_back = _body(kind, marks, choose), choose.random() < CALLED_BACK_SHARE
+        if calls_back:
+            body["callback_url"] = self._listeners.receiver.url
+        response = self.ask(session, "POST", "/executions", json=body)
         if response is None or response.status_code != 202:
             return None
-        accepted = Accepted(
-            str(response.json()["execution_id"]), kind, marks, told_at=[time.time()]
-        )
+        id = str(response.json()["execution_id"])
+        accepted = Accepted(id, kind, marks, told_at=[time.time()], calls_back=calls_back)
         with self._lock:
             self.accepted.append(accepted)
+        if choose.random() < HEARD_SHARE:
+            self._listeners.listen(id)
         return accepted
 
     def ask(

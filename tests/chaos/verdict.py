@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ import redis
 import requests
 
 from tests.chaos.breaker import AWAY, Breaker, Fault
+from tests.chaos.listeners import FINAL_TYPES, Heard, Listeners
 from tests.chaos.load import Accepted, Load
 from tests.support.service import ENDED, Service
 from tools.embedded_store import EmbeddedStore
@@ -40,7 +42,9 @@ class Verdict:
     `last` has the last body of each execution, `listed` the ids in the list of each status,
     `leased` the ids that still have a lease. `frozen` are the processes that were frozen,
     `set_back` the spans of which the store lost all writes, and `held` the log lines of workers
-    whose event loop was held.
+    whose event loop was held. `streams` and `waits` have what listeners heard of an execution,
+    `callbacks` the types of the events that the receiver was sent, and `unsigned` how many had a wrong
+    signature.
     """
 
     accepted: list[Accepted]
@@ -54,13 +58,26 @@ class Verdict:
     frozen: set[int]
     set_back: list[tuple[float, float]]
     held: list[str]
+    streams: dict[str, Heard]
+    waits: dict[str, Heard]
+    callbacks: dict[str, list[str]]
+    unsigned: int
 
     @classmethod
     def gather(
-        cls, service: Service, store: EmbeddedStore, load: Load, breaker: Breaker
+        cls,
+        service: Service,
+        store: EmbeddedStore,
+        load: Load,
+        breaker: Breaker,
+        listeners: Listeners,
     ) -> Verdict:
-        """Waits until every execution has ended, or for `SETTLE_SECONDS`, and collects everything."""
+        """Waits until every execution has ended and was heard of, or for `SETTLE_SECONDS` each, and
+        collects everything.
+        """
         last = _settled(service, [execution.id for execution in load.accepted])
+        listeners.finish(SETTLE_SECONDS)
+        _await_callbacks(load.accepted, last, listeners)
         ticks = {execution.id: _read_ticks(execution) for execution in load.accepted}
         with redis.Redis.from_url(store.url) as client:
             listed = {status: _listed(client, status) for status in ENDED}
@@ -79,6 +96,10 @@ class Verdict:
             breaker.frozen,
             breaker.set_back,
             held,
+            listeners.streams,
+            listeners.waits,
+            listeners.callbacks,
+            listeners.receiver.unsigned,
         )
 
     def broken(self) -> dict[str, list[str]]:
@@ -108,6 +129,22 @@ class Verdict:
                 execution.id for execution in accepted if not self._is_listed(execution)
             ]
             + self.leased,
+            "a stream had a hole or a repeat": [
+                id for id, heard in self.streams.items() if self._has_gap(heard)
+            ],
+            "a stream did not end with the true end": [
+                id for id, heard in self.streams.items() if self._ended_falsely(id, heard)
+            ],
+            "a waiting request was told otherwise": [
+                id for id, heard in self.waits.items() if self._waited_falsely(id, heard)
+            ],
+            "the callback did not arrive": [
+                execution.id for execution in accepted if not self._was_called_back(execution)
+            ],
+            "a callback told otherwise": [
+                execution.id for execution in accepted if self._called_back_falsely(execution)
+            ],
+            "a webhook had no valid signature": ["1"] * self.unsigned,
             "a worker's event loop was held": self.held,
             "an answer other than 2xx, 400, 503": self._odd_answers(),
             f"moved on after more than {MOVES_ON_SECONDS:g} s": [
@@ -228,6 +265,53 @@ class Verdict:
         """Whether its claim may be lost, so that it ran twice until its first worker learned of it."""
         return self._was_set_back([at for _, _, at in self.ticks[execution.id]])
 
+    def _has_gap(self, heard: Heard) -> bool:
+        numbers = [number for number, _ in heard.events]
+        return numbers != list(range(1, len(numbers) + 1)) and not self._heard_while_set_back(heard)
+
+    def _ended_falsely(self, id: str, heard: Heard) -> bool:
+        """Whether the last event is not the execution's end, or anything came after the end."""
+        status = self.last[id].get("status")
+        if heard.ended_at is not None and self._heard_while_set_back(heard):
+            return False
+        if status == 404:
+            return heard.status != 404
+        ends = [type for _, type in heard.events if type in FINAL_TYPES]
+        return ends != [f"execution.{status}"] or heard.events[-1][1] != ends[0]
+
+    def _waited_falsely(self, id: str, heard: Heard) -> bool:
+        if heard.ended_at is not None and self._heard_while_set_back(heard):
+            return False
+        return heard.status != self.last[id].get("status")
+
+    def _heard_while_set_back(self, heard: Heard) -> bool:
+        """Whether the store lost writes while this was heard."""
+        until = heard.ended_at or time.time()
+        return any(
+            began <= until and heard.began_at <= ended + SETTING_BACK_SECONDS
+            for began, ended in self.set_back
+        )
+
+    def _was_called_back(self, execution: Accepted) -> bool:
+        """Whether the receiver was sent the true end. That also holds after the store lost writes:
+        an execution that runs again tells its end again.
+        """
+        status = self.last[execution.id].get("status")
+        heard = self.callbacks.get(execution.id, ())
+        return not execution.calls_back or status == 404 or f"execution.{status}" in heard
+
+    def _called_back_falsely(self, execution: Accepted) -> bool:
+        body = self.last[execution.id]
+        status = body.get("status")
+        if not set(self.callbacks.get(execution.id, ())) - {f"execution.{status}"}:
+            return False
+        # An end that the store lost was told, too. The true one, if any, came later.
+        ended_at = _at(body[f"{status}_at"]) if status in ENDED else math.inf
+        return not any(
+            execution.told_at[0] <= ended + SETTING_BACK_SECONDS and began <= ended_at
+            for began, ended in self.set_back
+        )
+
     def _is_listed(self, execution: Accepted) -> bool:
         status = self.last[execution.id].get("status", "")
         return execution.id in self.listed.get(status, set()) or (
@@ -284,6 +368,25 @@ def _settled(service: Service, ids: list[str]) -> dict[str, dict[str, Any]]:
         waiting = [id for id in waiting if last[id].get("status") not in ENDED]
         time.sleep(0.2)
     return last
+
+
+def _await_callbacks(
+    accepted: list[Accepted], last: dict[str, dict[str, Any]], listeners: Listeners
+) -> None:
+    """Returns when every callback that must come has come, or after `SETTLE_SECONDS`."""
+    missing = {
+        execution.id
+        for execution in accepted
+        if execution.calls_back and last[execution.id].get("status") in ENDED
+    }
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while missing and time.monotonic() < deadline:
+        missing = {
+            id
+            for id in missing
+            if f"execution.{last[id]['status']}" not in listeners.callbacks.get(id, ())
+        }
+        time.sleep(0.2)
 
 
 def _held(service: Service) -> list[str]:

@@ -173,6 +173,8 @@ def test_the_description_names_every_route_and_its_answers(service: Service) -> 
         "/api/v1/executions",
         "/api/v1/executions/{execution_id}",
         "/api/v1/executions/{execution_id}/cancel",
+        "/api/v1/executions/{execution_id}/deliveries",
+        "/api/v1/executions/{execution_id}/deliveries/{number}/redeliver",
         "/api/v1/executions/{execution_id}/retry",
         "/api/v1/executions/{execution_id}/steps",
     }

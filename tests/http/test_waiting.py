@@ -449,6 +449,7 @@ def test_a_stop_of_the_web_process_answers_those_who_wait_at_once(
             answer = future.result()
             assert (answer.status_code, answer.json()["status"]) == (200, "pending")
             assert answer.headers["Connection"] == "close"
+        assert time.monotonic() - began < within(8)
         assert starting.result().status_code == 202
         assert service.web.wait(within(25)) == 0
         assert time.monotonic() - began < within(25)
@@ -535,3 +536,15 @@ def test_a_wait_does_not_count_as_the_duration_of_its_request(make_service: Make
         and 'route="/api/v1/executions/{execution_id}"' in line.replace("<", "{").replace(">", "}")
     ]
     assert float(line.rpartition(" ")[2]) < 1.5
+
+
+def test_the_documented_loop_sees_every_version_up_to_the_end(service: Service) -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
+    code = page[page.index("```python\nimport requests\n\n\ndef follow") :]
+    namespace: dict[str, Any] = {}
+    exec(code.removeprefix("```python\n").partition("```")[0], namespace)
+    id = service.start("behaves", {"do": "progress", "steps": 3, "pause": 0.3})
+    statuses = list(namespace["follow"](f"{service.url}/api/v1/executions/{id}"))
+    assert statuses[-1] == service.status(id)
+    versions = [status["version"] for status in statuses]
+    assert versions == sorted(set(versions))

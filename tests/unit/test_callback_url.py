@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,18 @@ def test_digits_and_dots_of_other_scripts_are_read_as_every_client_reads_them(ho
 def test_a_url_that_is_taken_has_one_spelling(url: str, text: str) -> None:
     assert parse(url).text == text
     assert parse(text).text == text
+
+
+@pytest.mark.parametrize(
+    "unit", ["ü", "\u0300", "\ufdfa", "xn--ü", "\u200d", "ü.", "א", "1", "%", ":", "["]
+)
+def test_no_host_takes_long_to_check(unit: str) -> None:
+    check("http://ü.example.com/")  # loads the tables of international names
+    url = f"http://{unit * MAX_CHARACTERS}"[:MAX_CHARACTERS]
+    begun = time.process_time()
+    for _ in range(10):
+        assert check(url)
+    assert (time.process_time() - begun) / 10 < 0.02
 
 
 def test_the_longest_url_is_taken_and_no_longer_one() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.breaker import Fault
+from tests.chaos.listeners import Heard
 from tests.chaos.load import Accepted
 from tests.chaos.verdict import Verdict
 
@@ -27,6 +28,7 @@ def history() -> Verdict:
         Accepted(f"exec_{name}", kind, Path(f"/marks/{name}"), told_at=[BEGAN])
         for name, kind in (("moved", "work"), ("stopped", "cancel"))
     )
+    moved.calls_back = True
     stopped.cancel_answers.append(200)
     lost = {"number": 1, "outcome": "lost", "ended_at": at(14)}
     return Verdict(
@@ -34,6 +36,7 @@ def history() -> Verdict:
         last={
             moved.id: {
                 "status": "completed",
+                "completed_at": at(16),
                 "attempt": 2,
                 "outputs": {"output": {"attempt": 2, "ticks": "/marks/moved"}},
                 "attempts": [lost],
@@ -52,6 +55,17 @@ def history() -> Verdict:
         frozen=set(),
         set_back=[],
         held=[],
+        streams={
+            moved.id: Heard(
+                BEGAN,
+                BEGAN + 16,
+                [(1, "execution.created"), (2, "execution.started"), (3, "execution.completed")],
+                204,
+            )
+        },
+        waits={stopped.id: Heard(BEGAN, BEGAN + 5, status="cancelled")},
+        callbacks={moved.id: ["execution.completed"]},
+        unsigned=0,
     )
 
 
@@ -122,6 +136,46 @@ def answer_a_cancel_with_404(it: Verdict) -> None:
     it.listed["cancelled"].clear()
 
 
+def miss_an_event(it: Verdict) -> None:
+    del it.streams["exec_moved"].events[1]
+
+
+def repeat_an_event(it: Verdict) -> None:
+    it.streams["exec_moved"].events.insert(1, (1, "execution.created"))
+
+
+def stop_before_the_end(it: Verdict) -> None:
+    del it.streams["exec_moved"].events[2]
+
+
+def go_on_after_the_end(it: Verdict) -> None:
+    it.streams["exec_moved"].events.append((4, "execution.progress"))
+
+
+def end_with_another_end(it: Verdict) -> None:
+    it.streams["exec_moved"].events[2] = (3, "execution.failed")
+
+
+def tell_a_waiter_otherwise(it: Verdict) -> None:
+    it.waits["exec_stopped"].status = "failed"
+
+
+def wait_for_ever(it: Verdict) -> None:
+    it.waits["exec_stopped"] = Heard(BEGAN)
+
+
+def forget_a_callback(it: Verdict) -> None:
+    it.callbacks.clear()
+
+
+def call_back_otherwise(it: Verdict) -> None:
+    it.callbacks["exec_moved"].append("execution.failed")
+
+
+def sign_falsely(it: Verdict) -> None:
+    it.unsigned = 1
+
+
 def move_on_late(it: Verdict) -> None:
     it.last["exec_moved"]["attempts"][0]["ended_at"] = at(22.5)
 
@@ -137,8 +191,25 @@ def never_recover(it: Verdict) -> None:
 @pytest.mark.parametrize(
     ("forge", "promises"),
     [
-        (lose, ["lost (accepted, not found)", "list and status differ"]),
-        (stick, ["stuck (not ended)", "list and status differ"]),
+        (
+            lose,
+            [
+                "lost (accepted, not found)",
+                "list and status differ",
+                "a stream did not end with the true end",
+                "a callback told otherwise",
+            ],
+        ),
+        (
+            stick,
+            [
+                "stuck (not ended)",
+                "list and status differ",
+                "a stream did not end with the true end",
+                "the callback did not arrive",
+                "a callback told otherwise",
+            ],
+        ),
         (cancel_after_a_no, ["cancel lied"]),
         (complete_after_a_yes, ["cancel lied"]),
         (take_the_old_outputs, ["outputs of another attempt"]),
@@ -153,10 +224,21 @@ def never_recover(it: Verdict) -> None:
             [
                 "lost (accepted, not found)",
                 "list and status differ",
+                "a waiting request was told otherwise",
                 "an answer other than 2xx, 400, 503",
             ],
         ),
         (answer_500, ["an answer other than 2xx, 400, 503"]),
+        (miss_an_event, ["a stream had a hole or a repeat"]),
+        (repeat_an_event, ["a stream had a hole or a repeat"]),
+        (stop_before_the_end, ["a stream did not end with the true end"]),
+        (go_on_after_the_end, ["a stream did not end with the true end"]),
+        (end_with_another_end, ["a stream did not end with the true end"]),
+        (tell_a_waiter_otherwise, ["a waiting request was told otherwise"]),
+        (wait_for_ever, ["a waiting request was told otherwise"]),
+        (forget_a_callback, ["the callback did not arrive"]),
+        (call_back_otherwise, ["a callback told otherwise"]),
+        (sign_falsely, ["a webhook had no valid signature"]),
         (move_on_late, ["moved on after more than 20 s"]),
         (recover_late, ["recovered after more than 20 s"]),
         (never_recover, ["recovered after more than 20 s"]),
@@ -190,7 +272,10 @@ def test_an_outage_of_the_store_is_counted_from_its_end() -> None:
 
 @pytest.mark.parametrize(
     "forge",
-    [lose, complete_after_a_yes, run_twice_at_a_time, go_on, answer_a_cancel_with_404],
+    [
+        *(lose, complete_after_a_yes, run_twice_at_a_time, go_on, answer_a_cancel_with_404),
+        *(repeat_an_event, end_with_another_end, tell_a_waiter_otherwise, call_back_otherwise),
+    ],
 )
 def test_what_was_said_in_a_second_that_the_store_lost_is_excused(
     forge: Callable[[Verdict], None],

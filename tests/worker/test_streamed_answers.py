@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,11 +23,14 @@ flows:
   - {name: process, entrypoint: "flow.py:streams"}
   - {name: thread, entrypoint: "flow.py:streams", isolation: thread}
   - {name: waits, entrypoint: "flow.py:waits"}
+  - {name: late, entrypoint: "flow.py:late"}
   - {name: twice, entrypoint: "flow.py:twice", isolation: thread}
   - {name: wrong, entrypoint: "flow.py:wrong", isolation: thread}
 """
 
 FLOW = """
+import asyncio
+
 def streams(inputs, context):
     return context.complete(inputs["text"], stream=True).text
 
@@ -34,6 +39,10 @@ async def waits(inputs, context):
 
 def twice(inputs, context):
     return [context.complete("one").text, context.complete("two").text]
+
+async def late(inputs, context):
+    await asyncio.sleep(2)
+    return (await context.acomplete(inputs["text"])).text
 
 def wrong(inputs, context):
     return context.complete(inputs["text"], stream="yes").text
@@ -152,6 +161,41 @@ def test_who_listened_before_the_start_sees_the_first_answer(
         assert not log.listen(execution)
 
 
+def test_who_listens_right_after_the_start_is_heard_at_any_moment(
+    service: Service, model: ModelServer, log: RunLog
+) -> None:
+    """Also while the claim is on its way from the store to the worker."""
+    executions = []
+    for number in range(30):
+        execution = service.start("teller", {"text": "Hi"}, config=flow("late"))
+        time.sleep(number % 6 / 300)
+        log.listen(execution)
+        executions.append(execution)
+    for execution in executions:
+        service.ended(execution)
+        assert log.answers(execution) == {(None, None, 1): "An answer."}
+
+
+def test_who_opens_the_stream_of_an_execution_reads_the_answer_as_it_comes(
+    service: Service, model: ModelServer
+) -> None:
+    words = [f"word{number} " for number in range(20)]
+    model.reply = lambda asked: Answer(pieces=words, pause_seconds=0.1)
+    execution = service.start("teller", {"text": "Hi"}, config=flow("late"))
+    events: list[dict[str, Any]] = []
+    came_at: list[float] = []
+    options = {"stream": True, "headers": {"Accept": "text/event-stream"}}
+    with service.get(f"/executions/{execution}/events", **options) as response:
+        for line in response.iter_lines():
+            if line.startswith(b"data: {"):
+                events.append(json.loads(line[6:]))
+                came_at.append(time.monotonic())
+    deltas = [event["data"] for event in events if event["type"] == "execution.output.delta"]
+    assert "".join(delta["text"] for delta in deltas) == "".join(words)
+    assert events[-1]["type"] == "execution.completed"
+    assert came_at[-1] - came_at[0] > 1, "It came all at once."
+
+
 @pytest.mark.parametrize("name", ["says", "process", "thread", "waits"])
 def test_a_cancel_hangs_up_in_the_middle_of_an_answer(
     service: Service, model: ModelServer, log: RunLog, name: str
@@ -221,7 +265,9 @@ def test_a_server_without_streams_serves_those_who_listen_too(
 ) -> None:
     refused = Answer(status=400, raw='{"error": "stream is not supported"}')
     model.reply = lambda asked: refused if asked.get("stream") else Answer("A whole answer.")
-    ended = service.run("teller", {"text": "Go."}, config=flow("says"))
+    # A model of its own, because the process remembers how its server wants to be asked.
+    config = {**flow("says"), "model_override": "without-streams"}
+    ended = service.run("teller", {"text": "Go."}, config=config)
     assert ended["outputs"]["output"] == "A whole answer."
     assert log.answers(ended["execution_id"]) == {(None, None, 1): "A whole answer."}
 

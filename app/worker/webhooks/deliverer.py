@@ -39,9 +39,9 @@ from app.worker.webhooks.batches import Batches
 from app.worker.webhooks.receivers import Receivers, host_of
 from app.worker.webhooks.schedule import log_note, note_of
 
-TAKE_LIMIT = 64
+TAKE_LIMIT = 32
 """Deliveries that one call takes: enough to make round trips cheap, and few enough to leave work
-for other workers.
+for other workers, and time for the runs of this one.
 """
 
 NOTES_TOGETHER = 100
@@ -113,7 +113,7 @@ class Deliverer:
         """Fills free places."""
         while not self._stopping.is_set():
             free = self._places - len(self._tries)
-            if free <= 0 or self._receivers.held > self._places // 2:
+            if free <= 0 or self._receivers.held > self._places // 8:
                 self._place_free.clear()
                 await unless(self._stopping, self._place_free.wait())
                 continue

@@ -13,6 +13,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -96,7 +97,7 @@ class Resolver(AbstractResolver):
                 found = self._look_up(host, port)
             except Exception as error:
                 failed = error
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has ended meanwhile, and nobody waits
                 loop.call_soon_threadsafe(finish, found, failed)
 
         try:

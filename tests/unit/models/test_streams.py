@@ -202,6 +202,7 @@ THERE = json.dumps(
         Answer("Hi there", headers={"Content-Type": "text/plain"}),
         Answer("Hi there", headers={"Content-Type": "application/json"}),
         Answer("Hi there", hang_up=True, ends=("reason",)),
+        Answer(pieces=[f"data: {HI}\n\ndata: {THERE}\n\ndata: {{".encode()], ends=(), hang_up=True),
         Answer(pieces=["Hi there"], ends=("reason", "usage", "done"), usage=None),
     ],
 )
@@ -292,6 +293,7 @@ def refuses(*names: str, body: str) -> Callable[[dict[str, Any]], Answer]:
         (["stream_options"], '{"message": "unknown field include_usage"}', 2),
         (["stream"], '{"error": "stream is not supported for this model"}', 2),
         (["stream"], "", 2),
+        (["stream"], '{"error": "Extra inputs are not permitted"}', 2),
         (["stream"], '{"error": "stream_options: unknown. stream: unknown"}', 3),
     ],
 )
@@ -310,9 +312,37 @@ def test_a_server_that_refuses_the_stream_is_asked_in_a_simpler_way_from_then_on
     assert len(server.requests) == requests + 1
 
 
-def test_any_other_refusal_is_the_answer_and_changes_nothing(server: ModelServer, ask: Ask) -> None:
-    server.play(Answer("the prompt is too long", 400))
+@pytest.mark.parametrize("error", ["stream is not supported", {"message": "no streaming here"}])
+def test_a_refusal_of_the_stream_may_come_with_status_200(
+    server: ModelServer, ask: Ask, error: Any
+) -> None:
+    refused = Answer(raw=json.dumps({"error": error}))
+    server.reply = lambda asked: refused if asked.get("stream") else Answer("Ok.")
+    assert ask(model_max_retries=0)[0].text == "Ok."
+    assert len(server.requests) == 2
+
+
+def test_a_whole_answer_about_streams_is_no_refusal(server: ModelServer, ask: Ask) -> None:
+    server.play(Answer("An error: the stream is dry.", streams=False))
+    assert ask()[0].text == "An error: the stream is dry."
+    assert len(server.requests) == 1
+
+
+def test_a_refusal_for_another_reason_stays_the_error_and_is_not_remembered(
+    server: ModelServer, provider: Callable[..., OpenAIProvider]
+) -> None:
+    too_long = Answer("the prompt is too long", 400)
+    server.play(too_long, too_long, "Ok.")
+    one = provider()
     with pytest.raises(ModelRejected, match="too long"):
+        one.complete(ASK, on_text=lambda *_: None)
+    one.complete(ASK, on_text=lambda *_: None)
+    assert [bool(asked.get("stream")) for asked in server.requests] == [True, False, True]
+
+
+def test_a_model_that_is_not_there_is_asked_for_once(server: ModelServer, ask: Ask) -> None:
+    server.play(Answer("no such model", 404))
+    with pytest.raises(ModelRejected, match="no such model"):
         ask()
     assert len(server.requests) == 1
 
@@ -348,6 +378,11 @@ def test_any_other_refusal_is_the_answer_and_changes_nothing(server: ModelServer
         ),
         (Answer(pieces=["Hi", " the"], ends=()), ModelUnavailable, "before the answer's end"),
         (Answer(pieces=["Hi"], ends=(), hang_up=True), ModelUnavailable, "No answer"),
+        (
+            Answer(pieces=["Hi", b'data: {"cho'], ends=()),
+            ModelUnavailable,
+            "before the answer's end",
+        ),
         (Answer(pieces=["Hi", b"data: {nonsense\n\n"]), ModelAnswerInvalid, "not JSON"),
         (Answer(pieces=["Hi", b"data: [1]\n\n"]), ModelAnswerInvalid, "not a JSON object"),
         (Answer(pieces=["Hi", b"data: \xff\n\n"]), ModelAnswerInvalid, "not JSON"),
@@ -379,7 +414,8 @@ def test_each_failure_of_a_stream_has_its_error(
 
 def test_a_refusal_comes_through(server: ModelServer, ask: Ask) -> None:
     server.play(Answer(pieces=[chunk(refusal="I cannot "), chunk(refusal="do that.")]))
-    completion, _ = ask()
+    completion, heard = ask()
+    assert "".join(text for text, _ in heard) == "I cannot do that."
     assert completion.refusal == "I cannot do that."
     assert completion.text == "I cannot do that."
 
