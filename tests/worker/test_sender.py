@@ -543,7 +543,15 @@ def test_the_wait_may_be_a_date() -> None:
     assert 7000 <= seconds <= 7200
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "inf", "9" * 400, "1e3", ""])
+@pytest.mark.parametrize("value", ["8640000", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_very_long_wait_is_read_too(value: str) -> None:
+    """`schedule` makes a day of it. Ignored, it would bring the next try after seconds."""
+    seconds = one_answer(of_status("503 Busy", f"Retry-After: {value}")).retry_after_seconds
+    assert seconds is not None
+    assert seconds >= 8_640_000
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "inf", "1e3", ""])
 def test_a_wait_that_means_nothing_is_ignored(value: str) -> None:
     assert one_answer(of_status("503 Busy", f"Retry-After: {value}")).retry_after_seconds is None
 

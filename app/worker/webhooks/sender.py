@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import math
 import os
 import ssl
 import time
@@ -30,7 +31,7 @@ from app.domain.callback_url import CallbackUrl, UrlRefused, parse
 from app.domain.delivery import MAX_ANSWER_BYTES, Try
 from app.domain.version import VERSION
 from app.providers.waits import named_wait
-from app.settings import DAY, Settings
+from app.settings import Settings
 from app.worker.webhooks.guard import (
     AddressRefused,
     LookUp,
@@ -164,7 +165,7 @@ class Sender:
             exchange.retry_after_seconds = named_wait(
                 {name.lower(): value for name, value in response.headers.items()},
                 time.time(),
-                float(7 * DAY),
+                math.inf,
             )
             await _read_beginning(response, exchange.answer)
         finally:
