@@ -33,7 +33,6 @@ from app.services import serializers
 from app.services.executions import ExecutionService
 from app.services.feed import FeedService, Filter
 from app.services.streams import (
-    Client,
     Crowded,
     Gap,
     LogService,
@@ -42,6 +41,7 @@ from app.services.streams import (
     Slots,
     Snapshot,
 )
+from app.services.waiting import Caller, Stranger
 from app.store.feed import FeedEntry
 from app.store.feed import Position as FeedPosition
 
@@ -67,28 +67,15 @@ _STREAM_HEADERS = {
 }
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
+_STRANGER = Stranger()
+
 _resume = Headers(ResumeHeadersSchema())
 
 
 class Batches(Protocol):
     """A stream: what to send, as it comes."""
 
-    def batches(self, client: Client, is_allowed: Callable[[], bool]) -> Iterator[list[Any]]: ...
-
-
-class Nobody:
-    """The client of a server that does not tell anything about it, such as Flask's own."""
-
-    stopping = False
-
-    def gone(self) -> bool:
-        return False
-
-    def wake_at_end(self, wake: Callable[[], None]) -> None:
-        """Does nothing."""
-
-    def begin_stream(self) -> None:
-        """Does nothing."""
+    def batches(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Any]]: ...
 
 
 @blueprint.operation(
@@ -162,9 +149,10 @@ def _feeds() -> FeedService:
 
 
 def _streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
-    client = request.environ.get("app.client") or Nobody()
-    client.begin_stream()
-    body = _pieces(stream.batches(client, still_allowed()), block)
+    caller = request.environ.get("app.client", _STRANGER)
+    if begin := getattr(caller, "begin_stream", None):
+        begin()
+    body = _pieces(stream.batches(caller, still_allowed()), block)
     answer = Answer(body, headers=_STREAM_HEADERS, content_type=event_stream.CONTENT_TYPE)
     return _varying(answer)
 

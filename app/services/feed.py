@@ -13,13 +13,13 @@ from app.domain.errors import StoreUnavailable
 from app.services.streams import (
     PAUSE_SECONDS,
     TRY_SECONDS,
-    Client,
     Crowded,
     Gap,
     Pause,
     Position,
     Slots,
 )
+from app.services.waiting import Caller
 from app.store.feed import FeedEntry, Feeds, Follower
 from app.store.feed import Position as FeedPosition
 
@@ -80,26 +80,26 @@ class FeedStream:
             Position(str(self._position)),
         ]
 
-    def batches(self, client: Client, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
+    def batches(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
         """What to send, as it comes. Ends when the client has gone, when the process stops, and
         when `is_allowed` says no.
         """
         yield self.first
         with self._feeds.following(self._tenant, self._position, self._latest) as follower:
-            client.wake_at_end(follower.wake)
+            caller.wake_at_end(follower.wake)
             if self._slots.take():
                 try:
-                    yield from self._live(follower, client, is_allowed)
+                    yield from self._live(follower, caller, is_allowed)
                 finally:
                     self._slots.give_back()
             else:
                 yield [*self._read(follower), Crowded()]
 
     def _live(
-        self, follower: Follower, client: Client, is_allowed: Callable[[], bool]
+        self, follower: Follower, caller: Caller, is_allowed: Callable[[], bool]
     ) -> Iterator[list[Item]]:
         is_behind, pause_at = False, monotonic() + PAUSE_SECONDS
-        while not (client.stopping or client.gone()):
+        while not (caller.stopping or caller.gone()):
             left_seconds = pause_at - monotonic()
             follower.wait(min(left_seconds, TRY_SECONDS) if is_behind else left_seconds)
             is_pause = monotonic() >= pause_at

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 from app.domain.errors import NotFound, StoreUnavailable, TooManyLarge
 from app.domain.events import Event
 from app.services import serializers
 from app.services.executions import ExecutionService
+from app.services.waiting import Caller
 from app.store.changes import Change
 from app.store.events import read_entries
 
@@ -30,17 +30,6 @@ TRY_SECONDS = 1.0
 
 READ_COUNT = 250
 """How many events one call reads."""
-
-
-class Client(Protocol):
-    """Who gets the stream; see `app.web.client`."""
-
-    @property
-    def stopping(self) -> bool: ...
-
-    def gone(self) -> bool: ...
-
-    def wake_at_end(self, wake: Callable[[], None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +165,7 @@ class LogStream:
         self.is_over = False
         self.first: list[Item] = self._begin() if after is None else self._read()
 
-    def batches(self, client: Client, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
+    def batches(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
         """What to send, as it comes. Ends after the final event, when the client has gone, when the
         process stops, and when `is_allowed` says no.
         """
@@ -189,15 +178,15 @@ class LogStream:
             yield [Crowded()]
             return
         try:
-            yield from self._live(client, is_allowed)
+            yield from self._live(caller, is_allowed)
         finally:
             self._slots.give_back()
 
-    def _live(self, client: Client, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
+    def _live(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
         pause_at = monotonic() + PAUSE_SECONDS
         with self._store.watching(self._id) as watch:
-            client.wake_at_end(watch.wake)
-            while not (self.is_over or client.stopping or client.gone()):
+            caller.wake_at_end(watch.wake)
+            while not (self.is_over or caller.stopping or caller.gone()):
                 left_seconds = pause_at - monotonic()
                 changes = watch.wait(
                     min(left_seconds, TRY_SECONDS) if self._is_behind else left_seconds

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from tests.hostile.fuzzed import Sent
 from tests.hostile.wire import Answer, read_answers
 from tests.support.service import ROOT
+from tests.support.sse import parse
 
 _HEADERS = frozenset(
     (
@@ -42,7 +43,7 @@ _HEADERS = frozenset(
             "last-modified",
             "content-disposition",
         ),
-        *("accept-ranges", "content-range"),
+        *("accept-ranges", "content-range", "x-accel-buffering"),
     )
 )
 _OURS = ("type", "title", "status", "detail", "instance", "request_id", "code")
@@ -97,6 +98,9 @@ def _judge(answer: Answer) -> None:
         _judge_problem(answer)
     elif answer.headers.get("content-type") == "application/json" and answer.body:
         strict(answer.body)
+    elif answer.headers.get("content-type") == "text/event-stream":
+        for event in parse([answer.body]):
+            strict(event.data.encode())
 
 
 def _judge_problem(answer: Answer) -> None:
