@@ -135,8 +135,8 @@ class Settings:
         2000,
         "MAX_STREAMS",
         "Event streams that one web process keeps open, and at most two fifths of "
-        "`WEB_CONNECTIONS`; a further one ends once it has sent what there is, and its client comes "
-        "back later.",
+        "`WEB_CONNECTIONS`; a further one ends once it has sent what there is, and its client "
+        "comes back later.",
         min=0,
         max=50_000,
     )
