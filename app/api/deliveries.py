@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from flask import Response
@@ -22,7 +23,7 @@ from app.domain.errors import NotFound
 from app.domain.key import Scope
 from app.services import delivery_serializers as serializers
 
-_MAX_DIGITS = 9
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 blueprint = ApiBlueprint(
     "deliveries",
@@ -67,7 +68,7 @@ def redeliver(_: dict[str, Any], execution_id: str, number: str) -> Response:
     it fails, it has all its tries again. A delivery that is being sent stays as it is.
     """
     status = None
-    if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS:
+    if _NUMBER.fullmatch(number):
         deliveries = service().store.deliveries
         status = deliveries.redeliver(checked_id(execution_id), tenant(), int(number))
     if status is None:

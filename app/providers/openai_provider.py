@@ -150,30 +150,31 @@ class OpenAIProvider:
         """The server's answer. If it does not know this way of asking, it is asked in a simpler
         one, which is remembered if it works.
         """
-        tried = way
-        while True:
-            stream = None
-            if tried is not Way.WHOLE:
-                stream = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
-            sent = await _sdk().exchange(
-                self._current_client(), request.body(tried), request.options, self._secret, stream
-            )
-            if stream and stream.is_stream:
-                completion = stream.completion(request.model)
-                break
-            status, headers, body = sent
-            reply = self._reply_of(status, headers, (stream and stream.whole) or body)
-            if simpler := simpler_way(tried, reply):
-                tried = simpler
-                continue
-            if not reply.is_success:
-                raise refused(reply)
-            completion = read_answer(reply, request.model)
-            on_text(completion.text)
-            break
+        tried, answer = way, await self._send(request, way, on_text)
+        while isinstance(answer, Reply) and (simpler := simpler_way(tried, answer)):
+            tried, answer = simpler, await self._send(request, simpler, on_text)
+        if isinstance(answer, Reply):
+            if not answer.is_success:
+                raise refused(answer)
+            answer = read_answer(answer, request.model)
+            on_text(answer.text)
         if tried is not way:
             self._remember(request.model, tried)
-        return completion
+        return answer
+
+    async def _send(
+        self, request: Request, way: Way, on_text: Callable[[str], None]
+    ) -> Completion | Reply:
+        """Sends the request once. Returns the answer in a stream; otherwise the reply, unread."""
+        stream = None
+        if way is not Way.WHOLE:
+            stream = StreamedAnswer(on_text, self._max_bytes, self._reply_of)
+        status, headers, body = await _sdk().exchange(
+            self._current_client(), request.body(way), request.options, self._secret, stream
+        )
+        if stream and stream.is_stream:
+            return stream.completion(request.model)
+        return self._reply_of(status, headers, (stream and stream.whole) or body)
 
     def _remember(self, model: str, way: Way) -> None:
         if len(self._ways) >= _MAX_REMEMBERED:

@@ -7,6 +7,7 @@ that ignores `stream` answers with a single JSON object, which is kept as it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -92,8 +93,9 @@ class StreamedAnswer:
 
     def completion(self, requested_model: str) -> Completion:
         """The answer in a stream that has ended. Raises a `ModelError`."""
-        for event in self._lines.flush():
-            self._take(event)
+        with contextlib.suppress(ModelAnswerInvalid):  # half an event says nothing
+            for event in self._lines.flush():
+                self._take(event)
         if not self.complete:
             raise StreamEndedEarly("The model's server ended its stream before the answer's end.")
         return completion_of(*self._parts.joined(), requested_model)

@@ -16,6 +16,11 @@ MAX_BYTES = 1024 * 1024
 """What is kept for a store that does not answer. Beyond that, events are put together or left out.
 """
 
+ENOUGH = 0.9
+"""The share of both that may be left when pieces of answers have been put together. With more,
+events are left out, up to a half: otherwise room would have to be made again at once.
+"""
+
 EVENTS_PER_OFFER = 500
 BYTES_PER_CALL = 256 * 1024
 """What one call brings at most: the store serves nobody else while it takes them."""
@@ -84,8 +89,8 @@ class EventBuffer:
         fixed = max(0, self._offered - self._first + 1)
         events = list(self._events)
         free = _merged(events[fixed:])
-        count, size = MAX_EVENTS // 2, MAX_BYTES // 2
-        if len(free) > count or sum(map(len, free)) > size:
+        if len(free) > MAX_EVENTS * ENOUGH or sum(map(len, free)) > MAX_BYTES * ENOUGH:
+            count, size = MAX_EVENTS // 2, MAX_BYTES // 2
             others = [event for event in free if event != self._note]
             kept = _shortened(others, count, size)
             self._left_out += len(others) - len(kept)

@@ -15,8 +15,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-import structlog
-
 from app.runtime.live import Place
 from app.telemetry.log_fields import cleaned
 from app.telemetry.masking import Mask
@@ -39,8 +37,6 @@ _MANY_EVENTS = 200
 _MANY_BYTES = 256 * 1024
 """A run that logs more than this between two messages waits until its worker has taken it."""
 
-log = structlog.get_logger(__name__)
-
 
 class LiveReports:
     """One for a process. The first piece of an answer starts its thread, which serves all runs."""
@@ -56,12 +52,13 @@ class LiveReports:
         """What a run that begins gets. `token` is its wire key."""
         return RunLive(token, self)
 
-    def call_soon(self, run: RunLive) -> None:
-        """Has the thread call `run.tick`."""
-        self._news.put(run)
+    def call_soon(self, run: RunLive) -> bool:
+        """Has the thread call `run.tick`. False if the machine has no room for a thread now."""
         with self._starting:
-            if self._thread is None:
-                self._thread = _started(self._serve)
+            self._thread = self._thread or _started(self._serve)
+        if self._thread:
+            self._news.put(run)
+        return self._thread is not None
 
     def _serve(self) -> None:
         due: dict[RunLive, float] = {}
@@ -78,7 +75,6 @@ class LiveReports:
 
 
 def _started(serve: Any) -> threading.Thread | None:
-    """None if the machine has no room for a thread: the next piece tries again."""
     thread = threading.Thread(target=serve, name=THREAD_NAME, daemon=True)
     try:
         thread.start()
@@ -169,8 +165,8 @@ class RunLive:
     def _call_soon(self) -> None:
         with self._lock:
             called, self._called = self._called, True
-        if not called:
-            self._reports.call_soon(self)
+        if not called and not self._reports.call_soon(self):
+            self._called = False  # the next piece tries again
 
     def _make_ready(self, keys: Iterable[tuple[Place, int]]) -> None:
         for key in keys:

@@ -119,6 +119,10 @@ _CONFIG = {
     "retries": {"max": 1, "backoff_seconds": [0.1, 1]},
     "budget": {"max_tokens": 100, "max_steps": 3, "max_seconds": 9.5},
 }
+_CALLBACK = {
+    "callback_url": "https://hooks.example.com:8443/a?b=%20",
+    "callback_events": ["execution.completed", "execution.started"],
+}
 _RELAY = {"type": "pipeline", "target_id": "relay", "inputs": {"first": {}, "second": {}}}
 _ONE = b"/api/v1/executions/ID"
 _PAGE = b"page=1&page_size=5&status=completed&type=agent&target_id=behaves&order=asc"
@@ -128,7 +132,7 @@ _ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
             b"POST",
             b"/api/v1/executions",
             b"",
-            {**_START, "config": _CONFIG, "expires_in": 60, "tags": ["a", "b"]},
+            {**_START, "config": _CONFIG, "expires_in": 60, "tags": ["a", "b"], **_CALLBACK},
         )
         for _ in range(4)  # four times as likely: it has by far the most to check
     ),

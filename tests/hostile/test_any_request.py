@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from app.domain.webhook_secret import new_secret
 from tests.hostile.fuzzed import Fuzzer
 from tests.hostile.judge import judge
 from tests.hostile.wire import exchange
@@ -48,6 +49,8 @@ def service(make_service: Callable[..., Service], own_store: EmbeddedStore) -> S
         MAX_RETRIED_BYTES_PER_TENANT=0,
         MAX_QUEUE_LENGTH=0,
         WORKER_THREADS=20,
+        WEBHOOK_SECRET=new_secret(),
+        WEBHOOK_CONCURRENCY=0,  # the worker calls nobody outside
     )
 
 

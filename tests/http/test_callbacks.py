@@ -172,7 +172,7 @@ def test_every_event_that_was_asked_for_is_a_delivery(calling: Service) -> None:
     assert [it["number"] for it in _deliveries(calling, id, "?after=1")["deliveries"]] == [2]
 
 
-@pytest.mark.parametrize("number", ["2", "0", "-1", "x", "1.0", "٣", "9" * 20, "01x"])
+@pytest.mark.parametrize("number", ["2", "0", "-1", "x", "1.0", "٣", "9" * 20, "01"])
 def test_what_is_no_number_of_a_delivery_cannot_be_sent_again(
     calling: Service, number: str
 ) -> None:

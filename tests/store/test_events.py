@@ -241,9 +241,11 @@ def test_a_heartbeat_that_arrives_late_tells_nothing(driver: Driver) -> None:
     log = driver.log(id)
     driver.beat(id, token, "[1,4,null]", number=1, events=reported("a"))
     assert driver.log(id) == log
+    driver.beat(id, token, number=3, events=reported("b", "c", first=2))
+    assert driver.log(id) == log
     driver.release(id, token)
     log = driver.log(id)
-    assert driver.beat(id, token, number=3, events=reported("d", first=4)) == "lost"
+    assert driver.beat(id, token, number=4, events=reported("d", first=4)) == "lost"
     assert driver.log(id) == log
 
 

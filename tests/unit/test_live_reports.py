@@ -180,3 +180,21 @@ def test_a_model_never_waits_for_a_worker_that_reads_nothing(worker: Worker, liv
             ShownAnswer(live, Place("ask", number % 7))("x")
     live.end()
     assert sum(len(delta["text"]) for delta in worker.deltas) == 1000
+
+
+def test_without_room_for_a_thread_the_answer_comes_at_the_end(
+    worker: Worker, live: RunLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    answer = ShownAnswer(live, NOWHERE)
+    with monkeypatch.context() as without_room:
+        without_room.setattr(threading.Thread, "start", refuse)
+        answer("a")
+        answer("b")
+    assert worker.messages == []
+    answer("c")  # there is room again
+    worker.until(1)
+    live.end()
+    assert "".join(delta["text"] for delta in worker.deltas) == "abc"

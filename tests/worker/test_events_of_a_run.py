@@ -26,6 +26,7 @@ flows:
   - {name: waits, entrypoint: "flow.py:waits"}
   - {name: breaks, entrypoint: "flow.py:breaks", isolation: thread}
   - {name: held, entrypoint: "flow.py:held"}
+  - {name: dies, entrypoint: "flow.py:dies"}
   - {name: floods, entrypoint: "flow.py:floods", isolation: thread}
 """
 
@@ -59,6 +60,10 @@ def held(inputs, context):
         time.sleep(0.02)
     context.log(f"end {context.attempt}")
     return "done"
+
+def dies(inputs, context):
+    context.log("I die now")
+    os._exit(3)
 
 def floods(inputs, context):
     for number in range(inputs["lines"]):
@@ -232,23 +237,30 @@ def test_an_answer_of_the_store_that_gets_lost_does_no_harm(
         assert log.lines(execution) == lines(300)
 
 
-def test_what_an_attempt_has_told_stays_when_its_worker_is_killed(
-    make_service: Make, files: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_what_an_attempt_has_told_stays_when_its_worker_ends(
+    make_service: Make, files: dict[str, Path], tmp_path: Path, number: signal.Signals
 ) -> None:
-    service = make_service(**files, LEASE=3)
+    service = make_service(**files, LEASE=3, SHUTDOWN_GRACE=1)
     path = tmp_path / "go"
     with run_log(service.env["REDIS_URL"]) as log:
         execution = service.start("speaker", {"path": str(path)}, config={"flow_id": "held"})
         log.until(execution, lambda events: told(events) == ["attempt 1"])
-        service.workers[0].send_signal(signal.SIGKILL)
+        service.workers[0].send_signal(number)
         service.start_worker()
-        log.until(execution, lambda events: told(events) == ["attempt 1", "attempt 2"])
+        log.until(execution, lambda events: len(told(events)) == 2)
         path.write_text("")
         service.ended(execution)
         assert log.types(execution) == [
             *("created", "started", "log"),
             *("retrying", "started", "log", "log", "completed"),
         ]
+
+
+def test_the_last_lines_of_a_process_that_dies_are_kept(service: Service, log: RunLog) -> None:
+    ended = service.run("speaker", config={"flow_id": "dies", "max_attempts": 1})
+    assert ended["status"] == "failed"
+    assert log.lines(ended["execution_id"]) == ["I die now"]
 
 
 def test_a_flood_of_lines_leaves_the_latest(service: Service, log: RunLog) -> None:
@@ -277,6 +289,17 @@ def test_a_run_without_events_sends_no_message_but_its_end(
             for task in _tasks(child.process.pid)
         }
         assert "live" not in names
+
+
+def test_the_thread_that_shows_answers_counts_as_the_services_own(
+    make_child: Callable[..., Any],
+) -> None:
+    child = make_child(
+        "def run(inputs, context):\n    for n in range(300): context.log(str(n))\n", "run"
+    )
+    for _ in range(2):
+        ended = child.run("run")
+        assert (ended["leaked_threads"], ended.get("unfit")) == (0, None)
 
 
 def _tasks(pid: int) -> list[str]:

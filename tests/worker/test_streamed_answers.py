@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,26 @@ def test_who_listens_right_after_the_start_is_heard_at_any_moment(
     for execution in executions:
         service.ended(execution)
         assert log.answers(execution) == {(None, None, 1): "An answer."}
+
+
+def test_who_opens_the_stream_of_an_execution_reads_the_answer_as_it_comes(
+    service: Service, model: ModelServer
+) -> None:
+    words = [f"word{number} " for number in range(20)]
+    model.reply = lambda asked: Answer(pieces=words, pause_seconds=0.1)
+    execution = service.start("teller", {"text": "Hi"}, config=flow("late"))
+    events: list[dict[str, Any]] = []
+    came_at: list[float] = []
+    options = {"stream": True, "headers": {"Accept": "text/event-stream"}}
+    with service.get(f"/executions/{execution}/events", **options) as response:
+        for line in response.iter_lines():
+            if line.startswith(b"data: {"):
+                events.append(json.loads(line[6:]))
+                came_at.append(time.monotonic())
+    deltas = [event["data"] for event in events if event["type"] == "execution.output.delta"]
+    assert "".join(delta["text"] for delta in deltas) == "".join(words)
+    assert events[-1]["type"] == "execution.completed"
+    assert came_at[-1] - came_at[0] > 1, "It came all at once."
 
 
 @pytest.mark.parametrize("name", ["says", "process", "thread", "waits"])

@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.domain.delivery import Try
+from app.domain.errors import StoreRefused, StoreUnavailable
 from app.setting_checks import pauses_of
 from app.settings import Settings
 from app.store.delivery_queue import LEASE_SECONDS, Taken
+from app.worker.outage import OutageLog
 from app.worker.webhooks import receivers
+from app.worker.webhooks.batches import Batches
 from app.worker.webhooks.deliverer import STOP_SECONDS
 from app.worker.webhooks.receivers import Receivers
 from app.worker.webhooks.schedule import note_of
@@ -116,3 +119,28 @@ def test_many_that_are_set_aside_are_back_within_a_minute() -> None:
         assert max([await places.enter("a") for _ in range(10_000)]) <= 60
 
     asyncio.run(enter())
+
+
+def test_calls_of_the_store_go_together_and_one_that_fails_stops_no_other() -> None:
+    sizes: list[int] = []
+
+    async def call(items: list[int]) -> list[str]:
+        sizes.append(len(items))
+        await asyncio.sleep(0.01)
+        if len(sizes) == 2:
+            raise StoreUnavailable
+        if 7 in items:
+            raise ValueError("It cannot be read.")
+        return [str(item) for item in items]
+
+    async def act() -> list[object]:
+        batches = Batches("read", call, 4, OutageLog())
+        running = asyncio.ensure_future(batches.run())
+        found = await asyncio.gather(*(batches(item) for item in range(9)), return_exceptions=True)
+        running.cancel()
+        return list(found)
+
+    found = asyncio.run(act())
+    assert isinstance(found.pop(7), StoreRefused)
+    assert found == [str(item) for item in range(9) if item != 7]
+    assert sizes[0] == 4

@@ -99,8 +99,8 @@ end
 -- Ends a delivery. `status` is RQ's word, and `why` a sentence if no try says it.
 local function end_delivery(delivery, status, at, why)
   local key = job_key(delivery.id)
-  call('HSET', key, 'status', status, 'meta', delivery_meta(status), 'ended_at', iso(at),
-    why and 'error' or 'status', why or status)
+  call('HSET', key, 'status', status, 'meta', delivery_meta(status), 'ended_at', iso(at))
+  if why then call('HSET', key, 'error', why) end
   call('HDEL', key, 'token')
   try('ZADD', DELIVERY_REGISTRY[status], rq_score(at), delivery.id)
   leave_undelivered(delivery.id, delivery.tries)

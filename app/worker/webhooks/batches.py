@@ -49,20 +49,31 @@ class Batches(Generic[Item, Result]):
                 await self._arrived.wait()
             sent = self._waiting[: self._most]
             try:
-                results = await self._call([item for item, _ in sent])
-            except StoreRefused as error:
-                # Nobody knows which of them is to blame.
-                log.exception("call_refused", call=self._name)
-                self._waiting = self._waiting[len(sent) :]
-                for _, future in sent:
-                    if not future.done():
-                        future.set_exception(error)
+                results = await self._results([item for item, _ in sent])
             except StoreUnavailable as error:
                 self._outage.refused(self._name, error)
                 await asyncio.sleep(RETRY_STORE_SECONDS)
-            else:
-                self._outage.done(self._name)
-                self._waiting = self._waiting[len(sent) :]
-                for (_, future), result in zip(sent, results, strict=True):
-                    if not future.done():  # else whoever waited was cancelled
-                        future.set_result(result)
+                continue
+            self._outage.done(self._name)
+            self._waiting = self._waiting[len(sent) :]
+            for (_, future), result in zip(sent, results, strict=True):
+                if future.done():
+                    continue  # whoever waited was cancelled
+                if isinstance(result, StoreRefused):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    async def _results(self, items: list[Item]) -> list[Result | StoreRefused]:
+        """The results, each of which may be an error. After an error that is not an outage, each
+        item is called alone: one that cannot be done must not stop the others.
+        """
+        try:
+            return list(await self._call(items))
+        except Exception as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+                raise
+            if len(items) > 1:
+                return [result for item in items for result in await self._results([item])]
+            log.exception("call_refused", call=self._name)
+            return [error if isinstance(error, StoreRefused) else StoreRefused()]

@@ -202,6 +202,7 @@ THERE = json.dumps(
         Answer("Hi there", headers={"Content-Type": "text/plain"}),
         Answer("Hi there", headers={"Content-Type": "application/json"}),
         Answer("Hi there", hang_up=True, ends=("reason",)),
+        Answer(pieces=[f"data: {HI}\n\ndata: {THERE}\n\ndata: {{".encode()], ends=(), hang_up=True),
         Answer(pieces=["Hi there"], ends=("reason", "usage", "done"), usage=None),
     ],
 )
@@ -377,6 +378,11 @@ def test_a_model_that_is_not_there_is_asked_for_once(server: ModelServer, ask: A
         ),
         (Answer(pieces=["Hi", " the"], ends=()), ModelUnavailable, "before the answer's end"),
         (Answer(pieces=["Hi"], ends=(), hang_up=True), ModelUnavailable, "No answer"),
+        (
+            Answer(pieces=["Hi", b'data: {"cho'], ends=()),
+            ModelUnavailable,
+            "before the answer's end",
+        ),
         (Answer(pieces=["Hi", b"data: {nonsense\n\n"]), ModelAnswerInvalid, "not JSON"),
         (Answer(pieces=["Hi", b"data: [1]\n\n"]), ModelAnswerInvalid, "not a JSON object"),
         (Answer(pieces=["Hi", b"data: \xff\n\n"]), ModelAnswerInvalid, "not JSON"),
