@@ -126,7 +126,7 @@ class Settings:
     max_waiters: int = _web(
         2000,
         "MAX_WAITERS",
-        "Requests of one web process that may wait at the same time, and at most half of "
+        "Requests of one web process that may wait at the same time, and at most two fifths of "
         "`WEB_CONNECTIONS`; a further one is answered at once. `0`: no request waits.",
         min=0,
         max=50_000,
@@ -134,8 +134,9 @@ class Settings:
     max_streams: int = _web(
         2000,
         "MAX_STREAMS",
-        "Event streams that one web process keeps open, and at most half of `WEB_CONNECTIONS`; a "
-        "further one ends once it has sent what there is, and its client comes back later.",
+        "Event streams that one web process keeps open, and at most two fifths of "
+        "`WEB_CONNECTIONS`; a further one ends once it has sent what there is, and its client "
+        "comes back later.",
         min=0,
         max=50_000,
     )
@@ -445,6 +446,21 @@ class Settings:
     @property
     def webhook_secrets(self) -> tuple[str, ...]:
         return secrets_of(self.webhook_secret or "")
+
+    @property
+    def most_waiters(self) -> int:
+        """How many requests of a web process may wait."""
+        return min(self.max_waiters, self._two_fifths_of_connections)
+
+    @property
+    def most_streams(self) -> int:
+        """How many streams a web process keeps open."""
+        return min(self.max_streams, self._two_fifths_of_connections)
+
+    @property
+    def _two_fifths_of_connections(self) -> int:
+        # If all places of both kinds are taken, a fifth is still there for all other requests.
+        return self.web_connections * 2 // 5
 
     @property
     def may_be_reached(self) -> bool:

@@ -133,9 +133,7 @@ def follow_executions(query: dict[str, Any], headers: dict[str, str]) -> Respons
 
 def register(app: Application, executions: ExecutionService) -> None:
     """Prepares what follows logs and feeds in this process, which count together."""
-    settings = executions.settings
-    # Beside them and those that wait, there is room for others.
-    slots = Slots(min(settings.max_streams, settings.web_connections // 2))
+    slots = Slots(executions.settings.most_streams)
     app.extensions["logs"] = LogService(executions, slots)
     app.extensions["feeds"] = FeedService(executions.store.feeds, slots)
 

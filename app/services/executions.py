@@ -103,9 +103,7 @@ class ExecutionService:
         self.store = store
         self.catalog = catalog
         self.settings = settings
-        # Half of the connections at most, so that others are served beside them.
-        most = min(settings.max_waiters, settings.web_connections // 2)
-        self._waiting = Waiting(store, most)
+        self._waiting = Waiting(store, settings.most_waiters)
 
     def start(self, command: StartCommand) -> Started:
         """Stores and queues an execution in one step.

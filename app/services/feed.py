@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -73,7 +74,7 @@ class FeedStream:
         self._tenant, self._filter, self._latest = tenant, chosen, latest
         is_lost = after is not None and after > latest  # by the store, or it was never a real one
         self._position = latest if after is None or is_lost else after
-        self._shown = self._position
+        self._shown, self._has_more = self._position, False
         # A client that never gets an event must not lose what comes while it connects again.
         self.first: list[Item] = [
             *([Gap(str(after), None)] if is_lost else []),
@@ -93,7 +94,7 @@ class FeedStream:
                 finally:
                     self._slots.give_back()
             else:
-                yield [*self._read(follower), Crowded()]
+                yield from self._rest(follower)
 
     def _live(
         self, follower: Follower, caller: Caller, is_allowed: Callable[[], bool]
@@ -115,10 +116,18 @@ class FeedStream:
             if items:
                 yield items
 
+    def _rest(self, follower: Follower) -> Iterator[list[Item]]:
+        """All that there is now. The client shall come back later, also if the store is away."""
+        with contextlib.suppress(StoreUnavailable):
+            self._has_more = True
+            while self._has_more:
+                yield self._read(follower)
+        yield [Crowded()]
+
     def _read(self, follower: Follower, *, in_store: bool = False) -> list[Item]:
         before = self._position
         page = follower.read(in_store=in_store)
-        self._position = page.position
+        self._position, self._has_more = page.position, not page.is_complete
         items: list[Item] = []
         if page.is_gap:
             next_one = str(page.entries[0].position) if page.entries else None

@@ -82,9 +82,10 @@ def _waiters(folder: Path, count: int) -> Iterator[tuple[_Waited, list[str], lis
     with stack(folder) as running, contextlib.ExitStack() as opened:
         port = running.web()
         ids = fill(running.client, count)
-        callers = [opened.enter_context(connect(port, 90)) for _ in ids]
-        for caller, id in zip(callers, ids, strict=True):
-            caller.sendall(get(f"{PATH}/{id}?wait=60"))
+        callers = []
+        for id in ids:  # a connection must send its request within seconds
+            callers.append(opened.enter_context(connect(port, 90)))
+            callers[-1].sendall(get(f"{PATH}/{id}?wait=60"))
         wait_until(
             lambda: len(running.client.pubsub_channels(f"{CHANNEL}*")), count, pause_seconds=0.05
         )

@@ -29,7 +29,7 @@ LINES = [
     line.partition(" #")[0].strip()
     for kind, text in BLOCKS
     if not kind
-    for line in text.splitlines()
+    for line in text.replace("\\\n", " ").splitlines()
 ]
 NOT_RUN = ("make test", "heroku ", "git push", "API_KEYS=default:", "OPENAI_", "REDIS_URL=redis://")
 """This suite itself; another company's platform; Compose, models and honcho, which other tests run."""
@@ -110,7 +110,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def test_every_command_of_the_readme_is_known_to_a_test() -> None:
-    known = ("make run", "make check", "AUTH=keys make run", "REDIS_URL=... .venv", "curl -H")
+    known = ("make run", "make check", "AUTH=keys make run", "REDIS_URL=... .venv", "curl ")
     assert [line for line in LINES if line and not line.startswith((*known, *NOT_RUN))] == []
 
 
@@ -134,6 +134,22 @@ def test_the_first_hour_goes_as_the_readme_says(project: Project) -> None:
     assert project.run("pipeline", "welcome", {"customer": "Ann"})["short"] == "Hello Ann!"
     for line in re.findall(r"`(\.venv/bin/python -m [^`]*)`", README):
         project.sh(line)
+
+
+def test_changes_are_heard_of_as_the_readme_says(project: Project) -> None:
+    project.launch("make run")
+    start, wait, follow, follow_all = [
+        line
+        for line in LINES
+        if line.startswith("curl -i") or "exec_" in line or "v1/events" in line
+    ]
+    started = project.sh(start)
+    assert "HTTP/1.1 200 OK" in started
+    assert '"output":"Input"' in started
+    [id] = set(re.findall(r"exec_\w+", started))
+    assert '"completed"' in project.sh(wait.replace("exec_...", id))
+    assert "event: execution.completed" in project.sh(follow.replace("exec_...", id))
+    assert "retry:" in project.sh(f"timeout 2 {follow_all} || [ $? = 124 ]")
 
 
 def test_keys_are_made_and_used_as_the_readme_says(project: Project) -> None:

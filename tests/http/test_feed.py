@@ -203,6 +203,18 @@ def test_a_client_that_was_away_for_too_long_is_told_of_the_gap(without_workers:
         assert next(opened.events()).type == "execution.created"
 
 
+def test_a_feed_beyond_the_limit_says_all_there_is_and_when_to_come_back(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=0, MAX_STREAMS=0)
+    _fill(driver_of(service).client, 1_800)
+    with follow(service, "?after=0-0") as opened:
+        assert len(list(opened.events())) == 1_800
+        assert opened.is_complete
+        assert opened.parser.retry is not None
+        assert opened.parser.retry >= 10_000
+
+
 def _fill(client: redis.Redis, count: int) -> None:
     with client.pipeline(transaction=False) as pipe:
         for number in range(count):

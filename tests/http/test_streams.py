@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
+import requests
 from playwright.sync_api import Page
 
 from tests.store.driver import Driver
@@ -399,11 +401,30 @@ def test_a_stream_beyond_the_limit_says_what_there_is_and_when_to_come_back(
             assert second.is_complete
             assert second.parser.retry is not None
             assert second.parser.retry >= 10_000
-    # Nothing more is sent to the first one, so no failed write shows that its client has gone.
-    deadline = time.monotonic() + within(5)
+    # Nothing is sent to the first one before its lease is over, so until then no failed write shows
+    # that its client has gone.
+    deadline = time.monotonic() + 8
     while not _is_live(service, other):
         assert time.monotonic() < deadline, "The client that has gone still takes a place."
         time.sleep(0.1)
+
+
+def test_streams_and_waiting_requests_together_leave_room_for_others(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=0, WEB_CONNECTIONS=10)
+    run = Run(service)
+    wait = f"/api/v1/executions/{run.id}?wait=60"
+    with contextlib.ExitStack() as opened:
+        for _ in range(5):
+            # Beyond the limit a stream ends, and a request is answered.
+            following = opened.enter_context(stream(service, run))
+            assert next(following.events()).type == "snapshot"
+            waiting = opened.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            waiting.sendall(f"GET {wait} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        for _ in range(3):
+            url = f"{service.url}/api/v1/executions/{run.id}"
+            assert requests.get(url, timeout=within(10)).status_code == 200
 
 
 def _is_live(service: Service, run: Run) -> bool:

@@ -196,6 +196,19 @@ def test_events_of_a_child_come_before_what_its_write_tells(driver: Driver) -> N
     assert messages(driver, id) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("change", [{"outcomes": {"one:3": "null"}}, {"records": (STEP, "")}])
+def test_a_step_or_item_that_changes_without_an_event_raises_the_version(
+    driver: Driver, change: dict[str, Any]
+) -> None:
+    """The version covers `include=steps`, which shows the items of a batch, too."""
+    id, token = running(driver)
+    driver.checkpoint(id, token, progress="[1,4,null]")
+    before = len(driver.types(id))
+    records = [change["records"]] if "records" in change else []
+    driver.checkpoint(id, token, *records, outcomes=change.get("outcomes"), progress="[1,4,null]")
+    assert driver.types(id)[before:] == ["progress"]
+
+
 WRITES: dict[str, Callable[[Driver, str, str, str], object]] = {
     "beat": lambda driver, id, token, events: driver.beat(
         id, token, "[1,4,null]", number=1, usage='{"m":[1,1,1,2]}', events=events

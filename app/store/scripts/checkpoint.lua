@@ -60,7 +60,7 @@ local function run(ARGV)
     position = position + 1
   end
   -- The record comes last: a call that failed above can be repeated.
-  local fields = note_progress(record, at, progress, usage)
+  local fields = note_progress(record, at, progress, usage, record_count + outcome_count > 0)
   for _, part in ipairs({'definition', definition, 'saved', integer(number)}) do
     fields[#fields + 1] = part
   end

@@ -163,14 +163,15 @@ function note_reported(record, at, reported)
 end
 
 -- Notes that a running execution came further, if it did. `progress` and `usage` are JSON, or ''.
+-- With `is_changed`, a step or an item has changed: if no event is noted of it, the progress tells.
 -- Returns the changed fields of the record, with their values.
-function note_progress(record, at, progress, usage)
+function note_progress(record, at, progress, usage, is_changed)
   local fields, new_meta = {}, progress ~= '' and meta('running', progress) or record.meta
   if new_meta ~= record.meta then fields[1], fields[2] = 'meta', new_meta end
   if usage ~= '' and usage ~= record.usage then
     fields[#fields + 1], fields[#fields + 2] = 'usage', usage
   end
-  if #fields > 0 then
+  if #fields > 0 or is_changed and not record.types then
     record.meta = new_meta
     note(record, at, 'progress', last_progress(record))
   end
