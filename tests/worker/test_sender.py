@@ -538,6 +538,24 @@ def test_a_body_that_breaks_off_does_not_undo_its_status() -> None:
     assert (tried.code, tried.error) == (200, None)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more than it said",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk",
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore",
+    ],
+)
+def test_a_body_of_a_wrong_form_does_not_undo_its_status(answer: bytes) -> None:
+    tried = one_answer(answer, seconds=5.0)
+    assert (tried.code, tried.error) == (int(answer.split(b"HTTP/1.1 ")[-1][:3]), None)
+    assert tried.answer in ("ok", "")
+    assert tried.seconds < 4
+
+
 def test_a_receiver_that_is_down_is_told_with_its_port() -> None:
     async def test() -> None:
         async with senders() as make, Receiver() as gone:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import ssl
 from typing import Any
 
@@ -30,12 +31,18 @@ CHECKED_SECONDS = 5
 """How long the checked addresses of a name are used for further connections."""
 
 
+_PIECES = re.compile(rb".*?\r\n\r\n|.+", re.DOTALL)
+"""Each head of an answer, and what follows the last one."""
+
+
 class AnswerTooLong(aiohttp.ClientError):
     """The receiver sent more than `MAX_RECEIVED_BYTES` before its answer was complete."""
 
 
 class _Handler(ResponseHandler):
-    """Breaks the connection off when too much has come since the last request."""
+    """Keeps the status of an answer whatever follows it, and breaks the connection off when too much
+    has come since the last request.
+    """
 
     _received_bytes = 0
 
@@ -47,11 +54,22 @@ class _Handler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         self._received_bytes += len(data)
         if self._received_bytes <= MAX_RECEIVED_BYTES:
-            super().data_received(data)
+            # In pieces: with something that is not valid, aiohttp drops all that it got with it. So
+            # a body that is longer than announced would undo the status before it.
+            # (aiohttp calls this without data to go on with a body.)
+            for piece in _PIECES.findall(data) or [data]:
+                if self.exception() is None:
+                    super().data_received(piece)
         else:
             self.set_exception(AnswerTooLong())
             if self.transport is not None:
                 self.transport.abort()
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """Also ends the body, which would be waited for."""
+        super().set_exception(exc, *cause)
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(exc, *cause)
 
 
 class Connector(aiohttp.TCPConnector):
