@@ -31,6 +31,9 @@ TRY_SECONDS = 1.0
 READ_COUNT = 250
 """How many events one call reads."""
 
+READ_FOR_A_PAGE = 10_000
+"""How many events are looked at for one page of JSON: types may be rare in a long log."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -110,9 +113,12 @@ class LogService:
         limit: int,
         types: frozenset[str] | None,
     ) -> LogPage:
-        """Up to `limit` events after a number. Raises `NotFound`."""
+        """Up to `limit` events after a number; fewer if many had to be looked at for them.
+
+        Raises `NotFound`.
+        """
         found: list[Event] = []
-        first, position = 0, after
+        first, position, looked_at = 0, after, 0
         count = READ_COUNT if types else min(limit, READ_COUNT)
         while True:
             page = self._executions.store.events(execution_id, tenant, position, count)
@@ -125,7 +131,8 @@ class LogService:
                     found += [event] if types is None or event.type in types else []
             is_last = position >= page.version or not page.events
             are_large = len(page.events) < count  # the store reads up to 1 MiB in one call
-            if is_last or are_large or len(found) >= limit:
+            looked_at += len(page.events)
+            if is_last or are_large or len(found) >= limit or looked_at >= READ_FOR_A_PAGE:
                 following = None if is_last else position
                 return LogPage(tuple(found), first, page.version, page.ended, following)
 

@@ -345,6 +345,23 @@ def test_the_log_as_json_comes_in_pages(without_workers: Service) -> None:
     assert exact["has_more"] is False
 
 
+def test_a_page_looks_at_a_bounded_part_of_a_long_log_for_rare_types(
+    without_workers: Service,
+) -> None:
+    run = Run(without_workers)
+    for _ in range(11):
+        run.tell(*["line"] * 1000, max_events=100_000)
+    run.finish()
+    path = f"/executions/{run.id}/events?types=execution.completed&after="
+    as_json = {"Accept": "application/json"}
+    page = without_workers.get(f"{path}0", headers=as_json).json()
+    assert (page["events"], page["has_more"]) == ([], True)
+    assert page["next"] < page["version"]
+    page = without_workers.get(f"{path}{page['next']}", headers=as_json).json()
+    assert [event["id"] for event in page["events"]] == [page["version"]]
+    assert not page["has_more"]
+
+
 def test_the_form_is_negotiated(without_workers: Service) -> None:
     run = Run(without_workers)
     run.finish()
