@@ -9,6 +9,7 @@ is left out, and where a number is missing, the log is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ PAUSE_SECONDS = 15.0
 
 TRY_SECONDS = 1.0
 """The wait between tries while the store cannot be read."""
+
+CROWDED_SECONDS = 10.0
+"""How long a stream without a place may go on to send what there is."""
 
 READ_COUNT = 250
 """How many events one call reads."""
@@ -176,18 +180,20 @@ class LogStream:
         """What to send, as it comes. Ends after the final event, when the client has gone, when the
         process stops, and when `is_allowed` says no.
         """
-        yield self.first
-        if self._is_behind:
-            yield from self._catch_up()
-        if self.is_over:
-            return
-        if not self._slots.take():
-            yield [Crowded()]
-            return
+        # Before anything is sent: a client may take long to read what there is.
+        is_live = self._slots.take()
+        until = math.inf if is_live else monotonic() + CROWDED_SECONDS
         try:
-            yield from self._live(caller, is_allowed)
+            yield self.first
+            if self._is_behind:
+                yield from self._catch_up(caller, until)
+            if is_live and not self.is_over:
+                yield from self._live(caller, is_allowed)
         finally:
-            self._slots.give_back()
+            if is_live:
+                self._slots.give_back()
+        if not (is_live or self.is_over):
+            yield [Crowded()]
 
     def _live(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
         pause_at = monotonic() + PAUSE_SECONDS
@@ -202,21 +208,21 @@ class LogStream:
                     yield items
                 is_pause = monotonic() >= pause_at
                 if self._is_behind or watch.must_read or is_pause:
-                    yield from self._catch_up()
+                    yield from self._catch_up(caller)
                 if is_pause:
                     if not is_allowed():
                         return
                     yield self._pause()
                     pause_at = monotonic() + PAUSE_SECONDS
 
-    def _catch_up(self) -> Iterator[list[Item]]:
+    def _catch_up(self, caller: Caller, until: float = math.inf) -> Iterator[list[Item]]:
         """Reads the log up to its end. While the store is away, the stream stays behind."""
         self._is_behind = True
         try:
             if self._must_ask:
                 self._store.listen(self._id, self._tenant)
                 self._must_ask = False
-            while self._is_behind:
+            while self._is_behind and not caller.stopping and monotonic() < until:
                 if items := self._read():
                     yield items
         except (StoreUnavailable, TooManyLarge):

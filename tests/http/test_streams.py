@@ -475,6 +475,28 @@ def test_streams_end_at_once_when_the_process_stops_and_go_on_elsewhere(
         assert next(resumed.events()).json["data"] == {"message": "while nobody was there"}
 
 
+def test_a_client_that_reads_a_long_log_slowly_takes_a_place_and_stops_with_the_process(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service(workers=0, MAX_STREAMS=1)
+    run = Run(service)
+    for _ in range(10):
+        run.tell(*["x" * 8000] * 100)
+    with stream(service, run, "?after=0") as slow:
+        with stream(service, run, "?after=1000", seconds=within(15)) as second:
+            assert numbers(list(second.events())) == [1001, 1002]
+            assert second.is_complete
+            assert second.parser.retry is not None
+            assert second.parser.retry >= 10_000
+        assert service.web is not None
+        service.web.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        heard = numbers(list(slow.events()))
+        assert slow.is_complete
+        assert heard == list(range(1, len(heard) + 1))
+        assert len(heard) < 1002
+
+
 def test_a_rolling_reload_loses_and_repeats_nothing(make_service: Callable[..., Service]) -> None:
     service = make_service(workers=0, WEB_CONCURRENCY=2)
     run = Run(service)
