@@ -31,7 +31,17 @@ def test_an_answer_as_it_must_be_passes() -> None:
     assert [passed.status for passed in judge(SENT, answer(b"404 Not Found", PROBLEM))] == [404]
 
 
+STREAM = answer(b"200 OK", b": still here\n\n", kind=b"text/event-stream").replace(
+    b"Content-Length: 14", b"Connection: close"
+)
+
+
+def test_a_stream_over_http_1_0_has_no_length() -> None:
+    assert judge(SENT, STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"))[0].body == b": still here\n\n"
+
+
 WRONG = {
+    "a stream without chunks": STREAM,
     "a crash": answer(b"500 Internal Server Error", PROBLEM.replace(b"404", b"500")),
     "an undocumented code": answer(b"404 Not Found", PROBLEM.replace(b"not_found", b"lost")),
     "another status in the body": answer(b"404 Not Found", PROBLEM.replace(b"404", b"400")),

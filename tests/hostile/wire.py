@@ -77,6 +77,9 @@ def _read(text: bytes, method: bytes) -> tuple[Answer, bytes]:
         if len(rest) < length:
             raise Malformed(f"Content-Length is {length}, but {len(rest)} bytes came: {head!r}")
         body, rest = rest[:length], rest[length:]
+    elif first.startswith(b"HTTP/1.0 ") and headers.get("content-type") == "text/event-stream":
+        # HTTP/1.0 has no chunks: the end of the connection ends the stream.
+        body, rest = rest, b""
     else:
         raise Malformed(f"an answer without a length: {head!r}")
     return Answer(status, headers, body), rest

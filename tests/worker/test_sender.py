@@ -27,7 +27,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from app.domain import callback_url
 from app.domain.delivery import MAX_ANSWER_BYTES, Try
 from app.settings import Settings
-from app.worker.webhooks import guard, sender
+from app.worker.webhooks import connections, guard
 from app.worker.webhooks.guard import AddressRefused, Resolver, socket_opener
 from app.worker.webhooks.sender import Sender
 
@@ -318,7 +318,7 @@ def test_a_name_that_changes_to_a_private_address_between_two_tries_is_refused(
 ) -> None:
     # 127.0.0.2 plays a public address here.
     monkeypatch.setattr(callback_url, "_PRIVATE_V4", (ipaddress.IPv4Network("127.0.0.1/32"),))
-    monkeypatch.setattr(sender, "CHECKED_SECONDS", 0)
+    monkeypatch.setattr(connections, "CHECKED_SECONDS", 0)
     closes = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
     async def test() -> None:
@@ -429,6 +429,33 @@ def test_an_answer_that_does_not_come_in_time_is_a_failure(answer: Answer) -> No
     tried = one_answer(answer, seconds=1.0)
     assert (tried.code, tried.error) == (None, "127.0.0.1 did not answer within 1 s.")
     assert 1.0 <= tried.seconds <= time.monotonic() - begun
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "code"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", None),
+        (b"", b"\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1", b";name=value", 200),
+    ],
+)
+def test_a_receiver_that_floods_the_worker_is_cut_off(
+    head: bytes, unit: bytes, code: int | None
+) -> None:
+    """Beside an answer's body, whose beginning alone is read, and its headers, which aiohttp bounds."""
+
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(unit * 1000)
+            await writer.drain()
+
+    tried = one_answer(flood, seconds=15.0)
+    assert tried.code == code
+    if code is None:
+        assert tried.error == "127.0.0.1 sent too much before its answer."
+    assert tried.seconds < 10
 
 
 def test_a_receiver_that_drips_the_body_has_accepted_the_event_all_the_same() -> None:
@@ -543,7 +570,15 @@ def test_the_wait_may_be_a_date() -> None:
     assert 7000 <= seconds <= 7200
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "inf", "9" * 400, "1e3", ""])
+@pytest.mark.parametrize("value", ["8640000", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_very_long_wait_is_read_too(value: str) -> None:
+    """`schedule` makes a day of it. Ignored, it would bring the next try after seconds."""
+    seconds = one_answer(of_status("503 Busy", f"Retry-After: {value}")).retry_after_seconds
+    assert seconds is not None
+    assert seconds >= 8_640_000
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "inf", "1e3", ""])
 def test_a_wait_that_means_nothing_is_ignored(value: str) -> None:
     assert one_answer(of_status("503 Busy", f"Retry-After: {value}")).retry_after_seconds is None
 

@@ -109,6 +109,23 @@ def test_a_delivery_waits_here_for_a_place_of_a_lively_host_and_is_set_aside_in_
     asyncio.run(wait())
 
 
+def test_a_host_that_is_owed_more_than_it_soon_takes_has_the_rest_set_aside() -> None:
+    async def enter() -> None:
+        places = Receivers(8)
+        assert [await places.enter("a") for _ in range(2)] == [0.0, 0.0]
+        places.leave("a", 2.0, answered=True)  # so two places make one delivery a second
+        assert await places.enter("a") == 0.0
+        turns = [asyncio.ensure_future(places.enter("a")) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        assert places.held == receivers.HELD_SECONDS
+        assert sum(turn.done() for turn in turns) == 10 - places.held
+        assert all(turn.result() > 0 for turn in turns if turn.done())
+        for turn in turns:
+            turn.cancel()
+
+    asyncio.run(enter())
+
+
 def test_many_that_are_set_aside_are_back_within_a_minute() -> None:
     async def enter() -> None:
         places = Receivers(8)

@@ -219,6 +219,24 @@ def test_a_dead_receiver_holds_up_neither_other_receivers_nor_runs(make_service:
         assert "loop_held" not in service.output("worker0")
 
 
+def test_a_receiver_that_answers_slowly_holds_up_no_other(make_service: Make) -> None:
+    """It answers each in time, and is owed so many that it has work for half a minute."""
+    with Receiver() as slow, Receiver() as quick:
+        slow.answer = lambda _: Answer(delay_seconds=0.9)
+        service = make_service(workers=0, **OPTIONS, **NO_FLOWS, WEBHOOK_CONCURRENCY=40)
+        driver = driver_of(service)
+        for _ in range(300):
+            ended(driver, slow.url)
+        service.start_worker()
+        slow.until(20)
+        id = ended(driver, quick.url.replace("127.0.0.1", "localhost"))
+        until(service, id, "delivered")
+        assert slow.count < 150, "It came after those of the other one."
+        slow.until(300, seconds=180)
+        assert slow.most_at_once <= 10
+        assert sorted(set(slow.ids())) == sorted(slow.ids())
+
+
 def test_many_are_sent_at_once(make_service: Make, receiver: Receiver) -> None:
     receiver.answer = lambda _: Answer(delay_seconds=1)
     service = make_service(workers=0, **OPTIONS, **NO_FLOWS, WEBHOOK_CONCURRENCY=800)

@@ -4,8 +4,12 @@ local RESTORED = 'exec:deliveries-repair'  -- where `restore_deliveries` continu
 
 -- So many tries that were lost with their worker do not count: the delivery was not the cause.
 local MAX_LOST = 10
+
+-- After so many it has failed: perhaps it is what makes workers die, and they die of it no more.
+local MOST_LOST = 20
 local LOST_TRY = '[null,"The worker ended before it noted an answer.",%.3f,""]'
 
+-- Returns how many tries were lost since somebody last asked for the delivery.
 local function lose_try(delivery, at)
   local key = job_key(delivery.id)
   keep_try(delivery, string.format(LOST_TRY, (at - delivery.started) / 1000000))
@@ -13,6 +17,7 @@ local function lose_try(delivery, at)
   if lost <= MAX_LOST then call('HSET', key, 'before', one_more(delivery.before)) end
   call('HDEL', key, 'token')
   count('wt:lost')
+  return lost
 end
 
 -- Queues a delivery whose next try is due, or whose worker let its lease expire.
@@ -23,7 +28,10 @@ local function enqueue_delivery(pass, id)
     call('ZREM', DUE, id)
     return
   end
-  if delivery.status == 'started' then lose_try(delivery, pass.at) end
+  if delivery.status == 'started' and lose_try(delivery, pass.at) >= MOST_LOST then
+    end_delivery(delivery, 'failed', pass.at)
+    return
+  end
   call('HSET', job_key(id), 'status', 'queued', 'meta', delivery_meta('queued'),
     'enqueued_at', iso(pass.at))
   try('ZREM', SCHEDULED .. WEBHOOKS, id)

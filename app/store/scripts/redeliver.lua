@@ -20,7 +20,7 @@ local function run(ARGV)
   call('ZADD', UNDELIVERED, integer(at), id)
   call('HSET', job_key(id), 'status', 'queued', 'meta', delivery_meta('queued'),
     'enqueued_at', iso(at), 'before', delivery.tries)
-  call('HDEL', job_key(id), 'ended_at', 'error')
+  call('HDEL', job_key(id), 'ended_at', 'error', 'lost')
   try('ZREM', SCHEDULED .. WEBHOOKS, id)
   if DELIVERY_REGISTRY[delivery.status] then try('ZREM', DELIVERY_REGISTRY[delivery.status], id) end
   push_in_any_case(id, at)

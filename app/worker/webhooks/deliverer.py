@@ -36,7 +36,7 @@ from app.store.registration import Registration
 from app.worker.loops import at_most, for_life, unless
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.webhooks.batches import Batches
-from app.worker.webhooks.receivers import Receivers, host_of
+from app.worker.webhooks.receivers import MOST_HELD, Receivers, host_of
 from app.worker.webhooks.schedule import log_note, note_of
 
 TAKE_LIMIT = 32
@@ -112,8 +112,8 @@ class Deliverer:
     async def _take_loop(self) -> None:
         """Fills free places."""
         while not self._stopping.is_set():
-            free = self._places - len(self._tries)
-            if free <= 0 or self._receivers.held > self._places // 8:
+            free = self._places - self._used
+            if free <= 0 or self._receivers.held > self._places * MOST_HELD:
                 self._place_free.clear()
                 await unless(self._stopping, self._place_free.wait())
                 continue
@@ -181,7 +181,7 @@ class Deliverer:
         """Records that this worker lives, for RQ's tools and for health checks."""
         while True:
             try:
-                slots = f"{len(self._tries)}/{self._places}"
+                slots = f"{self._used}/{self._places}"
                 self._beat = asyncio.ensure_future(self._queue.beat(self._registration, slots))
                 await asyncio.shield(self._beat)
                 self._outage.done("beat")
@@ -189,6 +189,11 @@ class Deliverer:
             except StoreUnavailable as error:
                 self._outage.refused("beat", error)
                 await asyncio.sleep(RETRY_STORE_SECONDS)
+
+    @property
+    def _used(self) -> int:
+        """The places in use."""
+        return len(self._tries) - self._receivers.held
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

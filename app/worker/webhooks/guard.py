@@ -27,6 +27,11 @@ does, which a slow name server can make half a minute; further lookups wait for 
 MAX_ADDRESSES = 8
 """How many addresses of a name are tried."""
 
+RECEIVE_BUFFER_BYTES = 16 * 1024
+"""The kernel's buffer for what comes. It bounds what is parsed in one piece while the event loop
+does nothing else.
+"""
+
 LookUp = Callable[[str, int], Sequence[str]]
 """Returns the addresses of a name, for a port. It may block, and raises `OSError`."""
 
@@ -127,7 +132,9 @@ def socket_opener(*, allow_private: bool) -> Callable[[tuple[object, ...]], sock
         assert isinstance(address, tuple)
         if not allow_private:
             check_address(address[0], address[0])
-        return socket.socket(family, kind, protocol)  # type: ignore[arg-type]  # as getaddrinfo has them
+        opened = socket.socket(family, kind, protocol)  # type: ignore[arg-type]  # as getaddrinfo has them
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        return opened
 
     return open_socket
 

@@ -14,8 +14,14 @@ SHARE = 4
 LEAST = 2
 """A host that does not answer still gets so many places: that is how it is found to be back."""
 
-HELD_SECONDS = 2.0
-"""How long a delivery waits here for a place of its host."""
+HELD_SECONDS = 4.0
+"""How long a delivery waits here for a place of its host. By default this is longer than the pause
+between two reaps, which bring back what is set aside: so a host that is owed many always has some
+to go on with.
+"""
+
+MOST_HELD = 8
+"""So many deliveries may wait here for each place: a bound for memory. They take no place."""
 
 LIVELY_SECONDS = 1.0
 """A host that answered within this time, or was not asked before, will soon have a place."""
@@ -44,7 +50,7 @@ class _Host:
     busy: int = 0
     silent: int = 0
     moved_at: float = 0.0
-    took_seconds: float = 1.0
+    took_seconds: float = 0.0
     turn_at: float = 0.0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
@@ -53,8 +59,9 @@ class Receivers:
     """Gives places to the tries of each host. Belongs to one event loop.
 
     With each try that gets no answer, a host's places are halved. With the next answer it has all
-    of them again. A delivery that finds no place waits a moment if its host is lively. Otherwise it
-    is set aside: it goes back to the store for as long as those before it need.
+    of them again. A delivery that finds no place waits here if it will soon have one. Otherwise it
+    is set aside: it goes back to the store for as long as those before it need. So neither a dead
+    host nor a slow one that is owed many holds up those behind it in the queue.
     """
 
     def __init__(self, places: int):
@@ -70,17 +77,8 @@ class Receivers:
                 host.moved_at = time.monotonic()
             host.busy += 1
             return 0.0
-        if host.silent or time.monotonic() - host.moved_at > LIVELY_SECONDS:
+        if self._is_slow(host) or not await self._turn(host):
             return self._pause(host)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        host.waiting.append(turn)
-        self.held += 1
-        try:
-            await asyncio.wait_for(turn, HELD_SECONDS)
-        except TimeoutError:
-            return self._pause(host)
-        finally:
-            self.held -= 1
         return 0.0
 
     def leave(self, name: str, seconds: float, *, answered: bool) -> None:
@@ -98,6 +96,26 @@ class Receivers:
                 turn.set_result(None)
         if len(self._hosts) > MOST_HOSTS and not host.busy and not host.waiting:
             del self._hosts[name]
+
+    async def _turn(self, host: _Host) -> bool:
+        """Waits for a place. Returns whether there was one in time."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        host.waiting.append(turn)
+        self.held += 1
+        try:
+            # Not `wait_for`: from Python 3.12 on it can run out in the moment in which the turn
+            # comes, and the place would be lost.
+            await asyncio.wait({turn}, timeout=HELD_SECONDS)
+            return turn.done()
+        finally:
+            self.held -= 1
+            turn.cancel()
+
+    def _is_slow(self, host: _Host) -> bool:
+        """Whether one more delivery would wait for too long."""
+        wait_seconds = (len(host.waiting) + 1) * host.took_seconds / self._places(host)
+        is_stuck = time.monotonic() - host.moved_at > LIVELY_SECONDS
+        return bool(host.silent) or is_stuck or wait_seconds > HELD_SECONDS
 
     def _places(self, host: _Host) -> int:
         return max(LEAST, self._most >> min(30, host.silent))

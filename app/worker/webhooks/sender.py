@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import math
 import os
 import ssl
 import time
@@ -30,25 +31,13 @@ from app.domain.callback_url import CallbackUrl, UrlRefused, parse
 from app.domain.delivery import MAX_ANSWER_BYTES, Try
 from app.domain.version import VERSION
 from app.providers.waits import named_wait
-from app.settings import DAY, Settings
-from app.worker.webhooks.guard import (
-    AddressRefused,
-    LookUp,
-    NameUnknown,
-    Resolver,
-    look_up,
-    socket_opener,
-)
+from app.settings import Settings
+from app.worker.webhooks.connections import AnswerTooLong, Connector
+from app.worker.webhooks.guard import AddressRefused, LookUp, NameUnknown, look_up
 from app.worker.webhooks.signing import Signer
 
 SECONDS = 15.0
 """How long one try may take: looking up the name, connecting, TLS, sending and the answer."""
-
-REUSE_SECONDS = 4.0
-"""How long an idle connection is kept. Servers close theirs after five seconds or later."""
-
-CHECKED_SECONDS = 5
-"""How long the checked addresses of a name are used for further connections."""
 
 _HEADERS = {
     "Content-Type": "application/json",
@@ -164,7 +153,7 @@ class Sender:
             exchange.retry_after_seconds = named_wait(
                 {name.lower(): value for name, value in response.headers.items()},
                 time.time(),
-                float(7 * DAY),
+                math.inf,
             )
             await _read_beginning(response, exchange.answer)
         finally:
@@ -177,13 +166,8 @@ class Sender:
     def _connected(self) -> aiohttp.ClientSession:
         # Made at the first request, because aiohttp insists on a running event loop.
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                resolver=Resolver(allow_private=self._allow_private, look_up=self._look_up),
-                socket_factory=socket_opener(allow_private=self._allow_private),
-                ttl_dns_cache=CHECKED_SECONDS,
-                keepalive_timeout=REUSE_SECONDS,
-                limit=0,  # the deliverer decides how many are sent at once
-                ssl=self._tls,
+            connector = Connector(
+                allow_private=self._allow_private, look_up=self._look_up, tls=self._tls
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -257,6 +241,8 @@ def _reason(error: Exception, target: CallbackUrl) -> str:
         return f"Cannot connect to {host}:{target.port}: {found}."
     if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):
         return f"{host} closed the connection without an answer."
+    if isinstance(error, AnswerTooLong):
+        return f"{host} sent too much before its answer."
     if isinstance(error, aiohttp.ClientResponseError):
         return f"The answer of {host} is not valid HTTP."
     log.error("webhook_not_sent", host=host, exc_info=error)
