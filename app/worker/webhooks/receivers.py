@@ -20,11 +20,10 @@ between two reaps, which bring back what is set aside: so a host that is owed ma
 to go on with.
 """
 
-MOST_HELD = 8
-"""So many deliveries may wait here for each place: a bound for memory. They take no place."""
-
-LIVELY_SECONDS = 1.0
-"""A host that answered within this time, or was not asked before, will soon have a place."""
+MOST_HELD = 4
+"""So many deliveries may wait here for each place of the worker. They take no place themselves. If
+there are more, no further ones are taken from the queue, for `HELD_SECONDS` at most.
+"""
 
 LONGEST_PAUSE_SECONDS = 60.0
 """The longest pause of a delivery that is set aside."""
@@ -114,7 +113,7 @@ class Receivers:
     def _is_slow(self, host: _Host) -> bool:
         """Whether one more delivery would wait for too long."""
         wait_seconds = (len(host.waiting) + 1) * host.took_seconds / self._places(host)
-        is_stuck = time.monotonic() - host.moved_at > LIVELY_SECONDS
+        is_stuck = time.monotonic() - host.moved_at > HELD_SECONDS
         return bool(host.silent) or is_stuck or wait_seconds > HELD_SECONDS
 
     def _places(self, host: _Host) -> int:
