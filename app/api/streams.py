@@ -108,7 +108,9 @@ def get_events(query: dict[str, Any], headers: dict[str, str], execution_id: str
         after = int(headers[LAST_EVENT_ID])
     stream = _logs().follow(id, tenant(), after, types)
     if stream.is_over and not stream.first:
-        return _varying(Answer(status=204))
+        answer = Answer(status=204)
+        del answer.headers["Content-Type"]  # Flask's default, but there is no content
+        return _varying(answer)
     return _streamed(stream, lambda item: _log_block(item, id))
 
 

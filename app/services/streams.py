@@ -9,6 +9,7 @@ is left out, and where a number is missing, the log is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,8 +29,14 @@ PAUSE_SECONDS = 15.0
 TRY_SECONDS = 1.0
 """The wait between tries while the store cannot be read."""
 
+CROWDED_SECONDS = 10.0
+"""How long a stream without a place may go on to send what there is."""
+
 READ_COUNT = 250
 """How many events one call reads."""
+
+READ_FOR_A_PAGE = 10_000
+"""How many events are looked at for one page of JSON: types may be rare in a long log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +117,12 @@ class LogService:
         limit: int,
         types: frozenset[str] | None,
     ) -> LogPage:
-        """Up to `limit` events after a number. Raises `NotFound`."""
+        """Up to `limit` events after a number; fewer if many had to be looked at for them.
+
+        Raises `NotFound`.
+        """
         found: list[Event] = []
-        first, position = 0, after
+        first, position, looked_at = 0, after, 0
         count = READ_COUNT if types else min(limit, READ_COUNT)
         while True:
             page = self._executions.store.events(execution_id, tenant, position, count)
@@ -125,7 +135,8 @@ class LogService:
                     found += [event] if types is None or event.type in types else []
             is_last = position >= page.version or not page.events
             are_large = len(page.events) < count  # the store reads up to 1 MiB in one call
-            if is_last or are_large or len(found) >= limit:
+            looked_at += len(page.events)
+            if is_last or are_large or len(found) >= limit or looked_at >= READ_FOR_A_PAGE:
                 following = None if is_last else position
                 return LogPage(tuple(found), first, page.version, page.ended, following)
 
@@ -169,18 +180,20 @@ class LogStream:
         """What to send, as it comes. Ends after the final event, when the client has gone, when the
         process stops, and when `is_allowed` says no.
         """
-        yield self.first
-        if self._is_behind:
-            yield from self._catch_up()
-        if self.is_over:
-            return
-        if not self._slots.take():
-            yield [Crowded()]
-            return
+        # Before anything is sent: a client may take long to read what there is.
+        is_live = self._slots.take()
+        until = math.inf if is_live else monotonic() + CROWDED_SECONDS
         try:
-            yield from self._live(caller, is_allowed)
+            yield self.first
+            if self._is_behind:
+                yield from self._catch_up(caller, until)
+            if is_live and not self.is_over:
+                yield from self._live(caller, is_allowed)
         finally:
-            self._slots.give_back()
+            if is_live:
+                self._slots.give_back()
+        if not (is_live or self.is_over):
+            yield [Crowded()]
 
     def _live(self, caller: Caller, is_allowed: Callable[[], bool]) -> Iterator[list[Item]]:
         pause_at = monotonic() + PAUSE_SECONDS
@@ -195,21 +208,21 @@ class LogStream:
                     yield items
                 is_pause = monotonic() >= pause_at
                 if self._is_behind or watch.must_read or is_pause:
-                    yield from self._catch_up()
+                    yield from self._catch_up(caller)
                 if is_pause:
                     if not is_allowed():
                         return
                     yield self._pause()
                     pause_at = monotonic() + PAUSE_SECONDS
 
-    def _catch_up(self) -> Iterator[list[Item]]:
+    def _catch_up(self, caller: Caller, until: float = math.inf) -> Iterator[list[Item]]:
         """Reads the log up to its end. While the store is away, the stream stays behind."""
         self._is_behind = True
         try:
             if self._must_ask:
                 self._store.listen(self._id, self._tenant)
                 self._must_ask = False
-            while self._is_behind:
+            while self._is_behind and not caller.stopping and monotonic() < until:
                 if items := self._read():
                     yield items
         except (StoreUnavailable, TooManyLarge):
