@@ -40,8 +40,8 @@ class AnswerTooLong(aiohttp.ClientError):
 
 
 class _Handler(ResponseHandler):
-    """Keeps the status of an answer whatever follows it, and breaks the connection off when too much
-    has come since the last request.
+    """Keeps the status of an answer whatever follows it, and breaks the connection off when too
+    much has come since the last request.
     """
 
     _received_bytes = 0
