@@ -268,7 +268,14 @@ def test_a_flood_of_lines_leaves_the_latest(service: Service, log: RunLog) -> No
     assert ended["status"] == "completed", ended
     events = log.read(ended["execution_id"])
     assert len(events) <= 5000 + MAX_EVENTS
-    assert told(events) == lines(8000)[-len(told(events)) :]
+    logged = [event.data for event in events if event.type == "log"]
+    # On a busy machine the store may not take all in time; then events say how many are missing.
+    left_out = max((data["fields"].get("left_out", 0) for data in logged), default=0)
+    kept = [data["message"] for data in logged if "left_out" not in data["fields"]]
+    first = lines(8000).index(kept[0])
+    assert [line for line in lines(8000) if line in set(kept)] == kept
+    assert kept[-1] == "line 7999"
+    assert 8000 - first - len(kept) <= left_out
     assert events[-1].type == "completed"
 
 
