@@ -19,12 +19,18 @@ class RunLog:
         self._store = ExecutionStore.connect(Settings(redis_url=redis_url))
 
     def read(self, execution_id: str) -> list[Event]:
-        """All events. Checks that no number is missing."""
-        page = self._store.events(execution_id, DEFAULT_TENANT, after=0, count=100_000)
-        assert page is not None
-        numbers = [event.number for event in page.events]
-        assert numbers == list(range(page.first, page.version + 1))
-        return list(page.events)
+        """All events. Checks that no number is missing. A page holds about 1 MiB of them."""
+        events: list[Event] = []
+        while True:
+            after = events[-1].number if events else 0
+            page = self._store.events(execution_id, DEFAULT_TENANT, after=after, count=100_000)
+            assert page is not None
+            first = after + 1 if events else page.first
+            numbers = [event.number for event in page.events]
+            assert numbers == list(range(first, first + len(numbers)))
+            events += page.events
+            if not events or events[-1].number == page.version:
+                return events
 
     def types(self, execution_id: str) -> list[str]:
         return [event.type for event in self.read(execution_id)]
