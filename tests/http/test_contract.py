@@ -168,6 +168,7 @@ def test_the_description_names_every_route_and_its_answers(service: Service) -> 
         "/api/v1",
         "/api/v1/agents",
         "/api/v1/agents/{agent_id}",
+        "/api/v1/events",
         "/api/v1/pipelines",
         "/api/v1/pipelines/{pipeline_id}",
         "/api/v1/executions",
@@ -175,6 +176,7 @@ def test_the_description_names_every_route_and_its_answers(service: Service) -> 
         "/api/v1/executions/{execution_id}/cancel",
         "/api/v1/executions/{execution_id}/deliveries",
         "/api/v1/executions/{execution_id}/deliveries/{number}/redeliver",
+        "/api/v1/executions/{execution_id}/events",
         "/api/v1/executions/{execution_id}/retry",
         "/api/v1/executions/{execution_id}/steps",
     }
