@@ -29,9 +29,9 @@ from app.api import (
     traces,
     webhook_description,
 )
+from app.api.answer_schemas import ProblemSchema
 from app.api.application import Answer, Application
 from app.api.openapi import ApiDescription
-from app.api.schemas import ProblemSchema
 from app.api.security import SecurityPlugin
 from app.domain import identifiers
 from app.domain.version import VERSION

@@ -10,14 +10,10 @@ from flask import Response
 
 from app.api import examples
 from app.api.access import needs, tenant
+from app.api.answer_schemas import DeliveriesSchema, RedeliveredSchema
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Query
-from app.api.schemas import (
-    DeliveriesQuerySchema,
-    DeliveriesSchema,
-    RedeliveredSchema,
-    RedeliverSchema,
-)
+from app.api.schemas import DeliveriesQuerySchema, RedeliverSchema
 from app.api.views import checked_id, json_answer, service
 from app.domain.errors import NotFound
 from app.domain.key import Scope

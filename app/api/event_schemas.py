@@ -1,4 +1,4 @@
-"""Defines what the endpoints for events read and answer, beside the others in `app.api.schemas`."""
+"""Defines what the endpoints for events read and answer, beside `schemas` and `answer_schemas`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields
 
+from app.api.answer_schemas import time_field
 from app.api.coded import INVALID_CHOICE, INVALID_TYPE, Coded, Length, OneOf, Range
-from app.api.schemas import NAME, _DigitsField, _QuerySchema, _time
+from app.api.schemas import NAME, DigitsField, QuerySchema
 from app.domain.events import TYPES
 from app.domain.execution import TargetType
 from app.store.feed import Position
@@ -41,8 +42,8 @@ class _PositionField(fields.String):
         return position
 
 
-class EventsQuerySchema(_QuerySchema):
-    after = _DigitsField(
+class EventsQuerySchema(QuerySchema):
+    after = DigitsField(
         validate=Range(0, 999_999_999),
         metadata={
             "description": "Only events with larger numbers. A `Last-Event-ID` takes its place."
@@ -56,14 +57,14 @@ class EventsQuerySchema(_QuerySchema):
             "example": "execution.progress,execution.completed",
         },
     )
-    limit = _DigitsField(
+    limit = DigitsField(
         load_default=100,
         validate=Range(1, MAX_LIMIT),
         metadata={"description": "How many events a page of JSON has. A stream has no limit."},
     )
 
 
-class FeedQuerySchema(_QuerySchema):
+class FeedQuerySchema(QuerySchema):
     type = fields.String(validate=OneOf([type.value for type in TargetType]))
     target_id = fields.String(validate=[Length(1, 128), NAME])
     tag = fields.String(
@@ -96,7 +97,7 @@ class EventSchema(Schema):
         required=True, metadata={"description": "Its number in the log, from 1 without a gap."}
     )
     type = fields.String(required=True, validate=OneOf(NAMES))
-    at = _time("When it happened.", required=True)
+    at = time_field("When it happened.", required=True)
     execution_id = fields.String(required=True)
     data = fields.Dict(required=True, metadata={"description": "Depends on the type."})
 

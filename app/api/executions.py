@@ -14,25 +14,27 @@ from werkzeug.exceptions import HTTPException
 
 from app.api import examples, idempotency, polling, receipts, waiting
 from app.api.access import identity, needs, tenant
+from app.api.answer_schemas import (
+    CancelledSchema,
+    ExecutionSchema,
+    PageSchema,
+    StartedSchema,
+    StepsSchema,
+)
 from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Headers, Query
 from app.api.problems import Problem
 from app.api.schemas import (
     IDEMPOTENCY_KEY,
     IF_NONE_MATCH,
-    CancelledSchema,
     CancelSchema,
-    ExecutionSchema,
     ListQuerySchema,
-    PageSchema,
     RetrySchema,
-    StartedSchema,
     StartHeadersSchema,
     StartSchema,
     StatusHeadersSchema,
     StatusQuerySchema,
     StepsQuerySchema,
-    StepsSchema,
 )
 from app.api.views import checked_id, json_answer, kept, service
 from app.domain.errors import ServiceError

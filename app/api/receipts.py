@@ -13,8 +13,9 @@ from flask import Response
 
 from app.api import examples, idempotency, polling, quotas, waiting
 from app.api.access import identity, tenant
+from app.api.answer_schemas import ExecutionSchema
 from app.api.blueprint import Success
-from app.api.schemas import PREFER, ExecutionSchema
+from app.api.schemas import PREFER
 from app.api.views import json_answer, kept, service
 from app.domain.errors import ServiceError
 from app.domain.execution import Started

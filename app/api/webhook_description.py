@@ -10,7 +10,7 @@ from typing import Any
 from apispec import APISpec
 
 from app.api import examples
-from app.api.schemas import WebhookSchema
+from app.api.answer_schemas import WebhookSchema
 from app.domain.execution import CALLBACK_EVENTS
 
 _HEADERS = {

@@ -1,8 +1,8 @@
 """Writes what people see of executions, as JSON: the bodies of answers.
 
-`app.api.executions` calls it; `app.api.schemas` describes the same bodies. It is not in `app.api`,
-because a worker tells the same things to other services. Outputs are stored as JSON text, and are
-copied into a body as they are: parsing them would cost time and memory.
+`app.api.executions` calls it; `app.api.answer_schemas` describes the same bodies. It is not in
+`app.api`, because a worker tells the same things to other services. Outputs are stored as JSON
+text, and are copied into a body as they are: parsing them would cost time and memory.
 """
 
 from __future__ import annotations
