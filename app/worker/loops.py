@@ -1,4 +1,6 @@
-"""Helpers for the loops of a worker: run one for life, wait for something or for the end."""
+"""Helpers for the loops of a worker: register it, run one for life, wait for something or for the
+end.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,31 @@ from typing import Any
 
 import structlog
 
+from app.domain.errors import StoreUnavailable
+from app.store.registration import Registration
+from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
+
 RESTART_SECONDS = 1.0
 """The pause before a loop that failed with an error of its own runs again."""
 
 log = structlog.get_logger(__name__)
+
+
+async def register(registration: Registration, outage: OutageLog, stopping: asyncio.Event) -> None:
+    """Registers a worker with RQ, whose tools then show it.
+
+    Tries until that succeeds, or the worker stops.
+    """
+    while not stopping.is_set():
+        try:
+            await registration.begin()
+        except (StoreUnavailable, RuntimeError) as error:
+            # RuntimeError: the machine has no room for another thread.
+            outage.refused("register", error)
+            await unless(stopping, asyncio.sleep(RETRY_STORE_SECONDS))
+        else:
+            outage.done("register")
+            return
 
 
 async def for_life(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:

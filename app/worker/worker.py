@@ -29,7 +29,7 @@ from app.worker.child_process import ChildProcess
 from app.worker.claim import Claim
 from app.worker.ending import Stopping, failure
 from app.worker.heartbeat import Heartbeat
-from app.worker.loops import at_most, for_life, unless
+from app.worker.loops import at_most, for_life, register, unless
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.pool import Pool
 from app.worker.writer import ResultWriter, WriteRefused
@@ -93,7 +93,7 @@ class ExecutionWorker:
         """Works until `request_shutdown`. Then waits for attempts that can end in time, releases
         the others, and returns.
         """
-        await self._register()
+        await register(self._registration, self._outage, self._stopping)
         self._pool.open()
         loops = (
             self._beats.beat_loop,
@@ -278,19 +278,6 @@ class ExecutionWorker:
 
     async def _or_stopping(self, waiting: Awaitable[Any]) -> None:
         await unless(self._stopping, waiting)
-
-    async def _register(self) -> None:
-        """Registers this worker with RQ, whose tools then show it. Tries until that succeeds."""
-        while not self._stopping.is_set():
-            try:
-                await self._registration.begin()
-            except (StoreUnavailable, RuntimeError) as error:
-                # RuntimeError: the machine has no room for another thread.
-                self._outage.refused("register", error)
-                await self._or_stopping(asyncio.sleep(RETRY_STORE_SECONDS))
-            else:
-                self._outage.done("register")
-                return
 
     async def _unregister(self) -> None:
         try:

@@ -33,7 +33,7 @@ from app.store.delivery_queue import (
     Taken,
 )
 from app.store.registration import Registration
-from app.worker.loops import at_most, for_life, unless
+from app.worker.loops import at_most, for_life, register, unless
 from app.worker.outage import RETRY_STORE_SECONDS, OutageLog
 from app.worker.webhooks.batches import Batches
 from app.worker.webhooks.receivers import MOST_HELD, Receivers, host_of
@@ -87,7 +87,7 @@ class Deliverer:
 
     async def run(self) -> None:
         """Works until `request_shutdown`. Then gives back what has no answer yet, and returns."""
-        await self._register()
+        await register(self._registration, self._outage, self._stopping)
         loops = (self._read.run, self._note.run, self._beat_loop)
         others = [asyncio.ensure_future(for_life(loop)) for loop in loops]
         try:
@@ -205,19 +205,6 @@ class Deliverer:
         self._place_free.set()
         if error := task.exception():
             log.error("webhook_broke", exc_info=error)  # its lease ends, and it is sent again
-
-    async def _register(self) -> None:
-        """Registers with RQ, whose tools then show this worker. Tries until that succeeds."""
-        while not self._stopping.is_set():
-            try:
-                await self._registration.begin()
-            except (StoreUnavailable, RuntimeError) as error:
-                # RuntimeError: the machine has no room for another thread.
-                self._outage.refused("register", error)
-                await unless(self._stopping, asyncio.sleep(RETRY_STORE_SECONDS))
-            else:
-                self._outage.done("register")
-                return
 
     async def _unregister(self) -> None:
         try:
