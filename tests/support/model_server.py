@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.loop_server import LoopServer
+
 DRIP_SECONDS = 0.1
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
@@ -89,16 +91,15 @@ class Answer:
         return json.dumps(answer).encode()
 
 
-class ModelServer:
+class ModelServer(LoopServer):
     """Started by `with`. Sends `answers` in order, afterwards what `reply` returns.
 
     Unless a test sets it, `reply` returns `default`.
     """
 
     def __init__(self, port: int = 0, default: Answer | None = None):
-        self.port = port
+        super().__init__(port)
         self.at_once = 0
-        self._loop = asyncio.new_event_loop()
         self.begin(default)
 
     def begin(self, default: Answer | None = None) -> None:
@@ -120,36 +121,10 @@ class ModelServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> ModelServer:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
     def play(self, *answers: Answer | str) -> None:
         self.answers.extend(
             answer if isinstance(answer, Answer) else Answer(answer) for answer in answers
         )
-
-    def _serve(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._handle, "127.0.0.1", self.port, backlog=4096, limit=2**20)
-        )
-        self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        self._loop.run_forever()
-        server.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -17,6 +17,8 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
+from tests.support.loop_server import LoopServer
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw3GxSr5XyzTs="
 
 
@@ -42,21 +44,20 @@ class Received:
     at: float
 
 
-class Receiver:
+class Receiver(LoopServer):
     """Started by `with`. `answer` returns the answer to a request; a test may replace it.
 
     A request with a wrong signature is answered 400, and counted in `unsigned`.
     """
 
     def __init__(self, port: int = 0, *, verifies: bool = True):
-        self.port = port
+        super().__init__(port)
         self.answer: Callable[[Received], Answer] = lambda _: Answer()
         self.received: list[Received] = []
         self.unsigned = 0
         self.count = 0
         self.at_once = self.most_at_once = 0
         self._webhook = Webhook(SECRET) if verifies else None
-        self._loop = asyncio.new_event_loop()
 
     @property
     def url(self) -> str:
@@ -76,32 +77,6 @@ class Receiver:
             assert time.monotonic() < deadline, f"Only {len(self.received)} of {count}."
             time.sleep(0.01)
         return list(self.received)
-
-    def __enter__(self) -> Receiver:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def _serve(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._handle, "127.0.0.1", self.port, backlog=4096, limit=2**20)
-        )
-        self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        self._loop.run_forever()
-        server.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
