@@ -90,6 +90,20 @@ class Driver:
         )
         return [] if rows == b"late" else list(rows)
 
+    def overwrite(self, key: str, kind: str) -> None:
+        """Puts a value of this kind (`string`, `list`, `hash`, `set`) in the place of a key, as
+        another program might.
+        """
+        self.client.delete(key)
+        if kind == "string":
+            self.client.set(key, "somebody else's")
+        elif kind == "list":
+            self.client.rpush(key, "somebody else's")
+        elif kind == "hash":
+            self.client.hset(key, "somebody", "else")
+        else:
+            self.client.sadd(key, "somebody else's")
+
     def run(self, name: str, *arguments: Any) -> Any:
         """What one script answers to these arguments."""
         return self._functions(name, list(arguments))

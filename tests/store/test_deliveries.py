@@ -375,15 +375,8 @@ KEYS = [
 def test_whatever_is_under_one_of_the_keys_executions_end_and_no_delivery_is_lost(
     driver: Driver, key: str, kind: str
 ) -> None:
-    write: dict[str, Callable[[], object]] = {
-        "string": lambda: driver.client.set(key, "somebody else's"),
-        "list": lambda: driver.client.rpush(key, "somebody else's"),
-        "hash": lambda: driver.client.hset(key, "somebody", "else"),
-        "set": lambda: driver.client.sadd(key, "somebody else's"),
-    }
     before = ended(driver)
-    driver.client.delete(key)
-    write[kind]()
+    driver.overwrite(key, kind)
     during = ended(driver)
     assert driver.status(during) == "completed"
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 import redis
@@ -118,18 +117,12 @@ KEYS = [
 def test_a_reaper_does_the_rest_whatever_is_under_one_of_its_keys(
     driver: Driver, key: str, kind: str
 ) -> None:
-    write: dict[str, Callable[[], object]] = {
-        "string": lambda: driver.client.set(key, "somebody else's"),
-        "list": lambda: driver.client.rpush(key, "somebody else's"),
-        "hash": lambda: driver.client.hset(key, "somebody", "else"),
-    }
     lost, due, old = driver.submit(), driver.submit(), driver.submit()
     tokens = dict(driver.claim(count=3))
     driver.release(due, tokens[due], "failed", delay=60_000_000)
     driver.finish(old, tokens[old], "failed")
     driver.reap()
-    driver.client.delete(key)
-    write[kind]()
+    driver.overwrite(key, kind)
     if key != "exec:leases":
         driver.client.zadd("exec:leases", {lost: 1}, xx=True)
     if key != "exec:delayed":

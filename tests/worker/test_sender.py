@@ -163,24 +163,31 @@ def test_a_receiver_can_be_an_ipv6_address() -> None:
     run(test())
 
 
-def test_a_lookup_that_outlives_the_worker_is_no_error() -> None:
-    asked, answer = threading.Event(), threading.Event()
+class SilentNames:
+    """A name server that does not answer until it is told to."""
 
-    def look_up(*_: object) -> list[str]:
-        asked.set()
-        answer.wait(30)
+    def __init__(self) -> None:
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def look_up(self, *_: object) -> list[str]:
+        self.asked.set()
+        self.answer.wait(30)
         return ["127.0.0.1"]
+
+
+def test_a_lookup_that_outlives_the_worker_is_no_error() -> None:
+    names = SilentNames()
 
     async def test() -> None:
         async with senders() as make:
-            waiting = asyncio.ensure_future(send(make(look_up=look_up), f"http://{NAME}/"))
-            while not asked.is_set():
+            waiting = asyncio.ensure_future(send(make(look_up=names.look_up), f"http://{NAME}/"))
+            while not names.asked.is_set():
                 await asyncio.sleep(0.01)
             waiting.cancel()
 
     before = set(threading.enumerate())
     run(test())
-    answer.set()
+    names.answer.set()
     for thread in set(threading.enumerate()) - before:
         thread.join(30)  # pytest fails a test whose thread raised
 
@@ -354,18 +361,13 @@ def test_a_name_that_does_not_exist_is_told() -> None:
 
 
 def test_a_name_server_that_does_not_answer_holds_up_neither_the_loop_nor_other_webhooks() -> None:
-    asked, answer = threading.Event(), threading.Event()
-
-    def look_up(*_: object) -> list[str]:
-        asked.set()
-        answer.wait(30)
-        return ["127.0.0.1"]
+    names = SilentNames()
 
     async def test() -> None:
         async with senders() as make, Receiver() as receiver:
-            slow = make(look_up=look_up, seconds=1.0)
+            slow = make(look_up=names.look_up, seconds=1.0)
             waiting = asyncio.ensure_future(send(slow, f"http://{NAME}:{receiver.port}/"))
-            while not asked.is_set():
+            while not names.asked.is_set():
                 await asyncio.sleep(0.01)
             assert (await send(slow, receiver.url())).error is None
             assert not waiting.done()
@@ -375,7 +377,7 @@ def test_a_name_server_that_does_not_answer_holds_up_neither_the_loop_nor_other_
     try:
         run(test())
     finally:
-        answer.set()
+        names.answer.set()
 
 
 def test_many_slow_names_take_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

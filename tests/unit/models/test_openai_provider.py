@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -31,36 +31,6 @@ from tests.support.pace import within
 Provide = Callable[..., OpenAIProvider]
 
 ASK = [{"role": "user", "content": "Hello"}]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: ModelServer) -> ModelServer:
-    running.begin()
-    return running
-
-
-@pytest.fixture
-def provider(server: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
-    made: list[OpenAIProvider] = []
-
-    def make(**settings: object) -> OpenAIProvider:
-        plain = {
-            "openai_base_url": server.url,
-            "openai_api_key": "sk-test-key",
-            "model_timeout": 30.0,
-        }
-        made.append(OpenAIProvider(Settings(**{**plain, **settings})))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for provider in made:
-        provider.close()
 
 
 def test_an_answer_comes_with_what_the_server_reported(

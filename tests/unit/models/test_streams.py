@@ -6,7 +6,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from app.providers.base import (
 )
 from app.providers.openai_provider import OpenAIProvider
 from app.runtime.stop import StopSignal
-from app.settings import Settings
 from tests.support.model_server import Answer, ModelServer
 from tests.support.pace import within
 
@@ -30,32 +29,6 @@ ASK = [{"role": "user", "content": "Hello"}]
 
 Heard = list[tuple[str, int]]
 Ask = Callable[..., tuple[Completion, Heard]]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: ModelServer) -> ModelServer:
-    running.begin()
-    return running
-
-
-@pytest.fixture
-def provider(server: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
-    made: list[OpenAIProvider] = []
-
-    def make(**settings: Any) -> OpenAIProvider:
-        plain = {"openai_base_url": server.url, "openai_api_key": "sk-test-key"}
-        made.append(OpenAIProvider(Settings(**{**plain, **settings})))
-        return made[-1]
-
-    yield make
-    for provider in made:
-        provider.close()
 
 
 @pytest.fixture
