@@ -27,6 +27,7 @@ from app.api.event_schemas import (
 )
 from app.api.parsing import Headers, Query
 from app.api.views import checked_id, json_answer
+from app.api.waiting import client
 from app.domain.events import Event
 from app.domain.key import Scope
 from app.services import serializers
@@ -41,7 +42,7 @@ from app.services.streams import (
     Slots,
     Snapshot,
 )
-from app.services.waiting import Caller, Stranger
+from app.services.waiting import Caller
 from app.store.feed import FeedEntry
 from app.store.feed import Position as FeedPosition
 
@@ -67,7 +68,6 @@ _STREAM_HEADERS = {
 }
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
-_STRANGER = Stranger()
 
 _resume = Headers(ResumeHeadersSchema())
 
@@ -149,9 +149,8 @@ def _feeds() -> FeedService:
 
 
 def _streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
-    caller = request.environ.get("app.client", _STRANGER)
-    if begin := getattr(caller, "begin_stream", None):
-        begin()
+    caller = client()
+    caller.begin_stream()
     body = _pieces(stream.batches(caller, still_allowed()), block)
     answer = Answer(body, headers=_STREAM_HEADERS, content_type=event_stream.CONTENT_TYPE)
     return _varying(answer)

@@ -16,7 +16,24 @@ from flask import g, request
 from app.services.waiting import Stranger
 
 _SECONDS = re.compile(r'"?([0-9]{1,9})"?')
-_STRANGER = Stranger()
+
+
+class OtherServer(Stranger):
+    """Stands for the client if another server than gunicorn runs the application."""
+
+    def forget_body(self) -> None:
+        """Does nothing."""
+
+    def begin_stream(self) -> None:
+        """Does nothing."""
+
+
+_OTHER_SERVER = OtherServer()
+
+
+def client() -> Any:
+    """The client of this request: `app.web.client.Client`, which puts itself there, or the like."""
+    return request.environ.get("app.client", _OTHER_SERVER)
 
 
 def timed(wait: Callable[[Any], None]) -> float:
@@ -25,7 +42,7 @@ def timed(wait: Callable[[Any], None]) -> float:
     They do not count as the duration of the request in the metrics: it was the client's wish.
     """
     began = time.perf_counter()
-    wait(request.environ.get("app.client", _STRANGER))
+    wait(client())
     waited = time.perf_counter() - began
     g.began += waited
     return waited
@@ -34,8 +51,7 @@ def timed(wait: Callable[[Any], None]) -> float:
 def forget_body(body: dict[str, Any]) -> None:
     """Gives the memory of the request's body back before a wait: many wait at the same time."""
     body.clear()
-    if forget := getattr(request.environ.get("app.client"), "forget_body", None):
-        forget()
+    client().forget_body()
 
 
 def preferred_seconds(header: str) -> int:
