@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -104,14 +104,19 @@ class _Channel:
         self.begin_again(position)
 
     def begin_again(self, position: Position) -> None:
+        """Keeps nothing before a position. Who follows has to read the store, and sees the gap."""
         self.position = self.begins_after = position
         self.latest = deque[FeedEntry]()
+        self._wake_all()
 
-    def add(self, entries: list[FeedEntry], position: Position) -> None:
+    def add(self, entries: Iterable[FeedEntry], position: Position) -> None:
         self.latest.extend(entries)
         self.position = position
         while len(self.latest) > KEPT:
             self.begins_after = self.latest.popleft().position
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for follower in self.followers:
             follower.wake()
 
@@ -254,11 +259,26 @@ class Feeds:
             FEED + tenant: str(channel.position) for tenant, channel in followed.items()
         }
         for key, rows in self._new(positions).items():
-            channel = followed[key.removeprefix(FEED)]
-            with self._lock:
-                channel.add(list(_entries(rows)), _position(rows[-1][0]))
+            tenant = key.removeprefix(FEED)
+            if len(rows) < READ_COUNT:
+                with self._lock:
+                    followed[tenant].add(_entries(rows), _position(rows[-1][0]))
+            else:
+                self._catch_up(tenant, followed[tenant])
             positions[key] = ""
         return "" in positions.values()
+
+    def _catch_up(self, tenant: str, channel: _Channel) -> None:
+        """Reads on for a channel that is so far behind that the store may have dropped changes.
+
+        The call that waits for new changes would leave those out without a word.
+        """
+        page = self.read(tenant, channel.position)
+        with self._lock:
+            if page.is_gap:
+                channel.begin_again(page.position)
+            else:
+                channel.add(page.entries, page.position)
 
     def _new(self, positions: dict[Any, Any]) -> dict[str, list[Any]]:
         """The new entries by key."""
