@@ -60,16 +60,16 @@ class Measured:
 
     def longest_reap(self) -> float:
         """Reaps until nothing more is due at once."""
-        longest, due = 0.0, False
+        times, due = list[float](), False
         while True:
 
             def reap() -> None:
                 nonlocal due
                 due = self.driver.store.reap() == 0
 
-            longest = max(longest, self.milliseconds(reap))
+            times.append(self.milliseconds(reap))
             if not due:
-                return longest
+                return longest_of(times)
 
     def limit(self) -> float:
         """Ten milliseconds of a machine that needs ten for five hundred thousand small steps."""
@@ -86,6 +86,16 @@ class Measured:
     def _on_processor(self) -> int:
         self.driver.client.ping()  # it has come to rest after the last call
         return int(self._thread.read_text().split()[0])
+
+
+def longest_of(times: list[float]) -> float:
+    """The longest of these times, or the one before it if that is not ten times shorter.
+
+    A virtual machine stands still now and then, which both clocks count: among hundreds of calls,
+    one takes some milliseconds more. A call that did all the work would take a hundred times more.
+    """
+    *_, last, longest = [0.0, *sorted(times)]
+    return last if longest < 10 * last else longest
 
 
 @pytest.fixture
@@ -146,11 +156,11 @@ def test_a_queue_of_stale_ids_is_passed_over_in_pieces(measured: Measured, stale
             if stale == "of another kind":
                 pipe.set(f"rq:job:{id}", "text")
         pipe.execute()
-    last, longest, claimed = driver.submit(), 0.0, []
+    last, times, claimed = driver.submit(), list[float](), []
     while client.llen("rq:queue:processes"):
         call = lambda: claimed.extend(driver.claim_rows(64))  # noqa: E731
-        longest = max(longest, measured.milliseconds(call))
-    assert longest < measured.limit()
+        times.append(measured.milliseconds(call))
+    assert longest_of(times) < measured.limit()
     assert [row[0].decode() for row in claimed] == [last]
 
 
@@ -159,11 +169,11 @@ def test_leases_are_granted_once_more_in_pieces(measured: Measured) -> None:
     client.zadd("exec:leases", {f"exec_{number}": 1 for number in range(MANY)})
     measured.limit()  # the store has come to rest after this
     client.set("exec:reaped", 1)
-    longest = measured.milliseconds(measured.driver.store.reap)
+    times = [measured.milliseconds(measured.driver.store.reap)]
     while client.exists("exec:grace"):
         assert client.zcard("exec:leases") == MANY
-        longest = max(longest, measured.milliseconds(measured.driver.store.reap))
-    assert longest < measured.limit()
+        times.append(measured.milliseconds(measured.driver.store.reap))
+    assert longest_of(times) < measured.limit()
     assert client.zcount("exec:leases", "-inf", 1) == 0
 
 
