@@ -255,7 +255,10 @@ class Child:
     def _blocking(self, run: ChildRun) -> tuple[Head, bytes]:
         """Runs a flow in this thread. Log lines of libraries carry the names of the run, too."""
         with structlog.contextvars.bound_contextvars(**run.names), scope_of_run(run.names) as scope:
-            outcome = run.blocking()
+            if self._alone:
+                outcome = self._cleanup.call(run.blocking, run.broken)
+            else:
+                outcome = run.blocking()
             run.note_leaked_threads(the_loop.end_of_run(scope))
             self._streams.end_lines()
             return outcome

@@ -125,6 +125,10 @@ class ChildRun:
         limit_bytes = self._services.settings.max_result_bytes
         return self._outcome(lambda: execute(self.run, self._ports(), limit_bytes))
 
+    def broken(self, error: BaseException) -> tuple[Head, bytes]:
+        """Returns the same for a run that an error ended where no flow is called any more."""
+        return _ended_by(error), b""
+
     async def as_task(self) -> Callable[[], tuple[Head, bytes]]:
         """Runs it in the event loop. Returns a function that returns what `blocking` does: it
         serializes the outputs, which may take too long for the loop.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -156,6 +157,31 @@ def test_what_a_run_changes_in_its_process_is_put_back(child, change: str) -> No
     assert not changed.get("unfit"), changed
     assert child.run("picture").output == before
     if "timer" in change or "alarm" in change:
+        assert child.run("innocent").output == "done"
+
+
+def test_a_handler_that_raises_at_any_moment_after_its_run_ends_no_process(
+    make_child: Callable,
+) -> None:
+    child = make_child(
+        """
+        import signal
+        def leaves_a_timer(inputs):
+            signal.signal(signal.SIGALRM, lambda *_: exit(3))
+            signal.setitimer(signal.ITIMER_REAL, inputs["after"], inputs["every"])
+            return "done"
+        def innocent(inputs):
+            return "done"
+        """,
+        "leaves_a_timer",
+        "innocent",
+    )
+    chance = random.Random(7)
+    for _ in range(100):
+        times = {"after": chance.uniform(2e-5, 2e-3), "every": chance.uniform(1e-4, 3e-4)}
+        ended = child.run("leaves_a_timer", times)
+        assert ended["outcome"] in ("completed", "failed")
+        assert not ended.get("unfit")
         assert child.run("innocent").output == "done"
 
 

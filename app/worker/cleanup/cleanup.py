@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -33,8 +33,8 @@ from app.worker.live_reports import THREAD_NAME
 THREAD_GRACE_SECONDS = 0.1
 """How long threads of a run may continue after its end before they count as leaked."""
 
-DISARM_TRIES = 100
-"""A handler of the run may raise in any of them, as long as its timer is armed."""
+DISARM_TRIES = 1000
+"""A handler of the run may raise in any of them, as long as its timer is set."""
 
 MAX_FILES_SHARE = 0.5
 """A process whose open files exceed this share of its limit is replaced."""
@@ -48,6 +48,8 @@ cost short runs a third of their time. A later check finds the same changes.
 """
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +121,20 @@ class Cleanup:
             if found.unfit:
                 log.warning("process_unfit", **run.names, reason=found.unfit)
 
+    def call(self, act: Callable[[], Result], failed: Callable[[BaseException], Result]) -> Result:
+        """Calls `act`, and removes the timers and signal handlers that it leaves behind.
+
+        Until that is done, a handler may raise an exception anywhere, also after the end of `act`.
+        Returns the result of `act`, or that of `failed` if `act` has none because of an exception.
+        """
+        calls, results, errors = iter([act]), list[Result](), list[BaseException]()
+        try:
+            self._call_and_disarm(calls, results, errors)
+        except BaseException as error:  # raised by a handler between two tries
+            errors.append(error)
+            self._call_and_disarm(calls, results, errors)
+        return results[0] if results else failed(errors[0])
+
     def beside_others(self) -> str:
         """Resets a process of threads after a run, while other runs continue. Returns why the
         process is unfit, or an empty string.
@@ -142,7 +158,8 @@ class Cleanup:
         """Cleans up after a run. Returns why the process is unfit for another one, or an empty
         string. An error in here makes it unfit, too.
         """
-        self._disarm()
+        if _is_armed():  # again, by a task that was cancelled at the end of the run
+            self.call(lambda: None, lambda _: None)
         try:
             is_alone = end_processes_of_run()
             run.note_leaked_threads(_end_threads(before))
@@ -183,22 +200,30 @@ class Cleanup:
         for key, _ in run.parts():
             self._modules_of[key] = own
 
-    def _disarm(self) -> None:
-        """Removes the run's timers and signal handlers. Must come first: a handler may raise an
-        exception anywhere in the steps that follow.
-        """
+    def _call_and_disarm(
+        self,
+        calls: Iterator[Callable[[], Result]],
+        results: list[Result],
+        errors: list[BaseException],
+    ) -> None:
         for _ in range(DISARM_TRIES):
             try:
-                for timer in _TIMERS:
-                    signal.setitimer(timer, 0)
-                faulthandler.cancel_dump_traceback_later()
-                for entry in self._entries:
-                    wanted = self._birth[entry.name]
-                    if entry.name == "signal handlers" and entry.take() != wanted:
-                        entry.put_back(wanted)
+                for act in calls:
+                    results.append(act())
+                self._disarm()
                 return
-            except BaseException:  # noqa: S112  raised by the run's own handler
-                continue
+            except BaseException as error:
+                errors.append(error)
+
+    def _disarm(self) -> None:
+        """Removes the run's timers and signal handlers. A handler may raise in any line of it."""
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
+        faulthandler.cancel_dump_traceback_later()
+        for entry in self._entries:
+            wanted = self._birth[entry.name]
+            if entry.name == "signal handlers" and entry.take() != wanted:
+                entry.put_back(wanted)
 
     def _put_back(self) -> str:
         self._streams.put_back()
@@ -236,6 +261,10 @@ class Cleanup:
             with contextlib.suppress(Exception):
                 pictures[entry.name] = entry.take()
         return pictures
+
+
+def _is_armed() -> bool:
+    return any(signal.getitimer(timer) != (0.0, 0.0) for timer in _TIMERS)
 
 
 def _for_good(changed: str) -> str:
