@@ -13,7 +13,7 @@ import redis
 
 from app.admin.text import shown
 from app.domain.events import FINAL_TYPES, Event
-from app.domain.execution import Failure, Progress, StepRecord, StepStatus
+from app.domain.execution import Failure, Phase, Progress, StepRecord, StepStatus
 from app.settings import DAY, Settings
 from app.store.events import UNREADABLE_ENTRY, read_entries
 from app.store.inspection import Inspection
@@ -162,6 +162,22 @@ def test_a_retry_says_how_the_attempt_ended_and_when_the_next_one_begins(driver:
     driver.release(id, token)
     event = driver.log(id)[-1]
     assert event.data == {"attempt": 2, "outcome": "released", "error": None, "due_at": None}
+
+
+def test_the_end_of_a_delay_changes_the_version_because_the_phase_changes(driver: Driver) -> None:
+    id, token = running(driver)
+    driver.release(id, token, "failed", delay=60_000_000)
+    waiting = driver.stored(id)
+    assert (waiting.phase, waiting.version) == (Phase.RETRY_WAIT, 3)
+    driver.let_delays_be_over()
+    queued = driver.stored(id)
+    assert (queued.phase, queued.version) == (Phase.QUEUED, 4)
+    assert [event.type for event in driver.log(id)] == [
+        "created",
+        "started",
+        "retrying",
+        "progress",
+    ]
 
 
 def test_an_execution_that_expires_or_has_no_attempts_left_ends_its_log(driver: Driver) -> None:

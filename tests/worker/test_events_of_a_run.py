@@ -189,6 +189,7 @@ def test_a_retry_tells_its_own_events_after_those_of_the_attempt_before(
         "started",
         "log",
         "retrying",
+        "progress",  # the delay is over
         "started",
         "log",
         "completed",

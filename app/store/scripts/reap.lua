@@ -112,7 +112,8 @@ local function enqueue_delayed(pass, id)
   local record = load(id)
   if record and record.state == 'pending' then
     call('RPUSH', queue_key(record.origin), id)
-    call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', iso(pass.at))
+    local version = tell(record, pass.at, 'progress', 'null')  -- its phase has changed
+    call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', iso(pass.at), 'version', version)
     try('ZREM', SCHEDULED .. record.origin, id)
   end
   call('ZREM', DELAYED, id)
