@@ -117,7 +117,7 @@ def test_a_cancel_that_takes_longer_than_five_seconds_says_so_and_is_kept(make_s
 
 def test_cancels_that_wait_do_not_hold_the_whole_web_process(make_service) -> None:
     service = make_service(CANCEL_GRACE=20)
-    ids = [start(service, "thread", do="sleep", seconds=8) for _ in range(40)]
+    ids = [start(service, "thread", do="sleep", seconds=60) for _ in range(40)]
     for id in ids:
         service.until(id, "running")
     answers: list[requests.Response] = []

@@ -184,7 +184,7 @@ def test_a_timeout_hangs_up_as_well(service: Service, model: ModelServer) -> Non
 
 
 def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer) -> None:
-    model.default = Answer(delay_seconds=3)
+    model.default = Answer(delay_seconds=within(3))
     ids = [service.start("asker", {"question": str(number)}) for number in range(100)]
     for id in ids:
         assert service.ended(id)["status"] == "completed"
