@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from flask import Response
@@ -15,11 +14,9 @@ from app.api.blueprint import ApiBlueprint, Success
 from app.api.parsing import Body, Query
 from app.api.schemas import DeliveriesQuerySchema, RedeliverSchema
 from app.api.views import checked_id, json_answer, service
-from app.domain.errors import NotFound
 from app.domain.key import Scope
+from app.services import deliveries
 from app.services import delivery_serializers as serializers
-
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 blueprint = ApiBlueprint(
     "deliveries",
@@ -43,9 +40,7 @@ def list_deliveries(query: dict[str, Any], execution_id: str) -> Response:
     Each delivery is one event that is sent to the `callback_url`, with its last tries. An answer
     has at most 100 deliveries; `after` continues behind the last one of these.
     """
-    page = service().store.deliveries.read(checked_id(execution_id), tenant(), query["after"])
-    if page is None:
-        raise NotFound.of_execution(execution_id)
+    page = deliveries.read(service(), checked_id(execution_id), tenant(), query["after"])
     return json_answer(json.dumps(serializers.deliveries(execution_id, page)))
 
 
@@ -63,11 +58,6 @@ def redeliver(_: dict[str, Any], execution_id: str, number: str) -> Response:
     Sends the event again at once, whether or not it was delivered, with the same `webhook-id`. If
     it fails, it has all its tries again. A delivery that is being sent stays as it is.
     """
-    status = None
-    if _NUMBER.fullmatch(number):
-        deliveries = service().store.deliveries
-        status = deliveries.redeliver(checked_id(execution_id), tenant(), int(number))
-    if status is None:
-        raise NotFound(f"There is no delivery {number} of an execution {execution_id}.")
+    status = deliveries.redeliver(service(), checked_id(execution_id), tenant(), number)
     body = {"execution_id": execution_id, "number": int(number), "status": status}
     return json_answer(json.dumps(body), 202)

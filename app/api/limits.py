@@ -11,19 +11,20 @@ import math
 import time
 from collections.abc import Callable
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import RedisStorage
 
 from app.api import quotas
-from app.api.access import identity
+from app.api.access import identity, scope_of
 from app.domain.errors import StoreFull, StoreUnavailable
+from app.domain.key import Scope
 from app.services.executions import ExecutionService
 from app.settings import Settings
 from app.store.execution_reader import REQUEST_COUNTS
 from app.store.executions import ExecutionStore
 
-LIMITED_BLUEPRINTS = ("executions", "deliveries", "events", "targets")
+LIMITED_BLUEPRINTS = ("executions", "deliveries", "events", "targets", "pages")
 
 
 def register(
@@ -90,13 +91,14 @@ def _caller() -> str:
 
 def _limit(settings: Settings) -> str:
     """The limit of this request in Flask-Limiter's notation; empty if it has none."""
-    limit: str | None = None
-    if request.blueprint in LIMITED_BLUEPRINTS and request.method == "POST":
-        cancels = request.endpoint == "executions.cancel_execution"
-        limit = settings.rate_limit_cancel if cancels else settings.rate_limit_start
-    elif request.blueprint in LIMITED_BLUEPRINTS and request.method in ("GET", "HEAD"):
-        limit = settings.rate_limit_read
-    return limit or ""
+    blueprint, endpoint = request.blueprint, request.endpoint
+    if blueprint not in LIMITED_BLUEPRINTS or endpoint is None or request.method == "OPTIONS":
+        return ""
+    scope = scope_of(current_app.view_functions[endpoint])
+    limits = {Scope.START: settings.rate_limit_start, Scope.CANCEL: settings.rate_limit_cancel}
+    if blueprint != "pages":  # a page that is open asks again and again
+        limits[Scope.READ] = settings.rate_limit_read
+    return limits.get(scope) or ""
 
 
 def _note_requests(limiter: Limiter, response: Response) -> Response:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Request, Response, request
 from prometheus_client import CollectorRegistry
@@ -24,22 +22,13 @@ from app.api.problems import problem
 from app.catalog.model import Catalog
 from app.catalog.names import models_of
 from app.domain.errors import StoreUnavailable
+from app.services.in_time import InTime
+from app.services.overview import queues_needed
 from app.settings import Settings
 from app.store import counters
-from app.store.executions import QUEUES
 from app.store.readiness import Readiness
 from app.store.statistics import Snapshot, Statistics
 from app.store.store_check import Check
-
-ANSWER_SECONDS = 1.8
-"""How long the store may take, so that the answer arrives within two seconds. The call is made in a
-thread that can be left behind, because a socket's timeout starts again with every byte.
-"""
-
-SILENT_SECONDS = 1.0
-"""How long both views answer at once that the store is away, after it did not answer in time."""
-
-Found = TypeVar("Found")
 
 # Other methods are counted as one, since a client may send any word as a method.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -52,8 +41,7 @@ class Operations:
         self._readiness = Readiness.connect(settings)
         self._statistics = Statistics.connect(settings)
         self._queues = queues_needed(catalog)
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="store-check")
-        self._silent_until = 0.0
+        self._in_time = InTime(4)
         self._requests = counters.Reports()
         self._registry = CollectorRegistry()
         models = models_of(catalog) | {settings.openai_model_name}
@@ -104,20 +92,6 @@ class Operations:
         self._statistics.add(self._requests)
         return self._statistics.read()
 
-    def _in_time(self, call: Callable[[], Found]) -> Found:
-        """Makes the call in a thread. Raises `StoreUnavailable` if it takes over `ANSWER_SECONDS`.
-
-        For `SILENT_SECONDS` after that, it raises at once. The threads are still busy with the old
-        calls then, so new ones would only wait for a thread.
-        """
-        if time.monotonic() < self._silent_until:
-            raise StoreUnavailable("The store does not answer in time.")
-        try:
-            return self._threads.submit(call).result(ANSWER_SECONDS)
-        except TimeoutError:
-            self._silent_until = time.monotonic() + SILENT_SECONDS
-            raise StoreUnavailable("The store does not answer in time.") from None
-
 
 def register(app: Application, settings: Settings, catalog: Catalog) -> None:
     """Adds the views. `app.api.access` decides who may call them."""
@@ -127,12 +101,6 @@ def register(app: Application, settings: Settings, catalog: Catalog) -> None:
     app.after.append(operations.count)
     app.add_url_rule("/readyz", view_func=operations.readyz)
     app.add_url_rule("/metrics", view_func=operations.metrics)
-
-
-def queues_needed(catalog: Catalog) -> frozenset[str]:
-    """The queues that executions of these targets can be put on: each needs a worker."""
-    flows = [flow for agent in catalog.agents.values() for flow in agent.flows.values()]
-    return frozenset(QUEUES[target.isolation] for target in (*flows, *catalog.pipelines.values()))
 
 
 def _readiness(checks: list[Check]) -> Response:

@@ -161,6 +161,10 @@ class Source:
         return {"value": self.value} if self.key is None else str(self)
 
 
+DEFAULT_ITEMS_AT_ONCE = 4
+"""How many items of a batch run at once if its step has no `max_workers`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a pipeline: it runs an agent, or combines the items of a list."""
@@ -199,6 +203,11 @@ class Step:
     @property
     def fails_on_error(self) -> bool:
         return self.on_error == "fail"
+
+    @property
+    def items_at_once(self) -> int:
+        """How many items of a batch may run at the same time."""
+        return (self.max_workers or DEFAULT_ITEMS_AT_ONCE) if self.concurrent else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,6 @@ from app.catalog.inputs import type_of
 from app.catalog.model import Step
 from app.runtime.errors import FlowError
 
-DEFAULT_ITEMS_AT_ONCE = 4
-"""How many items run at once for `concurrent: true` without `max_workers`."""
-
 
 class Batch:
     """One try of a batch. `done` has the outputs of items that succeeded in earlier tries."""
@@ -26,7 +23,7 @@ class Batch:
         self._given = given
         self._name = _list_name(step, given)
         self._items: list[Any] = given[self._name]
-        self._items_at_once = (step.max_workers or DEFAULT_ITEMS_AT_ONCE) if step.concurrent else 1
+        self._items_at_once = step.items_at_once
         # The list may be shorter than in an earlier attempt: outputs beyond its end are ignored.
         self._done = {
             number: output for number, output in done.items() if number < len(self._items)

@@ -82,7 +82,10 @@ class RetryCommand:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """Filters for a list, and the page to return: `page` from 1, `page_size` from 1 to 100."""
+    """Filters for a list, and the page to return: `page` from 1, `page_size` from 1 to 100.
+
+    `with_failures`: also read why executions failed.
+    """
 
     status: Status | None = None
     type: TargetType | None = None
@@ -91,6 +94,7 @@ class ListQuery:
     page_size: int = 50
     descending: bool = True
     tenant: str = DEFAULT_TENANT
+    with_failures: bool = False
 
 
 class ExecutionService:
@@ -234,9 +238,22 @@ class ExecutionService:
         keys = index_keys(query.tenant, query.status, query.type, query.target_id)
         offset = (query.page - 1) * query.page_size
         found, total = self.store.page(
-            query.tenant, keys, offset, query.page_size, query.descending
+            query.tenant,
+            keys,
+            offset,
+            query.page_size,
+            query.descending,
+            with_failures=query.with_failures,
         )
         return Page(tuple(found), query.page, query.page_size, total)
+
+    def counts(self, query: ListQuery) -> dict[Status, int]:
+        """Returns how many executions of each status there are, with the query's other filters.
+
+        One round trip. The number of stored executions does not slow it.
+        """
+        keys = [index_keys(query.tenant, status, query.type, query.target_id) for status in Status]
+        return dict(zip(Status, self.store.counts(keys), strict=True))
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
         """Cancels an execution, and waits for its end for up to `CANCEL_WAIT_SECONDS`.

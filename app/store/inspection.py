@@ -83,7 +83,12 @@ class Inspection:
         with connection.translated():
             now, found = self._now(), self._scores(WORKERS)
             slots = self._hash(SLOTS)
-            return [self._worker(name, now - at, slots) for name, at in found]
+            keys = [worker_key(name.partition(":")[2]) for name, _ in found]
+            about = self._rows(keys, "hostname", "pid", "service_version")
+            return [
+                _worker(name, now - at, _text(slots.get(name)), *fields)
+                for (name, at), fields in zip(found, about, strict=True)
+            ]
 
     def leases(self) -> list[Lease]:
         """The running executions, at most `MOST_LEASES`; the lease that ends first at the head."""
@@ -149,15 +154,6 @@ class Inspection:
         if place is not None:
             yield "queue", place
 
-    def _worker(self, worker: str, silent: float, slots: dict[str, Any]) -> WorkerState:
-        queue, _, name = worker.partition(":")
-        about = self._hash(worker_key(name))
-        host, pid, version = (
-            _text(about.get(field)) or "?" for field in ("hostname", "pid", "service_version")
-        )
-        used = _text(slots.get(worker)) or "?"
-        return WorkerState(name, queue, used, silent, host, pid, version)
-
     def _now(self) -> float:
         seconds, microseconds = self._client.time()
         return float(seconds + microseconds / 1_000_000)
@@ -168,11 +164,15 @@ class Inspection:
         return [(name.decode(errors="replace"), float(at) / 1_000_000) for name, at in rows]
 
     def _fields(self, ids: Sequence[str], *names: str) -> list[list[bytes | None]]:
-        """These fields of records, in as many round trips as it takes."""
+        """These fields of records."""
+        return self._rows([job_key(id) for id in ids], *names)
+
+    def _rows(self, keys: Sequence[str], *names: str) -> list[list[bytes | None]]:
+        """These fields of hashes, in as many round trips as it takes."""
         found: list[list[bytes | None]] = []
-        for start in range(0, len(ids), PER_ROUND_TRIP):
-            some = ids[start : start + PER_ROUND_TRIP]
-            commands = [("HMGET", job_key(id), *names) for id in some]
+        for start in range(0, len(keys), PER_ROUND_TRIP):
+            some = keys[start : start + PER_ROUND_TRIP]
+            commands = [("HMGET", key, *names) for key in some]
             found += [row or [None] * len(names) for row in self._ask_all(None, commands)]
         return found
 
@@ -217,6 +217,19 @@ class Inspection:
             elif isinstance(answer, redis.RedisError):
                 raise answer
         return answers
+
+
+def _worker(
+    worker: str,
+    silent: float,
+    slots: str | None,
+    host: bytes | None,
+    pid: bytes | None,
+    version: bytes | None,
+) -> WorkerState:
+    queue, _, name = worker.partition(":")
+    host_name, number, release = (_text(value) or "?" for value in (host, pid, version))
+    return WorkerState(name, queue, slots or "?", silent, host_name, number, release)
 
 
 def _lease(

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.domain.execution import Execution, Failure, Status, TargetType
 from app.domain.payload import unpacks_beyond
-from app.store.job_reader import SUMMARY_FIELDS, read_record, read_time
+from app.store.job_reader import read_record, read_time
 from app.store.steps import to_datetime
 
 SMALL_BYTES = 64 * 1024
@@ -29,12 +29,12 @@ UNREADABLE_ERRORS = (KeyError, ValueError, OverflowError)
 """What `read_record` raises for an unreadable record."""
 
 
-def rows_of(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, Record]]:
+def rows_of(rows: Sequence[Sequence[Any]], fields: Sequence[str]) -> Iterator[tuple[str, Record]]:
     """The rows of a page as `id, record`. The record is empty if its key holds no hash."""
     for id, *values in rows:
         yield (
             id.decode(errors="surrogateescape"),
-            dict(zip(SUMMARY_FIELDS, values, strict=bool(values))),
+            dict(zip(fields, values, strict=bool(values))),
         )
 
 

@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.catalog.model import Agent, Catalog, PythonFlow, Step
+from app.catalog.model import DEFAULT_ITEMS_AT_ONCE, Agent, Catalog, PythonFlow, Step
 from app.domain.execution import StepStatus
 from app.providers.base import Stopped
 from app.runtime import checkpoint as checkpoints
-from app.runtime.batch import DEFAULT_ITEMS_AT_ONCE
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.errors import RunFailed
 from app.runtime.stop import StopSignal
