@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any
 
-from flask import Flask, Request, Response
+from flask import Request, Response
 from werkzeug.exceptions import NotFound
 
 from app.api import (
@@ -44,7 +44,9 @@ from app.telemetry import logs, tracing
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
-def build(settings: Settings, service: ExecutionService, authenticator: Authenticator) -> Flask:
+def build(
+    settings: Settings, service: ExecutionService, authenticator: Authenticator
+) -> Application:
     """Builds the application. The order of the calls is the order of the steps of a request."""
     app = Application(__name__, static_folder=None)
     app.extensions["executions"] = service

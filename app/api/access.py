@@ -3,7 +3,8 @@
 `app.api.build` registers the `Gate`, which runs before every view. A view declares its scope with
 `@needs(Scope.READ)`; a view without a declaration needs `admin`, so a forgotten one stays closed.
 `OPEN` lists the paths that need no key. A path that does not exist needs a key too, so that
-strangers cannot find out which paths exist.
+strangers cannot find out which paths exist. The dashboard adds open paths of its own, and the way
+in which its callers present their key: `Gate.admit`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/d
 METRICS = "/metrics"  # open only with METRICS=open: its figures cover all tenants
 
 _View = TypeVar("_View", bound=Callable[..., object])
+
+Presented = Callable[[Request], str]
+"""Returns the digest of the key that a request presents. Raises a `Problem` if there is none."""
 
 
 def needs(scope: Scope) -> Callable[[_View], _View]:
@@ -61,7 +65,7 @@ def tenant() -> str:
 def still_allowed() -> Callable[[], bool]:
     """For answers that take long: a function that says whether the request's key is still valid."""
     gate: Gate = current_app.extensions["gate"]
-    return gate.recheck(request.environ, identity())
+    return gate.recheck(request, identity())
 
 
 class Gate:
@@ -70,10 +74,20 @@ class Gate:
     def __init__(
         self, authenticator: Authenticator, open_rules: frozenset[str], views: Mapping[str, object]
     ):
+        self.required = authenticator.required
         self._authenticator = authenticator
         self._open_rules = open_rules
+        self._presented: dict[str | None, Presented] = {}
         self._views = views  # Flask's own dict, so views that are added later are found too
         self._throttle = InvalidKeyThrottle()
+
+    def admit(self, blueprint: str, presented: Presented, open_rules: frozenset[str]) -> None:
+        """Lets the callers of a blueprint present their keys in another way than in a header.
+
+        Its `open_rules` need no key.
+        """
+        self._presented[blueprint] = presented
+        self._open_rules |= open_rules
 
     def check(self, request: Request, context: Any) -> None:
         """Raises a `Problem`: 401, 403 or 429, or 400 if two different keys were sent."""
@@ -82,7 +96,7 @@ class Gate:
             return
         if isinstance(request.routing_exception, RequestRedirect):
             return  # the request to the new address is checked
-        caller = self._identify(request.environ) if self._authenticator.required else ANYONE
+        caller = self._identify(request) if self.required else ANYONE
         context.identity = caller
         key_name = {} if caller.key is None else {"key_name": caller.key}
         logs.name_in_request(tenant=caller.tenant, **key_name)
@@ -92,11 +106,11 @@ class Gate:
         if scope not in caller.scopes:
             raise refuse_scope(scope)
 
-    def recheck(self, environ: dict[str, Any], caller: Identity) -> Callable[[], bool]:
+    def recheck(self, request: Request, caller: Identity) -> Callable[[], bool]:
         """A function that says whether a caller who was let in would still be let in."""
-        if not self._authenticator.required:
+        if not self.required:
             return lambda: True
-        digest = digest_of(credentials.presented(environ))
+        digest = self._digest(request)
 
         def is_allowed() -> bool:
             try:
@@ -107,11 +121,18 @@ class Gate:
 
         return is_allowed
 
-    def _identify(self, environ: dict[str, Any]) -> Identity:
-        digest = digest_of(credentials.presented(environ))
+    def owner(self, digest: str, environ: Mapping[str, Any]) -> Identity:
+        """The owner of a key. Raises a `Problem`: 401, or 429 after too many invalid keys."""
         # The cache first: a throttled address must not slow down keys that are known to be valid.
         known = self._authenticator.known(digest)
         return known or self._look_up(digest, environ.get("REMOTE_ADDR", ""))
+
+    def _identify(self, request: Request) -> Identity:
+        return self.owner(self._digest(request), request.environ)
+
+    def _digest(self, request: Request) -> str:
+        presented = self._presented.get(request.blueprint, _in_header)
+        return presented(request)
 
     def _look_up(self, digest: str, address: str) -> Identity:
         """Asks the store for the key, unless this address sent too many invalid keys."""
@@ -132,6 +153,10 @@ def register(app: Application, authenticator: Authenticator, metrics_open: bool)
     open_rules = OPEN | {METRICS} if metrics_open else OPEN
     gate = app.extensions["gate"] = Gate(authenticator, open_rules, app.view_functions)
     app.before.append(gate.check)
+
+
+def _in_header(request: Request) -> str:
+    return digest_of(credentials.presented(request.environ))
 
 
 def refuse_scope(scope: Scope) -> Problem:

@@ -32,6 +32,9 @@ class Answer(Response):
     nothing in our answers.
     """
 
+    is_refusal = False
+    """Whether an answer with an error status is meant to be sent as it is; see `problems`."""
+
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         complete = isinstance(self.response, list) and "Content-Length" in self.headers
         if not complete or environ["REQUEST_METHOD"] == "HEAD" or self.status_code in _WITHOUT_BODY:

@@ -36,8 +36,12 @@ would take hours.
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
-class _Refused(ValueError):
-    """Raised by the parser's hooks below, with a code and a message."""
+class BadJson(ValueError):
+    """A text that is not JSON as this service reads it. `code` names the reason."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
 
 
 def read_json_object(request: Request) -> dict[str, Any]:
@@ -51,34 +55,15 @@ def read_json_object(request: Request) -> dict[str, Any]:
     body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= (request.max_content_length or 0):
         raise RequestEntityTooLarge  # Werkzeug cuts off a chunked body at the limit, silently
-    return aside(len(body), _parsed, body, current_app.config["MAX_TEXT_LENGTH"])
+    return aside(len(body), check_body, body, current_app.config["MAX_TEXT_LENGTH"])
 
 
-def _parsed(body: bytes, max_text: int) -> dict[str, Any]:
-    if body.startswith(b"\xef\xbb\xbf"):
-        raise Problem.of_body(
-            "invalid_encoding", "The body must be UTF-8 without a byte order mark."
-        )
-    _check_size(body)
+def check_body(body: bytes, max_text: int) -> dict[str, Any]:
+    """Reads the JSON object in a body. Raises `Problem` and `InvalidRequest`, as above."""
     try:
-        value = _DECODER.decode(body.decode())
-        if b"\\u" in body:
-            # An escape can produce half of a surrogate pair, which no UTF-8 can express.
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        raise Problem.of_body("invalid_encoding", "The body is not valid UTF-8.") from None
-    except UnicodeEncodeError:
-        raise Problem.of_body(
-            "invalid_text", "The body contains text that is not valid Unicode (a lone surrogate)."
-        ) from None
-    except _Refused as error:
-        raise Problem.of_body(*error.args) from None
-    except json.JSONDecodeError as error:
-        message = f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        raise Problem.of_body("invalid_json", message) from None
-    except (ValueError, RecursionError):  # Python's limit on the digits of an integer
-        message = "The body contains a number with too many digits."
-        raise Problem.of_body("invalid_json", message) from None
+        value = decode(body)
+    except BadJson as error:
+        raise Problem.of_body(error.code, str(error)) from None
     if not isinstance(value, dict):
         raise Problem.of_body("invalid_type", "The body must be a JSON object.")
     objects = (value, value.get("config"))
@@ -87,6 +72,32 @@ def _parsed(body: bytes, max_text: int) -> dict[str, Any]:
         raise Problem.of_body("too_many_values", message)
     if _may_contain_text_over(max_text, body):
         _check_texts(value, max_text)
+    return value
+
+
+def decode(text: bytes, name: str = "The body") -> Any:
+    """Reads strict JSON. Raises `BadJson`; its message calls the text by `name`."""
+    if text.startswith(b"\xef\xbb\xbf"):
+        raise BadJson("invalid_encoding", f"{name} must be UTF-8 without a byte order mark.")
+    _check_size(text, name)
+    try:
+        value = _DECODER.decode(text.decode())
+        if b"\\u" in text:
+            # An escape can produce half of a surrogate pair, which no UTF-8 can express.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        raise BadJson("invalid_encoding", f"{name} is not valid UTF-8.") from None
+    except UnicodeEncodeError:
+        message = f"{name} contains text that is not valid Unicode (a lone surrogate)."
+        raise BadJson("invalid_text", message) from None
+    except BadJson:
+        raise
+    except json.JSONDecodeError as error:
+        message = f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        raise BadJson("invalid_json", message) from None
+    except (ValueError, RecursionError):  # Python's limit on the digits of an integer
+        message = f"{name} contains a number with too many digits."
+        raise BadJson("invalid_json", message) from None
     return value
 
 
@@ -105,7 +116,7 @@ def _check_headers(request: Request) -> None:
         raise Problem.of_body("invalid_encoding", "The body must be encoded in UTF-8.")
 
 
-def _check_size(body: bytes) -> None:
+def _check_size(body: bytes, name: str) -> None:
     """Refuses bodies that are too deep or have too many values, before the parser sees them.
 
     A deep body would exhaust the parser's stack, one with many values the memory.
@@ -116,12 +127,12 @@ def _check_size(body: bytes) -> None:
         return
     bare = _STRINGS.sub(b"", body) if b"\\" in body else b"".join(body.split(b'"')[::2])
     if bare.count(b",") + bare.count(b"{") + bare.count(b"[") > MAX_VALUES:
-        raise Problem.of_body("too_many_values", f"The body has more than {MAX_VALUES} values.")
+        raise BadJson("too_many_values", f"{name} has more than {MAX_VALUES} values.")
     depth = 0
     for bracket in _BRACKETS.finditer(bare):
         depth += 1 if bracket[0] in (b"{", b"[") else -1
         if depth > MAX_DEPTH:
-            raise Problem.of_body("too_deep", f"The body is nested deeper than {MAX_DEPTH} levels.")
+            raise BadJson("too_deep", f"{name} is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _may_contain_text_over(max_text: int, body: bytes) -> bool:
@@ -157,18 +168,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         [(duplicate, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise _Refused("duplicate_key", f"Duplicate key {duplicate[:100]!r} in an object.")
+        raise BadJson("duplicate_key", f"Duplicate key {duplicate[:100]!r} in an object.")
     return found
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Refused("invalid_json", f"{name} is not valid JSON.")
+    raise BadJson("invalid_json", f"{name} is not valid JSON.")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise _Refused("invalid_json", f"The number {text[:40]} is too large.")
+        raise BadJson("invalid_json", f"The number {text[:40]} is too large.")
     return value
 
 

@@ -40,8 +40,8 @@ class Body:
 
     def __call__(self, request: Request) -> dict[str, Any]:
         if self._optional and not request.content_length and not request.get_data(cache=True):
-            return _loaded(self._schema, {}, RAISE)
-        return _loaded(self._schema, read_json_object(request), RAISE)
+            return loaded(self._schema, {}, RAISE)
+        return loaded(self._schema, read_json_object(request), RAISE)
 
     def describe(self, operation: dict[str, Any]) -> None:
         content = {
@@ -61,7 +61,7 @@ class Headers:
         self._schema = schema
         self._names = [field.data_key or name for name, field in schema.fields.items()]
         self._keys = [f"HTTP_{name.upper().replace('-', '_')}" for name in self._names]
-        self._defaults = _loaded(schema, {}, EXCLUDE)  # most requests have none of the headers
+        self._defaults = loaded(schema, {}, EXCLUDE)  # most requests have none of the headers
 
     def __call__(self, request: Request) -> dict[str, Any]:
         environ = request.environ
@@ -70,7 +70,7 @@ class Headers:
             for name, key in zip(self._names, self._keys, strict=True)
             if key in environ
         }
-        return _loaded(self._schema, sent, EXCLUDE) if sent else dict(self._defaults)
+        return loaded(self._schema, sent, EXCLUDE) if sent else dict(self._defaults)
 
     def describe(self, operation: dict[str, Any]) -> None:
         operation.setdefault("parameters", []).append({"in": "headers", "schema": self._schema})
@@ -81,7 +81,7 @@ class Query:
 
     def __init__(self, schema: Schema):
         self._schema = schema
-        self._defaults = _loaded(schema, {}, RAISE)  # most requests have no parameters
+        self._defaults = loaded(schema, {}, RAISE)  # most requests have no parameters
 
     def __call__(self, request: Request) -> dict[str, Any]:
         if not request.query_string:
@@ -91,7 +91,7 @@ class Query:
             raise InvalidRequest(
                 [FieldError(name, "Duplicate parameter.", "repeated") for name in duplicates]
             )
-        return _loaded(self._schema, request.args.to_dict(), RAISE)
+        return loaded(self._schema, request.args.to_dict(), RAISE)
 
     def describe(self, operation: dict[str, Any]) -> None:
         operation.setdefault("parameters", []).append({"in": "query", "schema": self._schema})
@@ -106,7 +106,8 @@ def refuse_query(request: Request) -> None:
         )
 
 
-def _loaded(schema: Schema, data: Mapping[str, Any], unknown: Any) -> dict[str, Any]:
+def loaded(schema: Schema, data: Mapping[str, Any], unknown: Any = RAISE) -> dict[str, Any]:
+    """Validates data. Raises `InvalidRequest` with one error for each wrong field."""
     try:
         return dict(schema.load(data, unknown=unknown))
     except ValidationError as error:

@@ -40,7 +40,7 @@ MAX_ERRORS = 100
 get a very large answer, and nobody reads more.
 """
 
-_CONTENT_TYPE = "application/problem+json"
+CONTENT_TYPE = "application/problem+json"
 
 _CODES = {
     404: "not_found",
@@ -100,7 +100,7 @@ class Problem(Exception):
 def register(app: Flask) -> None:
     """Makes every exception from a view or a step end as a `problem`."""
     app.register_error_handler(Problem, _render_problem)
-    app.register_error_handler(ServiceError, _render_service_error)
+    app.register_error_handler(ServiceError, render_service_error)
     app.register_error_handler(Exception, _render_bug)
     app.after_request(_no_other_refusal)
 
@@ -130,7 +130,9 @@ def problem(
         ]
     # No field, message or header: they may quote what the caller sent, which may be a secret.
     log.info("request_refused", status=status, code=code, method=request.method, path=request.path)
-    return Answer(json.dumps(body), status, headers, content_type=_CONTENT_TYPE)
+    answer = Answer(json.dumps(body), status, headers, content_type=CONTENT_TYPE)
+    answer.is_refusal = True
+    return answer
 
 
 def render_http_error(error: HTTPException) -> Response:
@@ -152,7 +154,7 @@ def _no_other_refusal(response: Response) -> Response:
 
     Werkzeug's `make_conditional` turns an answer into a 412 in place, and keeps its body.
     """
-    if response.status_code < 400 or response.mimetype == _CONTENT_TYPE:
+    if response.status_code < 400 or getattr(response, "is_refusal", False):
         return response
     response.close()
     return render_http_error(default_exceptions[response.status_code]())
@@ -162,7 +164,7 @@ def _render_problem(error: Problem) -> Response:
     return problem(error.status, error.code, error.detail, error.errors, error.headers)
 
 
-def _render_service_error(error: ServiceError) -> Response:
+def render_service_error(error: ServiceError) -> Response:
     if isinstance(error, StoreRefused):
         # Unlike an outage, this needs a person: a bug, or another program's data under our keys.
         log.error("store_refused", method=request.method, path=request.path, exc_info=error)

@@ -111,7 +111,7 @@ def get_events(query: dict[str, Any], headers: dict[str, str], execution_id: str
         answer = Answer(status=204)
         del answer.headers["Content-Type"]  # Flask's default, but there is no content
         return _varying(answer)
-    return _streamed(stream, lambda item: _log_block(item, id))
+    return streamed(stream, lambda item: _log_block(item, id))
 
 
 @blueprint.operation(
@@ -130,7 +130,7 @@ def follow_executions(query: dict[str, Any], headers: dict[str, str]) -> Respons
     accept.chosen(request, (event_stream.CONTENT_TYPE,))
     after = FeedPosition.parse(headers.get(LAST_EVENT_ID, "")) or query.get("after")
     chosen = Filter(query.get("type"), query.get("target_id"), query.get("tag"))
-    return _streamed(_feeds().follow(tenant(), after, chosen), _feed_block)
+    return streamed(feeds().follow(tenant(), after, chosen), _feed_block)
 
 
 def register(app: Application, executions: ExecutionService) -> None:
@@ -144,11 +144,12 @@ def _logs() -> LogService:
     return cast(LogService, current_app.extensions["logs"])
 
 
-def _feeds() -> FeedService:
+def feeds() -> FeedService:
     return cast(FeedService, current_app.extensions["feeds"])
 
 
-def _streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
+def streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:
+    """An answer with what a stream yields. `block` writes one item of it."""
     caller = client()
     caller.begin_stream()
     body = _pieces(stream.batches(caller, still_allowed()), block)
@@ -174,17 +175,17 @@ def _log_block(item: Any, execution_id: str) -> bytes:
         return event_stream.block(json.dumps(body).encode(), body["type"], item.number)
     if isinstance(item, Snapshot):
         return event_stream.block(item.body, "snapshot", item.after)
-    return _other_block(item)
+    return other_block(item)
 
 
 def _feed_block(item: Any) -> bytes:
     if isinstance(item, FeedEntry):
         body = serializers.change(item)
         return event_stream.block(json.dumps(body).encode(), body["type"], str(item.position))
-    return _other_block(item)
+    return other_block(item)
 
 
-def _other_block(item: Gap | Position | Pause | Crowded) -> bytes:
+def other_block(item: Gap | Position | Pause | Crowded) -> bytes:
     if isinstance(item, Gap):
         bounds = {"after": item.after, "before": item.before}
         return event_stream.block(json.dumps(bounds).encode(), "stream.gap")

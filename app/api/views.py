@@ -11,7 +11,7 @@ from app.api.problems import Problem
 from app.domain import identifiers
 from app.services import serializers
 from app.services.executions import ExecutionService
-from app.store.large_texts import Held
+from app.store.large_texts import Held as Held  # the pages import it from here
 
 
 def service() -> ExecutionService:
