@@ -6,6 +6,8 @@ are in `app.web.lifecycle`.
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from functools import partial
 
@@ -13,6 +15,9 @@ from app import settings
 from app.domain.errors import ConfigurationError
 from app.process import file_limit
 from app.web import binding, lifecycle
+
+# Made here, in the master, so that all web processes have the same one, also after a reload.
+os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_hex(32)
 
 try:
     chosen = settings.load()

@@ -21,7 +21,7 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
     store: requests get a 503 until the store answers.
     """
     # Imported here, since workers import this package too and do not need a web framework.
-    from app import api, catalog
+    from app import api, catalog, pages
     from app.api import key_commands as commands
     from app.services.authentication import Authenticator
     from app.services.executions import ExecutionService
@@ -37,5 +37,7 @@ def create_app(settings: Settings | None = None, service: ExecutionService | Non
         service = ExecutionService(ExecutionStore.connect(settings), targets, settings)
     keys = KeyStore.connect(settings)
     app = api.build(settings, service, Authenticator(settings, keys))
+    if settings.ui:
+        pages.register(app, settings)
     app.cli.add_command(commands.group(settings, keys))
     return app

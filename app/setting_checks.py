@@ -164,6 +164,12 @@ def _is_origin(text: str) -> bool:
     return bool(plain and parts.hostname and port != 0 and not rest)
 
 
+def long_secret(text: str) -> None:
+    """at least 32 characters"""
+    if len(text) < 32:
+        raise ValidationError(f"It has {len(text)} characters, which could be guessed.")
+
+
 def http_url(text: str) -> None:
     """an http:// or https:// address"""
     if not text.startswith(("http://", "https://")) or not _split(text).hostname:

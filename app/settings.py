@@ -27,6 +27,7 @@ from app.setting_checks import (
     Setting,
     checks_of,
     http_url,
+    long_secret,
     misspelt,
     origins,
     pauses,
@@ -146,6 +147,21 @@ class Settings:
         "Web pages that may call the API from a browser, such as `https://app.example.com`: their "
         "origins, with commas between. `*`: all pages. Default: none.",
         check=origins,
+    )
+    ui: bool = _web(
+        True,
+        "UI",
+        "`off` leaves out the dashboard: the page `/` and those under `/ui/`.",
+        shown="on",
+    )
+    secret_key: str | None = _web(
+        None,
+        "SECRET_KEY",
+        "Signs the sessions of the dashboard; at least 32 characters. Set the same one on every "
+        "machine. Default: a random one for each start of the web processes, which ends all "
+        "sessions.",
+        secret=True,
+        check=long_secret,
     )
     auth: str | None = _web(
         None,

@@ -170,17 +170,30 @@ ROUTES = pytest.mark.parametrize(("method", "rule"), RECIPES, ids=" ".join)
 
 
 def routes(service: Service) -> set[tuple[str, str]]:
-    """Every method and rule of the application as this service runs it."""
+    """Every method and rule of the application as this service runs it, without the pages.
+
+    The pages ask for a session, not for a key: `tests/ui/test_page_access.py` has their routes.
+    """
+    return {
+        (method, rule)
+        for method, rule, endpoint in every_route(service)
+        if "pages." not in endpoint
+    }
+
+
+def every_route(service: Service) -> set[tuple[str, str, str]]:
+    """Every method, rule and endpoint."""
     code = (
         "import json; from app import create_app;"
-        "print(json.dumps([[m, r.rule] for r in create_app().url_map.iter_rules() for m in r.methods]))"
+        "rules = list(create_app().url_map.iter_rules());"
+        "print(json.dumps([[m, r.rule, r.endpoint] for r in rules for m in r.methods]))"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=service.env, capture_output=True, check=True
     )
     return {
-        (method, rule)
-        for method, rule in json.loads(listed.stdout)
+        (method, rule, endpoint)
+        for method, rule, endpoint in json.loads(listed.stdout)
         if method not in ("HEAD", "OPTIONS")
     }
 

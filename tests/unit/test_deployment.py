@@ -88,7 +88,8 @@ def test_compose_passes_every_setting_to_the_web_and_all_but_the_keys_to_the_wor
     env = {variable: f"value of {variable}" for variable in VARIABLES}
     web, worker = _environment("web", env), _environment("worker", env)
     assert web == {"REDIS_URL": "redis://store:6379/0", **env}
-    assert web.keys() - worker.keys() == {"API_KEYS", "AUTH", "CORS_ORIGINS", "METRICS"}
+    webs_own = {"API_KEYS", "AUTH", "CORS_ORIGINS", "METRICS", "SECRET_KEY", "UI"}
+    assert web.keys() - worker.keys() == webs_own
     assert worker.items() <= web.items()
     published = {"HOST": "10.0.0.1", "PORT": "9000"}
     assert _filled(COMPOSE["web"]["ports"][0], published) == "10.0.0.1:9000:8000"

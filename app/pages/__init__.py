@@ -1,0 +1,38 @@
+"""The dashboard: pages for people, rendered on the server, beside the API of `app.api`.
+
+`register` adds them to the application, unless `UI=off`. The pages call the same services as the
+API, and every request of theirs passes the same steps. One module is one page.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from app.api.application import Application
+from app.pages import (
+    assets,
+    changes,  # noqa: F401
+    executions,  # noqa: F401  each page adds its views to the blueprint
+    login,
+    problems,
+)
+from app.pages.blueprint import pages
+from app.pages.guard import Guard, protect
+from app.pages.sessions import Sessions, presented_digest
+from app.services.overview import Overviews
+from app.settings import Settings
+
+
+def register(app: Application, settings: Settings) -> None:
+    """Adds the pages to a complete application."""
+    # gunicorn sets a secret for all of its processes; without it, this process is the only one.
+    secret = settings.secret_key or secrets.token_hex(32)
+    app.extensions["sessions"] = Sessions(secret)
+    app.extensions["overviews"] = Overviews(settings, app.extensions["executions"].catalog)
+    # Flask has a limit of its own for forms, which is lower.
+    app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_content_length
+    open_rules = frozenset({assets.RULE, login.LOGIN, login.LOGOUT})
+    app.extensions["gate"].admit(pages.name, presented_digest, open_rules)
+    app.register_blueprint(pages)
+    app.before.append(Guard(local_only=not settings.may_be_reached).check)
+    app.after[:0] = [problems.show, protect]  # the others measure what is really sent

@@ -1,0 +1,64 @@
+"""Renders templates: `page` for a view's answer.
+
+The environment escapes everything, and refuses a template that uses an unknown name.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import g, request
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from app.api.application import Answer
+from app.domain.key import Identity, Scope
+from app.domain.version import VERSION
+from app.pages import assets, sessions, words
+
+CONTENT_TYPE = "text/html; charset=utf-8"
+
+_environment = Environment(
+    loader=PackageLoader("app.pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_environment.globals |= {"asset": assets.url, "version": VERSION, "Scope": Scope}
+_environment.filters |= {
+    "ago": words.ago,
+    "duration": words.duration,
+    "exact": words.exact,
+    "iso": words.iso,
+    "number": words.number,
+}
+
+
+def page(template: str, status: int = 200, **values: Any) -> Answer:
+    """The answer with this template. `values` are what it shows."""
+    return answer(render(template, **values), status)
+
+
+def answer(text: str, status: int = 200) -> Answer:
+    """The answer with a text that is rendered already."""
+    # JSON can hold halves of surrogate pairs, which UTF-8 cannot.
+    body = text.encode("utf-8", "backslashreplace")
+    answer = Answer(body, status, content_type=CONTENT_TYPE)
+    answer.is_refusal = status >= 400
+    return answer
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template. Every template knows `caller` (None before the login), `now`, `here`
+    (the path of the page) and `csrf_token`, which `csrf.html` puts into a form.
+    """
+    caller: Identity | None = g.get("identity")
+    shared = {
+        "caller": caller,
+        "now": datetime.now(UTC),
+        "here": request.path,
+        "csrf_token": sessions.sessions().token(sessions.present()),
+    }
+    return _environment.get_template(template).render(shared | values)

@@ -1,0 +1,35 @@
+"""Starts executions for forms, as the API's own start does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import g
+
+from app.api.access import tenant
+from app.domain.execution import Started, TargetType
+from app.pages.blueprint import service
+from app.services.executions import StartCommand
+
+
+def start(
+    type: TargetType, target_id: str, inputs: dict[str, Any], config: dict[str, Any] | None = None
+) -> Started:
+    """Starts an execution for the caller. Raises what `ExecutionService.start` raises."""
+    return service().start(
+        StartCommand(
+            type=type,
+            target_id=target_id,
+            inputs=inputs,
+            config=config or {},
+            tenant=tenant(),
+            request_id=g.request_id,
+            traceparent=g.traceparent,
+            sees_targets=True,
+        )
+    )
+
+
+def execution_url(execution_id: str) -> str:
+    """The page of an execution."""
+    return f"/ui/executions/{execution_id}"
