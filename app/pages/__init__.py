@@ -15,6 +15,7 @@ from app.pages import (
     executions,  # noqa: F401  each page adds its views to the blueprint
     login,
     problems,
+    targets,  # noqa: F401
 )
 from app.pages.blueprint import pages
 from app.pages.guard import Guard, protect
