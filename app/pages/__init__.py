@@ -16,6 +16,7 @@ from app.pages import (
     login,
     problems,
     targets,  # noqa: F401
+    workers,  # noqa: F401
 )
 from app.pages.blueprint import pages
 from app.pages.guard import Guard, protect
