@@ -12,6 +12,7 @@ from app.api.application import Application
 from app.pages import (
     assets,
     changes,  # noqa: F401
+    execution,  # noqa: F401
     executions,  # noqa: F401  each page adds its views to the blueprint
     login,
     problems,

@@ -1,0 +1,132 @@
+// The page of one execution: adds what its stream brings, and copies. Without JavaScript the page
+// shows all that there was when it was loaded.
+const root = document.getElementById("execution");
+const PAUSE = 1100; // milliseconds between two refreshes
+const FINAL = ["execution.completed", "execution.failed", "execution.cancelled"];
+const MOST_LINES = 500;
+const MOST_ANSWERS = 20;
+const MOST_CHARACTERS = 32768; // of one answer
+
+// Refreshes the live part: at once, but not more often than once a second, and always after the
+// last change.
+let refreshedAt = -PAUSE;
+let timer = null;
+const change = () => {
+  timer ??= setTimeout(() => {
+    timer = null;
+    refreshedAt = performance.now();
+    htmx.trigger(root, "changed");
+  }, Math.max(0, refreshedAt + PAUSE - performance.now()));
+};
+
+// Keeps the end in sight, unless the reader has scrolled up.
+const add = (box, fill) => {
+  const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+  fill();
+  if (isAtEnd) box.scrollTop = box.scrollHeight;
+};
+
+const source = (data) => {
+  const item = data.item === null || data.item === undefined ? "" : `item ${data.item}`;
+  return [data.step, item].filter(Boolean).join(", ");
+};
+
+let attempt = Number(root.dataset.attempt);
+
+const article = (data) => {
+  const key = `${attempt}/${data.step ?? ""}/${data.item ?? ""}/${data.call}`;
+  const answers = document.getElementById("answers");
+  const found = answers.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (found) return found;
+  const made = answers.querySelector("template").content.firstElementChild.cloneNode(true);
+  const parts = [source(data), data.call === 1 ? "" : `call ${data.call}`];
+  parts.push(attempt > 1 ? `attempt ${attempt}` : "");
+  const title = parts.filter(Boolean).join(", ") || "Answer";
+  made.dataset.key = key;
+  made.querySelector("h3").textContent = title;
+  made.querySelector(".said").setAttribute("aria-label", title);
+  const box = answers.querySelector("[data-answers]");
+  box.append(made);
+  if (box.children.length > MOST_ANSWERS) box.firstElementChild.remove();
+  answers.hidden = false;
+  return made;
+};
+
+const answer = (event) => {
+  const box = article(event.data).querySelector(".said");
+  add(box, () => {
+    box.append(event.data.text);
+    const text = box.textContent;
+    if (text.length > MOST_CHARACTERS) box.textContent = text.slice(-MOST_CHARACTERS);
+  });
+};
+
+const line = (event) => {
+  const log = document.getElementById("log");
+  const box = log.querySelector("[data-lines]");
+  const made = log.querySelector("template").content.firstElementChild.cloneNode(true);
+  const [time, from, message] = made.children;
+  const fields = event.data.fields ?? {};
+  time.dateTime = time.title = event.at;
+  time.textContent = event.at.slice(11, 19);
+  from.textContent = source(event.data);
+  message.textContent = event.data.message;
+  if (Object.keys(fields).length) made.querySelector("code").textContent = JSON.stringify(fields);
+  log.hidden = false;
+  add(box, () => {
+    box.append(made);
+    if (box.children.length > MOST_LINES) box.firstElementChild.remove();
+  });
+};
+
+// A page in the background does not listen, because a browser opens only six connections to one
+// server. It continues where it was.
+const address = root.dataset.stream; // a refresh of the page does not repeat it
+let stream = null;
+let after = root.dataset.after;
+const hear = (name, use) => {
+  stream.addEventListener(name, (message) => {
+    after = message.lastEventId || after;
+    use(JSON.parse(message.data));
+  });
+};
+
+const listen = () => {
+  if (document.hidden) {
+    stream?.close();
+    stream = null;
+  } else if (!stream) {
+    stream = new EventSource(`${address}?after=${after}`);
+    stream.addEventListener("open", change);
+    hear("answer", answer);
+    hear("line", line);
+    hear("changed", (event) => {
+      if (event.type === "execution.started") attempt = event.data.attempt;
+      if (FINAL.includes(event.type)) stream.close();
+      change();
+    });
+  }
+};
+
+if (address) {
+  document.addEventListener("visibilitychange", listen);
+  window.addEventListener("pagehide", () => stream?.close());
+  listen();
+}
+
+// Copies what a button names. Without https, a browser has no clipboard: then the text is selected.
+document.documentElement.classList.add("scripted");
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  const text = document.getElementById(button.dataset.copy);
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+  } catch {
+    getSelection().selectAllChildren(text);
+    if (!document.execCommand("copy")) return;
+  }
+  const name = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = name; }, 1500);
+});
