@@ -1,0 +1,1 @@
+"""Takes the pictures of the dashboard in `docs/`: `python -m tools.screenshots`."""
