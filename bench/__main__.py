@@ -22,7 +22,17 @@ from pathlib import Path
 import redis
 
 from bench import table
-from bench.figures import queue, share, store, streams, waiters, waiting, web, webhooks
+from bench.figures import (
+    dashboard,
+    queue,
+    share,
+    store,
+    streams,
+    waiters,
+    waiting,
+    web,
+    webhooks,
+)
 from bench.figures.scale import Scale
 from bench.load import client as client_of_rates
 from bench.stack import CELERY
@@ -37,6 +47,7 @@ FIGURES: list[Figure] = [
     *(web.waiting_callers, waiters.many_waiters, waiters.heard_of, queue.chains),
     *(store.bytes_each, store.connections, share.store_share, webhooks.deliveries),
     streams.event_streams,
+    *(dashboard.dashboard_page, dashboard.open_dashboards),
 ]
 FULL_ONLY: list[Figure] = [web.servers]
 
