@@ -24,8 +24,7 @@ from app.domain.execution import Execution, Include, TargetType
 from app.domain.key import Scope
 from app.pages import execution_facts, json_tree, transcript, waterfall
 from app.pages.blueprint import pages, service
-from app.pages.execution_facts import curl
-from app.pages.json_tree import Shown
+from app.pages.execution_facts import Partial, curl
 from app.pages.rendering import page
 from app.pages.starting import execution_url
 from app.pages.targets import LIST as TARGETS
@@ -60,11 +59,11 @@ def show_execution(execution_id: str) -> Answer:
 def show_json(execution_id: str) -> Response:
     """All of it as the API answers it, which does not know the sessions of people."""
     with Held() as held:
-        execution = service().get(checked_id(execution_id), tenant(), held=held)
-        if execution.type is TargetType.PIPELINE and not execution.status.ended:
-            execution = service().get(execution.id, tenant(), Include.OUTPUTS, held)
+        execution = _read(checked_id(execution_id), held, while_it_runs=Include.OUTPUTS)
         asked = service().request_of(execution, ("config", "inputs"), held)
-        return kept(held, json_answer(serializers.execution(execution, asked=asked)))
+        with_steps = execution.type is TargetType.PIPELINE
+        body = serializers.execution(execution, with_steps=with_steps, asked=asked)
+        return kept(held, json_answer(body))
 
 
 @pages.get(f"{ONE}/events")
@@ -112,13 +111,14 @@ def redeliver(execution_id: str, number: str) -> Response:
     return _to(id)
 
 
-def _read(id: str, held: ExitStack) -> Execution:
+def _read(id: str, held: ExitStack, while_it_runs: Include = Include.STEPS) -> Execution:
     """The execution with its outputs, and with its steps if it is one of a pipeline."""
     execution = service().get(id, tenant(), held=held)
     if execution.type is TargetType.AGENT or execution.steps:
         return execution
     held.pop_all().close()  # or many readers would wait for each other's large outputs
-    return service().get(id, tenant(), Include.STEPS, held)
+    include = Include.STEPS if execution.status.ended else while_it_runs
+    return service().get(id, tenant(), include, held)
 
 
 def _live_values(execution: Execution) -> dict[str, Any]:
@@ -137,16 +137,16 @@ def _live_values(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _partial(execution: Execution) -> tuple[tuple[str, Shown], ...]:
+def _partial(execution: Execution) -> Partial:
     """The outputs of finished steps."""
     if execution.status.ended or execution.type is TargetType.AGENT:
         return execution_facts.partial(execution)
     done = tuple(step.output_key for step in execution.steps if step.done)
-    return _finished_outputs(execution.id, tenant(), done) if done else ()
+    return _finished_outputs(execution.id, tenant(), done) if done else Partial()
 
 
 @lru_cache(maxsize=32)
-def _finished_outputs(id: str, tenant: str, _: tuple[str, ...]) -> tuple[tuple[str, Shown], ...]:
+def _finished_outputs(id: str, tenant: str, _: tuple[str, ...]) -> Partial:
     """The same of one that runs. They are read again only if other steps have finished, since they
     may be large and the page is refreshed every second.
     """

@@ -25,6 +25,9 @@ from app.pages.json_tree import Shown, shown, shown_value
 MAX_CURL_BYTES = 8 * 1024
 """Inputs that are larger do not fit into a command."""
 
+MOST_OUTPUTS = 40
+"""So many outputs of finished steps are shown: those of the last steps."""
+
 _PHASES = {Phase.RETRY_WAIT: "waiting to retry", Phase.CANCELLING: "cancelling"}
 
 
@@ -88,6 +91,14 @@ class Facts:
     def is_live(self) -> bool:
         """Whether something may still change."""
         return not self.is_over or any(row.delivery.ended_at is None for row in self.deliveries)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The outputs of finished steps by their keys, and how many more there are."""
+
+    outputs: tuple[tuple[str, Shown], ...] = ()
+    left_out: int = 0
 
 
 def facts(
@@ -201,14 +212,16 @@ def _outputs(execution: Execution) -> Shown | None:
     return shown(b"{}" if execution.outputs is None else execution.outputs)
 
 
-def partial(execution: Execution) -> tuple[tuple[str, Shown], ...]:
-    """The outputs of finished steps, by their keys. A completed execution has outputs of its own,
-    which say the same.
+def partial(execution: Execution) -> Partial:
+    """The outputs of finished steps. A completed execution has outputs of its own, which say the
+    same.
     """
-    outputs = execution.step_outputs
     if execution.status is Status.COMPLETED:
-        return ()
-    return tuple((key, shown(text, beside=len(outputs))) for key, text in outputs.items())
+        return Partial()
+    outputs = list(execution.step_outputs.items())
+    last = outputs[-MOST_OUTPUTS:]
+    found = tuple((key, shown(text, beside=len(last))) for key, text in last)
+    return Partial(found, len(outputs) - len(found))
 
 
 _STATES = {

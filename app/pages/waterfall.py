@@ -6,6 +6,7 @@ width, so the drawing fits any screen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,13 @@ from app.pages.time_axis import Axis, Bar, Tick
 
 MIN_WAIT = 0.5
 """In percent: a shorter wait of a step is not drawn."""
+
+MOST_STEPS = 200
+"""So many steps are drawn. A browser would be slow with more, and they would take the service long
+at every refresh.
+"""
+
+_RANKS = {StepStatus.RUNNING: 0, StepStatus.FAILED: 1}
 
 TRY_TYPES = frozenset({"step.started", "step.completed", "step.failed", "retrying"})
 
@@ -44,11 +52,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """`left_out_seconds` were waited before the drawing begins."""
+    """`left_out_seconds` were waited before the drawing begins. `left_out_steps` have no row."""
 
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
     left_out_seconds: float = 0.0
+    left_out_steps: int = 0
 
     @property
     def has_models(self) -> bool:
@@ -78,13 +87,29 @@ def waterfall(
     begin, left_out = _begin(execution, end)
     axis = Axis(begin, max((end - begin).total_seconds(), 0.001))
     rows = [_own_row(execution, axis, end)]
-    if execution.type is TargetType.PIPELINE:
-        steps = {step.id: step for step in execution.steps}
-        for step in execution.steps:
-            ready_at = _ready_at(step, steps, (after or {}).get(step.id, frozenset()), begin)
-            past = (tries or {}).get(step.id, ())
-            rows.append(_step_row(step, execution, axis, end, ready_at, past))
-    return Waterfall(tuple(rows), axis.ticks(), left_out)
+    all_steps = execution.steps if execution.type is TargetType.PIPELINE else ()
+    steps = {step.id: step for step in all_steps}
+    drawn = _drawn(all_steps)
+    for step in drawn:
+        ready_at = _ready_at(step, steps, (after or {}).get(step.id, frozenset()), begin)
+        past = (tries or {}).get(step.id, ())
+        rows.append(_step_row(step, execution, axis, end, ready_at, past))
+    return Waterfall(tuple(rows), axis.ticks(), left_out, len(all_steps) - len(drawn))
+
+
+def _drawn(steps: tuple[StepRecord, ...]) -> tuple[StepRecord, ...]:
+    """The steps that have a row, in their order. If they are too many: those that run, then those
+    that failed, then those that started last.
+    """
+    if len(steps) <= MOST_STEPS:
+        return steps
+
+    def rank(step: StepRecord) -> tuple[int, float]:
+        began = -step.started_at.timestamp() if step.started_at else math.inf
+        return _RANKS.get(step.status, len(_RANKS)), began
+
+    chosen = {step.id for step in sorted(steps, key=rank)[:MOST_STEPS]}
+    return tuple(step for step in steps if step.id in chosen)
 
 
 def tries_of(events: Iterable[Event]) -> dict[str, tuple[Try, ...]]:

@@ -127,7 +127,9 @@ def test_the_steps_are_drawn_where_they_ran(service: Service, page: Page, flag: 
     expect(step(page, "right").locator(".status")).to_have_text("running")
     expect(step(page, "report").locator(".status")).to_have_text("pending")
     expect(page.locator("section:has(#partial)")).to_contain_text("left")
-    assert service.http.get(f"{page.url}/json").json()["outputs_partial"]["left"] == "done"
+    stored = service.http.get(f"{page.url}/json").json()
+    assert stored["outputs_partial"]["left"] == "done"
+    assert [found["id"] for found in stored["steps"]] == ["read", "left", "right", "report"]
     page.wait_for_timeout(500)
     flag.touch()
     expect(status(page)).to_have_text("completed")

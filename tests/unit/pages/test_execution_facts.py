@@ -20,7 +20,15 @@ from app.domain.execution import (
     TargetType,
 )
 from app.domain.key import Scope
-from app.pages.execution_facts import MAX_CURL_BYTES, Facts, curl, facts, partial, start_body
+from app.pages.execution_facts import (
+    MAX_CURL_BYTES,
+    MOST_OUTPUTS,
+    Facts,
+    curl,
+    facts,
+    partial,
+    start_body,
+)
 
 NOW = datetime(2026, 11, 27, 1, 0, tzinfo=UTC)
 ALL = frozenset(Scope)
@@ -153,16 +161,19 @@ def test_inputs_that_do_not_fit_into_a_command_have_none() -> None:
 
 
 def test_partial_outputs_belong_to_what_did_not_complete() -> None:
-    outputs = {"a": b"[1]"}
-    assert [key for key, _ in partial(execution(Status.FAILED, step_outputs=outputs))] == ["a"]
-    assert [key for key, _ in partial(execution(Status.RUNNING, step_outputs=outputs))] == ["a"]
-    assert partial(execution(Status.COMPLETED, step_outputs=outputs)) == ()
+    def keys(status: Status) -> list[str]:
+        found = partial(execution(status, step_outputs={"a": b"[1]"}))
+        return [key for key, _ in found.outputs]
+
+    assert keys(Status.FAILED) == keys(Status.RUNNING) == ["a"]
+    assert keys(Status.COMPLETED) == []
 
 
 def test_the_outputs_of_many_steps_are_bounded_together() -> None:
     text = json.dumps(["word " * 20] * 500).encode()
     found = partial(execution(Status.FAILED, step_outputs={f"k{n}": text for n in range(100)}))
-    assert len(found) == 100
-    assert all(shown.is_cut for _, shown in found)
-    sizes = [len(child.text) for _, shown in found if shown.node for child in shown.node.children]
-    assert sum(sizes) < 200_000
+    assert [key for key, _ in found.outputs] == [f"k{n}" for n in range(100 - MOST_OUTPUTS, 100)]
+    assert found.left_out == 100 - MOST_OUTPUTS
+    assert all(shown.is_cut for _, shown in found.outputs)
+    nodes = [shown.node for _, shown in found.outputs if shown.node]
+    assert sum(len(child.text) for node in nodes for child in node.children) < 100_000

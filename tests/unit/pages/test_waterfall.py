@@ -18,7 +18,7 @@ from app.domain.execution import (
     TargetType,
 )
 from app.pages.time_axis import Bar
-from app.pages.waterfall import Row, Try, tries_of, waterfall
+from app.pages.waterfall import MOST_STEPS, Row, Try, tries_of, waterfall
 
 BEGIN = datetime(2026, 11, 27, 1, 0, tzinfo=UTC)
 
@@ -251,3 +251,15 @@ def test_tries_are_read_from_the_events_of_steps() -> None:
         ),
         "b": (Try(at(0), at(3), "lost"),),
     }
+
+
+def test_of_many_steps_those_are_drawn_that_run_that_failed_and_that_started_last() -> None:
+    done = [step(f"done{number:03}", number, number + 1) for number in range(300)]
+    failed = step("failed", 0, 1, status=StepStatus.FAILED)
+    running = step("running", 5, status=StepStatus.RUNNING)
+    later = [step(f"later{number}", status=StepStatus.PENDING) for number in range(5)]
+    drawn = waterfall(run(running, failed, *done, *later, ended=None), at(400))
+    names = [row.name for row in drawn.rows[1:]]
+    assert names == ["running", "failed", *(f"done{number}" for number in range(102, 300))]
+    assert drawn.left_out_steps == 107
+    assert waterfall(run(*done[:MOST_STEPS]), at(400)).left_out_steps == 0
