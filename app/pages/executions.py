@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from app.domain.key import Scope
 from app.pages.blueprint import pages, service
 from app.pages.first import proposal
 from app.pages.kept import Kept
-from app.pages.rendering import answer, render
+from app.pages.rendering import answer, page, render
 from app.pages.starting import execution_url
 from app.services.executions import ListQuery
 
@@ -32,7 +31,6 @@ _query = Query(ListQuerySchema(only=("status", "type", "target_id", "page")))
 # What is at work or broken comes first.
 _ORDER = (Status.RUNNING, Status.PENDING, Status.FAILED, Status.COMPLETED, Status.CANCELLED)
 
-# Many people may have the same list open, and all ask again when something has changed.
 _refreshed = Kept()
 
 _PHASES = {Phase.RETRY_WAIT: "waiting to retry", Phase.CANCELLING: "cancelling"}
@@ -93,23 +91,25 @@ class ExecutionList:
 def list_executions() -> Answer:
     query = _asked(_query(request))
     if "HX-Request" not in request.headers:
-        return answer(_rendered("executions.html", query)[0])
-    text = _refreshed.get(query)
-    if text is None:
-        read_at = time.monotonic()
-        text, shown = _rendered("executions_live.html", query)
-        if shown.rows:  # a list without rows has a form, which is for its own session alone
-            _refreshed.put(query, text, read_at)
-    return answer(text)
+        return page("executions.html", **_values(query))
+    # Nothing is shared of a list without rows: it has a form, which is for its own session alone.
+    shared = _refreshed.get(query, lambda: _shared(query))
+    return answer(shared) if shared else page("executions_live.html", **_values(query))
 
 
-def _rendered(template: str, query: ListQuery) -> tuple[str, ExecutionList]:
-    """The text of the list in this template, and what it shows."""
+def _shared(query: ListQuery) -> str:
+    """The list for all who see the same one; empty if it has no rows."""
+    values = _values(query)
+    return render("executions_live.html", **values) if values["list"].rows else ""
+
+
+def _values(query: ListQuery) -> dict[str, Any]:
+    """What the templates show."""
     now = datetime.now(UTC)
     found, counts = service().list(query), service().counts(query)
-    shown = execution_list(query, found, counts, service().catalog, now)
     first = None if found.total_items else proposal(service().catalog)
-    return render(template, list=shown, proposal=first, now=now), shown
+    shown = execution_list(query, found, counts, service().catalog, now)
+    return {"list": shown, "proposal": first, "now": now}
 
 
 def execution_list(

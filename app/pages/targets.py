@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -43,7 +42,6 @@ class _QuerySchema(QuerySchema):
 
 _query = Query(_QuerySchema())
 
-# Many people may have the same target open, whose last runs are asked for every two seconds.
 _refreshed = Kept()
 
 
@@ -63,7 +61,8 @@ def list_targets() -> Answer:
 def show_target(type: str, target_id: str) -> Answer:
     target, query = _target(type, target_id), _query(request)
     if "HX-Request" in request.headers:
-        return answer(_refreshed_runs(type, target))
+        key = (tenant(), type, target.id)
+        return answer(_refreshed.get(key, lambda: _runs(type, target)))
     inputs, config = _of_execution(query["from_"]) if "from_" in query else ({}, {})
     texts = entered(target, inputs, config, as_json="as_" in query)
     return _shown(type, target, form(target, texts), again=query.get("from_"))
@@ -106,16 +105,10 @@ def _shown(
     )
 
 
-def _refreshed_runs(type: str, target: Target) -> str:
+def _runs(type: str, target: Target) -> str:
     """The part of the page with the last runs."""
-    key = (tenant(), type, target.id)
-    text = _refreshed.get(key)
-    if text is None:
-        read_at = time.monotonic()
-        recent, url = _recent(type, target.id), _url(type, target.id)
-        text = render("target_runs.html", type=type, target=target, url=url, recent=recent)
-        _refreshed.put(key, text, read_at)
-    return text
+    recent, url = _recent(type, target.id), _url(type, target.id)
+    return render("target_runs.html", type=type, target=target, url=url, recent=recent)
 
 
 def _drawing(pipeline: Pipeline) -> graph.Drawing | None:
