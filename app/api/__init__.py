@@ -20,6 +20,7 @@ from app.api import (
     deliveries,
     docs,
     executions,
+    hosts,
     limits,
     operations,
     problems,
@@ -62,6 +63,7 @@ def build(
     app.url_map.merge_slashes = False  # no redirects from `/api//v1`: each path has one spelling
     operations.register(app, settings, service.catalog)
     app.before.append(_begin)
+    hosts.register(app, local_only=not settings.may_be_reached)
     traces.register(app, tracing.connect(settings))
     browsers.register(app, origins_of(settings.cors_origins))
     access.register(app, authenticator, metrics_open=settings.metrics == "open")

@@ -14,13 +14,13 @@ from app.pages import (
     changes,  # noqa: F401
     execution,  # noqa: F401
     executions,  # noqa: F401  each page adds its views to the blueprint
+    guard,
     login,
     problems,
     targets,  # noqa: F401
     workers,  # noqa: F401
 )
 from app.pages.blueprint import pages
-from app.pages.guard import Guard, protect
 from app.pages.sessions import Sessions, presented_digest
 from app.services.overview import Overviews
 from app.settings import Settings
@@ -37,5 +37,5 @@ def register(app: Application, settings: Settings) -> None:
     open_rules = frozenset({assets.RULE, login.LOGIN, login.LOGOUT})
     app.extensions["gate"].admit(pages.name, presented_digest, open_rules)
     app.register_blueprint(pages)
-    app.before.append(Guard(local_only=not settings.may_be_reached).check)
-    app.after[:0] = [problems.show, protect]  # the others measure what is really sent
+    app.before.append(guard.check)
+    app.after[:0] = [problems.show, guard.protect]  # the others measure what is really sent

@@ -54,7 +54,9 @@ class Waiters:
         try:
             self.open += 1
             path = f"/api/v1/executions/{id}?wait=60"
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            writer.write(
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+            )
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")), head
             fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)

@@ -128,7 +128,7 @@ def test_a_key_that_comes_twice_or_is_blank_is_400(
     body = b'{"type": "agent", "target_id": "behaves", "inputs": {}}'
     lines = [
         "POST /api/v1/executions HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Connection: close",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",

@@ -424,5 +424,5 @@ def test_a_request_that_could_be_read_in_two_ways_is_refused(
     service: Service, lines: bytes
 ) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        connection.sendall(lines + b"\r\nHost: x\r\nConnection: close\r\n\r\n{}")
+        connection.sendall(lines + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n{}")
         assert connection.recv(65536).startswith(b"HTTP/1.1 4")

@@ -438,7 +438,7 @@ def test_streams_and_waiting_requests_together_leave_room_for_others(
             following = opened.enter_context(stream(service, run))
             assert next(following.events()).type == "snapshot"
             waiting = opened.enter_context(socket.create_connection(("127.0.0.1", service.port)))
-            waiting.sendall(f"GET {wait} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            waiting.sendall(f"GET {wait} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         for _ in range(3):
             url = f"{service.url}/api/v1/executions/{run.id}"
             assert requests.get(url, timeout=within(10)).status_code == 200

@@ -364,9 +364,11 @@ def test_a_service_may_let_nobody_wait(make_service: Make, setting: str) -> None
 def test_a_client_that_has_gone_costs_nothing_after_five_seconds(make_service: Make) -> None:
     service = make_service(workers=0)
     id = service.start("behaves", {"do": "echo"})
-    request = f"GET /api/v1/executions/{id}?wait=59 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    request = f"GET /api/v1/executions/{id}?wait=59 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     start_ = json.dumps(ECHO)
-    head = f"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(start_)}\r\n"
+    head = (
+        f"POST /api/v1/executions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(start_)}\r\n"
+    )
     post = f"{head}Content-Type: application/json\r\nPrefer: wait=59\r\n\r\n{start_}".encode()
     assert service.web is not None
     [process] = psutil.Process(service.web.pid).children()
@@ -388,7 +390,9 @@ def test_a_client_that_closes_its_sending_side_gets_its_answer_at_once(
     service = make_service(workers=0)
     id = service.start("behaves", {"do": "echo"})
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
-        client.sendall(f"GET /api/v1/executions/{id}?wait=59 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.sendall(
+            f"GET /api/v1/executions/{id}?wait=59 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         client.shutdown(socket.SHUT_WR)
         answer = b""
         while piece := client.recv(65536):
@@ -402,7 +406,7 @@ def test_a_client_that_sends_its_next_request_early_is_not_taken_for_gone(
 ) -> None:
     service = make_service(workers=0)
     id = service.start("behaves", {"do": "echo"})
-    get = f"GET /api/v1/executions/{id}%s HTTP/1.1\r\nHost: x\r\n\r\n"
+    get = f"GET /api/v1/executions/{id}%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
         client.sendall((get % "?wait=2").encode() + (get % "").encode())
         began, answers = time.monotonic(), b""
@@ -416,7 +420,9 @@ def test_large_bodies_of_starts_that_wait_take_no_memory_from_others(make_servic
     """A process keeps 128 MiB for large requests. Those that wait have given theirs back."""
     service = make_service(workers=0)
     large = json.dumps({**ECHO, "inputs": {"texts": ["x" * 100_000] * 10}}).encode()
-    head = f"POST /api/v1/executions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(large)}\r\n"
+    head = (
+        f"POST /api/v1/executions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(large)}\r\n"
+    )
     request = f"{head}Content-Type: application/json\r\nPrefer: wait=59\r\n\r\n".encode() + large
     clients = []
     for number in range(1, 161):
