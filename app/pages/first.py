@@ -15,7 +15,7 @@ from app.catalog.model import Agent, Catalog, InputType, Pipeline, PromptFlow, T
 from app.domain.execution import TargetType
 from app.domain.key import Scope
 from app.pages.blueprint import pages, service
-from app.pages.starting import start
+from app.pages.starting import execution_url, start
 
 PATH = "/ui/first"
 
@@ -51,12 +51,12 @@ class Proposal:
 @pages.post(PATH)
 @needs(Scope.START)
 def start_first() -> Answer:
-    """Starts what is proposed, and goes back to the list, where it appears."""
+    """Starts what is proposed, and goes to its page, which shows how it runs."""
     proposed = proposal(service().catalog)
     if proposed is None:
         raise NotFound
-    start(proposed.type, proposed.target_id, proposed.inputs)
-    return cast(Answer, redirect("/", 303, Response=Answer))
+    started = start(proposed.type, proposed.target_id, proposed.inputs)
+    return cast(Answer, redirect(execution_url(started.execution_id), 303, Response=Answer))
 
 
 def proposal(catalog: Catalog) -> Proposal | None:

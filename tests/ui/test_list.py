@@ -31,20 +31,21 @@ def row(page: Page, execution_id: str):
 
 
 @pytest.mark.usefixtures("seen")
-def test_the_empty_list_starts_the_first_execution_and_shows_its_end(
+def test_the_empty_list_starts_the_first_execution_and_goes_to_its_page(
     service: Service, page: Page
 ) -> None:
     page.goto(service.url)
     expect(page.locator("main")).to_contain_text("Nothing has been started yet")
     page.get_by_role("button", name="Start it").click()
-    rows = page.locator("tbody tr")
-    expect(rows).to_have_count(1)
+    page.wait_for_url("**/ui/executions/exec_*")
     page.evaluate("window.notReloaded = true")
-    expect(rows.locator(".status")).to_have_text("completed")
-    expect(page.locator("#filter-completed .count")).to_have_text("1")
+    expect(page.locator(".heading .status")).to_have_text("completed")
+    expect(page.locator("section:has(#outputs)")).to_be_visible()
     assert page.evaluate("window.notReloaded")
     [execution] = service.get("/executions").json()["executions"]
-    expect(rows).to_have_attribute("id", execution["execution_id"])
+    assert path_of(page) == f"/ui/executions/{execution['execution_id']}"
+    page.get_by_role("link", name="Executions", exact=True).first.click()
+    expect(row(page, execution["execution_id"]).locator(".status")).to_have_text("completed")
 
 
 @pytest.mark.usefixtures("seen")
@@ -167,9 +168,11 @@ def test_without_javascript_the_list_is_complete_and_its_form_works(
     with opened_page(browser, java_script_enabled=False) as page:
         page.goto(service.url)
         page.get_by_role("button", name="Start it").click()
-        expect(page.locator("tbody tr")).to_have_count(1)
+        page.wait_for_url("**/ui/executions/exec_*")
         [execution] = service.get("/executions").json()["executions"]
         service.ended(execution["execution_id"])
+        page.goto(service.url)
+        expect(page.locator("tbody tr")).to_have_count(1)
         page.locator("#filter-completed").click()
         expect(row(page, execution["execution_id"])).to_contain_text("completed")
         page.get_by_text("Target: all targets").click()
