@@ -294,6 +294,11 @@ class Execution:
     callback: Callback | None = None
     tags: tuple[str, ...] = ()
 
+    @property
+    def first_started_at(self) -> datetime | None:
+        """When its first attempt began, if its attempts are read; `started_at` is the last one."""
+        return self.attempts[0].started_at if self.attempts else self.started_at
+
 
 @dataclass(frozen=True, slots=True)
 class Page:

@@ -111,7 +111,7 @@ def facts(
 ) -> Facts:
     """Computes what a caller with these scopes sees. `is_known`: the target still exists."""
     end = execution.ended_at or now
-    first = execution.attempts[0].started_at if execution.attempts else execution.started_at
+    first = execution.first_started_at
     percentage, done = _progress(execution)
     failure, usage = execution.failure, execution.usage
     counts = [use.total_tokens for use in usage.values() if use.total_tokens is not None]

@@ -25,6 +25,8 @@ from app.pages.starting import execution_url
 from app.services.executions import ListQuery
 
 PAGE_SIZE = 50
+MAX_WHY = 300
+"""How much of a failure's message is in the list, which shows a line of it."""
 
 _query = Query(ListQuerySchema(only=("status", "type", "target_id", "page")))
 
@@ -41,7 +43,8 @@ class Row:
     """One execution in the list.
 
     `percentage` is None if there is no progress to show, and `done` says the same in words.
-    `seconds` is how long it has run; None if it has not started.
+    `seconds` is the time since its first start, or from there to its end; None if it has not
+    started. `why` is the message of the failure.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Row:
     percentage: float | None
     done: str
     failure: str
+    why: str
     created_at: datetime
     seconds: float | None
     attempt: int
@@ -136,7 +140,7 @@ def execution_list(
 
 
 def row(execution: Execution, now: datetime) -> Row:
-    started_at = execution.started_at
+    started_at, failure = execution.first_started_at, execution.failure
     percentage, done = _progress(execution)
     return Row(
         id=execution.id,
@@ -147,7 +151,8 @@ def row(execution: Execution, now: datetime) -> Row:
         phase=_PHASES.get(execution.phase, "") if execution.phase else "",
         percentage=percentage,
         done=done,
-        failure=execution.failure.type if execution.failure else "",
+        failure=failure.type if failure else "",
+        why=failure.message[:MAX_WHY] if failure else "",
         created_at=execution.created_at,
         seconds=((execution.ended_at or now) - started_at).total_seconds() if started_at else None,
         attempt=execution.attempt,
@@ -172,7 +177,7 @@ def _asked(query: dict[str, Any]) -> ListQuery:
         page=query["page"],
         page_size=PAGE_SIZE,
         tenant=tenant(),
-        with_failures=True,
+        with_attempts=True,
     )
 
 

@@ -45,9 +45,9 @@ def recent(found: Iterable[Execution], total: int, now: datetime) -> Recent:
     completed = [run for run in runs if run.status is Status.COMPLETED]
     failed = [run for run in runs if run.status is Status.FAILED]
     seconds = [
-        (run.ended_at - run.started_at).total_seconds()
+        (run.ended_at - run.first_started_at).total_seconds()
         for run in completed
-        if run.started_at and run.ended_at
+        if run.first_started_at and run.ended_at
     ]
     return Recent(
         rows=tuple(executions.row(run, now) for run in runs[:ROWS]),

@@ -139,7 +139,7 @@ def _recent(type: str, target_id: str) -> Recent | None:
         target_id=target_id,
         page_size=COUNTED,
         tenant=tenant(),
-        with_failures=True,
+        with_attempts=True,
     )
     try:
         found = service().list(query)

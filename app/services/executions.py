@@ -84,7 +84,7 @@ class RetryCommand:
 class ListQuery:
     """Filters for a list, and the page to return: `page` from 1, `page_size` from 1 to 100.
 
-    `with_failures`: also read why executions failed.
+    `with_attempts`: also read the attempts of executions, and why they failed.
     """
 
     status: Status | None = None
@@ -94,7 +94,7 @@ class ListQuery:
     page_size: int = 50
     descending: bool = True
     tenant: str = DEFAULT_TENANT
-    with_failures: bool = False
+    with_attempts: bool = False
 
 
 class ExecutionService:
@@ -243,7 +243,7 @@ class ExecutionService:
             offset,
             query.page_size,
             query.descending,
-            with_failures=query.with_failures,
+            with_attempts=query.with_attempts,
         )
         return Page(tuple(found), query.page, query.page_size, total)
 

@@ -33,6 +33,7 @@ from app.store import connection, events, records
 from app.store.functions import Functions
 from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
 from app.store.job_reader import (
+    ATTEMPT_FIELDS,
     GLANCE_FIELDS,
     RECORD_FIELDS,
     SUMMARY_FIELDS,
@@ -207,11 +208,11 @@ class ExecutionReader:
         count: int,
         descending: bool,
         *,
-        with_failures: bool = False,
+        with_attempts: bool = False,
     ) -> tuple[list[Execution], int]:
         """One page of the executions in these index keys, and their exact total."""
         order = "desc" if descending else "asc"
-        fields = (*SUMMARY_FIELDS, "error") if with_failures else SUMMARY_FIELDS
+        fields = ATTEMPT_FIELDS if with_attempts else SUMMARY_FIELDS
         arguments = [offset, count, order, len(keys), *keys, *fields]
         with self._calling():
             total, rows = self._shared["page"](arguments)

@@ -58,6 +58,9 @@ SUMMARY_FIELDS = (
 )
 """The fields for an item of a list. The scripts rely on the order of the first three."""
 
+ATTEMPT_FIELDS = (*SUMMARY_FIELDS, "error", "worker_name", "history")
+"""The fields for an item of a list with its attempts."""
+
 RECORD_FIELDS = (
     *SUMMARY_FIELDS,
     *("steps", "error", "worker_name", "history", "usage", "flow", "definition", "traceparent"),

@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from app.catalog.model import Agent, Catalog, Pipeline
-from app.domain.execution import Execution, Failure, Page, Phase, Progress, Status, TargetType
-from app.pages.executions import execution_list, row
+from app.domain.execution import (
+    Attempt,
+    Execution,
+    Failure,
+    Page,
+    Phase,
+    Progress,
+    Status,
+    TargetType,
+)
+from app.pages.executions import MAX_WHY, execution_list, row
 from app.services.executions import ListQuery
 
 NOW = datetime(2026, 11, 27, 1, 20, tzinfo=UTC)
@@ -130,3 +139,22 @@ def test_a_phase_is_named_where_it_says_more_than_the_status(phase: Phase, words
 def test_a_failed_execution_says_why() -> None:
     failed = execution(status=Status.FAILED, failure=Failure("WorkerLost", "It was lost."))
     assert row(failed, NOW).failure == "WorkerLost"
+
+
+def test_the_run_time_begins_with_the_first_attempt() -> None:
+    first, last = NOW - timedelta(seconds=90), NOW - timedelta(seconds=10)
+    attempts = (
+        Attempt(1, "w", first, first + timedelta(seconds=1), "failed", "ValueError"),
+        Attempt(2, "w", last, None, "running", None),
+    )
+    assert row(execution(started_at=last, attempts=attempts), NOW).seconds == 90
+    assert row(execution(started_at=last), NOW).seconds == 10
+    waiting = execution(status=Status.PENDING, started_at=None, attempts=attempts[:1])
+    assert row(waiting, NOW).seconds == 90
+
+
+def test_a_row_says_why_it_failed_and_not_more_than_a_line_of_it() -> None:
+    failed = execution(status=Status.FAILED, failure=Failure("ValueError", "y" * 10_000))
+    item = row(failed, NOW)
+    assert item.failure == "ValueError"
+    assert item.why == "y" * MAX_WHY
