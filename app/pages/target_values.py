@@ -133,9 +133,10 @@ def _inputs(
     values = {}
     for field in declared:
         text = plain_lines(texts.get(input_name(field.name), ""))
-        if text.strip() if field.type != "string" else text:
+        is_json = texts.get(kind_name(field.name)) == AS_JSON
+        is_text = field.type == "string" or (field.type == "any" and not is_json)
+        if text if is_text else text.strip():
             try:
-                is_json = texts.get(kind_name(field.name)) == AS_JSON
                 values[field.name] = _value(field.type, text, is_json)
             except BadJson as error:
                 errors.append(FieldError(input_name(field.name), str(error), error.code))
