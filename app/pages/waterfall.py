@@ -250,7 +250,8 @@ def _items(step: StepRecord) -> str:
     if not step.items:
         return ""
     failed = sum(failure is not None for failure in step.items.values())
-    return f"{len(step.items)} items" + (f", {failed} failed" if failed else "")
+    word = "items" if step.status is StepStatus.COMPLETED else "items ended"
+    return f"{len(step.items)} {word}" + (f", {failed} failed" if failed else "")
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -132,7 +132,7 @@ def test_filters_are_links_that_survive_a_reload(service: Service, page: Page) -
     assert path_of(page) == "/?status=failed"
     page.reload()
     expect(page.locator("tbody tr")).to_have_count(1)
-    expect(row(page, failed).locator(".failure")).to_have_text("KeyError")
+    expect(row(page, failed).locator(".failure")).to_have_text("KeyError 'no such thing'")
     expect(page.locator("#filter-failed")).to_have_attribute("aria-current", "true")
     page.locator("#filter-all").click()
     page.get_by_text("Target: all targets").click()
@@ -143,6 +143,36 @@ def test_filters_are_links_that_survive_a_reload(service: Service, page: Page) -
     expect(page.locator("#filter-completed .count")).to_have_text("1")
     page.locator("#filter-completed").click()
     assert path_of(page) == "/?status=completed&target_id=keyword_extractor"
+
+
+@pytest.mark.usefixtures("seen")
+def test_the_list_counts_the_time_since_the_first_start_as_the_page_does(
+    service: Service, page: Page
+) -> None:
+    retried = {"retries": {"max": 1, "backoff_seconds": [3]}}
+    id = service.run("behaves", {"do": "no such thing"}, config=retried)["execution_id"]
+    page.goto(service.url)
+    in_list = row(page, id).locator(".time").inner_text()
+    assert float(in_list.removesuffix(" s")) >= 2, "with the pause between the attempts"
+    page.goto(f"{service.url}/ui/executions/{id}")
+    expect(page.locator(".figures")).to_contain_text(in_list)
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_click_in_a_row_opens_its_execution(service: Service, page: Page) -> None:
+    id = service.run("behaves", {"do": "echo"})["execution_id"]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(service.url)
+        row(page, id).locator(".status").click(force=True)  # the row's link lies above
+        page.wait_for_url(f"**/ui/executions/{id}")
+        expect(page.get_by_role("link", name="Executions", exact=True).first).to_have_attribute(
+            "aria-current", "true"
+        )
+        page.goto(service.url)
+        row(page, id).locator("time").hover(timeout=5000)  # its tooltip has the exact time
+        row(page, id).locator(".target a").click()
+        page.wait_for_url("**/ui/targets/agent/behaves")
 
 
 @pytest.mark.usefixtures("seen")

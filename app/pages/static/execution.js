@@ -65,12 +65,12 @@ const line = (event) => {
   const log = document.getElementById("log");
   const box = log.querySelector("[data-lines]");
   const made = log.querySelector("template").content.firstElementChild.cloneNode(true);
-  const [time, from, message] = made.children;
+  const [time, from] = made.children;
   const fields = event.data.fields ?? {};
   time.dateTime = time.title = event.at;
   time.textContent = event.at.slice(11, 19);
   from.textContent = source(event.data);
-  message.textContent = event.data.message;
+  made.querySelector(".message").textContent = event.data.message;
   if (Object.keys(fields).length) made.querySelector("code").textContent = JSON.stringify(fields);
   log.hidden = false;
   add(box, () => {

@@ -217,7 +217,7 @@ def test_a_row_says_with_which_model_and_why_it_failed() -> None:
     drawn = waterfall(run(failed), at(99))
     row = drawn.rows[1]
     assert (row.model, row.tokens, row.estimated_tokens) == ("local", 17, 7)
-    assert (row.failure, row.items) == ("ValueError: No <b>.", "2 items, 1 failed")
+    assert (row.failure, row.items) == ("ValueError: No <b>.", "2 items ended, 1 failed")
     assert (row.what, row.warnings) == ("writer · default", ("odd",))
     assert drawn.has_models
     assert not waterfall(run(step("a", 0, 10)), at(99)).has_models
