@@ -1,4 +1,6 @@
-"""Serves the pages' static files. A file's URL contains a digest of it, so browsers may keep it."""
+"""Serves the pages' static files. Their addresses contain a digest of all of them, so browsers may
+keep them, and a script finds the others beside it.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,14 @@ _files = {
     for path in sorted((Path(__file__).parent / "static").iterdir())
     if path.suffix in _KINDS
 }
-_digests = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in _files.items()}
+_digest = hashlib.sha256(b"\0".join(_files.values())).hexdigest()[:16]
 
 
 def url(name: str) -> str:
     """The address of a file. Raises `KeyError` for a name that does not exist."""
-    return f"/ui/static/{_digests[name]}/{name}"
+    if name not in _files:
+        raise KeyError(name)
+    return f"/ui/static/{_digest}/{name}"
 
 
 @pages.get(RULE)
@@ -38,7 +42,7 @@ def static_file(digest: str, name: str) -> Answer:
     if name not in _files:
         raise NotFound
     kind = _KINDS[Path(name).suffix]
-    kept = _KEPT if digest == _digests[name] else "no-store"
+    kept = _KEPT if digest == _digest else "no-store"
     return Answer(
         _files[name], headers={"Cache-Control": kept}, content_type=f"{kind}; charset=utf-8"
     )

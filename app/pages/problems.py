@@ -26,14 +26,22 @@ def show(request: Request, _: Any, response: Response) -> None:
     problem = json.loads(response.get_data())
     response.set_data(render("problem.html", problem=problem))
     response.content_type = HTML
-    if response.status_code == 401:
+    if "HX-Request" in request.headers:
+        _show_in_whole(response)
+    elif response.status_code == 401:
         _send_to_login(request, response)
 
 
+def _show_in_whole(response: Response) -> None:
+    """Has an open page loaded again that may not refresh itself any more: its session has ended, or
+    what it shows was removed. Other refusals pass, so it goes on to ask.
+    """
+    if response.status_code < 500 and response.status_code != 429:
+        response.headers["HX-Refresh"] = "true"
+
+
 def _send_to_login(request: Request, response: Response) -> None:
-    if "HX-Request" in request.headers:
-        response.headers["HX-Refresh"] = "true"  # the page itself then goes to the login
-    elif request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD"):
         login = f"{LOGIN}?{urlencode({'next': request.full_path.removesuffix('?')})}"
         if request.headers.get("Sec-Fetch-Site") == "cross-site":
             # Who follows a link from another website may have a session, but a browser sends its

@@ -39,6 +39,11 @@ def test_a_refusal_is_a_page(
         assert "Allow" in answer.headers
 
 
+def test_an_open_page_is_loaded_again_if_what_it_shows_was_removed(quiet: Visitor) -> None:
+    gone = quiet.get("/ui/executions/exec_0mwyhms2vpzzwqp0r7wq", headers={"HX-Request": "true"})
+    assert (gone.status_code, gone.headers["HX-Refresh"]) == (404, "true")
+
+
 def test_a_form_that_is_too_large_is_refused(quiet: Visitor) -> None:
     answer = quiet.post("/ui/login", data={"key": "x" * 5000})
     assert answer.status_code == 413
@@ -51,6 +56,9 @@ def test_while_the_store_is_away_a_page_says_so(make_service: Callable[..., Serv
     assert answer.status_code == 503
     assert "The store cannot be reached." in text_of(answer)
     assert int(answer.headers["Retry-After"]) > 0
+    refresh = visitor.get("/", headers={"HX-Request": "true"})
+    assert refresh.status_code == 503
+    assert "HX-Refresh" not in refresh.headers  # what is shown stays
     assert visitor.get("/ui/login").status_code == 303
 
 

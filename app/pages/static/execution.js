@@ -1,5 +1,7 @@
 // The page of one execution: adds what its stream brings, and copies. Without JavaScript the page
 // shows all that there was when it was loaded.
+import { listen } from "./stream.js";
+
 const root = document.getElementById("execution");
 const PAUSE = 1100; // milliseconds between two refreshes
 const FINAL = ["execution.completed", "execution.failed", "execution.cancelled"];
@@ -19,11 +21,24 @@ const change = () => {
   }, Math.max(0, refreshedAt + PAUSE - performance.now()));
 };
 
-// Keeps the end in sight, unless the reader has scrolled up.
-const add = (box, fill) => {
-  const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  fill();
-  if (isAtEnd) box.scrollTop = box.scrollHeight;
+// Adds to the boxes once for each picture that the browser draws, since a model may say a thousand
+// pieces a second. Keeps the end in sight, unless the reader has scrolled up.
+const additions = new Map();
+
+const addAll = () => {
+  for (const [box, { fills, trim }] of additions) {
+    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+    for (const fill of fills) fill();
+    trim(box);
+    if (isAtEnd) box.scrollTop = box.scrollHeight;
+  }
+  additions.clear();
+};
+
+const add = (box, fill, trim) => {
+  if (!additions.size) requestAnimationFrame(addAll);
+  if (!additions.has(box)) additions.set(box, { fills: [], trim });
+  additions.get(box).fills.push(fill);
 };
 
 const source = (data) => {
@@ -52,13 +67,19 @@ const article = (data) => {
   return made;
 };
 
+// Not at every piece, which would also take away what the reader has selected.
+const trimAnswer = (box) => {
+  const text = box.textContent;
+  if (text.length > 1.5 * MOST_CHARACTERS) box.textContent = `… ${text.slice(-MOST_CHARACTERS)}`;
+};
+
 const answer = (event) => {
   const box = article(event.data).querySelector(".said");
-  add(box, () => {
-    box.append(event.data.text);
-    const text = box.textContent;
-    if (text.length > MOST_CHARACTERS) box.textContent = text.slice(-MOST_CHARACTERS);
-  });
+  add(box, () => box.append(event.data.text), trimAnswer);
+};
+
+const trimLog = (box) => {
+  while (box.children.length > MOST_LINES) box.firstElementChild.remove();
 };
 
 const line = (event) => {
@@ -73,46 +94,26 @@ const line = (event) => {
   made.querySelector(".message").textContent = event.data.message;
   if (Object.keys(fields).length) made.querySelector("code").textContent = JSON.stringify(fields);
   log.hidden = false;
-  add(box, () => {
-    box.append(made);
-    if (box.children.length > MOST_LINES) box.firstElementChild.remove();
-  });
+  add(box, () => box.append(made), trimLog);
 };
 
-// A page in the background does not listen, because a browser opens only six connections to one
-// server. It continues where it was.
-const address = root.dataset.stream; // a refresh of the page does not repeat it
-let stream = null;
+// The stream continues where it was, until the execution has ended.
+const events = root.dataset.stream; // a refresh of the page does not repeat it
 let after = root.dataset.after;
-const hear = (name, use) => {
-  stream.addEventListener(name, (message) => {
-    after = message.lastEventId || after;
-    use(JSON.parse(message.data));
-  });
+const address = () => ("over" in root.dataset ? null : `${events}?after=${after}`);
+const hear = (use) => (message) => {
+  after = message.lastEventId || after;
+  use(JSON.parse(message.data));
 };
 
-const listen = () => {
-  if (document.hidden) {
-    stream?.close();
-    stream = null;
-  } else if (!stream) {
-    stream = new EventSource(`${address}?after=${after}`);
-    stream.addEventListener("open", change);
-    hear("answer", answer);
-    hear("line", line);
-    hear("changed", (event) => {
-      if (event.type === "execution.started") attempt = event.data.attempt;
-      if (FINAL.includes(event.type)) stream.close();
-      change();
-    });
-  }
+const changed = (event) => {
+  if (event.type === "execution.started") attempt = event.data.attempt;
+  if (FINAL.includes(event.type)) stop();
+  change();
 };
 
-if (address) {
-  document.addEventListener("visibilitychange", listen);
-  window.addEventListener("pagehide", () => stream?.close());
-  listen();
-}
+const handlers = { open: change, answer: hear(answer), line: hear(line), changed: hear(changed) };
+const stop = events ? listen(address, handlers) : null;
 
 // Copies what a button names. Without https, a browser has no clipboard: then the text is selected.
 document.documentElement.classList.add("scripted");

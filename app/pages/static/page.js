@@ -1,42 +1,47 @@
 // What htmx does not do by itself. Without JavaScript every page is complete, but does not refresh.
-"use strict";
+import { backoff, listen } from "./stream.js";
 
-// Refreshes the live parts when the service says that something has changed. A page in the
-// background does not listen, because a browser opens only six connections to one server.
+const SOON = 1500; // milliseconds: after a refresh, the next one by the clock is left out
+
+// Refreshes the live parts when the service says that something has changed.
 const changes = document.querySelector("meta[name=changes]")?.content;
-let source = null;
 
 const refresh = () => {
   for (const part of document.querySelectorAll("[data-live]")) htmx.trigger(part, "changed");
 };
 
-const listen = () => {
-  if (document.hidden) {
-    source?.close();
-    source = null;
-  } else if (!source) {
-    source = new EventSource(changes);
-    source.addEventListener("open", refresh);
-    source.addEventListener("changed", refresh);
-  }
-};
-
 if (changes && document.querySelector("[data-live]")) {
-  document.addEventListener("visibilitychange", listen);
-  window.addEventListener("pagehide", () => source?.close());
-  listen();
+  listen(() => changes, { open: refresh, changed: refresh });
 }
 
-// A page in the background does not ask again either: it catches up when it is looked at.
+// The live parts also ask again by the clock: not in the background, where a page catches up when it
+// is looked at, and less and less often while the service does not answer.
+let askedAt = -SOON;
+let failures = 0;
+let quietUntil = 0;
+
 document.addEventListener("htmx:before:request", (event) => {
-  if (document.hidden && event.detail.ctx.sourceElement.matches("[data-live]")) event.preventDefault();
+  const { sourceElement, sourceEvent } = event.detail.ctx;
+  if (!sourceElement.matches("[data-live]")) return;
+  const now = performance.now();
+  const isByClock = sourceEvent.type === "every";
+  if (document.hidden || (isByClock && (now < quietUntil || now < askedAt + SOON))) event.preventDefault();
+  else askedAt = now;
 });
 
 // Says so while the service does not answer; what is shown stays.
 const stale = document.getElementById("stale");
-document.addEventListener("htmx:error", () => { stale.hidden = false; });
+
+const answered = (isFine) => {
+  stale.hidden = isFine;
+  failures = isFine ? 0 : failures + 1;
+  quietUntil = isFine ? 0 : performance.now() + backoff(failures);
+};
+
+document.addEventListener("htmx:error", () => answered(false));
 document.addEventListener("htmx:after:request", (event) => {
-  stale.hidden = event.detail.ctx.response.status < 500;
+  const { status } = event.detail.ctx.response;
+  answered(status < 500 && status !== 429);
 });
 
 // A second click must not start a second execution. Whoever comes back to the page may send again.
