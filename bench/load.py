@@ -140,13 +140,13 @@ def body_of(answer: bytearray) -> bytes | None:
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def post(path: str, body: Any = None) -> bytes:
     text = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
     return (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode()
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode()
         + text
     )
