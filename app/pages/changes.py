@@ -6,6 +6,7 @@ has to know that it should ask again, about once a second at most, however much 
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,8 +24,11 @@ from app.services.waiting import Caller
 
 PATH = "/ui/changes"
 
-PAUSE_SECONDS = 0.75
+PAUSE_SECONDS = 0.5
 """The wait between telling one change and looking for the next."""
+
+SPREAD_SECONDS = 0.5
+"""Pages are told within this time, so that they do not all ask again at the same moment."""
 
 CHANGED = "changed"
 
@@ -48,7 +52,8 @@ class Pulses:
             if len(quiet) == len(items):
                 yield [item for item in quiet if not isinstance(item, Position)]
                 continue
-            time.sleep(KEPT_SECONDS)  # until no part is kept that is older than the change
+            # Not before all parts that are kept are newer than the change.
+            time.sleep(KEPT_SECONDS + random.uniform(0, SPREAD_SECONDS))  # noqa: S311  no secret
             yield [CHANGED]
             time.sleep(PAUSE_SECONDS)  # what comes meanwhile is one batch
 

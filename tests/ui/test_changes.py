@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import time
@@ -28,15 +29,21 @@ def start(service: Service, key: str, count: int = 1) -> None:
         assert answer.status_code == 202
 
 
-@pytest.fixture
-def stream(keyed: Service) -> Iterator[socket.socket]:
+@contextlib.contextmanager
+def opened(service: Service) -> Iterator[socket.socket]:
     """The stream of somebody who has logged in for the shop."""
-    visitor = Visitor(keyed)
+    visitor = Visitor(service)
     visitor.log_in(SHOP)
     head = f"GET /ui/changes HTTP/1.1\r\nHost: x\r\nCookie: {COOKIE}={visitor.cookie}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", keyed.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert b"text/event-stream" in connection.recv(65_536)
+        yield connection
+
+
+@pytest.fixture
+def stream(keyed: Service) -> Iterator[socket.socket]:
+    with opened(keyed) as connection:
         yield connection
 
 
@@ -65,3 +72,16 @@ def test_many_changes_are_told_about_once_a_second(keyed: Service, stream: socke
 def test_the_changes_of_another_tenant_are_not_told(keyed: Service, stream: socket.socket) -> None:
     start(keyed, BANK, 5)
     assert told(stream, within(4)) == 0
+
+
+def test_not_all_pages_are_told_at_the_same_moment(keyed: Service) -> None:
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(opened(keyed)) for _ in range(10)]
+        start(keyed, SHOP)
+        times = []
+        while waiting:
+            for stream in select.select(waiting, [], [], 60)[0]:
+                if b"event: changed" in stream.recv(65_536):
+                    times.append(time.monotonic())
+                    waiting.remove(stream)
+    assert max(times) - min(times) > 0.1
