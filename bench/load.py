@@ -146,7 +146,5 @@ def get(path: str) -> bytes:
 def post(path: str, body: Any = None) -> bytes:
     text = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {len(text)}\r\n\r\n".encode()
-        + text
-    )
+    head = f"Host: localhost\r\n{kind}Content-Length: {len(text)}\r\n\r\n"
+    return f"POST {path} HTTP/1.1\r\n{head}".encode() + text
