@@ -150,12 +150,15 @@ def curl(url: str, body: dict[str, Any] | None, *, with_key: bool) -> str:
 
 
 def start_body(execution: Execution, asked: dict[str, bytes]) -> dict[str, Any] | None:
-    """The request that starts the same again; None if it is too large for a command."""
+    """The request that starts the same again, without its callback; None if it is too large for a
+    command.
+    """
     if sum(map(len, asked.values())) > MAX_CURL_BYTES:
         return None
     parts = {name: json.loads(text) for name, text in asked.items()}
     body = {"type": execution.type, "target_id": execution.target_id, **parts}
-    return {name: value for name, value in body.items() if name != "config" or value}
+    body["tags"] = list(execution.tags)
+    return {name: value for name, value in body.items() if value or name == "inputs"}
 
 
 def _actions(execution: Execution, scopes: Collection[Scope], *, is_known: bool) -> Actions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from flask import g
@@ -13,7 +14,11 @@ from app.services.executions import StartCommand
 
 
 def start(
-    type: TargetType, target_id: str, inputs: dict[str, Any], config: dict[str, Any] | None = None
+    type: TargetType,
+    target_id: str,
+    inputs: dict[str, Any],
+    config: dict[str, Any] | None = None,
+    tags: Iterable[str] = (),
 ) -> Started:
     """Starts an execution for the caller. Raises what `ExecutionService.start` raises."""
     return service().start(
@@ -26,6 +31,7 @@ def start(
             request_id=g.request_id,
             traceparent=g.traceparent,
             sees_targets=True,
+            tags=tuple(dict.fromkeys(tags)),
         )
     )
 

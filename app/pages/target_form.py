@@ -15,6 +15,7 @@ from app.pages.target_values import (
     AS_JSON,
     CONFIG,
     INPUTS,
+    TAGS,
     Options,
     Texts,
     as_json_text,
@@ -61,14 +62,14 @@ class Form:
     inputs: tuple[Field, ...]
     choices: tuple[Field, ...]
     settings: Field
+    tags: Field
     errors: tuple[str, ...]
     as_json: bool
 
     @property
     def wrong(self) -> tuple[Field, ...]:
-        return tuple(
-            field for field in (*self.inputs, *self.choices, self.settings) if field.errors
-        )
+        fields = (*self.inputs, *self.choices, self.settings, self.tags)
+        return tuple(field for field in fields if field.errors)
 
 
 def form(target: Target, texts: Texts, errors: Iterable[FieldError] = ()) -> Form:
@@ -77,7 +78,7 @@ def form(target: Target, texts: Texts, errors: Iterable[FieldError] = ()) -> For
     options = choices_of(target)
     declared = () if as_json else target.inputs or ()
     names = [*([INPUTS] if as_json else []), *(input_name(field.name) for field in declared)]
-    placed = _by_field(errors, [*names, *options, CONFIG])
+    placed = _by_field(errors, [*names, *options, CONFIG, TAGS])
     inputs = tuple(
         _input_field(number, field, texts, placed[input_name(field.name)])
         for number, field in enumerate(declared)
@@ -88,6 +89,7 @@ def form(target: Target, texts: Texts, errors: Iterable[FieldError] = ()) -> For
             _choice_field(name, choices, texts, placed[name]) for name, choices in options.items()
         ),
         settings=_settings_field(texts, placed[CONFIG]),
+        tags=_tags_field(texts, placed[TAGS]),
         errors=placed[""],
         as_json=as_json,
     )
@@ -146,6 +148,18 @@ def _settings_field(texts: Texts, errors: tuple[str, ...]) -> Field:
         control="json",
         value=plain_lines(texts.get(CONFIG, "")),
         description='Such as {"timeout": 60, "retries": {"max": 2}}; the API page lists them all.',
+        errors=errors,
+    )
+
+
+def _tags_field(texts: Texts, errors: tuple[str, ...]) -> Field:
+    return Field(
+        name=TAGS,
+        id=TAGS,
+        label="Tags",
+        control="text",
+        value=plain_lines(texts.get(TAGS, "")),
+        description="Names of your own, one in each line.",
         errors=errors,
     )
 

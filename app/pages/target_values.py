@@ -19,7 +19,7 @@ from app.catalog.inputs import fits
 from app.catalog.model import MISSING, Agent, InputField, InputType, Target
 from app.domain.errors import FieldError, InvalidRequest
 
-INPUTS, CONFIG = "inputs", "config"
+INPUTS, CONFIG, TAGS = "inputs", "config", "tags"
 AS_JSON = "json"
 """The value of the field `kind.<name>` if an input without a type is written as JSON."""
 
@@ -49,6 +49,7 @@ def entered(
     inputs: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     *,
+    tags: Iterable[str] = (),
     as_json: bool = False,
 ) -> dict[str, str]:
     """The texts of a new form. `inputs` are values to begin with; other fields get defaults.
@@ -57,7 +58,7 @@ def entered(
     """
     given = dict(inputs or {})
     declared = {field.name: field for field in target.inputs or ()}
-    texts = _config_texts(target, config or {})
+    texts = _config_texts(target, config or {}) | {TAGS: "\n".join(tags)}
     if target.inputs is None or as_json or not given.keys() <= declared.keys():
         defaults = {
             name: field.default for name, field in declared.items() if field.default is not MISSING
@@ -84,7 +85,8 @@ def read(target: Target, type: str, texts: Texts, max_text: int) -> dict[str, An
         else _inputs(target.inputs, texts, errors)
     )
     config = _config(target, texts, errors)
-    body = {"type": type, "target_id": target.id, INPUTS: inputs, CONFIG: config}
+    tags = [line for line in plain_lines(texts.get(TAGS, "")).split("\n") if line.strip()]
+    body = {"type": type, "target_id": target.id, INPUTS: inputs, CONFIG: config, TAGS: tags}
     try:
         # By the same steps as a request to the API: it has limits for sizes, texts and names.
         body = loaded(_SCHEMA, check_body(json.dumps(body).encode(), max_text))

@@ -19,7 +19,7 @@ from app.api.schemas import QuerySchema
 from app.catalog.model import Agent, Pipeline, Target
 from app.domain import identifiers
 from app.domain.errors import FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
-from app.domain.execution import TargetType
+from app.domain.execution import Execution, TargetType
 from app.domain.key import Scope
 from app.pages import graph, target_facts
 from app.pages.blueprint import pages, service
@@ -63,9 +63,12 @@ def show_target(type: str, target_id: str) -> Answer:
     if "HX-Request" in request.headers:
         key = (tenant(), type, target.id)
         return answer(_refreshed.get(key, lambda: _runs(type, target)))
-    inputs, config = _of_execution(query["from_"]) if "from_" in query else ({}, {})
-    texts = entered(target, inputs, config, as_json="as_" in query)
-    return _shown(type, target, form(target, texts), again=query.get("from_"))
+    as_json = "as_" in query
+    if "from_" not in query:
+        return _shown(type, target, form(target, entered(target, as_json=as_json)))
+    again, asked = _asked_before(query["from_"])
+    texts = entered(target, asked["inputs"], asked["config"], tags=again.tags, as_json=as_json)
+    return _shown(type, target, form(target, texts), again=again)
 
 
 @pages.post(ONE)
@@ -74,7 +77,7 @@ def start_target(type: str, target_id: str) -> Response:
     target, texts = _target(type, target_id), request.form.to_dict()
     try:
         body = read(target, type, texts, current_app.config["MAX_TEXT_LENGTH"])
-        started = start(TargetType(type), target.id, body["inputs"], body["config"])
+        started = start(TargetType(type), target.id, body["inputs"], body["config"], body["tags"])
     except InvalidRequest as error:
         return _shown(type, target, form(target, texts, error.errors), 400)
     except ServiceError as error:
@@ -87,7 +90,7 @@ def start_target(type: str, target_id: str) -> Response:
 
 
 def _shown(
-    type: str, target: Target, filled: Form, status: int = 200, again: str | None = None
+    type: str, target: Target, filled: Form, status: int = 200, again: Execution | None = None
 ) -> Answer:
     return page(
         "target.html",
@@ -148,11 +151,11 @@ def _recent(type: str, target_id: str) -> Recent | None:
     return target_facts.recent(found.executions, found.total_items, datetime.now(UTC))
 
 
-def _of_execution(execution_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The inputs and the config of an execution, to begin a form with."""
+def _asked_before(execution_id: str) -> tuple[Execution, dict[str, Any]]:
+    """An execution, and the inputs and config that it was started with, to begin a form with."""
     if not identifiers.PATTERN.fullmatch(execution_id):
         raise NotFound("There is no execution with this id.")
     with ExitStack() as held:
         execution = service().get(execution_id, tenant(), held=held)
         asked = service().request_of(execution, ("inputs", "config"), held)
-        return json.loads(asked["inputs"]), json.loads(asked["config"])
+        return execution, {name: json.loads(text) for name, text in asked.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -312,6 +313,68 @@ def test_a_person_runs_it_again_with_edited_inputs(service: Service, page: Page)
     page.wait_for_url(PAGE)
     expect(status(page)).to_have_text("completed")
     expect(page.locator("section:has(#outputs)")).to_contain_text('"new"')
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_person_runs_it_again_as_it_was_without_its_callback(
+    service: Service, page: Page, receiver: Receiver
+) -> None:
+    asked = {"inputs": {"returns": 'it\'s "fine" ß 名称'}, "config": {**DOES, "timeout": 50}}
+    callback = {"callback_url": f"http://127.0.0.1:{receiver.port}/hook"}
+    tags = ["nightly import", "eu"]
+    id = service.run("doer", asked["inputs"], config=asked["config"], tags=tags, **callback)
+    page.goto(url(service, id["execution_id"]))
+    page.get_by_role("link", name="Run again").click()
+    expect(page.locator("main")).to_contain_text("Its webhooks are not taken over")
+    expect(page.get_by_label("Tags")).to_have_value("nightly import\neu")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url(PAGE)
+    expect(page.locator(".ids .tag")).to_have_text(tags)
+    expect(page.locator("#deliveries")).to_have_count(0)
+    again = PAGE.match(page.url)[1]  # type: ignore[index]
+    stored = service.get(f"/executions/{again}?include=inputs,config").json()
+    assert {name: stored[name] for name in asked} == asked
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_retry_says_what_it_takes_over(
+    service: Service, page: Page, receiver: Receiver, flag: Path
+) -> None:
+    callback = {"callback_url": f"http://127.0.0.1:{receiver.port}/hook"}
+    failing = {"fails_until": str(flag)}
+    id = service.run("doer", failing, config=DOES, tags=["eu"], **callback)["execution_id"]
+    page.goto(url(service, id))
+    expect(page.locator("main")).to_contain_text(
+        "A retry is a new execution with the same inputs, settings and tags. "
+        "Its webhooks go to the same address."
+    )
+    flag.touch()
+    page.get_by_role("button", name="Retry").click()
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator(".ids .tag")).to_have_text(["eu"])
+    expect(page.locator("#delivery-1")).to_contain_text("delivered")
+
+
+def test_the_commands_work_when_they_are_pasted_into_a_shell(service: Service, page: Page) -> None:
+    odd = 'it\'s $HOME `id` \\ !x "double" ß ünïcode 名称 😀\n\ttab <b> %s & ; #'
+    inputs = {"returns": odd, 'say "it\'s" $HOME': [None, True, 1.5]}
+    first = service.run("doer", inputs, config=DOES, tags=["it's", "eu"])["execution_id"]
+    page.goto(url(service, first))
+
+    def pasted(id: str) -> dict[str, object]:
+        command = page.locator(id).text_content()
+        assert command
+        shell = ["bash", "-c", command.replace("curl", "curl -sS", 1)]
+        return dict(json.loads(subprocess.run(shell, capture_output=True, check=True).stdout))
+
+    assert pasted("#curl-read")["execution_id"] == first
+    started = str(pasted("#curl-start")["execution_id"])
+    assert service.ended(started)["outputs"]["output"] == odd
+    again, before = (
+        service.get(f"/executions/{id}?include=inputs,config").json() for id in (started, first)
+    )
+    for name in ("type", "target_id", "inputs", "config", "tags"):
+        assert again[name] == before[name], name
 
 
 @pytest.mark.usefixtures("seen")

@@ -306,3 +306,19 @@ def test_any_value_survives_the_form(value: Any) -> None:
     if isinstance(value, str):
         value = value.replace("\r\n", "\n").replace("\r", "\n")
     assert found == ({} if value in (None, "") else {"x": value})
+
+
+def test_tags_are_written_one_in_each_line() -> None:
+    texts = entered(target(), tags=("nightly import", "eu"))
+    assert form(target(), texts).tags.value == "nightly import\neu"
+    sent = {**texts, "tags": "nightly import\r\n\r\neu\r\n"}
+    assert read(target(), "pipeline", sent, MAX_TEXT)["tags"] == ["nightly import", "eu"]
+
+
+def test_a_wrong_tag_is_named_beside_the_tags() -> None:
+    texts = {"tags": "good\n" + "x" * 65}
+    with pytest.raises(InvalidRequest) as refused:
+        read(target(), "pipeline", texts, MAX_TEXT)
+    [field] = form(target(), texts, refused.value.errors).wrong
+    assert field.label == "Tags"
+    assert field.errors[0].startswith("1: ")
