@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -10,26 +11,52 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import opened_page
 from tests.support.service import Service
+from tests.ui.run_targets import write_targets
 
 KEY = "key-of-the-shop-0001"
 PAGES = [
     *("/", "/?status=failed", "/?status=cancelled", "/?page=7", "/ui/nothing"),
     *("/ui/targets", "/ui/targets/pipeline/customer_service_flow", "/ui/targets/agent/behaves"),
-    "/ui/workers",
+    *("/ui/targets/pipeline/review", "/ui/targets/agent/doer?from={completed}", "/ui/workers"),
+    *("/ui/executions/{running}", "/ui/executions/{failed}", "/ui/executions/{completed}"),
+    *("/ui/executions/{waiting}", "/ui/executions/{pipeline}", "/ui/executions/{running_pipeline}"),
 ]
-"""Every page that a person can see, with something on it."""
+"""Every page that a person can see, with something on it. `filled` has the names in braces."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_targets(tmp_path_factory.mktemp("targets"))
 
 
 @pytest.fixture
-def filled(shared_service: Callable[..., Service]) -> Service:
-    """A service with executions in each state."""
-    service = shared_service()
-    service.run("behaves", {"do": "echo"})
-    service.run("behaves", {"do": "no such thing"}, config={"retries": {"max": 1}})
-    service.run("customer_service_flow", {"customer_query": "Where is it?"}, type="pipeline")
-    running = service.start("behaves", {"do": "listen", "seconds": 600})
-    service.until(running, "running")
-    return service
+def filled(
+    shared_service: Callable[..., Service], folders: tuple[Path, Path]
+) -> tuple[Service, list[str]]:
+    """A service with executions in each state, and the addresses of all pages."""
+    service = shared_service(agents=folders[0], pipelines=folders[1])
+    does = {"flow_id": "does"}
+    endless = {"until": "/no/such/file", "lines": ["A line of the log."]}
+    failing = {"fails_until": "/no/such/file", "message": "It cannot be read."}
+    steps = {"first": {"lines": ["A line."]}, "second": failing, "last": {}}
+    ids = {
+        "completed": service.run(
+            "doer", {"returns": {"a": [1, "two\nlines", {}]}}, config=does, tags=["eu"]
+        ),
+        "failed": service.run("doer", failing, config={**does, "retries": {"max": 1}}),
+        "pipeline": service.run("review", steps, type="pipeline"),
+        "running": service.start("doer", endless, config=does),
+        "running_pipeline": service.start(
+            "review", {**steps, "second": {"until": "/no/such/file"}}, type="pipeline"
+        ),
+        "waiting": service.start(
+            "doer", failing, config={**does, "retries": {"max": 1, "backoff_seconds": [600]}}
+        ),
+    }
+    found = {name: id if isinstance(id, str) else id["execution_id"] for name, id in ids.items()}
+    for name in ("running", "running_pipeline"):
+        service.until(found[name], "running")
+    return service, [service.url + path.format(**found) for path in PAGES]
 
 
 def no_serious_violation(page: Page) -> None:
@@ -50,19 +77,80 @@ def fits_its_width(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_is_accessible_and_fits(
-    filled: Service, browser: Browser, scheme: str, width: int
+    filled: tuple[Service, list[str]], browser: Browser, scheme: str, width: int
 ) -> None:
+    service, addresses = filled
     size = {"width": width, "height": 800}
     with opened_page(browser, viewport=size, color_scheme=scheme) as page:
-        for path in PAGES:
-            page.goto(filled.url + path)
+        for address in addresses:
+            page.goto(address)
+            page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
             no_serious_violation(page)
             fits_its_width(page)
-        page.goto(filled.url)
+        page.goto(service.url)
         page.locator("summary").click()
         expect(page.get_by_role("link", name="all agents")).to_be_visible()
         no_serious_violation(page)
         fits_its_width(page)
+
+
+def test_every_page_has_a_heading_landmarks_and_a_title(
+    filled: tuple[Service, list[str]], page: Page
+) -> None:
+    titles = set()
+    for address in filled[1]:
+        page.goto(address)
+        for role in ("banner", "navigation", "main"):
+            expect(page.get_by_role(role).first).to_be_visible()  # type: ignore[arg-type]
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        assert page.title().endswith(" · Async executions")
+        titles.add(page.title())
+    assert len(titles) > 5
+
+
+def test_the_keyboard_shows_where_it_is_on_every_page(
+    filled: tuple[Service, list[str]], page: Page
+) -> None:
+    for address in filled[1]:
+        page.goto(address)
+        reached = set()
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            what, outline = page.evaluate(
+                """() => {
+                    const found = document.activeElement;
+                    const style = getComputedStyle(found);
+                    return [found.outerHTML.slice(0, 120), `${style.outlineStyle} ${style.outlineWidth}`];
+                }"""
+            )
+            if what.startswith("<body"):
+                break
+            reached.add(what)
+            assert outline == "solid 2px", f"{address}: {what}"
+        assert len(reached) > 5, address
+
+
+def test_nothing_moves_for_a_person_who_asked_for_that(
+    filled: tuple[Service, list[str]], page: Page
+) -> None:
+    page.goto(filled[1][0])
+    moving = page.evaluate(
+        """() => {
+            const found = [];
+            const look = (rules, asked) => {
+                for (const rule of rules) {
+                    const here = asked || /prefers-reduced-motion: no-preference/.test(rule.conditionText);
+                    if (rule.cssRules?.length) look(rule.cssRules, here);
+                    if (!here && /(transition|animation|scroll-behavior)/.test(rule.style?.cssText ?? "")) {
+                        found.push(rule.cssText);
+                    }
+                }
+            };
+            for (const sheet of document.styleSheets) look(sheet.cssRules, false);
+            return found;
+        }"""
+    )
+    assert moving == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def review(service: Service, flag: Path, **last: object) -> str:
 
 def status(page: Page):
     return page.locator(".heading .status")
+
+
+def expect_soon(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def step(page: Page, name: str):
@@ -414,6 +422,11 @@ def test_the_id_and_the_command_can_be_copied(service: Service, browser: Browser
         page.get_by_role("button", name="Copy id").click()
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == id
+        expect(page.locator("#told")).to_have_text("Copied")
+        page.get_by_role("button", name="Copied").click()  # and once more, before it is "Copy id"
+        expect(page.get_by_role("button", name="Copy id")).to_be_visible()
+        page.wait_for_timeout(2000)
+        expect(page.get_by_role("button", name="Copy id")).to_be_visible()
         page.get_by_text("The same with curl").click()
         page.get_by_role("button", name="Copy this command").first.click()
         page.wait_for_function("navigator.clipboard.readText().then(t => t.startsWith('curl'))")
@@ -442,6 +455,94 @@ def test_what_a_reader_opened_and_closed_stays_so(service: Service, page: Page, 
     expect(page.locator("details.curl")).to_have_attribute("open", "")
     expect(output).to_have_attribute("open", "")
     flag.touch()
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_refresh_keeps_the_focus_the_place_and_what_is_selected(
+    service: Service, page: Page, flag: Path
+) -> None:
+    id = service.start("doer", {"until": str(flag)}, config=DOES)
+    service.until(id, "running")
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.goto(url(service, id))
+    page.get_by_role("link", name="as JSON").last.focus()
+    page.evaluate(
+        """() => {
+            window.scrollTo(0, 150);
+            window.place = window.scrollY;
+            getSelection().selectAllChildren(document.getElementById("execution-id"));
+        }"""
+    )
+    bar = page.locator(".bigprogress progress")
+    for _ in range(2):
+        before = bar.get_attribute("value")
+        expect(bar).not_to_have_attribute("value", str(before))
+    assert page.evaluate("window.scrollY === window.place && window.place > 0")
+    assert page.evaluate("String(getSelection())") == id
+    expect(page.get_by_role("link", name="as JSON").last).to_be_focused()
+    flag.touch()
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_screen_reader_is_told_the_status_when_it_changes_and_nothing_else(
+    service: Service, page: Page, flag: Path
+) -> None:
+    id = service.start("doer", {"until": str(flag), "lines": ["a line"]}, config=DOES)
+    service.until(id, "running")
+    page.goto(url(service, id))
+    page.evaluate(
+        """() => {
+            window.told = [];
+            const note = (found) => {
+                for (const { target } of found) {
+                    const region = (target.closest ? target : target.parentElement).closest(
+                        "[role=status], [role=alert], [aria-live]");
+                    if (region) window.told.push(region.textContent.trim());
+                }
+            };
+            new MutationObserver(note).observe(
+                document.body, {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+    bar = page.locator(".bigprogress progress")
+    before = bar.get_attribute("value")
+    expect(bar).not_to_have_attribute("value", str(before))
+    assert page.evaluate("window.told") == []
+    flag.touch()
+    expect(status(page)).to_have_text("completed")
+    assert set(page.evaluate("window.told")) == {"completed"}
+
+
+@pytest.mark.usefixtures("seen")
+def test_the_keyboard_alone_starts_looks_and_cancels(
+    service: Service, page: Page, flag: Path
+) -> None:
+    def reach(name: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            focused = "document.activeElement.textContent.trim() || document.activeElement.name"
+            if page.evaluate(focused) == name:
+                return
+        raise AssertionError(f"The key Tab does not reach {name}.")
+
+    page.goto(f"{service.url}/ui/targets/pipeline/review")
+    reach("inputs.second")
+    page.keyboard.type(json.dumps({"until": str(flag)}))
+    reach("Start")
+    page.keyboard.press("Enter")
+    page.wait_for_url(PAGE)
+    expect(status(page)).to_have_text("running")
+    reach("Cancel")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Let it run")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    expect(page.get_by_role("button", name="Cancel the execution")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("cancelled")
 
 
 @pytest.mark.usefixtures("seen")
@@ -515,9 +616,12 @@ def test_an_execution_that_does_not_exist_has_a_page_that_says_so(
 
 
 def test_without_javascript_the_page_is_complete_and_its_forms_work(
-    service: Service, browser: Browser, flag: Path
+    service: Service, browser: Browser, flag: Path, receiver: Receiver
 ) -> None:
-    id = service.start("doer", {"until": str(flag), "lines": ["a line"]}, config=DOES)
+    receiver.answer = lambda _: ReceiverAnswer()
+    callback = {"callback_url": f"http://127.0.0.1:{receiver.port}/hook"}
+    inputs = {"until": str(flag), "lines": ["a line"]}
+    id = service.start("doer", inputs, config=DOES, tags=["eu"], **callback)
     service.until(id, "running")
     with opened_page(browser, java_script_enabled=False) as page:
         page.goto(url(service, id))
@@ -526,6 +630,9 @@ def test_without_javascript_the_page_is_complete_and_its_forms_work(
         page.get_by_role("button", name="Cancel the execution").click()
         expect(status(page)).to_have_text("cancelled")
         expect(page.locator("#log")).to_contain_text("a line")
+        expect_soon(lambda: len(receiver.of(id)) == 1)
+        page.get_by_role("button", name="Send cancelled again").click()
+        expect_soon(lambda: len(receiver.of(id)) == 2)
         flag.touch()
         page.get_by_role("button", name="Retry").click()
         page.wait_for_url(PAGE)
@@ -534,6 +641,12 @@ def test_without_javascript_the_page_is_complete_and_its_forms_work(
         expect(page.locator("section:has(#outputs)")).to_contain_text('"done"')
         page.get_by_text("The same with curl").click()
         expect(page.locator("#curl-start")).to_contain_text("/api/v1/executions")
+        page.get_by_role("link", name="Run again").click()
+        page.locator("textarea[name=inputs]").fill('{"returns": "other"}')
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_url(PAGE)
+        again = service.ended(PAGE.match(page.url)[1])  # type: ignore[index]
+        assert (again["outputs"]["output"], again["tags"]) == ("other", ["eu"])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -127,7 +127,10 @@ document.addEventListener("click", async (event) => {
     getSelection().selectAllChildren(text);
     if (!document.execCommand("copy")) return;
   }
-  const name = button.textContent;
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = name; }, 1500);
+  const name = (button.dataset.name ??= button.textContent);
+  button.textContent = document.getElementById("told").textContent = "Copied";
+  setTimeout(() => {
+    button.textContent = name;
+    document.getElementById("told").textContent = "";
+  }, 1500);
 });

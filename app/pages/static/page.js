@@ -52,3 +52,20 @@ document.addEventListener("submit", (event) => {
 window.addEventListener("pageshow", () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
+
+// Keeps "3 min ago" true, also on a page that asks for nothing more. As `words.ago` has it.
+const lead = Date.now() - Date.parse(document.querySelector("meta[name=now]").content);
+const ago = (moment) => {
+  const seconds = Math.floor((Date.now() - lead - Date.parse(moment)) / 1000);
+  if (seconds < 2) return "just now";
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+    if (seconds >= size) return `${Math.floor(seconds / size)} ${unit} ago`;
+  }
+  return `${seconds} s ago`;
+};
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[data-ago]")) {
+    const text = ago(time.dateTime);
+    if (time.textContent !== text) time.textContent = text;
+  }
+}, 5000);
