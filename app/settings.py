@@ -456,8 +456,10 @@ class Settings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The API keys and the secrets of webhooks, which the log must mask wherever they are."""
-        return (*chosen_keys(self.api_keys or ""), *self.webhook_secrets)
+        """The API keys, and the secrets of sessions and webhooks, which the log must mask wherever
+        they are.
+        """
+        return (*chosen_keys(self.api_keys or ""), self.secret_key or "", *self.webhook_secrets)
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

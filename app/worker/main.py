@@ -56,9 +56,9 @@ def main() -> None:
             raise ConfigurationError(
                 "WORKER_THREADS and WORKER_PROCESSES are both 0: this worker would run nothing."
             )
-        # Flows see this environment. Only the web processes check API keys, and only this process
-        # signs webhooks.
-        for variable in ("API_KEYS", "WEBHOOK_SECRET"):
+        # Flows see this environment. Only the web processes check API keys and sign sessions, and
+        # only this process signs webhooks.
+        for variable in ("API_KEYS", "SECRET_KEY", "WEBHOOK_SECRET"):
             os.environ.pop(variable, None)
         logs.configure(config.log_level, config.secrets)
         # Loaded here only to report mistakes before anything is started.

@@ -135,16 +135,18 @@ def test_an_unreadable_callback_or_tags_do_not_hide_the_execution(
     assert "tags" not in calling.status(id)
 
 
-def test_a_flow_does_not_see_the_secret(
+def test_a_flow_does_not_see_the_secrets_of_the_service(
     make_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     flow = "import os\n\n\ndef run(inputs, context):\n    return sorted(os.environ)\n"
     lines = '  - {name: main, entrypoint: "flow.py:run", isolation: process}\n'
     write_agent(tmp_path / "agents", "reads_env", f"id: reads_env\nflows:\n{lines}", flow)
-    service = make_service(agents=tmp_path / "agents", WEBHOOK_SECRET=SECRET, WORKER_PROCESSES=1)
+    secrets = {"WEBHOOK_SECRET": SECRET, "SECRET_KEY": "s" * 32, "API_KEYS": "k" * 32}
+    service = make_service(agents=tmp_path / "agents", WORKER_PROCESSES=1, **secrets)
+    service.http.headers["X-API-Key"] = secrets["API_KEYS"]
     seen = service.run("reads_env")["outputs"]["output"]
     assert "REDIS_URL" in seen
-    assert "WEBHOOK_SECRET" not in seen
+    assert secrets.keys() & set(seen) == set()
 
 
 def _deliveries(service: Service, id: str, query: str = "") -> dict[str, Any]:

@@ -184,6 +184,11 @@ def test_a_wrong_secret_is_refused_without_being_shown(monkeypatch: pytest.Monke
 WEBHOOK_SECRETS = [f"whsec_{base64.b64encode(key).decode()}" for key in (b"x" * 32, b"y" * 24)]
 
 
+def test_the_secret_of_the_sessions_is_masked_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "the-secret-that-signs-the-sessions")
+    assert "the-secret-that-signs-the-sessions" in load().secrets
+
+
 @pytest.mark.parametrize("between", [",", " ", ", ", "\n"])
 def test_several_webhook_secrets_are_read_and_masked(
     monkeypatch: pytest.MonkeyPatch, between: str
