@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from flask import Request, current_app, g, request
+from flask import Request, current_app, g
+from flask.globals import request_ctx
 from werkzeug.routing import RequestRedirect
 
 from app.api import credentials
@@ -30,7 +31,9 @@ METRICS = "/metrics"  # open only with METRICS=open: its figures cover all tenan
 _View = TypeVar("_View", bound=Callable[..., object])
 
 Presented = Callable[[Request], str]
-"""Returns the digest of the key that a request presents. Raises a `Problem` if there is none."""
+"""Returns the digest of the key that a request presents. Raises a `Problem` if there is none. It is
+asked again while an answer is sent, when Flask has already left the request.
+"""
 
 
 def needs(scope: Scope) -> Callable[[_View], _View]:
@@ -65,7 +68,7 @@ def tenant() -> str:
 def still_allowed() -> Callable[[], bool]:
     """For answers that take long: a function that says whether the request's key is still valid."""
     gate: Gate = current_app.extensions["gate"]
-    return gate.recheck(request, identity())
+    return gate.recheck(request_ctx.request, identity())
 
 
 class Gate:
@@ -110,11 +113,13 @@ class Gate:
         """A function that says whether a caller who was let in would still be let in."""
         if not self.required:
             return lambda: True
-        digest = self._digest(request)
 
         def is_allowed() -> bool:
             try:
+                digest = self._digest(request)  # again: a session ends by itself
                 found = self._authenticator.known(digest) or self._authenticator.look_up(digest)
+            except Problem:
+                return False
             except StoreUnavailable:
                 return True  # nobody knows; it is asked again
             return found == caller

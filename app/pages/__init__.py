@@ -21,7 +21,7 @@ from app.pages import (
     workers,  # noqa: F401
 )
 from app.pages.blueprint import pages
-from app.pages.sessions import Sessions, presented_digest
+from app.pages.sessions import Sessions
 from app.services.overview import Overviews
 from app.settings import Settings
 
@@ -30,12 +30,12 @@ def register(app: Application, settings: Settings) -> None:
     """Adds the pages to a complete application."""
     # gunicorn sets a secret for all of its processes; without it, this process is the only one.
     secret = settings.secret_key or secrets.token_hex(32)
-    app.extensions["sessions"] = Sessions(secret)
+    sessions = app.extensions["sessions"] = Sessions(secret)
     app.extensions["overviews"] = Overviews(settings, app.extensions["executions"].catalog)
     # Flask has a limit of its own for forms, which is lower.
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_content_length
     open_rules = frozenset({assets.RULE, login.LOGIN, login.LOGOUT})
-    app.extensions["gate"].admit(pages.name, presented_digest, open_rules)
+    app.extensions["gate"].admit(pages.name, sessions.digest, open_rules)
     app.register_blueprint(pages)
     app.before.append(guard.check)
     app.after[:0] = [problems.show, guard.protect]  # the others measure what is really sent

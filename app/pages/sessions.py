@@ -50,6 +50,13 @@ class Sessions:
             return None
         return Session(id, digest)
 
+    def digest(self, request: Request) -> str:
+        """The digest of the key that a request's session stands for. Raises a 401 `Problem`."""
+        session = self.read(request)
+        if session is None:
+            raise unauthorized("Log in with an API key.")
+        return session.digest
+
     def token(self, session: Session | None) -> str:
         """The token that the forms of a session carry."""
         return self._tokens.get_signature(_bound_to(session)).decode()
@@ -80,11 +87,3 @@ def present() -> Session | None:
     if "session" not in g:
         g.session = sessions().read(request)
     return cast("Session | None", g.session)
-
-
-def presented_digest(_: Request) -> str:
-    """The digest of the key that the request's session stands for. Raises a 401 `Problem`."""
-    session = present()
-    if session is None:
-        raise unauthorized("Log in with an API key.")
-    return session.digest
