@@ -8,6 +8,7 @@ field is left out, so its default applies.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,6 +44,9 @@ _WRONG: dict[InputType, str] = {
 }
 _NUMBERS = ("integer", "number")
 
+_NEVER_SENT = re.compile("[\x00\r\ud800-\udfff]")
+"""Browsers change these characters in the fields of forms."""
+
 
 def entered(
     target: Target,
@@ -54,16 +58,17 @@ def entered(
 ) -> dict[str, str]:
     """The texts of a new form. `inputs` are values to begin with; other fields get defaults.
 
-    Inputs that the form has no fields for are written as one JSON object.
+    Inputs are written as one JSON object if the form has no fields for them, or if a browser would
+    change them in these.
     """
     given = dict(inputs or {})
     declared = {field.name: field for field in target.inputs or ()}
     texts = _config_texts(target, config or {}) | {TAGS: "\n".join(tags)}
-    if target.inputs is None or as_json or not given.keys() <= declared.keys():
-        defaults = {
-            name: field.default for name, field in declared.items() if field.default is not MISSING
-        }
-        return texts | {INPUTS: _written({**defaults, **given})}
+    known = {name: field.default for name, field in declared.items()} | given
+    known = {name: value for name, value in known.items() if value is not MISSING}
+    is_kept = given.keys() <= declared.keys() and not any(map(_is_changed, known.values()))
+    if target.inputs is None or as_json or not is_kept:
+        return texts | {INPUTS: _written(known)}
     for name, field in declared.items():
         value = given.get(name, field.default)
         if value is MISSING or value is None:  # None counts as left out
@@ -127,6 +132,10 @@ def plain_lines(text: str) -> str:
 def as_json_text(value: Any, indent: int | None = None) -> str:
     # `default=str`, since the default of an input in a YAML file may contain a date.
     return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+
+
+def _is_changed(value: Any) -> bool:
+    return isinstance(value, str) and _NEVER_SENT.search(value) is not None
 
 
 def _inputs(
