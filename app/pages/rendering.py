@@ -1,6 +1,7 @@
 """Renders templates: `page` for a view's answer.
 
-The environment escapes everything, and refuses a template that uses an unknown name.
+The environment escapes everything, makes hidden characters visible (but not in `| e`, for fields of
+forms, which are sent as they are), and refuses a template that uses an unknown name.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from app.pages import assets, sessions, words
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 
+
+def _shown(value: Any) -> Any:
+    """What a template shows of a value. `Markup` is a text that is escaped already."""
+    return words.visible(value) if type(value) is str else value
+
+
 _environment = Environment(
     loader=PackageLoader("app.pages"),
     autoescape=True,
+    finalize=_shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

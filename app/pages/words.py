@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+
+# Control characters but for tabs and ends of lines, marks that change the direction of the text
+# around them, and halves of surrogate pairs. `static/execution.js` has the same ones.
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -53,3 +58,12 @@ def iso(moment: datetime) -> str:
 def number(count: int) -> str:
     """With thin spaces between thousands: `100 000`."""
     return f"{count:,}".replace(",", "\u202f")
+
+
+def visible(text: str) -> str:
+    """Writes characters as JSON does (`\\u202e`) that a page would not show, or that would change
+    the order of the words beside them. So no text can pretend to be another one.
+    """
+    if text.isprintable():
+        return text
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -41,6 +41,12 @@ const add = (box, fill, trim) => {
   additions.get(box).fills.push(fill);
 };
 
+// Writes characters as JSON does that would not be seen, or would turn the words beside them around.
+// `words.visible` does the same.
+const HIDDEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
+const visible = (text) =>
+  text.replace(HIDDEN, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 const source = (data) => {
   const item = data.item === null || data.item === undefined ? "" : `item ${data.item}`;
   return [data.step, item].filter(Boolean).join(", ");
@@ -75,7 +81,7 @@ const trimAnswer = (box) => {
 
 const answer = (event) => {
   const box = article(event.data).querySelector(".said");
-  add(box, () => box.append(event.data.text), trimAnswer);
+  add(box, () => box.append(visible(event.data.text)), trimAnswer);
 };
 
 const trimLog = (box) => {
@@ -91,8 +97,8 @@ const line = (event) => {
   time.dateTime = time.title = event.at;
   time.textContent = event.at.slice(11, 19);
   from.textContent = source(event.data);
-  made.querySelector(".message").textContent = event.data.message;
-  if (Object.keys(fields).length) made.querySelector("code").textContent = JSON.stringify(fields);
+  made.querySelector(".message").textContent = visible(event.data.message);
+  if (Object.keys(fields).length) made.querySelector("code").textContent = visible(JSON.stringify(fields));
   log.hidden = false;
   add(box, () => box.append(made), trimLog);
 };

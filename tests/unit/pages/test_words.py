@@ -62,3 +62,17 @@ def test_a_tooltip_has_the_exact_time() -> None:
 )
 def test_large_numbers_are_shown_in_groups(count: int, shown: str) -> None:
     assert words.number(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, é, 中文, 👩‍👩‍👧, עברית, a\u00a0b", "plain, é, 中文, 👩‍👩‍👧, עברית, a\u00a0b"),
+        ("lines\r\nand\ttabs", "lines\r\nand\ttabs"),
+        ("a\x00b\x1b[31mc\x7f\x85", "a\\u0000b\\u001b[31mc\\u007f\\u0085"),
+        ("gpj\u202egnp.exe\u2069", "gpj\\u202egnp.exe\\u2069"),
+        ("half \ud83d of a pair", "half \\ud83d of a pair"),
+    ],
+)
+def test_characters_that_hide_or_turn_a_text_around_are_written_out(text: str, shown: str) -> None:
+    assert words.visible(text) == shown
