@@ -47,7 +47,8 @@ from app.domain.execution import (
 )
 from app.domain.key import Scope
 from app.services import serializers
-from app.services.executions import ListQuery, RetryCommand, StartCommand
+from app.services.executions import ListQuery, RetryCommand
+from app.services.starts import StartCommand
 from app.store.large_texts import Held
 
 blueprint = ApiBlueprint(

@@ -25,9 +25,9 @@ from app.api.target_schemas import (
 )
 from app.catalog.inputs import inputs_schema
 from app.catalog.model import Agent, Catalog, Flow, Pipeline, PromptFlow, Step, Target
+from app.catalog.suggestions import suggested_id
 from app.domain.errors import NotFound
 from app.domain.key import Scope
-from app.services.executions import suggested_id
 
 blueprint = ApiBlueprint(
     "targets",

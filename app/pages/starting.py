@@ -10,7 +10,7 @@ from flask import g
 from app.api.access import tenant
 from app.domain.execution import Started, TargetType
 from app.pages.blueprint import service
-from app.services.executions import StartCommand
+from app.services.starts import StartCommand
 
 
 def start(

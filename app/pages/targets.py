@@ -17,6 +17,7 @@ from app.api.parsing import Query
 from app.api.problems import render_service_error
 from app.api.schemas import QuerySchema
 from app.catalog.model import Agent, Pipeline, Target
+from app.catalog.suggestions import suggested_id
 from app.domain import identifiers
 from app.domain.errors import FieldError, InvalidRequest, NotFound, ServiceError, StoreUnavailable
 from app.domain.execution import Execution, TargetType
@@ -29,7 +30,7 @@ from app.pages.starting import execution_url, start
 from app.pages.target_facts import COUNTED, Recent
 from app.pages.target_form import Form, form
 from app.pages.target_values import entered, read
-from app.services.executions import ListQuery, suggested_id
+from app.services.executions import ListQuery
 
 LIST = "/ui/targets"
 ONE = f"{LIST}/<any(agent, pipeline):type>/<target_id>"

@@ -1,70 +1,41 @@
 """Implements the use cases of executions: start, retry, get, list and cancel.
 
-The views in `app.api.executions` call `ExecutionService`, which checks a request against the
-catalog and reads and writes the store. It knows nothing of HTTP.
+The views in `app.api.executions` and the pages call `ExecutionService`, which reads and writes the
+store. `app.services.starts` checks what is to be started. Neither knows anything of HTTP.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from app.catalog.inputs import check_inputs
-from app.catalog.model import Catalog, Isolation, Pipeline, Target
-from app.catalog.suggestions import did_you_mean
-from app.domain import callback_url
-from app.domain import key as keys
+from app.catalog.model import Catalog
 from app.domain.errors import AlreadyEnded, FieldError, InvalidRequest, NotFound, NotRetryable
 from app.domain.execution import (
-    Callback,
     Execution,
     Glance,
     Idempotency,
     Include,
     NewExecution,
     Page,
-    Retries,
     Started,
     Status,
     StepRecord,
     StepStatus,
     TargetType,
 )
-from app.domain.identifiers import new_id
+from app.domain.key import DEFAULT_TENANT
+from app.services.starts import StartCommand, StartPlanner
 from app.services.waiting import Caller, Waiting
 from app.settings import Settings
-from app.store.executions import QUEUES, ExecutionStore, index_keys
+from app.store.executions import ExecutionStore, index_keys
 from app.store.steps import as_seen
 
-DEFAULT_TENANT = keys.DEFAULT_TENANT
-DEFAULT_MAX_ATTEMPTS = 3  # a flow that kills its process must not do so for ever
-MAX_IDS_COMPARED = 50  # for a suggestion, which takes up to 0.2 ms an id from all other callers
 CANCEL_WAIT_SECONDS = 5.0  # most flows stop within it, and callers do not wait long for an answer
-
-
-@dataclass(frozen=True, slots=True)
-class StartCommand:
-    """A request to start an execution. Its form is checked already, so `config` has known fields
-    only; whether the target, inputs and names exist is not.
-    """
-
-    type: TargetType
-    target_id: str
-    inputs: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
-    expires_in_seconds: int | None = None
-    tenant: str = DEFAULT_TENANT
-    request_id: str | None = None
-    traceparent: str | None = None
-    idempotency: Idempotency | None = None
-    body_bytes: int = 0  # the size of the request, at most
-    sees_targets: bool = False  # may the caller know the ids of agents and pipelines?
-    callback: Callback | None = None
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +78,7 @@ class ExecutionService:
         self.store = store
         self.catalog = catalog
         self.settings = settings
+        self._planner = StartPlanner(catalog, settings)
         self._waiting = Waiting(store, settings.most_waiters)
 
     def start(self, command: StartCommand) -> Started:
@@ -118,9 +90,9 @@ class ExecutionService:
         """
 
         def checked() -> NewExecution:
-            if command.callback and (error := self._callback_error(command.callback)):
+            if command.callback and (error := self._planner.callback_error(command.callback)):
                 raise InvalidRequest([error])
-            return self._checked(command)
+            return self._planner.plan(command)
 
         return self._submit_or_recall(command, checked)
 
@@ -163,7 +135,7 @@ class ExecutionService:
         )
 
         def checked() -> NewExecution:
-            new = replace(self._checked(same), retry_of=old.id)
+            new = replace(self._planner.plan(same), retry_of=old.id)
             if old.type is TargetType.AGENT or command.from_start:
                 return new
             if new.definition_hash != old.definition_hash or config.get("variant") != call[
@@ -270,48 +242,6 @@ class ExecutionService:
             raise AlreadyEnded(execution_id, execution.status)
         return execution
 
-    def _checked(self, command: StartCommand) -> NewExecution:
-        """Checks a start against the catalog. Raises `NotFound` and `InvalidRequest`."""
-        target = self._target(command)
-        isolation, flow, total_steps = self._plan(target, command.config)
-        errors = check_inputs(target.inputs, command.inputs)
-        if errors:
-            raise InvalidRequest(errors)
-        config = command.config
-        retries = config.get("retries") or {}
-        return NewExecution(
-            id=new_id(),
-            tenant=command.tenant,
-            type=command.type,
-            target_id=command.target_id,
-            inputs=command.inputs,
-            config=config,
-            queue=QUEUES[isolation],
-            total_steps=total_steps,
-            timeout_seconds=config.get("timeout", self.settings.default_timeout),
-            max_attempts=config.get("max_attempts", DEFAULT_MAX_ATTEMPTS),
-            retries=Retries(retries.get("max", 0), tuple(retries.get("backoff_seconds", ()))),
-            expires_in_seconds=command.expires_in_seconds,
-            request_id=command.request_id,
-            traceparent=command.traceparent,
-            flow=flow,
-            definition_hash=target.definition_hash,
-            idempotency=command.idempotency,
-            body_bytes=command.body_bytes,
-            callback=command.callback,
-            tags=command.tags,
-        )
-
-    def _callback_error(self, callback: Callback) -> FieldError | None:
-        """Why no webhook can be sent to this callback; None if that is not known before trying."""
-        if not self.settings.webhook_secrets:
-            message = "This service sends no webhooks: WEBHOOK_SECRET is not set."
-            return FieldError("callback_url", message, "webhooks_not_configured")
-        problem = callback_url.check(
-            callback.url, allow_private=self.settings.webhook_allow_private
-        )
-        return FieldError("callback_url", problem, "url_not_allowed") if problem else None
-
     def _submit_or_recall(
         self, command: StartCommand, checked: Callable[[], NewExecution]
     ) -> Started:
@@ -362,55 +292,8 @@ class ExecutionService:
             for position, step in enumerate(pipeline.steps if pipeline else ())
         )
 
-    def _target(self, command: StartCommand) -> Target:
-        catalog, id = self.catalog, command.target_id
-        of_type: Mapping[str, Target] = catalog.pipelines
-        others: Mapping[str, Target] = catalog.agents
-        if command.type is TargetType.AGENT:
-            of_type, others = others, of_type
-        if id in of_type:
-            return of_type[id]
-        near = ""
-        if command.sees_targets:
-            other = next(type for type in TargetType if type is not command.type)
-            is_other = f' But there is such a {other}: send "type": "{other}".'
-            near = is_other if id in others else suggested_id(id, of_type)
-        raise NotFound(f"There is no {command.type} with the id {id!r}.{near}")
-
-    def _plan(self, target: Target, config: dict[str, Any]) -> tuple[Isolation, str | None, int]:
-        """Returns the isolation, the flow's name (of an agent) and the number of steps.
-
-        Raises `InvalidRequest` for an unknown flow or variant.
-        """
-        if isinstance(target, Pipeline):
-            variant = config.get("variant")
-            if variant is not None and variant not in target.variants:
-                error = _unknown_name("variant", "variant", variant, target.id, target.variants)
-                raise InvalidRequest([error])
-            return target.isolation, None, len(target.steps)
-        flow = target.flow(config.get("flow_id"))
-        if flow is None:
-            name = config["flow_id"]
-            raise InvalidRequest([_unknown_name("flow_id", "flow", name, target.id, target.flows)])
-        return flow.isolation, flow.name, 1
-
     def _unknown(self, execution_id: str) -> NoReturn:
         raise NotFound.of_execution(execution_id)
-
-
-def suggested_id(id: str, known: Collection[str]) -> str:
-    """` Did you mean 'x'?` for the id of a target, or nothing. Only for who may see all ids."""
-    nearest = sorted(known, key=lambda other: abs(len(other) - len(id)))
-    return did_you_mean(id, nearest[:MAX_IDS_COMPARED])
-
-
-def _unknown_name(
-    field: str, noun: str, name: str, target_id: str, known: Collection[str]
-) -> FieldError:
-    choices = ", ".join(sorted(known)) or "none"
-    near = did_you_mean(name, known)
-    message = f"{target_id} has no {noun} {name!r}. Available: {choices}.{near}"
-    return FieldError(f"config.{field}", message, f"unknown_{field}")
 
 
 def _changed(old: Execution) -> FieldError:

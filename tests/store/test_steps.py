@@ -9,7 +9,8 @@ import pytest
 from app.catalog.model import Catalog, Pipeline, Step
 from app.domain.errors import InvalidRequest, NotFound
 from app.domain.execution import Failure, Include, ModelUsage, StepRecord, StepStatus, TargetType
-from app.services.executions import ExecutionService, RetryCommand, StartCommand
+from app.services.executions import ExecutionService, RetryCommand
+from app.services.starts import StartCommand
 from app.settings import Settings
 from app.store.steps import read_usage, write_usage
 from tests.store.driver import Driver, new_execution
