@@ -197,6 +197,8 @@ def _config_texts(target: Target, config: Mapping[str, Any]) -> dict[str, str]:
     texts, rest = {}, dict(config)
     for name, options in choices_of(target).items():
         key = name.removeprefix(f"{CONFIG}.")
+        if isinstance(target, Agent) and rest.get(key) == target.default_flow:
+            rest[key] = ""  # as the choice names the default
         if rest.get(key) in dict(options):
             texts[name] = rest.pop(key)
     return {**texts, CONFIG: _written(rest) if rest else ""}

@@ -85,3 +85,32 @@ def test_the_message_of_a_failure_is_in_the_list_in_one_line(
         box = failure.bounding_box()
         assert box
         assert box["height"] < 30
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_menu_of_targets_lies_above_the_list_and_inside_of_the_window(
+    service: Service, browser: Browser, width: int
+) -> None:
+    for _ in range(10):
+        service.start(LONG, {"seconds": 0}, config={"flow_id": "does"})
+    with opened_page(browser, viewport={"width": width, "height": 800}) as page:
+        for path in ("/", f"/?target_id={LONG}"):
+            page.goto(service.url + path)
+            page.locator(".menu summary").click()
+            menu = page.locator(".menu ul")
+            box = menu.bounding_box()
+            assert box
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            covered = menu.evaluate(
+                """menu => {
+                    const { left, top, width, height } = menu.getBoundingClientRect();
+                    const found = new Set();
+                    for (let x = 1; x < 40; x++) for (let y = 1; y < 40; y++) {
+                        const at = document.elementFromPoint(left + width * x / 40, top + height * y / 40);
+                        if (!menu.contains(at)) found.add(at.outerHTML.slice(0, 80));
+                    }
+                    return [...found];
+                }"""
+            )
+            assert covered == []

@@ -328,3 +328,11 @@ def test_a_wrong_tag_is_named_beside_the_tags() -> None:
     [field] = form(target(), texts, refused.value.errors).wrong
     assert field.label == "Tags"
     assert field.errors[0].startswith("1: ")
+
+
+def test_an_explicit_default_flow_is_chosen_and_not_in_the_settings() -> None:
+    """Or the settings would contradict whoever chooses another flow."""
+    texts = entered(agent("quick", "slow"), config={"flow_id": "quick", "timeout": 5})
+    shown = form(agent("quick", "slow"), texts)
+    assert [field.value for field in shown.choices] == [""]
+    assert shown.settings.value == '{"timeout": 5}'
