@@ -14,7 +14,8 @@ from app.domain.execution import Execution, Status, TargetType
 from app.domain.payload import readable, unpacks_beyond
 from app.services.executions import ExecutionService, RetryCommand
 from app.settings import Settings
-from app.store.executions import ExecutionStore, index_keys
+from app.store.execution_lists import index_keys
+from app.store.executions import ExecutionStore
 from app.store.inspection import Inspection
 from app.store.statistics import Statistics
 from app.store.steps import read_failure
@@ -107,7 +108,7 @@ class Admin:
         for owner in [tenant] if tenant is not None else self._inspection.tenants():
             keys = index_keys(owner, status, type, target)
             try:
-                page, count = self._store.page(owner, keys, 0, limit, True)
+                page, count = self._store.lists.page(owner, keys, 0, limit, True)
             except StoreRefused as error:  # a list of this tenant has the wrong type
                 if tenant is not None:
                     raise

@@ -32,7 +32,8 @@ from app.domain.key import DEFAULT_TENANT
 from app.services.starts import StartCommand, StartPlanner
 from app.services.waiting import Caller, Waiting
 from app.settings import Settings
-from app.store.executions import ExecutionStore, index_keys
+from app.store.execution_lists import index_keys
+from app.store.executions import ExecutionStore
 from app.store.steps import as_seen
 
 CANCEL_WAIT_SECONDS = 5.0  # most flows stop within it, and callers do not wait long for an answer
@@ -209,7 +210,7 @@ class ExecutionService:
         """Returns one page in one round trip. The number of stored executions does not slow it."""
         keys = index_keys(query.tenant, query.status, query.type, query.target_id)
         offset = (query.page - 1) * query.page_size
-        found, total = self.store.page(
+        found, total = self.store.lists.page(
             query.tenant,
             keys,
             offset,
@@ -225,7 +226,7 @@ class ExecutionService:
         One round trip. The number of stored executions does not slow it.
         """
         keys = [index_keys(query.tenant, status, query.type, query.target_id) for status in Status]
-        return dict(zip(Status, self.store.counts(keys), strict=True))
+        return dict(zip(Status, self.store.lists.counts(keys), strict=True))
 
     def cancel(self, execution_id: str, tenant: str = DEFAULT_TENANT) -> Execution:
         """Cancels an execution, and waits for its end for up to `CANCEL_WAIT_SECONDS`.

@@ -1,4 +1,4 @@
-"""Reads executions from the store: one by id, pages of them, and the receipts of earlier starts.
+"""Reads executions from the store: one by id, and the receipts of earlier starts.
 
 The services call it for every GET, through `ExecutionStore`, which adds the calls that write.
 """
@@ -6,7 +6,6 @@ The services call it for every GET, through `ExecutionStore`, which adds the cal
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,13 +29,12 @@ from app.domain.execution import (
 from app.domain.payload import read_call
 from app.process.aside import aside
 from app.store import connection, events, records
+from app.store.execution_lists import ExecutionLists
 from app.store.functions import Functions
 from app.store.job import LEASES_KEY, data_key, job_key, outputs_key, step_outputs_key, steps_key
 from app.store.job_reader import (
-    ATTEMPT_FIELDS,
     GLANCE_FIELDS,
     RECORD_FIELDS,
-    SUMMARY_FIELDS,
     has_untold_end,
     read_glance,
     read_record,
@@ -76,9 +74,9 @@ which are not shared.
 class ExecutionReader:
     """Reads executions. Safe to use from many threads; every method raises `StoreUnavailable`.
 
-    A method is one round trip, with these exceptions: a page that names deleted records takes two,
-    and so do a large execution, and a pending one, which says what it waits for. A very large one
-    is read in pieces, because a single call for it would hold up all other calls of the store.
+    A method is one round trip, with these exceptions: a large execution takes two, and so does a
+    pending one, which says what it waits for. A very large one is read in pieces, because a single
+    call for it would hold up all other calls of the store. `lists` has the pages of executions.
 
     Small and quick calls are sent together with those of other requests (`together.py`). After a
     call that did not reach the store, calls fail at once for a second (see `Breaker`).
@@ -90,10 +88,11 @@ class ExecutionReader:
         self._together = Together(client.connection_pool)
         self._shared = {
             name: Function(self._together, name)
-            for name in ("submit", "cancel", "page", "waiting", "listen", "log")
+            for name in ("submit", "cancel", "waiting", "listen", "log")
         }
         self._functions = Functions(client)
         self._calling = connection.Breaker().calling
+        self.lists = ExecutionLists(client, self._together, self._calling)
         self._large = LargeTexts(MOST_LARGE)
         self._reasons: dict[tuple[str, int, Phase | None], tuple[float, WaitingFor]] = {}
 
@@ -199,51 +198,6 @@ class ExecutionReader:
             return None
         untold = has_untold_end(records.present(record), execution.status)
         return events.page_of(execution, after, count, found[1:], has_untold_end=untold)
-
-    def page(
-        self,
-        tenant: str,
-        keys: Sequence[str],
-        offset: int,
-        count: int,
-        descending: bool,
-        *,
-        with_attempts: bool = False,
-    ) -> tuple[list[Execution], int]:
-        """One page of the executions in these index keys, and their exact total."""
-        order = "desc" if descending else "asc"
-        fields = ATTEMPT_FIELDS if with_attempts else SUMMARY_FIELDS
-        arguments = [offset, count, order, len(keys), *keys, *fields]
-        with self._calling():
-            total, rows = self._shared["page"](arguments)
-        pairs = zip(rows, records.rows_of(rows, fields), strict=True)
-        unreadable = [
-            row[0] for row, (id, record) in pairs if records.is_unreadable(id, tenant, record)
-        ]
-        if unreadable:
-            with suppress(StoreUnavailable), self._calling():
-                self._functions("mend", unreadable)
-                # Mending ends them, so they may now be in another list: read the page again.
-                total, rows = self._shared["page"](arguments)
-        found = {
-            id: records.read_anyway(id, tenant, record)
-            for id, record in records.rows_of(rows, fields)
-        }
-        gone = [id for id, execution in found.items() if execution is None]
-        if gone:
-            self._unlist(tenant, keys, gone)
-        executions = [execution for execution in found.values() if execution is not None]
-        return executions, total - len(gone)
-
-    def counts(self, lists: Sequence[Sequence[str]]) -> list[int]:
-        """How many executions are in each of these lists, which are given by their index keys.
-
-        One round trip, in constant time, but not of one instant.
-        """
-        commands = [("ZCARD", key) for keys in lists for key in keys]
-        with self._calling():
-            sizes = iter([checked(size) for size in self._together.execute(*commands)])
-        return [sum(next(sizes) for _ in keys) for keys in lists]
 
     def _get(
         self, execution_id: str, tenant: str, include: Include, held: ExitStack | None
@@ -398,30 +352,3 @@ class ExecutionReader:
         else:
             pairs = dict(zip(found[::2], found[1::2], strict=True))  # type: ignore[index]
         return {name.decode(errors="replace"): value for name, value in pairs.items()}
-
-    def _unlist(self, tenant: str, keys: Sequence[str], gone: Sequence[str]) -> None:
-        """Removes ids from the lists if somebody deleted their records by hand."""
-        with self._calling(), self._client.pipeline(transaction=False) as pipe:
-            for key in {*keys, *index_keys(tenant)}:
-                pipe.zrem(key, *gone)
-            pipe.execute()
-
-
-def index_keys(
-    tenant: str,
-    status: Status | None = None,
-    type: TargetType | None = None,
-    target_id: str | None = None,
-) -> list[str]:
-    """The sorted sets that hold the ids of exactly these executions.
-
-    The scripts keep one set for each status and type, and one for each target among these.
-    """
-    scope = "" if target_id is None else f":{target_id}"
-    statuses = [status] if status else list(Status)
-    types = [type] if type else list(TargetType)
-    return [
-        f"exec:index:{tenant}:{status.value}:{type.value}{scope}"
-        for status in statuses
-        for type in types
-    ]

@@ -25,14 +25,11 @@ from app.settings import Settings
 from app.store import connection
 from app.store.changes import Changes
 from app.store.deliveries import Deliveries
-from app.store.execution_reader import ExecutionReader, index_keys
+from app.store.execution_reader import ExecutionReader
 from app.store.feed import Feeds
 from app.store.job import new_data, new_fields
 from app.store.records import SMALL_BYTES
 from app.store.steps import to_datetime
-
-# `index_keys` is here as well, so that a caller needs only this module.
-__all__ = ["QUEUES", "ExecutionStore", "index_keys", "reap_arguments", "submit_arguments"]
 
 QUEUES = {"thread": "threads", "process": "processes"}
 """The RQ queue for each way to run a flow. One worker takes from one queue."""

@@ -13,7 +13,8 @@ from app.domain.events import Event
 from app.domain.execution import Execution, Include, NewExecution, Status, StepRecord, TargetType
 from app.domain.identifiers import new_id
 from app.settings import Settings
-from app.store.executions import ExecutionStore, index_keys
+from app.store.execution_lists import index_keys
+from app.store.executions import ExecutionStore
 from app.store.functions import Functions
 from app.store.steps import write_record
 
@@ -275,7 +276,7 @@ class Driver:
         return execution.status.value if execution else None
 
     def listed(self, status: Status | None = None) -> set[str]:
-        executions, total = self.store.page(
+        executions, total = self.store.lists.page(
             "default", index_keys("default", status), 0, 1000, descending=True
         )
         assert total == len(executions)

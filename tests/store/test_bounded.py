@@ -17,7 +17,7 @@ import redis
 from app.domain.execution import Include, Status, TargetType
 from app.settings import Settings
 from app.store.events import LOG_FIELDS
-from app.store.executions import index_keys
+from app.store.execution_lists import index_keys
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
 from tools.embedded_store import EmbeddedStore
 
@@ -275,7 +275,7 @@ def test_every_other_call_is_short_beside_a_long_queue(measured: Measured) -> No
         "claim": lambda: driver.claim_rows(64),
         "cancel": lambda: driver.store.cancel(ids[-1], "default"),
         "status": lambda: driver.store.get(ids[5], "default"),
-        "page": lambda: driver.store.page("default", keys, MANY // 2, 100, descending=True),
+        "page": lambda: driver.store.lists.page("default", keys, MANY // 2, 100, descending=True),
         "observe": lambda: driver.run("observe", 12_000_000, "processes", "threads"),
         "beat": lambda: driver.beats([(id, "1") for id in ids[:200]]),
         "reap": driver.store.reap,

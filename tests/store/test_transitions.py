@@ -12,7 +12,8 @@ import redis
 from app.domain.errors import StoreFull, StoreRefused
 from app.domain.execution import Phase, Progress, Retries, Status
 from app.settings import Settings
-from app.store.executions import ExecutionStore, index_keys
+from app.store.execution_lists import index_keys
+from app.store.executions import ExecutionStore
 from app.store.job import ExecutionJob
 from app.store.job_reader import STATUS_OF_RQ
 from tests.store.driver import LONG_AGO, Driver, new_execution, registry
@@ -486,11 +487,12 @@ def test_lists_are_in_order_of_creation_and_pages_join_without_a_gap(driver: Dri
     ids = [driver.submit() for _ in range(25)]
     key = index_keys("default")
     pages = [
-        driver.store.page("default", key, offset, 10, descending=True) for offset in (0, 10, 20, 30)
+        driver.store.lists.page("default", key, offset, 10, descending=True)
+        for offset in (0, 10, 20, 30)
     ]
     assert [execution.id for page, _ in pages for execution in page] == ids[::-1]
     assert {total for _, total in pages} == {25}
-    first, _ = driver.store.page("default", key, 0, 10, descending=False)
+    first, _ = driver.store.lists.page("default", key, 0, 10, descending=False)
     assert [execution.id for execution in first] == ids[:10]
 
 

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from app.domain.execution import Phase, Progress, Status, TargetType
 from app.domain.identifiers import new_id
-from app.store.executions import index_keys
+from app.store.execution_lists import index_keys
 from tests.store.driver import Driver, registry
 from tests.support.service import Service
 
@@ -126,7 +126,7 @@ def test_each_state_is_read_as_before(old: OldStore, driver: Driver) -> None:
 def test_lists_show_old_and_new_ones_once_each(old: OldStore, driver: Driver) -> None:
     ids = {old.pending(), old.delayed(), old.running(), old.completed(), driver.submit()}
     assert driver.listed() == ids
-    _, total = driver.store.page(
+    _, total = driver.store.lists.page(
         "default", index_keys("default", None, TargetType.AGENT), 0, 10, descending=True
     )
     assert total == len(ids)
