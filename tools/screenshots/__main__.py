@@ -15,6 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from tests.support.browser import opened_browser, opened_page
+from tests.support.model_server import ModelServer
 from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
 from tools.screenshots import scene
@@ -46,8 +47,19 @@ def main(arguments: list[str]) -> None:
         store = EmbeddedStore(work / "store", end_signal=signal.SIGKILL)
         store.start()
         try:
-            options = {"agents": agents, "pipelines": pipelines, "WORKER_THREADS": 3}
-            with Service(store.url, work, **options) as service:  # type: ignore[arg-type]
+            with (
+                ModelServer() as model,
+                Service(
+                    store.url,
+                    work,
+                    agents=agents,
+                    pipelines=pipelines,
+                    WORKER_THREADS=3,
+                    OPENAI_BASE_URL=model.url,
+                    OPENAI_API_KEY="sk-of-nobody",
+                ) as service,
+            ):
+                model.reply = scene.reply
                 running = scene.play(service)
                 with opened_browser() as browser:
                     for picture_of in wanted:
