@@ -7,6 +7,9 @@ API, and every request of theirs passes the same steps. One module is one page.
 from __future__ import annotations
 
 import secrets
+from typing import Any
+
+from flask import Request, Response
 
 from app.api.application import Application
 from app.pages import (
@@ -20,7 +23,7 @@ from app.pages import (
     targets,  # noqa: F401
     workers,  # noqa: F401
 )
-from app.pages.blueprint import pages
+from app.pages.blueprint import is_page, pages
 from app.pages.sessions import Sessions
 from app.services.overview import Overviews
 from app.settings import Settings
@@ -38,4 +41,11 @@ def register(app: Application, settings: Settings) -> None:
     app.extensions["gate"].admit(pages.name, sessions.digest, open_rules)
     app.register_blueprint(pages)
     app.before.append(guard.check)
-    app.after[:0] = [problems.show, guard.protect]  # the others measure what is really sent
+    app.after.insert(0, _finish)  # the other steps measure what is really sent
+
+
+def _finish(request: Request, _: Any, response: Response) -> None:
+    """Runs after every view, also those of the API, for which it must cost next to nothing."""
+    if is_page(request.path):
+        problems.show(request, response)
+        guard.protect(response)

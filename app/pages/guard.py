@@ -12,7 +12,7 @@ from flask import Request, Response
 
 from app.api.problems import Problem
 from app.pages import sessions
-from app.pages.blueprint import is_page, pages
+from app.pages.blueprint import is_page
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -33,9 +33,9 @@ TOKEN = "csrf_token"  # noqa: S105  the name of a form's field
 
 
 def check(request: Request, _: Any) -> None:
-    """Runs before each page. Raises a 403 `Problem`."""
-    if request.blueprint != pages.name:
-        return
+    """Runs before every request, and looks at those of pages. Raises a 403 `Problem`."""
+    if not is_page(request.path) or request.url_rule is None:
+        return  # without a rule, Flask answers 404 or 405 after this step
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
         raise _refused(_FOREIGN)
@@ -59,11 +59,10 @@ def _check_form(request: Request) -> None:
         raise _refused("This form is out of date. Go back, reload the page, and send it again.")
 
 
-def protect(request: Request, _: Any, response: Response) -> None:
+def protect(response: Response) -> None:
     """Adds the headers that every page has. No cache keeps a page: it belongs to a tenant."""
-    if is_page(request.path):
-        response.headers.extend(HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.extend(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 def _refused(detail: str) -> Problem:

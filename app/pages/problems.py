@@ -7,21 +7,19 @@ refusals have the same statuses, headers and sentences, and none is forgotten.
 from __future__ import annotations
 
 import json
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Request, Response
 
 from app.api.problems import CONTENT_TYPE
-from app.pages.blueprint import is_page
 from app.pages.login import LOGIN
 from app.pages.rendering import CONTENT_TYPE as HTML
 from app.pages.rendering import render
 
 
-def show(request: Request, _: Any, response: Response) -> None:
-    """Turns the answer into a page. Runs after every view."""
-    if response.mimetype != CONTENT_TYPE or not is_page(request.path):
+def show(request: Request, response: Response) -> None:
+    """Turns the answer to a request for a page into a page, if it is a refusal."""
+    if response.mimetype != CONTENT_TYPE:
         return
     problem = json.loads(response.get_data())
     response.set_data(render("problem.html", problem=problem))
