@@ -6,6 +6,9 @@ forms, which are sent as they are), and refuses a template that uses an unknown 
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +19,12 @@ from app.api.application import Answer
 from app.domain.key import Identity, Scope
 from app.domain.version import VERSION
 from app.pages import assets, sessions, words
+from app.process.aside import give_way
 
 CONTENT_TYPE = "text/html; charset=utf-8"
+
+TURN_SECONDS = 0.01
+"""A page that takes longer to render lets other requests run after about this time."""
 
 
 def _shown(value: Any) -> Any:
@@ -69,4 +76,27 @@ def render(template: str, **values: Any) -> str:
         "here": request.path,
         "csrf_token": sessions.sessions().token(sessions.present()),
     }
-    return _environment.get_template(template).render(shared | values)
+    _compile_templates()
+    return "".join(_in_turns(_environment.get_template(template).generate(shared | values)))
+
+
+@functools.cache
+def _compile_templates() -> None:
+    """Compiles all templates before the first page, one by one, so that other requests get their
+    turn in between. A process that shows no pages spares the time and the memory.
+    """
+    for name in _environment.list_templates():
+        _environment.get_template(name)
+        give_way()
+
+
+def _in_turns(parts: Iterable[str]) -> Iterator[str]:
+    """The parts of a text as they are made. Other requests get their turn in between: the page of
+    an execution with large values takes a tenth of a second.
+    """
+    until = time.monotonic() + TURN_SECONDS
+    for part in parts:
+        yield part
+        if time.monotonic() > until:
+            give_way()
+            until = time.monotonic() + TURN_SECONDS

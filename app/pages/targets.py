@@ -30,6 +30,7 @@ from app.pages.starting import execution_url, start
 from app.pages.target_facts import COUNTED, Recent
 from app.pages.target_form import Form, form
 from app.pages.target_values import entered, read
+from app.process.aside import LONG, aside
 from app.services.executions import ListQuery
 
 LIST = "/ui/targets"
@@ -119,7 +120,7 @@ def _drawing(pipeline: Pipeline) -> graph.Drawing | None:
     """The drawing, which one process computes once: a large one takes a tenth of a second."""
     drawings = current_app.extensions.setdefault("drawings", {})
     if pipeline.id not in drawings:
-        drawings[pipeline.id] = graph.draw(pipeline)
+        drawings[pipeline.id] = aside(LONG, graph.draw, pipeline)
     return cast("graph.Drawing | None", drawings[pipeline.id])
 
 

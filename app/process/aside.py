@@ -1,7 +1,7 @@
-"""Runs long work in a thread, so that a web process's event loop serves other requests meanwhile.
+"""Keeps long work from holding a web process's event loop: it runs in a thread, or gives way.
 
-Called for large bodies: parsing, checking, serializing. There is one such thread: Python runs one
-thread at a time, so more of them would only take time from the loop.
+`aside` is called for large bodies: parsing, checking, serializing. There is one such thread: Python
+runs one thread at a time, so more of them would only take time from the loop.
 """
 
 from __future__ import annotations
@@ -9,11 +9,17 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 SMALL_BYTES = 64 * 1024
 """Smaller work is done at once: handing it to the thread would take as long."""
+
+LONG = SMALL_BYTES + 1
+"""The size of work that takes long for another reason than its size."""
+
+_MOMENT_SECONDS = 1e-6
 
 Result = TypeVar("Result")
 
@@ -29,6 +35,15 @@ def aside(size: int, function: Callable[..., Result], *arguments: Any) -> Result
     if error is not None:
         raise error
     return cast(Result, result)
+
+
+def give_way() -> None:
+    """Lets other requests run, also those that wait for the network or for a moment.
+
+    During a `sleep(0)`, gevent runs only what is ready already. It looks at the network after up to
+    a hundred of them.
+    """
+    time.sleep(_MOMENT_SECONDS)
 
 
 def _outcome(

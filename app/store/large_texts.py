@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 from app.domain.errors import TooManyLarge
+from app.process.aside import give_way
 
 PIECE_BYTES = 64 * 1024
 """The size of a piece that is sent. A reader that has stopped reading holds one of them."""
@@ -57,7 +57,7 @@ class LargeText:
         """Yields the text in pieces of `PIECE_BYTES`, in order."""
         for offset in range(0, self.size, PIECE_BYTES):
             yield os.pread(self._file.fileno(), PIECE_BYTES, offset)
-            time.sleep(0)  # lets other greenlets run: a fast reader must not hold them up
+            give_way()  # a fast reader must not hold up other requests
 
     def is_object(self) -> bool:
         """Whether it begins and ends like a JSON object. Parsing all of it would take memory."""
@@ -130,7 +130,7 @@ def _unpack(read: Read, text: LargeText) -> bool:
             while packed:
                 text.add(unpacker.decompress(packed, READ_BYTES))
                 packed = unpacker.unconsumed_tail
-                time.sleep(0)  # lets other greenlets run
+                give_way()
     except zlib.error:
         return False
     return unpacker.eof and not unpacker.unused_data

@@ -166,7 +166,7 @@ def test_the_tries_of_a_step_and_the_waits_between_them_are_drawn(
     expect(status(page)).to_have_text("completed")
     expect(tried.locator("rect.completed")).to_have_count(1)
     expect(tried.locator("rect.wait")).not_to_have_count(0)
-    expect(tried.locator(".again")).to_have_text(re.compile("[2-4]"))
+    expect(tried.locator(".again")).to_have_text(re.compile("[0-9]+"))
 
 
 @pytest.mark.usefixtures("seen")
