@@ -64,6 +64,10 @@ def test_long_names_stay_inside_of_every_page(
         ):
             page.goto(service.url + path)
             fits_its_width(page)
+            for name in page.locator("tbody th").all() if width < 400 else ():
+                box = name.bounding_box()
+                assert box
+                assert box["width"] > width / 2, "names have room"
         page.goto(f"{service.url}/ui/executions/{whole}")
         expect(page.locator(".waterfall")).to_contain_text("500 items")
         expect(page.locator(".waterfall tbody tr")).to_have_count(STEPS + 1)
