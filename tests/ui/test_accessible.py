@@ -90,6 +90,7 @@ def test_every_page_is_accessible_and_fits(
         page.goto(service.url)
         page.locator("summary").click()
         expect(page.get_by_role("link", name="all agents")).to_be_visible()
+        page.evaluate("document.getElementById('stale').hidden = false")
         no_serious_violation(page)
         fits_its_width(page)
 

@@ -66,6 +66,7 @@ def test_the_list_refreshes_itself_without_losing_the_reader_s_place(
             window.kept = document.getElementById(id);
             window.scrollTo(0, 600);
             window.place = window.scrollY;
+            getSelection().selectAllChildren(window.kept.querySelector(".target a"));
         }""",
         execution_id,
     )
@@ -73,6 +74,7 @@ def test_the_list_refreshes_itself_without_losing_the_reader_s_place(
     expect(mine.locator("progress")).not_to_have_attribute("value", str(before))
     assert page.evaluate("window.kept.isConnected")
     assert page.evaluate("window.scrollY === window.place && window.place > 0")
+    assert page.evaluate("String(getSelection())") == "behaves"
     expect(mine.locator(".id a")).to_be_focused()
     expect(page.locator("details.menu")).to_have_attribute("open", "")
     expect(mine.locator(".status")).to_have_text("completed")
