@@ -5,7 +5,7 @@ All layers use them. Nothing here calls a library, the store or a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -96,6 +96,12 @@ class ModelUsage:
     output_tokens: int | None = 0
     total_tokens: int | None = 0
     estimated_tokens: int = 0
+
+
+def sum_of_reported(counts: Iterable[int | None]) -> int | None:
+    """The sum of the tokens that servers reported; None if none did."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from app.domain.execution import (
     Status,
     TargetType,
     WaitingFor,
+    sum_of_reported,
 )
 from app.domain.key import Scope
+from app.pages import words
 from app.pages.json_tree import Shown, shown, shown_value
 
 MAX_CURL_BYTES = 8 * 1024
@@ -27,8 +29,6 @@ MAX_CURL_BYTES = 8 * 1024
 
 MOST_OUTPUTS = 40
 """So many outputs of finished steps are shown: those of the last steps."""
-
-_PHASES = {Phase.RETRY_WAIT: "waiting to retry", Phase.CANCELLING: "cancelling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Actions:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
+    """An attempt, why it ended, and for how long it has run."""
+
     attempt: Attempt
     why: str
     seconds: float
@@ -114,10 +116,9 @@ def facts(
     first = execution.first_started_at
     percentage, done = _progress(execution)
     failure, usage = execution.failure, execution.usage
-    counts = [use.total_tokens for use in usage.values() if use.total_tokens is not None]
     return Facts(
         status=execution.status,
-        phase=_PHASES.get(execution.phase, "") if execution.phase else "",
+        phase=words.phase(execution.phase),
         is_over=execution.status.ended,
         percentage=percentage,
         done=done,
@@ -125,7 +126,7 @@ def facts(
         started_at=first,
         waited_seconds=((first or end) - execution.created_at).total_seconds(),
         seconds=(end - first).total_seconds() if first else None,
-        tokens=sum(counts) if counts else None,
+        tokens=sum_of_reported(use.total_tokens for use in usage.values()),
         estimated_tokens=sum(use.estimated_tokens for use in usage.values()),
         models=tuple(usage),
         actions=_actions(execution, scopes, is_known=is_known),

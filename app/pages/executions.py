@@ -15,8 +15,9 @@ from app.api.application import Answer
 from app.api.parsing import Query
 from app.api.schemas import ListQuerySchema
 from app.catalog.model import Catalog
-from app.domain.execution import Execution, Page, Phase, Progress, Status, TargetType
+from app.domain.execution import Execution, Page, Progress, Status, TargetType
 from app.domain.key import Scope
+from app.pages import words
 from app.pages.blueprint import pages, service
 from app.pages.first import proposal
 from app.pages.kept import Kept
@@ -34,8 +35,6 @@ _query = Query(ListQuerySchema(only=("status", "type", "target_id", "page")))
 _ORDER = (Status.RUNNING, Status.PENDING, Status.FAILED, Status.COMPLETED, Status.CANCELLED)
 
 _refreshed = Kept()
-
-_PHASES = {Phase.RETRY_WAIT: "waiting to retry", Phase.CANCELLING: "cancelling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def row(execution: Execution, now: datetime) -> Row:
         type=execution.type,
         target_id=execution.target_id,
         status=execution.status,
-        phase=_PHASES.get(execution.phase, "") if execution.phase else "",
+        phase=words.phase(execution.phase),
         percentage=percentage,
         done=done,
         failure=failure.type if failure else "",

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.domain.events import Event
-from app.domain.execution import Attempt, Execution, StepRecord, StepStatus, TargetType
+from app.domain.execution import (
+    Attempt,
+    Execution,
+    StepRecord,
+    StepStatus,
+    TargetType,
+    sum_of_reported,
+)
 from app.pages.time_axis import Axis, Bar, Tick
 
 MIN_WAIT = 0.5
@@ -165,7 +172,7 @@ def _own_row(execution: Execution, axis: Axis, end: datetime) -> Row:
         seconds=_run_seconds(execution.attempts, end),
         attempt=execution.attempt,
         model=models[-1] if models and execution.type is TargetType.AGENT else "",
-        tokens=_total(use.total_tokens for use in execution.usage.values()),
+        tokens=sum_of_reported(use.total_tokens for use in execution.usage.values()),
         estimated_tokens=sum(use.estimated_tokens for use in execution.usage.values()),
     )
 
@@ -190,7 +197,7 @@ def _step_row(
         else None,
         attempt=step.attempt,
         model=models[-1] if models else "",
-        tokens=_total(use.total_tokens for use in step.usage.values()),
+        tokens=sum_of_reported(use.total_tokens for use in step.usage.values()),
         estimated_tokens=sum(use.estimated_tokens for use in step.usage.values()),
         failure=f"{step.failure.type}: {step.failure.message}" if step.failure else "",
         warnings=step.warnings,
@@ -252,8 +259,3 @@ def _items(step: StepRecord) -> str:
     failed = sum(failure is not None for failure in step.items.values())
     word = "items" if step.status is StepStatus.COMPLETED else "items ended"
     return f"{len(step.items)} {word}" + (f", {failed} failed" if failed else "")
-
-
-def _total(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None

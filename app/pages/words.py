@@ -1,13 +1,17 @@
-"""Writes times, durations and numbers for people. Pure functions; templates use them as filters."""
+"""Writes times, numbers and phases for people. Pure functions; templates use them as filters."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
 
+from app.domain.execution import Phase
+
 # Control characters but for tabs and ends of lines, marks that change the direction of the text
 # around them, and halves of surrogate pairs. `static/execution.js` has the same ones.
 _HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_PHASES = {Phase.RETRY_WAIT: "waiting to retry", Phase.CANCELLING: "cancelling"}
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -58,6 +62,11 @@ def iso(moment: datetime) -> str:
 def number(count: int) -> str:
     """With thin spaces between thousands: `100 000`."""
     return f"{count:,}".replace(",", "\u202f")
+
+
+def phase(found: Phase | None) -> str:
+    """What an execution does that its status does not say; empty if there is nothing to add."""
+    return _PHASES.get(found, "") if found else ""
 
 
 def visible(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -151,11 +152,11 @@ def queues_needed(catalog: Catalog) -> frozenset[str]:
 
 
 def _by_worker(leases: Iterable[Lease]) -> dict[str, tuple[Run, ...]]:
-    runs: dict[str, tuple[Run, ...]] = {}
+    runs = defaultdict[str, list[Run]](list)
     for lease in leases:
         run = Run(lease.execution_id, lease.tenant, lease.target, lease.left_seconds)
-        runs[lease.worker] = (*runs.get(lease.worker, ()), run)
-    return runs
+        runs[lease.worker].append(run)
+    return {worker: tuple(found) for worker, found in runs.items()}
 
 
 def _worker(state: WorkerState, runs: tuple[Run, ...], lease_seconds: float) -> Worker:

@@ -8,7 +8,7 @@ text, and are copied into a body as they are: parsing them would cost time and m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from app.domain.execution import (
     Status,
     StepRecord,
     WaitingFor,
+    sum_of_reported,
 )
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def _failure(failure: Failure) -> dict[str, Any]:
 
 def _usage(usage: Mapping[str, ModelUsage]) -> dict[str, Any]:
     return {
-        "tokens_used": _reported(used.total_tokens for used in usage.values()),
+        "tokens_used": sum_of_reported(used.total_tokens for used in usage.values()),
         "models": {model: _model_usage(used) for model, used in usage.items()},
     }
 
@@ -325,12 +326,6 @@ def _model_usage(used: ModelUsage) -> dict[str, Any]:
         if used.estimated_tokens
         else {name: body[name] for name in body if name != "estimated_tokens"}
     )
-
-
-def _reported(counts: Iterable[int | None]) -> int | None:
-    """The sum of the reported counts; None if no server reported any."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 def _step(step: StepRecord) -> dict[str, Any]:
@@ -349,9 +344,9 @@ def _step(step: StepRecord) -> dict[str, Any]:
     if step.usage:
         body["model"] = list(step.usage)[-1]
         body["tokens"] = {
-            "input": _reported(used.input_tokens for used in step.usage.values()),
-            "output": _reported(used.output_tokens for used in step.usage.values()),
-            "total": _reported(used.total_tokens for used in step.usage.values()),
+            "input": sum_of_reported(used.input_tokens for used in step.usage.values()),
+            "output": sum_of_reported(used.output_tokens for used in step.usage.values()),
+            "total": sum_of_reported(used.total_tokens for used in step.usage.values()),
         }
         body["usage"] = _usage(step.usage)
     if step.failure:
