@@ -80,16 +80,18 @@ class Gate:
         self.required = authenticator.required
         self._authenticator = authenticator
         self._open_rules = open_rules
-        self._presented: dict[str | None, Presented] = {}
+        self._presented: list[tuple[Callable[[str], bool], Presented]] = []
         self._views = views  # Flask's own dict, so views that are added later are found too
         self._throttle = InvalidKeyThrottle()
 
-    def admit(self, blueprint: str, presented: Presented, open_rules: frozenset[str]) -> None:
-        """Lets the callers of a blueprint present their keys in another way than in a header.
+    def admit(
+        self, has_path: Callable[[str], bool], presented: Presented, open_rules: frozenset[str]
+    ) -> None:
+        """Lets the callers of some paths present their keys in another way than in a header.
 
-        Its `open_rules` need no key.
+        The `open_rules` among them need no key.
         """
-        self._presented[blueprint] = presented
+        self._presented.append((has_path, presented))
         self._open_rules |= open_rules
 
     def check(self, request: Request, context: Any) -> None:
@@ -136,8 +138,10 @@ class Gate:
         return self.owner(self._digest(request), request.environ)
 
     def _digest(self, request: Request) -> str:
-        presented = self._presented.get(request.blueprint, _in_header)
-        return presented(request)
+        for has_path, presented in self._presented:
+            if has_path(request.path):
+                return presented(request)
+        return digest_of(credentials.presented(request.environ))
 
     def _look_up(self, digest: str, address: str) -> Identity:
         """Asks the store for the key, unless this address sent too many invalid keys."""
@@ -158,10 +162,6 @@ def register(app: Application, authenticator: Authenticator, metrics_open: bool)
     open_rules = OPEN | {METRICS} if metrics_open else OPEN
     gate = app.extensions["gate"] = Gate(authenticator, open_rules, app.view_functions)
     app.before.append(gate.check)
-
-
-def _in_header(request: Request) -> str:
-    return digest_of(credentials.presented(request.environ))
 
 
 def refuse_scope(scope: Scope) -> Problem:

@@ -38,7 +38,7 @@ def register(app: Application, settings: Settings) -> None:
     # Flask has a limit of its own for forms, which is lower.
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_content_length
     open_rules = frozenset({assets.RULE, login.LOGIN, login.LOGOUT})
-    app.extensions["gate"].admit(pages.name, sessions.digest, open_rules)
+    app.extensions["gate"].admit(is_page, sessions.digest, open_rules)
     app.register_blueprint(pages)
     app.before.append(guard.check)
     app.after.insert(0, _finish)  # the other steps measure what is really sent
