@@ -17,6 +17,9 @@ from app.pages.rendering import page
 
 LOGIN, LOGOUT = "/ui/login", "/ui/logout"
 
+MOST_NEXT = 4000
+"""The length of the longest path that the login leads to. It becomes a header."""
+
 
 @pages.get(LOGIN)
 def show_login() -> Response:
@@ -76,7 +79,7 @@ def _next() -> str:
     """Where to go after the login: a path of this service, never another website."""
     path = request.values.get("next", "")
     inside = path.startswith("/") and path.isprintable() and path[1:2] not in ("/", "\\")
-    return path if inside else "/"
+    return path if inside and len(path) <= MOST_NEXT else "/"
 
 
 def _to(path: str) -> Response:
