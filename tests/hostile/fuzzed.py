@@ -6,6 +6,7 @@ executions are the same.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import random
@@ -73,17 +74,7 @@ class Fuzzer:
 
     def request(self, seed: int, number: int) -> Sent:
         chance = random.Random(f"{seed}:{number}")
-        made = _Bent(chance, self._valid(chance))
-        # Mostly one change: a request with many is refused for the first of them alone.
-        for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-            chance.choice(_BENDS)(made)
-        request = made.request
-        raw = request.raw() if made.raw is None else made.raw
-        framed = request.framed and made.raw is None
-        methods = [raw.partition(b" ")[0]]
-        if framed:
-            raw, methods = raw + CANARY, [*methods, b"GET"]
-        return Sent(_pieces(chance, raw), methods, not request.bent, framed)
+        return bent(Bent(chance, self._valid(chance)), BENDS)
 
     def _valid(self, chance: random.Random) -> Request:
         method, path, query, body = chance.choice(_ENDPOINTS)
@@ -172,7 +163,7 @@ _REFUSED_ENDPOINTS: tuple[tuple[bytes, bytes, bytes, Any], ...] = (
 )
 
 
-class _Bent:
+class Bent:
     """A request while it is changed: one method for each kind of change.
 
     Once a change was made to the bytes of the whole request, they are in `raw`.
@@ -472,43 +463,59 @@ class _Bent:
         }
 
 
-def _counted(bend: Callable[[_Bent], None]) -> Callable[[_Bent], None]:
-    def act(made: _Bent) -> None:
+def bent(made: Bent, bends: Sequence[Callable[[Any], None]]) -> Sent:
+    """The request after some of these changes."""
+    chance = made.chance
+    # Mostly one change: a request with many is refused for the first of them alone.
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+        chance.choice(bends)(made)
+    request = made.request
+    raw = request.raw() if made.raw is None else made.raw
+    framed = request.framed and made.raw is None
+    methods = [raw.partition(b" ")[0]]
+    if framed:
+        raw, methods = raw + CANARY, [*methods, b"GET"]
+    return Sent(_pieces(chance, raw), methods, not request.bent, framed)
+
+
+def counted(bend: Callable[[Bent], None]) -> Callable[[Bent], None]:
+    @functools.wraps(bend)
+    def act(made: Bent) -> None:
         made.request.bent += 1
         bend(made)
 
     return act
 
 
-_BENDS = [
-    _counted(bend)
+BENDS = [
+    counted(bend)
     for often, bends in (
-        (1, (_Bent.method, _Bent.version, _Bent.header_odd, _Bent.headers_many, _Bent.header_lost)),
-        (1, (_Bent.line_ends, _Bent.cut)),
+        (1, (Bent.method, Bent.version, Bent.header_odd, Bent.headers_many, Bent.header_lost)),
+        (1, (Bent.line_ends, Bent.cut)),
         (
             2,
             (
-                _Bent.encoded_path,
-                _Bent.chunked,
-                _Bent.length,
-                _Bent.coding,
-                _Bent.bytes_of_all,
-                _Bent.header_twice,
+                Bent.encoded_path,
+                Bent.chunked,
+                Bent.length,
+                Bent.coding,
+                Bent.bytes_of_all,
+                Bent.header_twice,
             ),
         ),
         (
             3,
             (
-                _Bent.path,
-                _Bent.query,
-                _Bent.header_bent,
-                _Bent.encoded_body,
-                _Bent.bytes_of_body,
-                _Bent.field_lost,
+                Bent.path,
+                Bent.query,
+                Bent.header_bent,
+                Bent.encoded_body,
+                Bent.bytes_of_body,
+                Bent.field_lost,
             ),
         ),
-        (4, (_Bent.endpoint, _Bent.field_more, _Bent.raw_value)),
-        (8, (_Bent.header, _Bent.value)),
+        (4, (Bent.endpoint, Bent.field_more, Bent.raw_value)),
+        (8, (Bent.header, Bent.value)),
     )
     for bend in bends
     for _ in range(often)

@@ -44,6 +44,8 @@ _HEADERS = frozenset(
             "content-disposition",
         ),
         *("accept-ranges", "content-range", "x-accel-buffering"),
+        *("x-content-type-options", "referrer-policy", "refresh", "hx-refresh", "set-cookie"),
+        *("cross-origin-opener-policy", "cross-origin-resource-policy"),
     )
 )
 _OURS = ("type", "title", "status", "detail", "instance", "request_id", "code")
@@ -70,7 +72,7 @@ def judge(sent: Sent, answered: bytes) -> list[Answer]:
         _judge(answer)
     if sent.plain:
         assert answers, "no answer"
-        assert answers[0].status < 300, (answers[0].status, answers[0].body[:500])
+        assert answers[0].status < (400 if "location" in answers[0].headers else 300), answers[0]
     if sent.framed:
         _look_for_canary(answers)
     return answers
@@ -94,13 +96,28 @@ def _judge(answer: Answer) -> None:
         return
     assert _REQUEST_ID.fullmatch(answer.headers["x-request-id"])
     assert answer.status < 500, (answer.status, answer.body[:1000])
-    if answer.status >= 400 and answer.body:
+    if "script-src 'self'; style-src 'self'" in answer.headers.get("content-security-policy", ""):
+        _judge_page(answer)
+    elif answer.status >= 400 and answer.body:
         _judge_problem(answer)
     elif answer.headers.get("content-type") == "application/json" and answer.body:
         strict(answer.body)
     elif answer.headers.get("content-type") == "text/event-stream":
         for event in parse([answer.body]):
             strict(event.data.encode())
+
+
+def _judge_page(answer: Answer) -> None:
+    """A page, or what a page asks for: nothing of the request may be markup in it."""
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if answer.headers.get("content-type") != "text/html; charset=utf-8":
+        assert answer.status < 400, answer
+        return
+    assert answer.headers["cache-control"] == "no-store"
+    text = answer.body.decode()
+    assert len(text) < 4 * 1024 * 1024, f"a page of {len(text)} characters"
+    for start in ("<img", "<iframe", "<svg/", "<svg onload", "<script>"):
+        assert start not in text, (start, text[:2000])
 
 
 def _judge_problem(answer: Answer) -> None:

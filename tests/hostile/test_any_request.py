@@ -22,10 +22,12 @@ import pytest
 
 from app.domain.webhook_secret import new_secret
 from tests.hostile.fuzzed import Fuzzer
+from tests.hostile.fuzzed_pages import PageFuzzer
 from tests.hostile.judge import judge
 from tests.hostile.wire import exchange
 from tests.support.measure import LONG
 from tests.support.service import Service
+from tests.ui.visitor import COOKIE, Visitor
 from tools.embedded_store import EmbeddedStore
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 600 if LONG else 6))
@@ -57,12 +59,27 @@ def service(make_service: Callable[..., Service], own_store: EmbeddedStore) -> S
 @pytest.mark.timeout(SECONDS + 180)
 def test_no_request_at_all_is_answered_with_500_or_with_what_is_no_http(service: Service) -> None:
     service.http.headers["X-API-Key"] = KEY
-    run = Run(service, os.environ.get("FUZZ_SEED") or str(random.SystemRandom().randrange(10**9)))
+    run = Run(service, Fuzzer(_executions(service), KEY))
+    _judge_run(service, run)
+    assert run.statuses.keys() >= {200, 202, 400, 401, 404, 405}, run.statuses
+
+
+@pytest.mark.timeout(SECONDS + 180)
+def test_no_request_of_a_page_is_answered_with_500_either(service: Service) -> None:
+    service.http.headers["X-API-Key"] = KEY
+    visitor = Visitor(service)
+    visitor.log_in(KEY)
+    cookie, token = f"{COOKIE}={visitor.cookie}", visitor.token("/")
+    run = Run(service, PageFuzzer(_executions(service), cookie, token, KEY))
+    _judge_run(service, run)
+    assert run.statuses.keys() >= {200, 303, 400, 403, 404}, run.statuses
+
+
+def _judge_run(service: Service, run: Run) -> None:
     [process] = psutil.Process(service.web.pid).children()
     before = process.memory_info().rss
     run.go_on(SECONDS)
     assert not run.failures, "\n".join(run.failures)
-    assert run.statuses.keys() >= {200, 202, 400, 401, 404, 405}, run.statuses
     assert process.is_running(), run.shown
     assert process.memory_info().rss - before < GROWTH_BYTES, run.shown
     _cancel_the_rest(service)
@@ -91,11 +108,11 @@ def _judge_log(log: str, shown: str) -> None:
 class Run:
     """Clients that send requests until the time is over, or until `MOST_FAILURES` wrong answers."""
 
-    def __init__(self, service: Service, seed: str):
-        self._service = service
+    def __init__(self, service: Service, fuzzer: Fuzzer | PageFuzzer):
+        self._service, self._fuzzer = service, fuzzer
+        seed = os.environ.get("FUZZ_SEED") or str(random.SystemRandom().randrange(10**9))
         name, _, first = seed.partition(":")
         self._seed, self._numbers = int(name), itertools.count(int(first or 0))
-        self._fuzzer = Fuzzer(_executions(service), KEY)
         self._stop = threading.Event()
         self.statuses: Counter[int] = Counter()
         self.failures: list[str] = []

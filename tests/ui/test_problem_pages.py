@@ -44,10 +44,34 @@ def test_an_open_page_is_loaded_again_if_what_it_shows_was_removed(quiet: Visito
     assert (gone.status_code, gone.headers["HX-Refresh"]) == (404, "true")
 
 
+def test_who_has_logged_in_is_told_which_methods_a_page_has(
+    shared_service: Callable[..., Service],
+) -> None:
+    visitor = Visitor(shared_service(workers=0, API_KEYS="key-of-the-shop-0001"))
+    assert visitor.post("/").status_code == 401
+    visitor.log_in("key-of-the-shop-0001")
+    answer = visitor.post("/")
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["Allow"]
+    assert "Log out" in text_of(answer)
+
+
 def test_a_form_that_is_too_large_is_refused(quiet: Visitor) -> None:
     answer = quiet.post("/ui/login", data={"key": "x" * 5000})
     assert answer.status_code == 413
     assert "2048 bytes" in text_of(answer)
+
+
+@pytest.mark.parametrize("fields", [1001, 100_000])
+def test_a_form_with_too_many_fields_is_refused(service: Service, fields: int) -> None:
+    visitor = Visitor(service)
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    parts = [b"csrf_token=" + visitor.token("/ui/targets/agent/behaves").encode()]
+    for path in ("/ui/login", "/ui/targets/agent/behaves"):
+        body = b"&".join([*parts, *[b"a=1"] * fields])
+        answer = visitor.post(path, data=body, headers=kind)
+        assert answer.status_code == 413
+        assert "more than 1000 fields" in text_of(answer)
 
 
 def test_while_the_store_is_away_a_page_says_so(make_service: Callable[..., Service]) -> None:

@@ -154,7 +154,15 @@ def test_a_session_does_not_outlive_its_time(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     "next",
-    ["//evil.example", "/\\evil.example", "https://evil.example", "/\tx", "javascript:1", ""],
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "/\tx",
+        "javascript:1",
+        "",
+        "/" + "x" * 5000,
+    ],
 )
 def test_the_login_leads_to_no_other_website(visitor: Visitor, next: str) -> None:
     sent = visitor.post(

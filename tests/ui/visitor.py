@@ -51,6 +51,10 @@ class Visitor:
     def log_in(self, key: str, next: str = "/", **options: Any) -> requests.Response:
         return self.send_form(f"/ui/login?next={next}", "/ui/login", key=key, **options)
 
+    def token(self, page: str) -> str:
+        """The token of the forms on a page."""
+        return next(fields["csrf_token"] for fields in _Forms(self.get(page).text).forms.values())
+
     @property
     def cookie(self) -> str | None:
         return self.http.cookies.get(COOKIE)
