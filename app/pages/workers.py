@@ -46,11 +46,17 @@ class CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Running executions: some of the caller's tenant, how many more of them, and of others."""
+    """Running executions: some of the caller's tenant, how many more of them, and of others, which
+    is told to an `admin` only.
+    """
 
     own: tuple[Run, ...] = ()
     more: int = 0
     others: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.own) + self.more + self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,9 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkersPage:
-    """What the page shows. A caller without the scope `admin` sees no hosts."""
+    """What the page shows. A caller without the scope `admin` sees no hosts, and of other tenants
+    only how busy the queues and workers are that all share.
+    """
 
     is_ready: bool
     is_complete: bool
@@ -73,7 +81,7 @@ class WorkersPage:
     lost: Runs
     running: int
     waiting: int
-    delayed: int
+    delayed: int | None
     oldest_seconds: float
     shows_hosts: bool
 
@@ -89,27 +97,33 @@ def show_workers() -> Answer:
 def workers_page(found: Overview, caller: Identity) -> WorkersPage:
     """Computes what this caller may see."""
     alive_first = sorted(found.workers, key=lambda worker: (not worker.is_alive, worker.name))
+    rows = tuple(WorkerRow(worker, _runs(worker.runs, caller)) for worker in alive_first)
+    lost, is_admin = _runs(found.lost, caller), Scope.ADMIN in caller.scopes
+    own_running = lost.count + sum(row.runs.count for row in rows)
     return WorkersPage(
         is_ready=found.is_ready,
         is_complete=found.is_complete,
         checks=_checks(found.checks),
         queues=tuple(queue for queue in found.queues if queue.is_needed or queue.workers),
-        workers=tuple(WorkerRow(worker, _runs(worker.runs, caller)) for worker in alive_first),
-        lost=_runs(found.lost, caller),
-        running=found.running,
+        workers=rows,
+        lost=lost,
+        running=found.running if is_admin else own_running,
         waiting=sum(queue.length for queue in found.queues),
-        delayed=found.delayed,
+        delayed=found.delayed if is_admin else None,
         oldest_seconds=max((queue.oldest_seconds for queue in found.queues), default=0.0),
-        shows_hosts=Scope.ADMIN in caller.scopes,
+        shows_hosts=is_admin,
     )
 
 
 def _runs(found: Iterable[Run], caller: Identity) -> Runs:
-    """A tenant sees its own executions only, whatever the scopes of its key."""
+    """A tenant sees its own executions only, whatever the scopes of its key. An `admin` is told how
+    many there are beside them.
+    """
     runs = tuple(found)
     own = [run for run in runs if run.tenant == caller.tenant]
     more = max(len(own) - MOST_SHOWN, 0)
-    return Runs(tuple(own[:MOST_SHOWN]), more, len(runs) - len(own))
+    others = len(runs) - len(own) if Scope.ADMIN in caller.scopes else 0
+    return Runs(tuple(own[:MOST_SHOWN]), more, others)
 
 
 def _checks(found: Iterable[Check]) -> tuple[CheckRow, ...]:

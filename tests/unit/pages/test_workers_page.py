@@ -39,14 +39,17 @@ def test_a_check_without_a_title_is_shown_by_its_name() -> None:
     assert check.title == "new_check"
 
 
-def test_a_tenant_sees_which_of_its_own_executions_run_and_only_the_number_of_others() -> None:
-    found = Overview((OK,), workers=(worker("w", run(1), run(2, "bank"), run(3, "bank")),))
-    [row] = workers_page(found, SHOP).workers
+def test_a_tenant_sees_its_own_executions_and_an_admin_the_number_of_others() -> None:
+    runs = (run(1), run(2, "bank"), run(3, "bank"))
+    found = Overview((OK,), workers=(worker("w", *runs),), running=3, delayed=4)
+    shown = workers_page(found, SHOP)
+    [row] = shown.workers
     assert [own.execution_id for own in row.runs.own] == ["exec_1"]
-    assert row.runs.others == 2
-    everything = replace(SHOP, scopes=EVERYTHING)
-    [row] = workers_page(found, everything).workers
-    assert row.runs.others == 2, "no scope shows the executions of other tenants"
+    assert (row.runs.others, shown.running, shown.delayed) == (0, 1, None)
+    shown = workers_page(found, replace(SHOP, scopes=EVERYTHING))
+    [row] = shown.workers
+    assert [own.execution_id for own in row.runs.own] == ["exec_1"], "no scope shows others"
+    assert (row.runs.others, shown.running, shown.delayed) == (2, 3, 4)
 
 
 def test_a_busy_worker_is_not_listed_without_end() -> None:
@@ -79,4 +82,5 @@ def test_a_queue_that_nothing_uses_is_left_out() -> None:
 
 def test_executions_of_workers_that_are_gone_are_shown_too() -> None:
     shown = workers_page(Overview((OK,), lost=(run(1), run(2, "bank"))), SHOP)
-    assert ([own.execution_id for own in shown.lost.own], shown.lost.others) == (["exec_1"], 1)
+    assert [own.execution_id for own in shown.lost.own] == ["exec_1"]
+    assert (shown.lost.others, shown.running) == (0, 1)
