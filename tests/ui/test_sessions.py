@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask, Request, Response
 
+from app.pages.changes import PATH as CHANGES
 from app.pages.sessions import SESSION_SECONDS, Sessions
 from app.services.invalid_keys import INVALID_KEYS_PER_MINUTE
 from tests.support.service import Service
@@ -125,12 +126,36 @@ def test_a_revoked_key_ends_its_session(keyed: Service, visitor: Visitor) -> Non
     assert visitor.get("/").status_code == 303
 
 
+@pytest.mark.parametrize(
+    "path", [CHANGES, "/", "/ui/workers", "/ui/login", "/ui/executions/x/events"]
+)
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+def test_a_request_for_no_content_is_answered_at_once(
+    visitor: Visitor, method: str, path: str
+) -> None:
+    visitor.log_in(KEY)
+    answer = visitor.http.request(method, visitor.url + path, timeout=60, allow_redirects=False)
+    assert answer.status_code in (200, 303, 404)
+    assert method == "OPTIONS" or answer.content == b""
+
+
 def test_logging_out_ends_the_session(visitor: Visitor) -> None:
     visitor.log_in(KEY)
     answer = visitor.send_form("/", "/ui/logout")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/login")
     assert visitor.cookie is None
     assert visitor.get("/").status_code == 303
+
+
+def test_a_login_begins_a_new_session_whatever_cookie_was_there_before(visitor: Visitor) -> None:
+    """A cookie that somebody else put into the browser is never made valid for its owner's key."""
+    visitor.log_in(KEY)
+    before, token = visitor.cookie, visitor.token("/")
+    answer = visitor.post("/ui/login", data={"csrf_token": token, "key": OTHER})
+    assert answer.status_code == 303
+    assert visitor.cookie != before
+    assert "bank" in text_of(visitor.get("/"))
+    assert visitor.post("/ui/logout", data={"csrf_token": token}).status_code == 403
 
 
 def test_a_session_is_no_key_for_the_api(visitor: Visitor) -> None:
@@ -245,6 +270,9 @@ def test_every_page_forbids_scripts_frames_and_caches(service: Service, path: st
     assert "unsafe" not in policy
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_the_api_answers_as_it_did_before_there_were_pages(service: Service) -> None:
