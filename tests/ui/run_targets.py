@@ -54,7 +54,7 @@ steps:
     flow: does
     input_mapping: {work: second}
     depends_on: [read]
-    retries: {max: 30, backoff_seconds: [0.7]}
+    retries: {max: 10, backoff_seconds: [0.7]}
   - {id: report, agent: doer, flow: does, input_mapping: {work: last}, depends_on: [left, right]}
 """
 
