@@ -6,9 +6,9 @@ both colour schemes, for somebody who wants to look at all of them.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
@@ -37,10 +37,13 @@ IN_DOCS = (
 _HEIGHT = 860
 
 
-def main(arguments: list[str]) -> None:
-    folder = Path(arguments[0]) if arguments else DOCS
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m tools.screenshots", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="for every page, at both widths")
+    chosen = parser.parse_args().folder
+    folder = chosen or DOCS
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = itertools.product(PAGES, WIDTHS, SCHEMES) if arguments else IN_DOCS
+    wanted = itertools.product(PAGES, WIDTHS, SCHEMES) if chosen else IN_DOCS
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         agents, pipelines = scene.write_targets(work)
@@ -79,4 +82,4 @@ def _take(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
