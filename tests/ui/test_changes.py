@@ -74,6 +74,24 @@ def test_the_changes_of_another_tenant_are_not_told(keyed: Service, stream: sock
     assert told(stream, within(4)) == 0
 
 
+def test_many_pages_can_open_their_streams_at_the_same_moment(keyed: Service) -> None:
+    """As after a restart of the service."""
+    visitor = Visitor(keyed)
+    visitor.log_in(SHOP)
+    head = f"GET /ui/changes HTTP/1.1\r\nHost: x\r\nCookie: {COOKIE}={visitor.cookie}\r\n\r\n"
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", keyed.port)
+            streams = [
+                stack.enter_context(socket.create_connection(address, timeout=60))
+                for _ in range(200)
+            ]
+            for stream in streams:
+                stream.sendall(head.encode())
+            assert {stream.recv(65_536)[:15] for stream in streams} == {b"HTTP/1.1 200 OK"}
+    assert keyed.get("/executions", headers={"X-API-Key": SHOP}).status_code == 200
+
+
 def test_not_all_pages_are_told_at_the_same_moment(keyed: Service) -> None:
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(opened(keyed)) for _ in range(10)]
