@@ -134,7 +134,8 @@ class _Page:
             self._asked_at, self._is_asking, self._has_heard = now, True, False
 
     def heard(self, data: bytes) -> None:
-        assert data and not data.startswith(b"HTTP/1.1 5"), f"A stream has ended: {data[:300]!r}"
+        assert data, "A stream has ended."
+        assert not data.startswith(b"HTTP/1.1 5"), data[:300]
         self._has_heard |= b"event: changed" in data
 
     def answered(self, data: bytes) -> None:
