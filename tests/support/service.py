@@ -104,6 +104,7 @@ class Service:
 
     def start_web(self) -> subprocess.Popen[bytes]:
         """Starts the web process, and returns once it answers."""
+        self._wait_for_the_end_of_web()
         web = self._launch_web()
         self._wait_for_web()
         return web
@@ -111,6 +112,15 @@ class Service:
     def _launch_web(self) -> subprocess.Popen[bytes]:
         self.web = self._run("web", str(self._bin / "gunicorn"), "wsgi:app")
         return self.web
+
+    def _wait_for_the_end_of_web(self) -> None:
+        """The processes of a web server that was killed answer until they notice it."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", self.port)) != 0:
+                    return
+            time.sleep(0.02)
 
     def _wait_for_web(self) -> None:
         deadline = time.monotonic() + START_SECONDS
