@@ -94,7 +94,8 @@ def when_ready(chosen: Settings, server: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Has a new web process heed signals from its first moment."""
-    worker.heed_signals(server.SIG_QUEUE)
+    if hasattr(worker, "heed_signals"):  # another `--worker-class` than ours has none
+        worker.heed_signals(server.SIG_QUEUE)
 
 
 def pre_request(worker: Any, request: Any) -> None:
