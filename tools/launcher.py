@@ -115,10 +115,10 @@ class Launcher:
         self._is_ready = True
         pids = [f"{running.name} {running.process.pid}" for running in self._running]
         pids += [f"store {store.pid}"] if store else []
-        url = os.environ["REDIS_URL"]
+        url, ours = os.environ["REDIS_URL"], f"http://localhost:{self._chosen.port}"
+        dashboard = f"{ours}/ and " if self._chosen.ui else ""
         self._say(
-            f"\nready after {time.monotonic() - began_at:.1f} s:"
-            f" http://localhost:{self._chosen.port}/docs/\n"
+            f"\nready after {time.monotonic() - began_at:.1f} s: {dashboard}{ours}/docs/\n"
             f"  {_named('agent', known.agents)}\n"
             f"  {_named('pipeline', known.pipelines)}\n"
             f"  process ids: {', '.join(pids)}\n"

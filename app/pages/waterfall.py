@@ -257,5 +257,6 @@ def _items(step: StepRecord) -> str:
     if not step.items:
         return ""
     failed = sum(failure is not None for failure in step.items.values())
-    word = "items" if step.status is StepStatus.COMPLETED else "items ended"
-    return f"{len(step.items)} {word}" + (f", {failed} failed" if failed else "")
+    noun = "item" if len(step.items) == 1 else "items"
+    ended = "" if step.status is StepStatus.COMPLETED else " ended"
+    return f"{len(step.items)} {noun}{ended}" + (f", {failed} failed" if failed else "")

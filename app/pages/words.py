@@ -31,8 +31,10 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time, with two units at most: `0.34 s`, `12.3 s`, `3 min 12 s`, `2 h 5 min`."""
+    """A length of time, with two units at most: `4 ms`, `0.34 s`, `12.3 s`, `3 min 12 s`."""
     seconds = max(0.0, seconds)
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 9.995:
         return f"{seconds:.2f} s"
     if seconds < 59.95:

@@ -290,7 +290,8 @@ def test_it_says_ready_when_an_execution_can_run_and_what_it_has_loaded(
     edited = Edited(launch, port, tmp_path, agents)
     assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200
     said = "\n".join(edited.lines())
-    assert f"http://localhost:{port}/docs/" in edited.waits_for("ready after ")
+    ours = f"http://localhost:{port}"
+    assert f" s: {ours}/ and {ours}/docs/" in edited.waits_for("ready after ")
     assert "  7 agents: entity_extractor, greeter, " in said
     assert "  2 pipelines: customer_service_flow, document_summary\n" in said
     pids = dict(re.findall(r"(web|worker|store) (\d+)", edited.waits_for("  process ids: ")))

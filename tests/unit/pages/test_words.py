@@ -34,8 +34,10 @@ def test_a_moment_is_shown_as_how_long_ago_it_was(seconds: float, shown: str) ->
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (-1, "0.00 s"),
-        (0.004, "0.00 s"),
+        (-1, "0 ms"),
+        (0.0042, "4 ms"),
+        (0.0994, "99 ms"),
+        (0.0996, "0.10 s"),
         (0.42, "0.42 s"),
         (9.994, "9.99 s"),
         (9.996, "10.0 s"),
