@@ -305,6 +305,13 @@ class Execution:
         """When its first attempt began, if its attempts are read; `started_at` is the last one."""
         return self.attempts[0].started_at if self.attempts else self.started_at
 
+    def run_seconds(self, now: datetime) -> float | None:
+        """The time from its first start to its end, or until now; None if it has not started. The
+        pauses between attempts count.
+        """
+        began = self.first_started_at
+        return ((self.ended_at or now) - began).total_seconds() if began else None
+
 
 @dataclass(frozen=True, slots=True)
 class Page:

@@ -125,7 +125,7 @@ def facts(
         waiting=execution.waiting_for,
         started_at=first,
         waited_seconds=((first or end) - execution.created_at).total_seconds(),
-        seconds=(end - first).total_seconds() if first else None,
+        seconds=execution.run_seconds(now),
         tokens=sum_of_reported(use.total_tokens for use in usage.values()),
         estimated_tokens=sum(use.estimated_tokens for use in usage.values()),
         models=tuple(usage),

@@ -139,7 +139,7 @@ def execution_list(
 
 
 def row(execution: Execution, now: datetime) -> Row:
-    started_at, failure = execution.first_started_at, execution.failure
+    failure = execution.failure
     percentage, done = _progress(execution)
     return Row(
         id=execution.id,
@@ -153,7 +153,7 @@ def row(execution: Execution, now: datetime) -> Row:
         failure=failure.type if failure else "",
         why=failure.message[:MAX_WHY] if failure else "",
         created_at=execution.created_at,
-        seconds=((execution.ended_at or now) - started_at).total_seconds() if started_at else None,
+        seconds=execution.run_seconds(now),
         attempt=execution.attempt,
     )
 

@@ -44,11 +44,7 @@ def recent(found: Iterable[Execution], total: int, now: datetime) -> Recent:
     runs = tuple(found)
     completed = [run for run in runs if run.status is Status.COMPLETED]
     failed = [run for run in runs if run.status is Status.FAILED]
-    seconds = [
-        (run.ended_at - run.first_started_at).total_seconds()
-        for run in completed
-        if run.first_started_at and run.ended_at
-    ]
+    seconds = [took for run in completed if (took := run.run_seconds(now)) is not None]
     return Recent(
         rows=tuple(executions.row(run, now) for run in runs[:ROWS]),
         total=total,

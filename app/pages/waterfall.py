@@ -13,7 +13,6 @@ from datetime import datetime
 
 from app.domain.events import Event
 from app.domain.execution import (
-    Attempt,
     Execution,
     StepRecord,
     StepStatus,
@@ -169,7 +168,7 @@ def _own_row(execution: Execution, axis: Axis, end: datetime) -> Row:
         what="all" if execution.type is TargetType.PIPELINE else (execution.flow or ""),
         state=execution.status,
         bars=tuple(bars),
-        seconds=_run_seconds(execution.attempts, end),
+        seconds=execution.run_seconds(end),
         attempt=execution.attempt,
         model=models[-1] if models and execution.type is TargetType.AGENT else "",
         tokens=sum_of_reported(use.total_tokens for use in execution.usage.values()),
@@ -246,11 +245,6 @@ def _ready_at(
     ends = [steps[id].ended_at for id in after if id in steps]
     known = [moment for moment in ends if moment is not None]
     return max(*known, begin) if known and len(known) == len(ends) else None
-
-
-def _run_seconds(attempts: tuple[Attempt, ...], end: datetime) -> float | None:
-    """From the first start to the end, with the pauses between attempts."""
-    return (end - attempts[0].started_at).total_seconds() if attempts else None
 
 
 def _items(step: StepRecord) -> str:
