@@ -37,6 +37,7 @@ from app.services.streams import (
     Crowded,
     Gap,
     LogService,
+    LogStream,
     Pause,
     Position,
     Slots,
@@ -102,16 +103,11 @@ def get_events(query: dict[str, Any], headers: dict[str, str], execution_id: str
     """
     id, types, after = checked_id(execution_id), query.get("types"), query.get("after")
     if accept.chosen(request, (event_stream.CONTENT_TYPE, _JSON)) == _JSON:
-        page = _logs().page(id, tenant(), after or 0, query["limit"], types)
+        page = logs().page(id, tenant(), after or 0, query["limit"], types)
         return _varying(json_answer(json.dumps(serializers.log_page(page, id))))
     if _NUMBER.fullmatch(headers.get(LAST_EVENT_ID, "")):
         after = int(headers[LAST_EVENT_ID])
-    stream = _logs().follow(id, tenant(), after, types)
-    if stream.is_over and not stream.first:
-        answer = Answer(status=204)
-        del answer.headers["Content-Type"]  # Flask's default, but there is no content
-        return _varying(answer)
-    return streamed(stream, lambda item: _log_block(item, id))
+    return followed(logs().follow(id, tenant(), after, types), lambda item: _log_block(item, id))
 
 
 @blueprint.operation(
@@ -140,12 +136,21 @@ def register(app: Application, executions: ExecutionService) -> None:
     app.extensions["feeds"] = FeedService(executions.store.feeds, slots)
 
 
-def _logs() -> LogService:
+def logs() -> LogService:
     return cast(LogService, current_app.extensions["logs"])
 
 
 def feeds() -> FeedService:
     return cast(FeedService, current_app.extensions["feeds"])
+
+
+def followed(stream: LogStream, block: Callable[[Any], bytes]) -> Response:
+    """The same as `streamed`; 204 if the client has all of the log, so that it does not return."""
+    if not stream.is_over or stream.first:
+        return streamed(stream, block)
+    answer = Answer(status=204)
+    del answer.headers["Content-Type"]  # Flask's default, but there is no content
+    return _varying(answer)
 
 
 def streamed(stream: Batches, block: Callable[[Any], bytes]) -> Response:

@@ -1,4 +1,4 @@
-"""Has what the views of executions share: the service, the check of an id, and JSON answers."""
+"""Has what views and pages share: the use cases, the check of an id, and JSON answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app.store.large_texts import Held as Held  # the pages import it from here
 
 
 def service() -> ExecutionService:
+    """The use cases of executions."""
     return cast(ExecutionService, current_app.extensions["executions"])
 
 

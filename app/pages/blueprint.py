@@ -5,18 +5,9 @@ A view declares its scope with `app.api.access.needs`, as the API's views do.
 
 from __future__ import annotations
 
-from typing import cast
-
-from flask import Blueprint, current_app
-
-from app.services.executions import ExecutionService
+from flask import Blueprint
 
 pages = Blueprint("pages", __name__)
-
-
-def service() -> ExecutionService:
-    """The use cases, which the API calls too."""
-    return cast(ExecutionService, current_app.extensions["executions"])
 
 
 def is_page(path: str) -> bool:

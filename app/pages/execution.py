@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Response, current_app, g, redirect, request
+from flask import Response, g, redirect, request
 
 from app.api import event_stream, streams
 from app.api.access import identity, needs, tenant
 from app.api.application import Answer
-from app.api.views import Held, checked_id, json_answer, kept
+from app.api.views import Held, checked_id, json_answer, kept, service
 from app.catalog.model import Pipeline, Target
 from app.domain.delivery import DeliveryPage
 from app.domain.errors import AlreadyEnded, InvalidRequest
@@ -23,14 +23,14 @@ from app.domain.events import Event
 from app.domain.execution import Execution, Include, TargetType
 from app.domain.key import Scope
 from app.pages import execution_facts, json_tree, transcript, waterfall
-from app.pages.blueprint import pages, service
+from app.pages.blueprint import pages
 from app.pages.execution_facts import Partial, curl
 from app.pages.rendering import page
 from app.pages.starting import execution_url
 from app.pages.targets import LIST as TARGETS
 from app.services import deliveries, serializers
 from app.services.executions import RetryCommand
-from app.services.streams import Gap, LogService, Snapshot
+from app.services.streams import Gap, Snapshot
 
 ONE = "/ui/executions/<execution_id>"
 
@@ -73,10 +73,8 @@ def follow_execution(execution_id: str) -> Response:
     id = checked_id(execution_id)
     number = request.headers.get("Last-Event-ID") or request.args.get("after", "")
     after = int(number) if _EVENT_NUMBER.fullmatch(number) else None
-    stream = _logs().follow(id, tenant(), after, None)
-    if stream.is_over and not stream.first:
-        return Answer(status=204)
-    return streams.streamed(stream, lambda item: _block(item, id))
+    stream = streams.logs().follow(id, tenant(), after, None)
+    return streams.followed(stream, lambda item: _block(item, id))
 
 
 @pages.post(f"{ONE}/cancel")
@@ -176,7 +174,7 @@ def _lasting_values(execution: Execution, held: ExitStack) -> dict[str, Any]:
 def _last_events(execution: Execution, types: frozenset[str]) -> tuple[tuple[Event, ...], int]:
     """The last events of some types, and the number that they were read up to."""
     after = max(execution.version - LOG_EVENTS, 0)
-    log = _logs().page(execution.id, tenant(), after, LOG_EVENTS, types)
+    log = streams.logs().page(execution.id, tenant(), after, LOG_EVENTS, types)
     return log.events, log.version if log.next is None else log.next
 
 
@@ -218,7 +216,3 @@ def _block(item: Any, id: str) -> bytes:
 
 def _to(id: str) -> Response:
     return cast(Response, redirect(execution_url(id), 303, Response=Answer))
-
-
-def _logs() -> LogService:
-    return cast(LogService, current_app.extensions["logs"])

@@ -14,11 +14,12 @@ from app.api.access import needs, tenant
 from app.api.application import Answer
 from app.api.parsing import Query
 from app.api.schemas import ListQuerySchema
+from app.api.views import service
 from app.catalog.model import Catalog
 from app.domain.execution import Execution, Page, Progress, Status, TargetType
 from app.domain.key import Scope
 from app.pages import words
-from app.pages.blueprint import pages, service
+from app.pages.blueprint import pages
 from app.pages.first import proposal
 from app.pages.kept import Kept
 from app.pages.rendering import answer, page, render

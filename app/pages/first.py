@@ -11,10 +11,11 @@ from werkzeug.exceptions import NotFound
 
 from app.api.access import needs
 from app.api.application import Answer
+from app.api.views import service
 from app.catalog.model import Agent, Catalog, InputType, Pipeline, PromptFlow, Target
 from app.domain.execution import TargetType
 from app.domain.key import Scope
-from app.pages.blueprint import pages, service
+from app.pages.blueprint import pages
 from app.pages.starting import execution_url, start
 
 PATH = "/ui/first"

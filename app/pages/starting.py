@@ -8,8 +8,8 @@ from typing import Any
 from flask import g
 
 from app.api.access import tenant
+from app.api.views import service
 from app.domain.execution import Started, TargetType
-from app.pages.blueprint import service
 from app.services.starts import StartCommand
 
 

@@ -16,6 +16,7 @@ from app.api.application import Answer
 from app.api.parsing import Query
 from app.api.problems import render_service_error
 from app.api.schemas import QuerySchema
+from app.api.views import service
 from app.catalog.model import Agent, Pipeline, Target
 from app.catalog.suggestions import suggested_id
 from app.domain import identifiers
@@ -23,7 +24,7 @@ from app.domain.errors import FieldError, InvalidRequest, NotFound, ServiceError
 from app.domain.execution import Execution, TargetType
 from app.domain.key import Scope
 from app.pages import graph, target_facts
-from app.pages.blueprint import pages, service
+from app.pages.blueprint import pages
 from app.pages.kept import Kept
 from app.pages.rendering import answer, page, render
 from app.pages.starting import execution_url, start
