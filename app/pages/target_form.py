@@ -28,6 +28,9 @@ from app.pages.target_values import (
 MAX_ROWS = 14
 MAX_SHOWN_DEFAULT = 80
 
+SETTINGS_HINT = 'Such as {"timeout": 60, "retries": {"max": 2}}; the API page lists them all.'
+TAGS_HINT = "Names of your own, one in each line."
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -84,12 +87,16 @@ def form(target: Target, texts: Texts, errors: Iterable[FieldError] = ()) -> For
         for number, field in enumerate(declared)
     )
     return Form(
-        inputs=(_all_inputs(texts, placed[INPUTS]),) if as_json else inputs,
+        inputs=(_text_field(INPUTS, "Inputs", "json", texts, placed[INPUTS], type="object"),)
+        if as_json
+        else inputs,
         choices=tuple(
             _choice_field(name, choices, texts, placed[name]) for name, choices in options.items()
         ),
-        settings=_settings_field(texts, placed[CONFIG]),
-        tags=_tags_field(texts, placed[TAGS]),
+        settings=_text_field(
+            CONFIG, "Settings as JSON", "json", texts, placed[CONFIG], description=SETTINGS_HINT
+        ),
+        tags=_text_field(TAGS, "Tags", "text", texts, placed[TAGS], description=TAGS_HINT),
         errors=placed[""],
         as_json=as_json,
     )
@@ -140,33 +147,20 @@ def _choice_field(name: str, options: Options, texts: Texts, errors: tuple[str, 
     return Field(name, key, label, "choice", texts.get(name, ""), choices=options, errors=errors)
 
 
-def _settings_field(texts: Texts, errors: tuple[str, ...]) -> Field:
+def _text_field(
+    name: str,
+    label: str,
+    control: str,
+    texts: Texts,
+    errors: tuple[str, ...],
+    type: str = "",
+    description: str = "",
+) -> Field:
+    """A field that is no input of the target: it has one text."""
+    value = plain_lines(texts.get(name, ""))
     return Field(
-        name=CONFIG,
-        id=CONFIG,
-        label="Settings as JSON",
-        control="json",
-        value=plain_lines(texts.get(CONFIG, "")),
-        description='Such as {"timeout": 60, "retries": {"max": 2}}; the API page lists them all.',
-        errors=errors,
+        name, name, label, control, value, type=type, description=description, errors=errors
     )
-
-
-def _tags_field(texts: Texts, errors: tuple[str, ...]) -> Field:
-    return Field(
-        name=TAGS,
-        id=TAGS,
-        label="Tags",
-        control="text",
-        value=plain_lines(texts.get(TAGS, "")),
-        description="Names of your own, one in each line.",
-        errors=errors,
-    )
-
-
-def _all_inputs(texts: Texts, errors: tuple[str, ...]) -> Field:
-    value = plain_lines(texts.get(INPUTS, ""))
-    return Field(INPUTS, INPUTS, "Inputs", "json", value, type="object", errors=errors)
 
 
 def _sentence(error: FieldError, name: str) -> str:
