@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.store import counters
 from app.store.readiness import Readiness
 from app.store.statistics import Snapshot, Statistics
-from app.store.store_check import Check
+from app.store.store_check import Check, failed_store
 
 # Other methods are counted as one, since a client may send any word as a method.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -53,7 +53,7 @@ class Operations:
         try:
             checks = self._in_time(lambda: self._readiness.run_checks(self._queues))
         except StoreUnavailable as error:
-            checks = [Check("store", "failed", str(error), "REDIS_URL")]
+            checks = [failed_store(error)]
         return _readiness(checks)
 
     def metrics(self) -> Response:

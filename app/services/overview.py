@@ -20,7 +20,7 @@ from app.store.executions import QUEUES
 from app.store.inspection import Inspection, Lease, WorkerState
 from app.store.readiness import Readiness
 from app.store.statistics import QueueState, Statistics
-from app.store.store_check import Check
+from app.store.store_check import Check, failed_store
 
 __all__ = ["Check", "Overview", "Overviews", "Queue", "Run", "Worker", "queues_needed"]
 
@@ -118,7 +118,7 @@ class Overviews:
         try:
             return self._in_time(self._read)
         except StoreUnavailable as error:
-            return Overview((Check("store", "failed", str(error), "REDIS_URL"),), is_complete=False)
+            return Overview((failed_store(error),), is_complete=False)
 
     def _read(self) -> Overview:
         checks = tuple(self._readiness.run_checks(self._needed))

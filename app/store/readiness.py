@@ -16,7 +16,7 @@ from app.domain.errors import StoreUnavailable
 from app.settings import Settings
 from app.store import connection, store_check
 from app.store.functions import Functions
-from app.store.store_check import Check
+from app.store.store_check import Check, failed_store
 
 
 class Readiness:
@@ -41,7 +41,7 @@ class Readiness:
                 replies = self._replies()
                 return [Check("store", "ok", "The store answers."), *self._checks(replies, queues)]
         except StoreUnavailable as error:
-            return [Check("store", "failed", str(error), "REDIS_URL")]
+            return [failed_store(error)]
 
     def _replies(self) -> dict[str, Any]:
         """The replies by name. A reply is an error if the store refuses that command."""

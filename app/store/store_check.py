@@ -15,7 +15,7 @@ import psutil
 import redis
 from rq.utils import as_text
 
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, StoreUnavailable
 from app.store import store_format
 from app.store.connection import translated
 from app.store.functions import Functions, is_missing
@@ -54,6 +54,11 @@ class Check:
     status: Literal["ok", "failed", "unknown"]
     detail: str
     setting: str = ""
+
+
+def failed_store(error: StoreUnavailable) -> Check:
+    """The check of a store that does not answer."""
+    return Check("store", "failed", str(error), "REDIS_URL")
 
 
 def check_store(client: redis.Redis) -> list[Check]:
