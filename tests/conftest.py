@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browser import CHROMIUM, MISSING, opened_browser, opened_page
 from tests.support.kept import KeptServices
+from tests.support.model_server import ModelServer
 from tests.support.schedule import SlowestFirst, rank
 from tests.support.service import ROOT, Service
 from tools.embedded_store import EmbeddedStore
@@ -130,6 +131,18 @@ def shared_service(
     yield take
     for service in taken:
         kept_services.give_back(service, failed=request.session.testsfailed > failures)
+
+
+@pytest.fixture(scope="module")
+def shared_model() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def model(shared_model: ModelServer) -> ModelServer:
+    shared_model.begin()
+    return shared_model
 
 
 @pytest.fixture

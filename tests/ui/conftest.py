@@ -8,7 +8,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.browser import Seen, watch
-from tests.support.model_server import ModelServer
 
 expect.set_options(timeout=30_000)  # the machine may be busy
 
@@ -22,15 +21,3 @@ def seen(page: Page) -> Iterator[Seen]:
     assert [line for line in seen.console if line.startswith(("error", "warning"))] == []
     outside = [url for url in seen.addresses if not url.startswith(("http://127.0.0.1:", "data:"))]
     assert outside == []
-
-
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    return shared_model

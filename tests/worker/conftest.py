@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.child import Child
-from tests.support.model_server import ModelServer
 
 
 @pytest.fixture
@@ -31,15 +30,3 @@ def make_child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
             return stack.enter_context(child)
 
         yield make
-
-
-@pytest.fixture(scope="module")
-def shared_model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
-def model(shared_model: ModelServer) -> ModelServer:
-    shared_model.begin()
-    return shared_model
