@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import jsonschema
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from app.catalog.inputs import check_inputs, inputs_schema, with_defaults
 from app.catalog.model import MISSING, InputField
 from app.domain.errors import FieldError
+from tests.support.cpu_time import cpu_seconds
 
 DECLARED = (
     InputField("text", "string", required=True),
@@ -78,10 +78,9 @@ def test_a_default_fills_in_for_what_is_left_out_or_none() -> None:
 
 def test_a_hundred_thousand_unknown_names_are_refused_quickly() -> None:
     declared = tuple(InputField(f"input_{n}") for n in range(50))
-    start = time.process_time()
-    errors = check_inputs(declared, {f"inptu_{n}": 1 for n in range(100_000)})
-    assert len(errors) == 100_000
-    assert time.process_time() - start < 2
+    given = {f"inptu_{n}": 1 for n in range(100_000)}
+    assert len(check_inputs(declared, given)) == 100_000
+    assert cpu_seconds(lambda: check_inputs(declared, given)) < 2
 
 
 VALUES = st.sampled_from([None, True, 0, 7, 0.5, "", "text", [], {}])

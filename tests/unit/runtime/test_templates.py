@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from app.catalog.prompts.compiler import problems
 from app.runtime.errors import TemplateError
 from app.runtime.templates import render
+from tests.support.cpu_time import cpu_seconds
 
 
 @pytest.mark.parametrize(
@@ -394,13 +393,6 @@ GROWING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def costs(run: Callable[[], Any]) -> float:
-    """The thread's CPU time, in seconds."""
-    begin = time.thread_time()
-    run()
-    return time.thread_time() - begin
-
-
 def refused(template: str, values: dict[str, Any]) -> None:
     with pytest.raises(TemplateError):
         render(template, values)
@@ -411,7 +403,7 @@ def allowed_seconds() -> float:
     """The cost of a loop that is allowed."""
     tracemalloc.start()  # which costs time itself
     try:
-        return costs(
+        return cpu_seconds(
             lambda: render("{% for a in range(100000) %}{{ x }}{{ x }}{% endfor %}", {"x": "x"})
         )
     finally:
@@ -425,7 +417,7 @@ def test_a_template_that_grows_is_refused_before_it_costs_time_or_memory(
     values = {"x": "x", "big": BIG, "more": BIG + "b"} | more
     tracemalloc.start()
     try:
-        assert costs(lambda: refused(template, values)) < 20 * allowed_seconds
+        assert cpu_seconds(lambda: refused(template, values), calls=1) < 20 * allowed_seconds
         assert tracemalloc.get_traced_memory()[1] < 150 * 1024 * 1024
     finally:
         tracemalloc.stop()
@@ -461,6 +453,8 @@ def test_the_time_to_cut_a_prompt_grows_with_its_length_alone() -> None:
         "\\frac{",
         "{a b",
     ):
-        short = costs(lambda opening=opening: list(problems(opening * 2_000, None, True)))
-        long = costs(lambda opening=opening: list(problems(opening * 40_000, None, True)))
+        short, long = (
+            cpu_seconds(lambda text=opening * times: list(problems(text, None, True)), calls=1)
+            for times in (2_000, 40_000)
+        )
         assert long < 100 * (short + 0.001), opening
