@@ -4,7 +4,6 @@ blocks it harms no other.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.faults.test_hung import events
 from tests.support.agents import write_agent
+from tests.support.pace import until
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -62,13 +62,6 @@ def make(make_service: Make, tmp_path: Path) -> Make:
 def start(service: Service, flow: str, gate: Path, **config: Any) -> str:
     inputs = {"gate": str(gate), "marks": f"{gate}-marks"}
     return service.start("waits", inputs, config={"flow_id": flow, **config})
-
-
-def until(happened: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def ends(service: Service, id: str) -> tuple[str, int, Any]:

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from tests.faults.conftest import children_of
+from tests.support.pace import until
 from tests.support.process_limits import ProcessLimit, process_limit
 from tests.support.service import Service
 from tools.embedded_store import EmbeddedStore
@@ -44,13 +45,6 @@ def ready_slots(store: EmbeddedStore) -> int:
         )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     "room", [0, 1, 2], ids=["for no process", "for one of the three forks", "for two"]
 )
@@ -62,14 +56,14 @@ def test_a_child_that_cannot_be_started_comes_when_there_is_room_again(
     limit.set(limit.count - child.num_threads() - 1 + room)  # its keeper goes with it
     child.kill()
     child.wait(30)
-    wait_for(lambda: ready_slots(own_store) == 0)  # what does not exist does not count
+    until(lambda: ready_slots(own_store) == 0)  # what does not exist does not count
     time.sleep(1)
     waiting = service.start("behaves", {"do": "echo"}, config={"max_attempts": 1})
     assert service.status(waiting)["status"] == "pending"
     limit.set(None)
     ended = service.ended(waiting)
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
-    wait_for(lambda: ready_slots(own_store) == 1)
+    until(lambda: ready_slots(own_store) == 1)
     service.workers[0].send_signal(signal.SIGTERM)
     assert service.workers[0].wait(60) == 0
 

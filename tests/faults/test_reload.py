@@ -13,7 +13,7 @@ import requests
 
 from tests.faults.conftest import children_of
 from tests.faults.test_web import Load
-from tests.support.pace import within
+from tests.support.pace import until, within
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -36,13 +36,6 @@ def write(agents: Path, definition: str, answer: str, id: str = "greeter") -> No
     (agents / id).mkdir(parents=True, exist_ok=True)
     (agents / id / "agent.yaml").write_text(definition)
     (agents / id / "greet.py").write_text(CODE % answer)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def said(service: Service, process: str, event: str) -> bool:

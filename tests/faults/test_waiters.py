@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 
 from app.process import file_limit
-from tests.faults.test_reload import all_ready, until, web_pids
+from tests.faults.test_reload import all_ready, web_pids
+from tests.support.pace import until
 from tests.support.service import Service
 
 Make = Callable[..., Service]

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import redis
 
 from app.store.changes import CHANNEL, MOST_BYTES, Change, Changes, Watch
 from tests.store.driver import Driver
+from tests.support.pace import until
 
 SOON = 60.0
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def subscribed(watch: Watch) -> None:

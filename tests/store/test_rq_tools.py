@@ -33,6 +33,7 @@ from rq.worker import Worker
 
 from app.domain.payload import FUNCTION
 from tests.store.driver import Driver
+from tests.support.pace import until
 from tests.support.service import Service
 
 Make = Callable[..., Service]
@@ -86,13 +87,6 @@ def agrees(job: Job, body: dict[str, Any]) -> None:
         body["status"] in ("completed", "failed") and body["attempts"]
     )
     assert job.worker_name == (body["attempts"][-1]["worker"] if running else None)
-
-
-def until(found: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_rq_tells_the_truth_of_every_state_and_changes_nothing(make_service: Make) -> None:

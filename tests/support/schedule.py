@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 SLOWEST_FIRST = (
     "tests/faults/test_slow_link.py",
     "tests/hostile/",
+    "tests/ui/",
     "tests/http/test_description.py",
     "tests/worker/test_durable_pipelines.py",
     "tests/worker/test_models.py",
