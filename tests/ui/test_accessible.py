@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import opened_page
 from tests.support.service import Service
-from tests.ui.run_targets import write_targets
+from tests.ui.looks import fits_its_width, no_serious_violation
+from tests.ui.scene import Filled
 
 KEY = "key-of-the-shop-0001"
-PAGES = [
-    *("/", "/?status=failed", "/?status=cancelled", "/?page=7", "/ui/nothing"),
-    *("/ui/targets", "/ui/targets/pipeline/customer_service_flow", "/ui/targets/agent/behaves"),
-    *("/ui/targets/pipeline/review", "/ui/targets/agent/doer?from={completed}", "/ui/workers"),
-    *("/ui/executions/{running}", "/ui/executions/{failed}", "/ui/executions/{completed}"),
-    *("/ui/executions/{waiting}", "/ui/executions/{pipeline}", "/ui/executions/{running_pipeline}"),
-]
-"""Every page that a person can see, with something on it. `filled` has the names in braces."""
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_targets(tmp_path_factory.mktemp("targets"))
-
-
-@pytest.fixture
-def filled(
-    shared_service: Callable[..., Service], folders: tuple[Path, Path]
-) -> tuple[Service, list[str]]:
-    """A service with executions in each state, and the addresses of all pages."""
-    service = shared_service(agents=folders[0], pipelines=folders[1])
-    does = {"flow_id": "does"}
-    endless = {"until": "/no/such/file", "lines": ["A line of the log."]}
-    failing = {"fails_until": "/no/such/file", "message": "It cannot be read."}
-    steps = {"first": {"lines": ["A line."]}, "second": failing, "last": {}}
-    ids = {
-        "completed": service.run(
-            "doer", {"returns": {"a": [1, "two\nlines", {}]}}, config=does, tags=["eu"]
-        ),
-        "failed": service.run("doer", failing, config={**does, "retries": {"max": 1}}),
-        "pipeline": service.run("review", steps, type="pipeline"),
-        "running": service.start("doer", endless, config=does),
-        "running_pipeline": service.start(
-            "review", {**steps, "second": {"until": "/no/such/file"}}, type="pipeline"
-        ),
-        "waiting": service.start(
-            "doer", failing, config={**does, "retries": {"max": 1, "backoff_seconds": [600]}}
-        ),
-    }
-    found = {name: id if isinstance(id, str) else id["execution_id"] for name, id in ids.items()}
-    for name in ("running", "running_pipeline"):
-        service.until(found[name], "running")
-    return service, [service.url + path.format(**found) for path in PAGES]
-
-
-def no_serious_violation(page: Page) -> None:
-    found = Axe().run(page).response["violations"]
-    told = [
-        f"{violation['id']}: {node['html']}"
-        for violation in found
-        for node in violation["nodes"]
-        if violation["impact"] in ("serious", "critical", "moderate")
-    ]
-    assert told == [], page.url
-
-
-def fits_its_width(page: Page) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_is_accessible_and_fits(
-    filled: tuple[Service, list[str]], browser: Browser, scheme: str, width: int
+    filled: Filled, browser: Browser, scheme: str, width: int
 ) -> None:
     service, addresses = filled
     size = {"width": width, "height": 800}
@@ -95,9 +36,7 @@ def test_every_page_is_accessible_and_fits(
         fits_its_width(page)
 
 
-def test_every_page_has_a_heading_landmarks_and_a_title(
-    filled: tuple[Service, list[str]], page: Page
-) -> None:
+def test_every_page_has_a_heading_landmarks_and_a_title(filled: Filled, page: Page) -> None:
     titles = set()
     for address in filled[1]:
         page.goto(address)
@@ -109,9 +48,7 @@ def test_every_page_has_a_heading_landmarks_and_a_title(
     assert len(titles) > 5
 
 
-def test_the_keyboard_shows_where_it_is_on_every_page(
-    filled: tuple[Service, list[str]], page: Page
-) -> None:
+def test_the_keyboard_shows_where_it_is_on_every_page(filled: Filled, page: Page) -> None:
     for address in filled[1]:
         page.goto(address)
         reached = set()
@@ -131,9 +68,7 @@ def test_the_keyboard_shows_where_it_is_on_every_page(
         assert len(reached) > 5, address
 
 
-def test_nothing_moves_for_a_person_who_asked_for_that(
-    filled: tuple[Service, list[str]], page: Page
-) -> None:
+def test_nothing_moves_for_a_person_who_asked_for_that(filled: Filled, page: Page) -> None:
     page.goto(filled[1][0])
     moving = page.evaluate(
         """() => {

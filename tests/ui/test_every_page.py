@@ -7,12 +7,11 @@ import re
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import Seen, opened_page
-from tests.support.service import Service
-from tests.ui.test_accessible import filled, folders  # noqa: F401  fixtures
+from tests.ui.scene import Filled
 
 
 def test_no_page_has_an_error_or_asks_another_machine(
-    filled: tuple[Service, list[str]],  # noqa: F811
+    filled: Filled,
     page: Page,
     seen: Seen,
 ) -> None:
@@ -25,7 +24,7 @@ def test_no_page_has_an_error_or_asks_another_machine(
 
 
 def test_every_page_says_the_same_without_javascript(
-    filled: tuple[Service, list[str]],  # noqa: F811
+    filled: Filled,
     browser: Browser,
 ) -> None:
     with (
@@ -41,7 +40,7 @@ def test_every_page_says_the_same_without_javascript(
 
 
 def test_times_stay_true_on_a_page_that_asks_for_nothing_more(
-    filled: tuple[Service, list[str]],  # noqa: F811
+    filled: Filled,
     page: Page,
 ) -> None:
     service = filled[0]

@@ -17,8 +17,8 @@ from tests.support.model_server import Answer, ModelServer
 from tests.support.receiver import SECRET, Receiver
 from tests.support.receiver import Answer as ReceiverAnswer
 from tests.support.service import Service
+from tests.ui.looks import fits_its_width, no_serious_violation
 from tests.ui.run_targets import HTML, write_targets
-from tests.ui.test_accessible import fits_its_width, no_serious_violation
 from tests.ui.test_page_access import SECRET as SESSION_SECRET
 from tests.ui.test_page_access import visitor_with
 

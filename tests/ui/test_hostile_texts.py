@@ -18,7 +18,7 @@ from tests.support.browser import Seen
 from tests.support.model_server import Answer, ModelServer
 from tests.support.service import Service
 from tests.ui.hostile_targets import ALL, HIDDEN, INVISIBLE, LONG, PAYLOADS, write_hostile_targets
-from tests.ui.test_accessible import fits_its_width
+from tests.ui.looks import fits_its_width
 from tests.ui.visitor import Visitor
 
 AGENT, PIPELINE = "/ui/targets/agent/evil", "/ui/targets/pipeline/evils"

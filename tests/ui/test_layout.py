@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, expect
 
 from tests.support.browser import opened_page
 from tests.support.service import Service
+from tests.ui.looks import fits_its_width
 from tests.ui.run_targets import AGENT, FLOW
-from tests.ui.test_accessible import fits_its_width
 
 LONG = "a_name_that_somebody_made_of_the_title_of_a_document_and_of_its_chapter_and_version_2"
 PIPELINE = f"{LONG}_whole"

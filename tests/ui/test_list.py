@@ -13,6 +13,9 @@ from tests.support.browser import Seen, opened_page
 from tests.support.service import Service
 
 TICKING = {"do": "progress", "steps": 40, "pause": 0.25}
+ASKS_AGAIN = 16_000
+"""Milliseconds of the page's own clock, after which a list that does not move has asked again."""
+
 ENDLESS = {"do": "listen", "seconds": 600}
 
 
@@ -217,6 +220,7 @@ def test_the_page_says_that_it_is_out_of_date_while_the_service_does_not_answer(
     service: Service, page: Page
 ) -> None:
     execution_id = service.run("behaves", {"do": "echo"})["execution_id"]
+    page.clock.install()
     page.goto(service.url)
     expect(page.locator("#stale")).to_be_hidden()
 
@@ -227,19 +231,23 @@ def test_the_page_says_that_it_is_out_of_date_while_the_service_does_not_answer(
             route.continue_()
 
     page.route("**/*", gone)
+    page.clock.run_for(ASKS_AGAIN)
     expect(page.locator("#stale")).to_be_visible()
     expect(row(page, execution_id)).to_be_visible()
     page.unroute("**/*")
+    page.clock.run_for(2 * ASKS_AGAIN)  # it asks less often meanwhile
     expect(page.locator("#stale")).to_be_hidden()
 
 
 def test_an_error_on_the_way_leaves_what_is_shown(service: Service, page: Page) -> None:
     execution_id = service.run("behaves", {"do": "echo"})["execution_id"]
+    page.clock.install()
     page.goto(service.url)
     page.route(
         "**/*",
         lambda route: route.fulfill(status=503, body="<p>away</p>", content_type="text/html"),
     )
+    page.clock.run_for(ASKS_AGAIN)
     expect(page.locator("#stale")).to_be_visible()
     expect(row(page, execution_id)).to_be_visible()
     expect(page.get_by_text("away")).to_have_count(0)

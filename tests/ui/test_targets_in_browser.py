@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import Seen, opened_page
 from tests.support.service import Service
-from tests.ui.test_accessible import fits_its_width, no_serious_violation
+from tests.ui.looks import fits_its_width, no_serious_violation
 
 FORM = "/ui/targets/agent/mem_l1_summarizer"
 PIPELINE = "/ui/targets/pipeline/customer_service_flow"
