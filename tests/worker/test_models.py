@@ -56,6 +56,8 @@ CALL = {
 }
 
 
+MODEL_TIMEOUT = 20
+
 AGENT = """
 business_goal: x
 flows:
@@ -85,7 +87,7 @@ def service(shared_service: Callable[..., Service], model: ModelServer, agents: 
         OPENAI_API_KEY="sk-secret-key-1",
         OPENAI_MODEL_NAME="tiny",
         MODEL_MAX_RETRIES=0,
-        MODEL_TIMEOUT=20,
+        MODEL_TIMEOUT=MODEL_TIMEOUT,
     )
 
 
@@ -184,7 +186,7 @@ def test_a_timeout_hangs_up_as_well(service: Service, model: ModelServer) -> Non
 
 
 def test_a_hundred_calls_wait_side_by_side(service: Service, model: ModelServer) -> None:
-    model.default = Answer(delay_seconds=within(3))
+    model.default = Answer(delay_seconds=min(within(3), MODEL_TIMEOUT / 2))
     ids = [service.start("asker", {"question": str(number)}) for number in range(100)]
     for id in ids:
         assert service.ended(id)["status"] == "completed"
