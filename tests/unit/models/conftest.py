@@ -1,4 +1,4 @@
-"""The provider of models, and a stand-in for the server that it calls."""
+"""The provider of models, which calls the stand-in of a model server."""
 
 from __future__ import annotations
 
@@ -12,26 +12,14 @@ from app.settings import Settings
 from tests.support.model_server import ModelServer
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running: ModelServer) -> ModelServer:
-    running.begin()
-    return running
-
-
-@pytest.fixture
-def provider(server: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
+def provider(model: ModelServer) -> Iterator[Callable[..., OpenAIProvider]]:
     """Makes providers with these settings besides their own."""
     made: list[OpenAIProvider] = []
 
     def make(**settings: Any) -> OpenAIProvider:
         plain = {
-            "openai_base_url": server.url,
+            "openai_base_url": model.url,
             "openai_api_key": "sk-test-key",
             "model_timeout": 30.0,
         }

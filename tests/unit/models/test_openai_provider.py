@@ -34,9 +34,9 @@ ASK = [{"role": "user", "content": "Hello"}]
 
 
 def test_an_answer_comes_with_what_the_server_reported(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play("Hi!")
+    model.play("Hi!")
     completion = provider().complete(ASK, model="tiny", temperature=0.5, max_tokens=7)
     assert (completion.text, completion.model) == ("Hi!", "tiny-served")
     assert (completion.input_tokens, completion.output_tokens, completion.total_tokens) == (
@@ -44,21 +44,21 @@ def test_an_answer_comes_with_what_the_server_reported(
         5,
         16,
     )
-    assert server.requests == [
+    assert model.requests == [
         {"messages": ASK, "model": "tiny", "temperature": 0.5, "max_tokens": 7}
     ]
-    assert server.headers[0]["authorization"] == "bearer sk-test-key"
+    assert model.headers[0]["authorization"] == "bearer sk-test-key"
 
 
-def test_without_a_model_the_services_own_is_asked(server: ModelServer, provider: Provide) -> None:
+def test_without_a_model_the_services_own_is_asked(model: ModelServer, provider: Provide) -> None:
     provider(openai_model_name="doubao-pro-32k").complete(ASK)
-    assert server.requests[0]["model"] == "doubao-pro-32k"
+    assert model.requests[0]["model"] == "doubao-pro-32k"
 
 
 def test_too_many_requests_is_tried_again_when_the_server_says(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play(Answer("slow down", 429, {"Retry-After": "1"}), "Now.")
+    model.play(Answer("slow down", 429, {"Retry-After": "1"}), "Now.")
     began = time.monotonic()
     assert provider().complete(ASK).text == "Now."
     assert time.monotonic() - began >= 0.9
@@ -80,14 +80,14 @@ def test_too_many_requests_is_tried_again_when_the_server_says(
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_each_failure_has_its_own_error(
-    server: ModelServer, provider: Provide, answer: Answer, kind: type[ModelError], tries: int
+    model: ModelServer, provider: Provide, answer: Answer, kind: type[ModelError], tries: int
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     with pytest.raises(kind) as raised:
         provider(model_max_retries=0, model_timeout=3.0 if answer.delay_seconds else 60.0).complete(
             ASK
         )
-    assert len(server.requests) == tries
+    assert len(model.requests) == tries
     assert "sk-test-key" not in str(raised.value)
     if answer.status != 200:
         assert answer.text in str(raised.value)
@@ -95,7 +95,7 @@ def test_each_failure_has_its_own_error(
         assert raised.value.retry_after_seconds == 7
 
 
-def test_a_server_that_is_not_there_is_unavailable(server: ModelServer, provider: Provide) -> None:
+def test_a_server_that_is_not_there_is_unavailable(model: ModelServer, provider: Provide) -> None:
     with pytest.raises(ModelUnavailable):
         provider(openai_base_url="http://127.0.0.1:1/v1", model_max_retries=0).complete(ASK)
 
@@ -105,10 +105,10 @@ def test_without_key_and_address_the_message_names_the_setting() -> None:
         OpenAIProvider(Settings()).complete(ASK)
 
 
-def test_a_stop_closes_the_connection_at_once(server: ModelServer, provider: Provide) -> None:
+def test_a_stop_closes_the_connection_at_once(model: ModelServer, provider: Provide) -> None:
     one = provider()
     one.complete(ASK)  # so that nothing is loaded within the measurement
-    server.play(Answer(delay_seconds=30))
+    model.play(Answer(delay_seconds=30))
     stop = StopSignal()
     threading.Timer(0.2, stop.request).start()
     began = time.monotonic()
@@ -116,23 +116,23 @@ def test_a_stop_closes_the_connection_at_once(server: ModelServer, provider: Pro
         one.complete(ASK, stop_signal=stop)
     assert time.monotonic() - began < within(10)
     deadline = time.monotonic() + 20
-    while not server.aborted:
+    while not model.aborted:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_call_after_the_stop_is_not_made(server: ModelServer, provider: Provide) -> None:
+def test_a_call_after_the_stop_is_not_made(model: ModelServer, provider: Provide) -> None:
     stop = StopSignal()
     stop.request()
     with pytest.raises(Stopped):
         provider().complete(ASK, stop_signal=stop)
-    assert server.requests == []
+    assert model.requests == []
 
 
-def test_calls_from_many_threads_wait_side_by_side(server: ModelServer, provider: Provide) -> None:
+def test_calls_from_many_threads_wait_side_by_side(model: ModelServer, provider: Provide) -> None:
     one = provider()
     one.complete(ASK)
-    server.play(*[Answer(delay_seconds=0.5)] * 99)
+    model.play(*[Answer(delay_seconds=0.5)] * 99)
     threads = [threading.Thread(target=one.complete, args=(ASK,)) for _ in range(99)]
     began = time.monotonic()
     for thread in threads:
@@ -143,16 +143,16 @@ def test_calls_from_many_threads_wait_side_by_side(server: ModelServer, provider
 
 
 def test_options_go_into_the_body_but_those_that_are_about_the_request(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play("Hi!", Answer("too late", delay_seconds=5))
+    model.play("Hi!", Answer("too late", delay_seconds=5))
     provide = provider(model_max_retries=0)
     provide.complete(
         ASK, temperature=0.5, stop=["x"], extra_body={"seed": 7}, extra_headers={"X-Trace": "abc"}
     )
-    assert {"temperature": 0.5, "stop": ["x"], "seed": 7}.items() <= server.requests[0].items()
-    assert not {"extra_body", "extra_headers", "timeout"} & server.requests[0].keys()
-    assert server.headers[0]["x-trace"] == "abc"
+    assert {"temperature": 0.5, "stop": ["x"], "seed": 7}.items() <= model.requests[0].items()
+    assert not {"extra_body", "extra_headers", "timeout"} & model.requests[0].keys()
+    assert model.headers[0]["x-trace"] == "abc"
     with pytest.raises(ModelTimeout):
         provide.complete(ASK, timeout=0.2)
 
@@ -175,11 +175,11 @@ def test_options_go_into_the_body_but_those_that_are_about_the_request(
     ids=str,
 )
 def test_what_cannot_be_sent_is_rejected_before_the_model_is_called(
-    server: ModelServer, provider: Provide, options: dict[str, object], said: str
+    model: ModelServer, provider: Provide, options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ModelRejected, match=said):
         provider().complete(ASK, **options)
-    assert server.requests == []
+    assert model.requests == []
 
 
 @pytest.mark.parametrize(
@@ -188,49 +188,49 @@ def test_what_cannot_be_sent_is_rejected_before_the_model_is_called(
     ids=["silent", "dripping", "dripping error"],
 )
 def test_the_time_limit_holds_for_the_whole_call(
-    server: ModelServer, provider: Provide, answer: Answer
+    model: ModelServer, provider: Provide, answer: Answer
 ) -> None:
     one = provider(model_timeout=3.0, model_max_retries=3)
-    server.play(answer)
+    model.play(answer)
     began = time.monotonic()
     with pytest.raises(ModelTimeout, match=r"3 s \(MODEL_TIMEOUT\)"):
         one.complete(ASK, timeout=60)
     assert 3 <= time.monotonic() - began < within(25)
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
 def test_the_time_limit_holds_for_all_repeats_together(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play(Answer("busy", 503, {"Retry-After": "0.2"}), Answer(delay_seconds=30))
+    model.play(Answer("busy", 503, {"Retry-After": "0.2"}), Answer(delay_seconds=30))
     with pytest.raises(ModelTimeout, match=r"Before that: .*503: busy") as raised:
         provider(model_timeout=6.0).complete(ASK)
     assert raised.value.retries == 1
 
 
 def test_a_body_that_comes_slowly_but_in_time_is_an_answer(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play(Answer("At last.", drip_seconds=0.5))
+    model.play(Answer("At last.", drip_seconds=0.5))
     assert provider(model_timeout=30.0).complete(ASK).text == "At last."
 
 
 @pytest.mark.parametrize("named", ["100", "4000", "inf", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_wait_that_does_not_fit_into_the_call_is_passed_on_to_the_flow(
-    server: ModelServer, provider: Provide, named: str
+    model: ModelServer, provider: Provide, named: str
 ) -> None:
-    server.default = Answer("later", 429, {"Retry-After": named})
+    model.default = Answer("later", 429, {"Retry-After": named})
     try:
         with pytest.raises(ModelRateLimited) as raised:
             provider(model_timeout=20.0, model_max_retries=1).complete(ASK)
     finally:
-        server.default = Answer()
+        model.default = Answer()
     expected = (1, 100.0) if named == "100" else (2, None)  # not usable, so our own backoff decides
-    assert (len(server.requests), raised.value.retry_after_seconds) == expected
+    assert (len(model.requests), raised.value.retry_after_seconds) == expected
 
 
-def test_the_bound_of_waits_is_a_setting(server: ModelServer, provider: Provide) -> None:
-    server.play(Answer("later", 429, {"Retry-After": "7"}))
+def test_the_bound_of_waits_is_a_setting(model: ModelServer, provider: Provide) -> None:
+    model.play(Answer("later", 429, {"Retry-After": "7"}))
     with pytest.raises(ModelRateLimited) as raised:
         provider(max_retry_after=5.0, model_max_retries=0).complete(ASK)
     assert raised.value.retry_after_seconds is None
@@ -254,18 +254,16 @@ def test_the_bound_of_waits_is_a_setting(server: ModelServer, provider: Provide)
     ],
 )
 def test_transient_errors_are_repeated_unless_the_answer_was_paid_for(
-    server: ModelServer, provider: Provide, answer: Answer, asked: int
+    model: ModelServer, provider: Provide, answer: Answer, asked: int
 ) -> None:
-    server.play(*[answer] * 3)
+    model.play(*[answer] * 3)
     with pytest.raises(ModelError) as raised:
         provider(model_timeout=30.0, model_max_retries=2).complete(ASK)
-    assert (len(server.requests), raised.value.retries) == (asked, asked - 1)
+    assert (len(model.requests), raised.value.retries) == (asked, asked - 1)
 
 
-def test_an_answer_after_an_error_counts_the_repeats(
-    server: ModelServer, provider: Provide
-) -> None:
-    server.play(Answer("busy", 503), Answer(raw='{"error": "busy"}'), "Now.")
+def test_an_answer_after_an_error_counts_the_repeats(model: ModelServer, provider: Provide) -> None:
+    model.play(Answer("busy", 503), Answer(raw='{"error": "busy"}'), "Now.")
     completion = provider(model_timeout=30.0).complete(ASK)
     assert (completion.text, completion.retries) == ("Now.", 2)
 
@@ -274,11 +272,11 @@ def _compressed(body: str) -> dict[str, object]:
     return {"raw": gzip.compress(body.encode()), "headers": {"Content-Encoding": "gzip"}}
 
 
-def test_compressed_answers_and_errors_are_read(server: ModelServer, provider: Provide) -> None:
+def test_compressed_answers_and_errors_are_read(model: ModelServer, provider: Provide) -> None:
     one = provider(model_max_retries=0)
-    server.play(Answer(**_compressed('{"choices": [{"message": {"content": "Hi!"}}]}')))  # type: ignore[arg-type]
+    model.play(Answer(**_compressed('{"choices": [{"message": {"content": "Hi!"}}]}')))  # type: ignore[arg-type]
     assert one.complete(ASK).text == "Hi!"
-    server.play(Answer(status=400, **_compressed('{"detail": "wrong"}')))  # type: ignore[arg-type]
+    model.play(Answer(status=400, **_compressed('{"detail": "wrong"}')))  # type: ignore[arg-type]
     with pytest.raises(ModelRejected, match="400: wrong"):
         one.complete(ASK)
 
@@ -292,16 +290,16 @@ def test_compressed_answers_and_errors_are_read(server: ModelServer, provider: P
     ids=["large", "compressed"],
 )
 def test_an_answer_that_never_ends_is_not_read_further_than_the_limit(
-    server: ModelServer, provider: Provide, answer: Answer
+    model: ModelServer, provider: Provide, answer: Answer
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     with pytest.raises(ModelAnswerInvalid, match="MAX_RESULT_BYTES") as raised:
         provider(max_result_bytes=1024, model_timeout=30.0).complete(ASK)
     assert not raised.value.transient
 
 
-def test_of_a_large_error_the_beginning_is_read(server: ModelServer, provider: Provide) -> None:
-    server.play(
+def test_of_a_large_error_the_beginning_is_read(model: ModelServer, provider: Provide) -> None:
+    model.play(
         Answer(status=400, raw='{"error": {"message": "too long", "prompt": "' + "x" * 5_000_000)
     )
     with pytest.raises(ModelRejected, match=r"400: too long$"):
@@ -312,22 +310,22 @@ def test_of_a_large_error_the_beginning_is_read(server: ModelServer, provider: P
     "answer", [Answer(raw=b"x", headers={"Content-Encoding": "gzip"}), Answer(raw="", status=204)]
 )
 def test_an_answer_that_cannot_be_read_is_invalid(
-    server: ModelServer, provider: Provide, answer: Answer
+    model: ModelServer, provider: Provide, answer: Answer
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     with pytest.raises(ModelAnswerInvalid):
         provider().complete(ASK)
 
 
-def test_a_redirect_is_not_followed(server: ModelServer, provider: Provide) -> None:
-    server.play(
-        Answer(status=307, headers={"Location": f"{server.url}/elsewhere"}), "From elsewhere."
+def test_a_redirect_is_not_followed(model: ModelServer, provider: Provide) -> None:
+    model.play(
+        Answer(status=307, headers={"Location": f"{model.url}/elsewhere"}), "From elsewhere."
     )
     with pytest.raises(
         ModelRejected, match=r"307, a redirect to .*/elsewhere\. Check OPENAI_BASE_URL"
     ):
         provider().complete(ASK)
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -358,15 +356,15 @@ def test_what_is_not_http_is_unavailable(provider: Provide, sent: bytes) -> None
 
 
 def test_a_key_that_the_server_repeats_is_masked_whatever_it_looks_like(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
-    server.play(Answer("0f8fad5b-d9cb-469f-a165 is no key", 401))
+    model.play(Answer("0f8fad5b-d9cb-469f-a165 is no key", 401))
     with pytest.raises(ModelAuthenticationError, match=r"401: \[masked\] is no key"):
         provider(openai_api_key="0f8fad5b-d9cb-469f-a165").complete(ASK)
 
 
 def test_the_loop_starts_once_also_when_many_call_at_once(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
     one = provider()
     threads = [threading.Thread(target=one.complete, args=(ASK,)) for _ in range(20)]
@@ -374,12 +372,12 @@ def test_the_loop_starts_once_also_when_many_call_at_once(
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(server.requests) == 20
+    assert len(model.requests) == 20
     assert one._loop.generation == 1
 
 
 def test_a_thread_that_cannot_be_started_fails_that_call_alone(
-    server: ModelServer, provider: Provide, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, provider: Provide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -395,11 +393,9 @@ def test_a_thread_that_cannot_be_started_fails_that_call_alone(
 
 
 def test_a_thread_that_a_call_itself_needs_fails_that_call_alone(
-    server: ModelServer, provider: Provide, monkeypatch: pytest.MonkeyPatch
+    model: ModelServer, provider: Provide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = provider(
-        openai_base_url=server.url.replace("127.0.0.1", "localhost"), model_max_retries=0
-    )
+    one = provider(openai_base_url=model.url.replace("127.0.0.1", "localhost"), model_max_retries=0)
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
@@ -416,7 +412,7 @@ def test_a_thread_that_a_call_itself_needs_fails_that_call_alone(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_was_forked_meanwhile_has_a_loop_of_its_own(
-    server: ModelServer, provider: Provide
+    model: ModelServer, provider: Provide
 ) -> None:
     one = provider()
     one.complete(ASK)

@@ -51,22 +51,22 @@ def chunk(**delta: Any) -> dict[str, Any]:
 
 
 def test_a_stream_gives_the_same_answer_as_a_whole_one(
-    server: ModelServer, ask: Ask, provider: Callable[..., OpenAIProvider]
+    model: ModelServer, ask: Ask, provider: Callable[..., OpenAIProvider]
 ) -> None:
-    server.play("Good day to you.", "Good day to you.")
+    model.play("Good day to you.", "Good day to you.")
     streamed, heard = ask()
     assert [text for text, _ in heard] == ["Good ", "day ", "to ", "you."]
     assert streamed == provider().complete(ASK)
     assert (streamed.total_tokens, streamed.finish_reason) == (16, "stop")
-    assert server.requests[0]["stream"] is True
-    assert server.requests[0]["stream_options"] == {"include_usage": True}
-    assert not {"stream", "stream_options"} & server.requests[1].keys()
+    assert model.requests[0]["stream"] is True
+    assert model.requests[0]["stream_options"] == {"include_usage": True}
+    assert not {"stream", "stream_options"} & model.requests[1].keys()
 
 
 def test_pieces_are_passed_on_while_the_server_still_writes(
-    server: ModelServer, provider: Callable[..., OpenAIProvider]
+    model: ModelServer, provider: Callable[..., OpenAIProvider]
 ) -> None:
-    server.play(Answer(pieces=["a", "b", "c"], pause_seconds=0.3))
+    model.play(Answer(pieces=["a", "b", "c"], pause_seconds=0.3))
     heard_at: list[float] = []
     provider().complete(ASK, on_text=lambda *_: heard_at.append(time.monotonic()))
     assert heard_at[-1] - heard_at[0] >= 0.5
@@ -115,20 +115,20 @@ ROME = {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{
     ids=["by index", "one index for all", "no index", "no index in pieces", "name repeated"],
 )
 def test_tool_calls_are_put_together(
-    server: ModelServer, ask: Ask, calls: list[dict[str, Any]], expected: list[Any]
+    model: ModelServer, ask: Ask, calls: list[dict[str, Any]], expected: list[Any]
 ) -> None:
-    server.play(Answer(pieces=[chunk(tool_calls=[call]) for call in calls]))
+    model.play(Answer(pieces=[chunk(tool_calls=[call]) for call in calls]))
     completion, heard = ask()
     assert completion.tool_calls == expected
     assert (completion.text, heard) == ("", [])
 
 
-def test_an_old_function_call_is_put_into_todays_form(server: ModelServer, ask: Ask) -> None:
+def test_an_old_function_call_is_put_into_todays_form(model: ModelServer, ask: Ask) -> None:
     pieces = [
         chunk(function_call={"name": "f", "arguments": '{"x"'}),
         chunk(function_call={"arguments": ": 1}"}),
     ]
-    server.play(Answer(pieces=pieces))
+    model.play(Answer(pieces=pieces))
     completion, _ = ask()
     expected = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     assert completion.tool_calls == [expected]
@@ -180,33 +180,33 @@ THERE = json.dumps(
     ],
 )
 def test_what_a_server_leaves_out_or_adds_does_not_matter(
-    server: ModelServer, ask: Ask, answer: Answer
+    model: ModelServer, ask: Ask, answer: Answer
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     completion, heard = ask(model_max_retries=0)
     assert completion.text == "Hi there"
     assert "".join(text for text, _ in heard) == "Hi there"
 
 
-def test_a_compressed_stream_is_read(server: ModelServer, ask: Ask) -> None:
+def test_a_compressed_stream_is_read(model: ModelServer, ask: Ask) -> None:
     body = gzip.compress(f"data: {HI}\n\ndata: {THERE}\n\n".encode())
-    server.play(Answer(pieces=[body], ends=(), headers={"Content-Encoding": "gzip"}))
+    model.play(Answer(pieces=[body], ends=(), headers={"Content-Encoding": "gzip"}))
     completion, _ = ask(model_max_retries=0)
     assert completion.text == "Hi there"
 
 
 def test_a_text_that_is_cut_inside_of_a_character_arrives_whole(
-    server: ModelServer, ask: Ask
+    model: ModelServer, ask: Ask
 ) -> None:
     body = f"data: {json.dumps(chunk(content='好的👍'), ensure_ascii=False)}\n\ndata: [DONE]\n\n"
-    server.play(Answer(pieces=[bytes([byte]) for byte in body.encode()], ends=()))
+    model.play(Answer(pieces=[bytes([byte]) for byte in body.encode()], ends=()))
     assert ask(model_max_retries=0)[0].text == "好的👍"
 
 
 def test_a_character_that_is_cut_into_its_two_halves_arrives_whole(
-    server: ModelServer, ask: Ask
+    model: ModelServer, ask: Ask
 ) -> None:
-    server.play(Answer(pieces=["a\ud83d", "\ude00b", "\ud83d\ude00"]))
+    model.play(Answer(pieces=["a\ud83d", "\ude00b", "\ud83d\ude00"]))
     completion, heard = ask(model_max_retries=0)
     assert completion.text == "".join(text for text, _ in heard) == "a😀b😀"
 
@@ -217,13 +217,13 @@ def test_a_character_that_is_cut_into_its_two_halves_arrives_whole(
     ids=["at once", "after blank lines"],
 )
 def test_a_server_that_ignores_the_wish_for_a_stream_has_answered(
-    server: ModelServer, ask: Ask, answer: Answer
+    model: ModelServer, ask: Ask, answer: Answer
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     completion, heard = ask(model_max_retries=0)
     assert (completion.text, completion.total_tokens) == ("Whole.", 16)
     assert heard == [("Whole.", 0)]
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -237,15 +237,15 @@ def test_a_server_that_ignores_the_wish_for_a_stream_has_answered(
     ],
 )
 def test_usage_is_read_wherever_it_stands(
-    server: ModelServer, ask: Ask, usage: list[Any], total: int | None
+    model: ModelServer, ask: Ask, usage: list[Any], total: int | None
 ) -> None:
-    server.play(Answer(pieces=["Hi", *usage], ends=("reason", "done")))
+    model.play(Answer(pieces=["Hi", *usage], ends=("reason", "done")))
     assert ask()[0].total_tokens == total
 
 
-def test_of_many_reports_of_usage_the_last_one_counts(server: ModelServer, ask: Ask) -> None:
+def test_of_many_reports_of_usage_the_last_one_counts(model: ModelServer, ask: Ask) -> None:
     pieces = [{**chunk(content="x"), "usage": {"total_tokens": count}} for count in (1, 2, 3)]
-    server.play(Answer(pieces=pieces, ends=("reason", "done")))
+    model.play(Answer(pieces=pieces, ends=("reason", "done")))
     assert ask()[0].total_tokens == 3
 
 
@@ -271,53 +271,53 @@ def refuses(*names: str, body: str) -> Callable[[dict[str, Any]], Answer]:
     ],
 )
 def test_a_server_that_refuses_the_stream_is_asked_in_a_simpler_way_from_then_on(
-    server: ModelServer,
+    model: ModelServer,
     provider: Callable[..., OpenAIProvider],
     names: list[str],
     body: str,
     requests: int,
 ) -> None:
-    server.reply = refuses(*names, body=body)
+    model.reply = refuses(*names, body=body)
     one = provider(model_max_retries=0)
     for _ in range(2):
         completion = one.complete(ASK, on_text=lambda *_: None)
         assert (completion.text, completion.retries) == ("Ok.", 0)
-    assert len(server.requests) == requests + 1
+    assert len(model.requests) == requests + 1
 
 
 @pytest.mark.parametrize("error", ["stream is not supported", {"message": "no streaming here"}])
 def test_a_refusal_of_the_stream_may_come_with_status_200(
-    server: ModelServer, ask: Ask, error: Any
+    model: ModelServer, ask: Ask, error: Any
 ) -> None:
     refused = Answer(raw=json.dumps({"error": error}))
-    server.reply = lambda asked: refused if asked.get("stream") else Answer("Ok.")
+    model.reply = lambda asked: refused if asked.get("stream") else Answer("Ok.")
     assert ask(model_max_retries=0)[0].text == "Ok."
-    assert len(server.requests) == 2
+    assert len(model.requests) == 2
 
 
-def test_a_whole_answer_about_streams_is_no_refusal(server: ModelServer, ask: Ask) -> None:
-    server.play(Answer("An error: the stream is dry.", streams=False))
+def test_a_whole_answer_about_streams_is_no_refusal(model: ModelServer, ask: Ask) -> None:
+    model.play(Answer("An error: the stream is dry.", streams=False))
     assert ask()[0].text == "An error: the stream is dry."
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
 def test_a_refusal_for_another_reason_stays_the_error_and_is_not_remembered(
-    server: ModelServer, provider: Callable[..., OpenAIProvider]
+    model: ModelServer, provider: Callable[..., OpenAIProvider]
 ) -> None:
     too_long = Answer("the prompt is too long", 400)
-    server.play(too_long, too_long, "Ok.")
+    model.play(too_long, too_long, "Ok.")
     one = provider()
     with pytest.raises(ModelRejected, match="too long"):
         one.complete(ASK, on_text=lambda *_: None)
     one.complete(ASK, on_text=lambda *_: None)
-    assert [bool(asked.get("stream")) for asked in server.requests] == [True, False, True]
+    assert [bool(asked.get("stream")) for asked in model.requests] == [True, False, True]
 
 
-def test_a_model_that_is_not_there_is_asked_for_once(server: ModelServer, ask: Ask) -> None:
-    server.play(Answer("no such model", 404))
+def test_a_model_that_is_not_there_is_asked_for_once(model: ModelServer, ask: Ask) -> None:
+    model.play(Answer("no such model", 404))
     with pytest.raises(ModelRejected, match="no such model"):
         ask()
-    assert len(server.requests) == 1
+    assert len(model.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -378,34 +378,32 @@ def test_a_model_that_is_not_there_is_asked_for_once(server: ModelServer, ask: A
     ],
 )
 def test_each_failure_of_a_stream_has_its_error(
-    server: ModelServer, ask: Ask, answer: Answer, kind: type[ModelError], said: str
+    model: ModelServer, ask: Ask, answer: Answer, kind: type[ModelError], said: str
 ) -> None:
-    server.play(answer)
+    model.play(answer)
     with pytest.raises(kind, match=said):
         ask(model_max_retries=0)
 
 
-def test_a_refusal_comes_through(server: ModelServer, ask: Ask) -> None:
-    server.play(Answer(pieces=[chunk(refusal="I cannot "), chunk(refusal="do that.")]))
+def test_a_refusal_comes_through(model: ModelServer, ask: Ask) -> None:
+    model.play(Answer(pieces=[chunk(refusal="I cannot "), chunk(refusal="do that.")]))
     completion, heard = ask()
     assert "".join(text for text, _ in heard) == "I cannot do that."
     assert completion.refusal == "I cannot do that."
     assert completion.text == "I cannot do that."
 
 
-def test_what_a_repeat_sends_is_told_apart_from_the_first_try(
-    server: ModelServer, ask: Ask
-) -> None:
-    server.play(Answer(pieces=["Wrong", " turn"], ends=(), hang_up=True), "Right.")
+def test_what_a_repeat_sends_is_told_apart_from_the_first_try(model: ModelServer, ask: Ask) -> None:
+    model.play(Answer(pieces=["Wrong", " turn"], ends=(), hang_up=True), "Right.")
     completion, heard = ask()
     assert (completion.text, completion.retries) == ("Right.", 1)
     assert heard == [("Wrong", 0), (" turn", 0), ("Right.", 1)]
 
 
 def test_a_server_that_never_says_where_a_stream_ends_is_asked_for_a_whole_answer(
-    server: ModelServer, ask: Ask
+    model: ModelServer, ask: Ask
 ) -> None:
-    server.reply = lambda asked: Answer("The answer.", ends=())
+    model.reply = lambda asked: Answer("The answer.", ends=())
     completion, heard = ask(model_max_retries=1)
     assert completion.text == "The answer."
     assert heard[-1] == ("The answer.", 1)
@@ -423,33 +421,33 @@ def test_a_server_that_never_says_where_a_stream_ends_is_asked_for_a_whole_answe
     ids=["many texts", "a huge line", "an endless event", "arguments", "many calls"],
 )
 def test_a_stream_that_never_ends_is_not_read_further_than_the_limit(
-    server: ModelServer, ask: Ask, pieces: list[Any]
+    model: ModelServer, ask: Ask, pieces: list[Any]
 ) -> None:
-    server.play(Answer(pieces=pieces))
+    model.play(Answer(pieces=pieces))
     with pytest.raises(ModelAnswerInvalid, match="MAX_RESULT_BYTES"):
         ask(max_result_bytes=1024)
 
 
-def test_a_long_stream_of_short_texts_is_within_the_limit(server: ModelServer, ask: Ask) -> None:
+def test_a_long_stream_of_short_texts_is_within_the_limit(model: ModelServer, ask: Ask) -> None:
     """What counts is the text, not the JSON around each word of it."""
-    server.play(Answer(pieces=["word "] * 20_000))
+    model.play(Answer(pieces=["word "] * 20_000))
     completion, _ = ask(max_result_bytes=100_000)
     assert len(completion.text) == 100_000
 
 
 def test_a_stop_hangs_up_in_the_middle_of_a_stream(
-    server: ModelServer, provider: Callable[..., OpenAIProvider]
+    model: ModelServer, provider: Callable[..., OpenAIProvider]
 ) -> None:
     one = provider()
     one.complete(ASK)
-    server.play(Answer(pieces=["word "] * 600, pause_seconds=0.1))
+    model.play(Answer(pieces=["word "] * 600, pause_seconds=0.1))
     stop = StopSignal()
     began = time.monotonic()
     with pytest.raises(Stopped):
         one.complete(ASK, stop_signal=stop, on_text=lambda *_: request_soon(stop))
     assert time.monotonic() - began < within(10)
     deadline = time.monotonic() + 20
-    while not server.aborted:
+    while not model.aborted:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -459,20 +457,20 @@ def request_soon(stop: StopSignal) -> None:
 
 
 def test_connections_are_used_again_after_a_stream(
-    server: ModelServer, provider: Callable[..., OpenAIProvider]
+    model: ModelServer, provider: Callable[..., OpenAIProvider]
 ) -> None:
     one = provider()
     for _ in range(3):
         one.complete(ASK, on_text=lambda *_: None)
-    ports = {headers["port"] for headers in server.headers}
+    ports = {headers["port"] for headers in model.headers}
     assert len(ports) == 1
 
 
 def test_a_connection_that_stays_open_after_the_end_holds_nobody_up(
-    server: ModelServer, ask: Ask
+    model: ModelServer, ask: Ask
 ) -> None:
     stays_open = chunk(content="late")
-    server.play(Answer(pieces=["Hi", b"data: [DONE]\n\n", *[stays_open] * 100], pause_seconds=0.2))
+    model.play(Answer(pieces=["Hi", b"data: [DONE]\n\n", *[stays_open] * 100], pause_seconds=0.2))
     began = time.monotonic()
     assert ask()[0].text == "Hi"
     assert time.monotonic() - began < within(10)
