@@ -83,7 +83,7 @@ def test_a_service_moves_to_the_new_primary_by_itself_with_everything_it_had(
         assert response.elapsed.total_seconds() < within(3)
         return response.status_code == 202
 
-    until(accepted)
+    until(accepted, FAILOVER_SECONDS)
     assert seen <= {202, 503}
     assert service.status(finished)["status"] == "completed"
     assert service.run("mem_l1_summarizer", {"text": "After."})["status"] == "completed"

@@ -20,7 +20,7 @@ from app import create_app
 from app.api.waiting import preferred_seconds
 from app.settings import Settings
 from tests.http.test_refusals import refusal
-from tests.support.pace import within
+from tests.support.pace import until, within
 from tests.support.proxy import Proxy
 from tests.support.service import ENDED, ROOT, Service
 from tools.embedded_store import EmbeddedStore
@@ -43,13 +43,6 @@ def aside() -> Iterator[Callable[..., Future[requests.Response]]]:
             return threads.submit(lambda: requests.get(url, timeout=90, **options))
 
         yield send
-
-
-def until(happened: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def watched(service: Service) -> int:
@@ -379,7 +372,7 @@ def test_a_client_that_has_gone_costs_nothing_after_five_seconds(make_service: M
     until(lambda: watched(service) == 21)
     for client in clients:
         client.close()
-    until(lambda: watched(service) == 0, within(5.0))
+    until(lambda: watched(service) == 0, 5.0)
     until(lambda: process.num_fds() <= before + 4)
 
 

@@ -13,10 +13,10 @@ from tests.support.browser import Seen, opened_page
 from tests.support.service import Service
 
 TICKING = {"do": "progress", "steps": 40, "pause": 0.25}
+ENDLESS = {"do": "listen", "seconds": 600}
+
 ASKS_AGAIN = 16_000
 """Milliseconds of the page's own clock, after which a list that does not move has asked again."""
-
-ENDLESS = {"do": "listen", "seconds": 600}
 
 
 @pytest.fixture
